@@ -1,0 +1,141 @@
+/* The engine: ranks, requests, steps, results, and the numbers of a run. */
+#ifndef GRACE_ENGINE_H
+#define GRACE_ENGINE_H
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "grace/model.h"
+#include "grace/plan.h"
+#include "grace/status.h"
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- ranks ---- */
+typedef struct gr_comm grace_comm;
+typedef enum grace_transport { GRACE_TRANSPORT_SELF, GRACE_TRANSPORT_MPI } grace_transport;
+
+/* Join the job. n_nodes 0: ask the launcher which ranks share a machine; else cut the ranks into that many equal runs.
+ * deadline_s bounds every wait for a peer. Collective. Fails with ARG (ranks not divisible), UNSUPPORTED (built without MPI), COMM. */
+grace_status grace_comm_open(grace_transport transport, int32_t n_nodes, double deadline_s, grace_comm **out);
+void grace_comm_close(grace_comm *comm);
+bool grace_comm_launched(void);             /* was this process started by mpirun or srun? */
+int32_t grace_comm_rank(const grace_comm *comm);
+grace_cluster grace_comm_cluster(const grace_comm *comm);
+/* Collective: every rank passes its own status and gets the worst; the message names the first failing rank. */
+grace_status grace_comm_agree(grace_comm *comm, grace_status mine);
+/* For a rank that must leave a running job: end the other ranks too. Does not return under MPI. */
+void grace_comm_abort(grace_comm *comm, int exit_code);
+
+/* ---- engine ---- */
+typedef enum grace_route { GRACE_ROUTE_PRIMARY, GRACE_ROUTE_WRR, GRACE_ROUTE_TAR } grace_route;
+typedef enum grace_exchange { GRACE_EXCHANGE_PER_EXPERT, GRACE_EXCHANGE_FLAT, GRACE_EXCHANGE_HSC } grace_exchange;
+
+typedef struct grace_engine_options {
+    grace_comm *comm;               /* NULL: one rank by itself. Borrowed until close */
+    const grace_plan *plan;         /* NULL: contiguous. Borrowed until close */
+    grace_route route;              /* TAR */
+    grace_exchange exchange;        /* HSC */
+    bool exact;                     /* DESIGN 3: no plan, policy, exchange or world size changes a bit */
+    int32_t n_tokens_max;           /* rows a rank computes in one step; 512 */
+    int64_t kv_tokens;              /* KV cache, tokens per rank; 16384 */
+    int32_t n_threads;              /* 0: OMP_NUM_THREADS or all cores */
+    const char *simd;               /* "auto", "portable", "avx2", "avx512" */
+    const char *trace_path;         /* record routing there (written by rank 0); NULL: do not */
+    const char *const *trace_domains;   /* names requests' domains refer to */
+    int32_t n_trace_domains;
+} grace_engine_options;
+
+typedef struct grace_engine grace_engine;
+
+grace_engine_options grace_engine_defaults(void);
+/* Collective. Loads the experts this rank hosts. All ranks return the same code. The caller closes. */
+grace_status grace_engine_open(const grace_model *model, const grace_engine_options *opt, grace_engine **out);
+void grace_engine_close(grace_engine *engine);
+
+/* ---- requests: every rank submits the same ones in the same order; request i lives on rank i mod D ---- */
+typedef struct grace_request {
+    const int32_t *prompt;          /* [n_prompt] ids, copied */
+    int32_t n_prompt;
+    int32_t n_generate;             /* at most; 0: only prefill */
+    float temperature;              /* 0: greedy */
+    float top_p;                    /* 1: off */
+    int32_t top_k;                  /* 0: off */
+    uint64_t seed;
+    bool ignore_eos;
+    bool score;                     /* sum the negative log likelihood of the prompt (and of score_next after it) */
+    int32_t score_next;             /* -1: none */
+    int32_t domain;                 /* for the trace; -1: none */
+    void *user;                     /* for the callbacks, which run on the request's home rank, inside a step */
+    void (*on_token)(void *user, int32_t request, int32_t id);
+    void (*on_logits)(void *user, int32_t request, int32_t position, const float *logits);   /* [vocab], every row computed */
+} grace_request;
+
+typedef enum grace_finish { GRACE_FINISH_NONE, GRACE_FINISH_LENGTH, GRACE_FINISH_EOS, GRACE_FINISH_CONTEXT } grace_finish;
+
+typedef struct grace_result {
+    int32_t home;                   /* rank */
+    int32_t *ids;                   /* [n_ids] generated; borrowed until close */
+    int32_t n_ids;
+    grace_finish finish;
+    uint64_t logits_hash;           /* over the raw floats of every logits row, in order of position */
+    double nll;                     /* when score */
+    int32_t n_scored;
+    double ttft_us, total_us;       /* from the first step of the run */
+} grace_result;
+
+grace_request grace_request_defaults(void);
+/* Fails with ARG (empty prompt, id outside the vocabulary, bad sampling values), LIMIT (longer than context or KV cache). */
+grace_status grace_engine_submit(grace_engine *engine, const grace_request *req);
+/* One step of all ranks. *more is false once no rank has work. Collective. */
+grace_status grace_engine_step(grace_engine *engine, bool *more);
+grace_status grace_engine_run(grace_engine *engine);            /* step until nothing is left */
+/* Makes every result known on every rank. Collective, after the run. */
+grace_status grace_engine_collect(grace_engine *engine);
+int32_t grace_engine_n_requests(const grace_engine *engine);
+const grace_result *grace_engine_result(const grace_engine *engine, int32_t request);   /* borrowed until close */
+uint64_t grace_engine_logits_hash(const grace_engine *engine);  /* of all requests' hashes, in order; after collect */
+
+/* ---- numbers (DESIGN 7) ---- */
+enum { GRACE_LINK_SELF, GRACE_LINK_INTRA, GRACE_LINK_CROSS, GRACE_N_LINKS };
+enum { GRACE_STAGE_CROSS, GRACE_STAGE_NODE, GRACE_N_STAGES };   /* hsc stage 1 and 2; flat and per-expert use NODE only */
+enum {
+    GRACE_TIME_ATTENTION,           /* norms, projections, attention */
+    GRACE_TIME_GATE,
+    GRACE_TIME_ROUTE,               /* place and build the exchange: bookkeeping, no data movement */
+    GRACE_TIME_DISPATCH,            /* moving and waiting */
+    GRACE_TIME_EXPERTS,
+    GRACE_TIME_COMBINE,
+    GRACE_TIME_LOGITS,              /* final norm, logits, sampling */
+    GRACE_N_TIMES
+};
+
+typedef struct grace_link_count { int64_t rows, bytes_payload, bytes_wire; } grace_link_count;
+
+typedef struct grace_stats {
+    int32_t n_ranks, n_nodes, n_layers, n_steps;
+    int64_t n_tokens;               /* rows computed by all ranks */
+    int64_t n_prefill, n_decode;    /* of them */
+    double prefill_us, decode_us;   /* wall time of steps with any prefill row, and of the others */
+    grace_link_count dispatch[GRACE_N_STAGES][GRACE_N_LINKS], combine[GRACE_N_STAGES][GRACE_N_LINKS];   /* all ranks */
+    int64_t *pair_rows;             /* [n_ranks from, n_ranks to] rows dispatched plus combined, all stages; self: rows that stay */
+    int64_t *load;                  /* [n_layers, n_ranks] (token, expert) pairs computed */
+    double load_max_over_mean;      /* mean over layers of max/mean of the run's loads */
+    double load_std;                /* mean over layers of the standard deviation over ranks */
+    int64_t idle_pairs;             /* sum over steps, layers, ranks of (largest load - own) */
+    double pair_us;                 /* measured expert time per pair, all ranks */
+    double idle_model_us;           /* idle_pairs * pair_us */
+    double idle_measured_us;        /* sum of (slowest rank's expert time - own); < 0: not measured (fewer cores than ranks) */
+    double time_us[GRACE_N_TIMES];  /* mean over ranks */
+    double moe_us;                  /* route + dispatch + experts + combine, of the slowest rank */
+    int64_t replica_bytes_max;      /* bytes of secondary slots on the rank with most */
+    int64_t kv_tokens_displaced;    /* replica_bytes_max / KV bytes of a token */
+} grace_stats;
+
+/* Collective; the same numbers on every rank. Arrays belong to the engine until close or the next call. */
+grace_status grace_engine_stats(grace_engine *engine, grace_stats *out);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

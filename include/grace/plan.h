@@ -1,0 +1,79 @@
+/* Placement plans: which rank holds which experts, and copies of which (paper Alg. 1-2, Eq. 1-4). */
+#ifndef GRACE_PLAN_H
+#define GRACE_PLAN_H
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "grace/status.h"
+#include "grace/trace.h"
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- cluster: "node:2 gpu:2" ---- */
+enum { GRACE_RANKS_MAX = 1024 };
+typedef struct grace_cluster { int32_t n_nodes, gpus_per_node; } grace_cluster;   /* rank r is GPU r % G of node r / G */
+
+grace_status grace_cluster_parse(const char *text, grace_cluster *out);     /* also "2x2" */
+static inline int32_t grace_cluster_ranks(grace_cluster c) { return c.n_nodes * c.gpus_per_node; }
+
+/* ---- plan: plain tables, one per MoE layer; METHOD names, DESIGN 2 ---- */
+typedef struct grace_plan_layer {
+    int32_t n_slots;
+    int32_t *expert_of_slot;        /* [n_slots] */
+    int32_t *rank_of_slot;          /* [n_slots] ascending: a rank's slots are consecutive */
+    int32_t *first_slot;            /* [n_ranks + 1] a rank's slots */
+    int32_t *slots_first;           /* [n_experts + 1] CSR into slots_of_expert */
+    int32_t *slots_of_expert;       /* [n_slots] per expert, the primary first, then by rank */
+    float *poll_weight;             /* [n_slots] inverse predicted load of the slot's rank, normalised per expert (paper Eq. 4) */
+    double *load_before;            /* [n_ranks] profiled pairs with primaries only */
+    double *load_after;             /* [n_ranks] predicted with replicas (paper Eq. 4) */
+    int32_t n_replica;              /* paper Eq. 3; 0 when replication is off */
+} grace_plan_layer;
+
+typedef struct grace_knee_point { int32_t delta; double r, size_std, utility; } grace_knee_point;   /* paper Eq. 1-2: S(r), U(r) */
+
+typedef struct grace_plan {
+    char planner[32];               /* "contiguous", "uniform", "grace", ... and its options, for people */
+    char grouping[16], replication[16];
+    uint64_t fingerprint;           /* of the model; 0: any */
+    uint64_t seed;
+    grace_cluster cluster;
+    int32_t n_layers, n_experts, top_k;
+    grace_plan_layer *layers;       /* [n_layers] */
+    double r;                       /* chosen ratio; < 0: not used */
+    int32_t n_knee, knee_chosen;    /* the curve, empty when r was given or not used */
+    grace_knee_point *knee;
+    void *memory;                   /* owner of all tables; freed by grace_plan_free() */
+} grace_plan;
+
+typedef enum grace_planner { GRACE_PLANNER_CONTIGUOUS, GRACE_PLANNER_UNIFORM, GRACE_PLANNER_GRACE } grace_planner;
+typedef enum grace_grouping { GRACE_GROUPING_CONTROLLED, GRACE_GROUPING_FREE, GRACE_GROUPING_UNIFORM } grace_grouping;   /* second level of grace */
+typedef enum grace_replication { GRACE_REPLICATION_NONE, GRACE_REPLICATION_FIXED, GRACE_REPLICATION_DYNAMIC } grace_replication;
+
+typedef struct grace_plan_options {
+    grace_planner planner;              /* GRACE */
+    grace_grouping grouping;            /* CONTROLLED */
+    grace_replication replication;      /* DYNAMIC */
+    double r;                           /* < 0: choose at the knee */
+    uint64_t seed;                      /* of k-means */
+} grace_plan_options;
+
+grace_plan_options grace_plan_defaults(void);
+
+/* profile -> plan. Deterministic for a seed. Fails with ARG, LIMIT (more ranks than experts). The caller frees. */
+grace_status grace_plan_build(const grace_profile *profile, grace_cluster cluster, const grace_plan_options *opt, grace_plan **out);
+/* Expert e on rank e * D / n, no replicas, no profile: plain expert parallelism. */
+grace_status grace_plan_contiguous(int32_t n_layers, int32_t n_experts, int32_t top_k, grace_cluster cluster, grace_plan **out);
+void grace_plan_free(grace_plan *plan);
+
+/* JSON, versioned (docs/formats.md). Load checks every table; save never leaves half a file. */
+grace_status grace_plan_load(const char *path, grace_plan **out);
+grace_status grace_plan_save(const grace_plan *plan, const char *path);
+/* MISMATCH, with both sides in the message, unless the plan is for this model and this cluster. */
+grace_status grace_plan_check(const grace_plan *plan, uint64_t fingerprint, int32_t n_layers, int32_t n_experts, int32_t top_k, grace_cluster cluster);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

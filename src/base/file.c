@@ -1,0 +1,68 @@
+#include "base/file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+grace_status gr_file_map(const char *path, gr_file *out) {
+    grace_status st = GRACE_OK;
+    struct stat info;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    GR_CHECK(fd >= 0, GRACE_ERR_IO, "%s: %s", path, strerror(errno));
+    GR_CHECK(fstat(fd, &info) == 0, GRACE_ERR_IO, "%s: %s", path, strerror(errno));
+    GR_CHECK(S_ISREG(info.st_mode), GRACE_ERR_IO, "%s: expected a regular file", path);
+    if (info.st_size == 0) {
+        *out = (gr_file){"", 0};
+        goto done;
+    }
+    void *data = mmap(NULL, (size_t)info.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+    GR_CHECK(data != MAP_FAILED, GRACE_ERR_IO, "%s: cannot map %lld bytes: %s", path, (long long)info.st_size, strerror(errno));
+    *out = (gr_file){data, (size_t)info.st_size};
+done:
+    if (fd >= 0) close(fd);
+    return st;
+}
+
+void gr_file_unmap(gr_file *file) {
+    if (file->n) munmap((void *)file->data, file->n);
+    *file = (gr_file){0};
+}
+
+static grace_status write_all(int fd, const char *path, const char *bytes, size_t n) {
+    while (n > 0) {
+        ssize_t done = write(fd, bytes, n);
+        if (done < 0 && errno == EINTR) continue;
+        if (done <= 0) return gr_fail(GRACE_ERR_IO, "%s: cannot write: %s", path, strerror(errno));
+        bytes += done;
+        n -= (size_t)done;
+    }
+    return GRACE_OK;
+}
+
+grace_status gr_file_replace(const char *path, const void *bytes, size_t n) {
+    grace_status st = GRACE_OK;
+    char temporary[PATH_MAX];
+    int fd = -1, length = snprintf(temporary, sizeof temporary, "%s.XXXXXX", path);
+    GR_CHECK(length > 0 && (size_t)length < sizeof temporary, GRACE_ERR_LIMIT, "%s: path is longer than %d bytes", path, PATH_MAX);
+    fd = mkostemp(temporary, O_CLOEXEC);
+    GR_CHECK(fd >= 0, GRACE_ERR_IO, "%s: cannot create: %s", path, strerror(errno));
+    GR_TRY(write_all(fd, path, bytes, n));
+    GR_CHECK(fchmod(fd, 0644) == 0 && fsync(fd) == 0, GRACE_ERR_IO, "%s: cannot write: %s", path, strerror(errno));
+    GR_CHECK(rename(temporary, path) == 0, GRACE_ERR_IO, "%s: cannot replace: %s", path, strerror(errno));
+done:
+    if (fd >= 0) close(fd);
+    if (st && fd >= 0) unlink(temporary);
+    return st;
+}
+
+grace_status gr_path_join(char *out, size_t size, const char *dir, const char *name) {
+    int n = snprintf(out, size, "%s/%s", dir, name);
+    if (n < 0 || (size_t)n >= size) return gr_fail(GRACE_ERR_LIMIT, "%s/%s: path is longer than %zu bytes", dir, name, size);
+    return GRACE_OK;
+}

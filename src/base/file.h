@@ -1,0 +1,20 @@
+/* Files: mapped for reading, replaced whole when written. */
+#ifndef GR_BASE_FILE_H
+#define GR_BASE_FILE_H
+#include <stddef.h>
+
+#include "base/status.h"
+
+typedef struct gr_file { const void *data; size_t n; } gr_file;    /* n = 0: data is a valid empty string */
+
+/* Map a regular file read-only. Fails with IO (message has path and reason). */
+grace_status gr_file_map(const char *path, gr_file *out);
+void gr_file_unmap(gr_file *file);                              /* accepts a zeroed one */
+
+/* PATH gets exactly these bytes or stays as it was: written beside it, synced, renamed. */
+grace_status gr_file_replace(const char *path, const void *bytes, size_t n);
+
+/* "dir/name" into out. Fails with LIMIT. */
+grace_status gr_path_join(char *out, size_t size, const char *dir, const char *name);
+
+#endif

@@ -1,0 +1,29 @@
+/* The error idiom: GR_CHECK writes the sentence, GR_TRY passes it on, both leave through `done:` (STYLE "Errors"). */
+#ifndef GR_BASE_STATUS_H
+#define GR_BASE_STATUS_H
+#include <stddef.h>
+
+#include "grace/status.h"
+
+/* Remember the sentence for grace_last_error() and return status. */
+grace_status gr_fail(grace_status status, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* Put "prefix: " before the last sentence, for callers that know more (a file name, a rank). */
+grace_status gr_fail_in(grace_status status, const char *format, ...) __attribute__((format(printf, 2, 3)));
+_Noreturn void gr_assert_failed(const char *file, int line, const char *condition);
+
+/* Both need a local `grace_status st` and a label `done`. */
+#define GR_CHECK(condition, status, ...)            \
+    do {                                            \
+        if (!(condition)) {                         \
+            st = gr_fail((status), __VA_ARGS__);    \
+            goto done;                              \
+        }                                           \
+    } while (0)
+#define GR_TRY(call)                                \
+    do {                                            \
+        if ((st = (call)) != GRACE_OK) goto done;   \
+    } while (0)
+/* Our own mistakes; stays on in release. */
+#define GR_ASSERT(condition) ((condition) ? (void)0 : gr_assert_failed(__FILE__, __LINE__, #condition))
+
+#endif

@@ -1,0 +1,63 @@
+/* Transports: rows between ranks. Knows ranks and bytes, no experts.
+ * The contract of every table entry: all calls are collective over the communicator and made in the same order on every rank; counts are
+ * rows; zero rows are fine; a rank's own part is copied; every wait is bounded by the deadline and, when it expires, fails with COMM and
+ * names the peer, the rows missing, and the place last given to gr_comm_at(). */
+#ifndef GR_COMM_COMM_H
+#define GR_COMM_COMM_H
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/status.h"
+#include "grace/engine.h"
+
+typedef struct gr_comm gr_comm;         /* public name: grace_comm */
+typedef struct gr_request gr_request;   /* a transfer in flight */
+
+typedef struct gr_xfer {
+    const void *send;               /* rows for rank 0, then for rank 1, ... */
+    const int32_t *send_rows;       /* [n_ranks] */
+    void *recv;                     /* rows from rank 0, then from rank 1, ...; must not overlap send */
+    const int32_t *recv_rows;       /* [n_ranks] must match what the peers send */
+    size_t row_bytes;               /* >= 1 */
+} gr_xfer;
+
+typedef enum gr_reduce { GR_MIN, GR_MAX, GR_SUM } gr_reduce;
+
+typedef struct gr_comm_ops {
+    const char *name;
+    /* Begin an all-to-all; buffers and counts stay untouched until gr_comm_wait(). Several may be in flight. */
+    grace_status (*alltoallv_start)(gr_comm *c, const gr_xfer *xfer, gr_request **out);
+    grace_status (*wait)(gr_comm *c, gr_request *request);                 /* frees the request, also on failure */
+    grace_status (*allreduce)(gr_comm *c, int64_t *values, int32_t n, gr_reduce op);     /* in place */
+    grace_status (*split)(gr_comm *c, int32_t color, gr_comm **out);       /* ranks keep their order */
+    void (*abort)(gr_comm *c, int exit_code);
+    void (*free)(gr_comm *c);
+} gr_comm_ops;
+
+struct gr_comm {
+    const gr_comm_ops *ops;
+    int32_t rank, n_ranks;
+    int32_t n_nodes, gpus_per_node;     /* rank r is GPU r % G of node r / G; a communicator from split is one node */
+    double deadline_s;
+};
+
+int32_t gr_comm_node(const gr_comm *c, int32_t rank);       /* node of any rank */
+int32_t gr_comm_local(const gr_comm *c, int32_t rank);      /* its index in the node */
+
+grace_status gr_comm_alltoallv_start(gr_comm *c, const gr_xfer *xfer, gr_request **out);
+grace_status gr_comm_wait(gr_comm *c, gr_request *request);             /* NULL: nothing to wait for */
+grace_status gr_comm_alltoallv(gr_comm *c, const gr_xfer *xfer);        /* start and wait */
+grace_status gr_comm_allreduce(gr_comm *c, int64_t *values, int32_t n, gr_reduce op);
+/* Every rank's n bytes, rank after rank, on every rank: all [n_ranks, n]. */
+grace_status gr_comm_allgather(gr_comm *c, const void *mine, size_t n, void *all);
+/* The same with different sizes: n_all [n_ranks] gets the sizes, *all is malloc'ed. */
+grace_status gr_comm_allgatherv(gr_comm *c, const void *mine, int32_t n, int32_t *n_all, void **all);
+grace_status gr_comm_split(gr_comm *c, int32_t color, gr_comm **out);   /* caller frees with grace_comm_close() */
+/* Where we are, for messages of late or dead peers: gr_comm_at("dispatch", layer). stage is a string literal. Process-wide. */
+void gr_comm_at(const char *stage, int32_t layer);
+
+/* The transports. mpi is there when built with MPI. */
+grace_status gr_comm_self_open(gr_comm **out);
+grace_status gr_comm_mpi_open(int32_t n_nodes, double deadline_s, gr_comm **out);
+
+#endif
