@@ -1,7 +1,8 @@
 /* Transports: rows between ranks. Knows ranks and bytes, no experts.
  * The contract of every table entry: all calls are collective over the communicator and made in the same order on every rank; counts are
  * rows; zero rows are fine; a rank's own part is copied; every wait is bounded by the deadline and, when it expires, fails with COMM and
- * names the peer, the rows missing, and the place last given to gr_comm_at(). */
+ * names the peer, the rows missing, and the place last given to gr_comm_at(). After such a failure the job is over: further calls fail
+ * at once with COMM and buffers of transfers in flight may be freed. Closing is local: it never waits. */
 #ifndef GR_COMM_COMM_H
 #define GR_COMM_COMM_H
 #include <stddef.h>
@@ -28,7 +29,6 @@ typedef struct gr_comm_ops {
     /* Begin an all-to-all; buffers and counts stay untouched until gr_comm_wait(). Several may be in flight. */
     grace_status (*alltoallv_start)(gr_comm *c, const gr_xfer *xfer, gr_request **out);
     grace_status (*wait)(gr_comm *c, gr_request *request);                 /* frees the request, also on failure */
-    grace_status (*allreduce)(gr_comm *c, int64_t *values, int32_t n, gr_reduce op);     /* in place */
     grace_status (*split)(gr_comm *c, int32_t color, gr_comm **out);       /* ranks keep their order */
     void (*abort)(gr_comm *c, int exit_code);
     void (*free)(gr_comm *c);
@@ -47,7 +47,7 @@ int32_t gr_comm_local(const gr_comm *c, int32_t rank);      /* its index in the 
 grace_status gr_comm_alltoallv_start(gr_comm *c, const gr_xfer *xfer, gr_request **out);
 grace_status gr_comm_wait(gr_comm *c, gr_request *request);             /* NULL: nothing to wait for */
 grace_status gr_comm_alltoallv(gr_comm *c, const gr_xfer *xfer);        /* start and wait */
-grace_status gr_comm_allreduce(gr_comm *c, int64_t *values, int32_t n, gr_reduce op);
+grace_status gr_comm_allreduce(gr_comm *c, int64_t *values, int32_t n, gr_reduce op);  /* in place; few values: everybody sends to everybody */
 /* Every rank's n bytes, rank after rank, on every rank: all [n_ranks, n]. */
 grace_status gr_comm_allgather(gr_comm *c, const void *mine, size_t n, void *all);
 /* The same with different sizes: n_all [n_ranks] gets the sizes, *all is malloc'ed. */
