@@ -84,7 +84,8 @@ typedef struct gr_compute_ops {
 
 struct gr_compute { const gr_compute_ops *ops; };
 
-/* simd: "auto", "portable", "avx2", "avx512"; fails with UNSUPPORTED when the machine lacks it. n_threads 0: OpenMP's default.
+/* simd: "auto", "portable", "avx2", "avx512"; fails with UNSUPPORTED when the machine lacks it, ARG for another word. n_threads 0:
+ * OpenMP's default. Weights and memory of a backend are closed and released before ops->free(). */
 grace_status gr_compute_cpu_open(const char *simd, int32_t n_threads, gr_compute **out);
 const char *gr_compute_cpu_simd(const gr_compute *c);       /* the level in use */
 
