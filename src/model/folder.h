@@ -1,0 +1,28 @@
+/* All tensors of a model folder by name, over its shards. */
+#ifndef GR_MODEL_FOLDER_H
+#define GR_MODEL_FOLDER_H
+#include <stdint.h>
+
+#include "grace/model.h"
+
+typedef struct gr_folder gr_folder;
+
+/* Map DIR/model.safetensors or, when there is none, the shards that DIR/model.safetensors.index.json names; a tensor is taken from the
+ * shard the index gives for it. Reads headers only. Fails with IO, FORMAT, LIMIT, UNSUPPORTED. The caller closes. */
+grace_status gr_folder_open(const char *dir, gr_folder **out);
+void gr_folder_close(gr_folder *folder);                    /* accepts NULL */
+
+/* Any tensor of at most two dimensions, borrowed until close. Fails with MISMATCH (none of that name), UNSUPPORTED (dtype, dimensions). */
+grace_status gr_folder_tensor(const gr_folder *folder, const char *name, grace_tensor *out);
+
+/* A tensor the network needs: the name comes from the format, the shape must be exactly [n], or [rows, cols].
+ * Fails with FORMAT (absent, another shape), UNSUPPORTED. */
+grace_status gr_folder_vector(gr_folder *folder, int64_t n, grace_tensor *out, const char *format, ...) __attribute__((format(printf, 4, 5)));
+grace_status gr_folder_matrix(gr_folder *folder, int64_t rows, int64_t cols, grace_tensor *out, const char *format, ...)
+    __attribute__((format(printf, 5, 6)));
+
+int64_t gr_folder_n_bytes(const gr_folder *folder);         /* of all tensors */
+int64_t gr_folder_n_needed(const gr_folder *folder);        /* values of all tensors that gr_folder_vector and _matrix gave out */
+void gr_folder_log_unneeded(const gr_folder *folder);       /* how many were not given out, and the first of them */
+
+#endif

@@ -1,0 +1,136 @@
+#include "grace/model.h"
+
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/hash.h"
+#include "base/memory.h"
+#include "model/family.h"
+
+struct grace_model {
+    gr_arena *arena;            /* tables of tensors, dir */
+    gr_folder *folder;
+    const char *dir;
+    grace_model_info info;
+    gr_model_tensors tensors;
+};
+
+/* ---- config.json and generation_config.json ---- */
+
+static grace_status read_config(const char *dir, grace_model_info *info, const gr_family **family) {
+    grace_status st = GRACE_OK;
+    char path[PATH_MAX];
+    gr_file file = {0};
+    GR_TRY(gr_path_join(path, sizeof path, dir, "config.json"));
+    GR_TRY(gr_file_map(path, &file));
+    GR_TRY(gr_config_parse(path, file.data, file.n, info, family));
+done:
+    gr_file_unmap(&file);
+    return st;
+}
+
+static grace_status read_generation(const char *dir, grace_model_info *info) {
+    grace_status st = GRACE_OK;
+    char path[PATH_MAX];
+    gr_file file = {0};
+    GR_TRY(gr_path_join(path, sizeof path, dir, "generation_config.json"));
+    if (access(path, F_OK) != 0) goto done;         /* optional */
+    GR_TRY(gr_file_map(path, &file));
+    GR_TRY(gr_config_parse_generation(path, file.data, file.n, info));
+done:
+    gr_file_unmap(&file);
+    return st;
+}
+
+/* ---- tensors ---- */
+
+/* Layer by layer: a config that asks for far more than the folder has fails at the first missing tensor, before it costs memory. */
+static grace_status resolve(grace_model *model, const gr_family *family) {
+    grace_status st = GRACE_OK;
+    const grace_model_info *info = &model->info;
+    GR_TRY(family->resolve_ends(model->folder, info, &model->tensors));
+    GR_ARENA_ARRAY(model->arena, model->tensors.layers, info->n_layers);
+    for (int32_t layer = 0; layer < info->n_layers; layer++) {
+        gr_layer_tensors *tensors = &model->tensors.layers[layer];
+        GR_ARENA_ARRAY(model->arena, tensors->experts, info->n_experts);
+        GR_TRY(family->resolve_layer(model->folder, info, layer, tensors));
+    }
+done:
+    return st;
+}
+
+static void count(const gr_folder *folder, grace_model_info *info) {
+    int64_t idle = (int64_t)info->n_moe_layers * (info->n_experts - info->top_k);      /* experts a token leaves alone */
+    info->n_params = gr_folder_n_needed(folder);
+    info->n_params_active = info->n_params - idle * 3 * info->hidden * info->expert_width;
+    info->n_bytes = gr_folder_n_bytes(folder);
+}
+
+static int64_t bits_of(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+/* What routing depends on and is cheap to read: the architecture and the routers. Context length and eos ids may be edited freely.
+ * Plans and traces carry the number, so neither the order of the fields nor the hash may change. */
+static uint64_t fingerprint(const grace_model_info *info, const gr_model_tensors *tensors) {
+    const int64_t fields[] = {
+        info->n_layers,  info->n_moe_layers, info->hidden,       info->vocab,     info->n_heads,
+        info->n_kv_heads, info->head_dim,    info->n_experts,    info->top_k,     info->expert_width,
+        info->norm_topk, info->tied_embeddings, bits_of(info->rms_eps), bits_of(info->rope_theta), bits_of(info->clip_qkv),
+    };
+    uint64_t hash = gr_hash64(info->family, sizeof info->family, 0);
+    hash = gr_hash64(fields, sizeof fields, hash);
+    for (int32_t layer = 0; layer < info->n_layers; layer++) {
+        const grace_tensor *router = &tensors->layers[layer].router;
+        size_t size = router->dtype == GRACE_F32 ? 4 : 2;
+        if (router->data) hash = gr_hash64(router->data, (size_t)(router->rows * router->cols) * size, hash);
+    }
+    return hash;
+}
+
+/* ---- public ---- */
+
+grace_status grace_model_open(const char *dir, grace_model **out) {
+    grace_status st = GRACE_OK;
+    const gr_family *family = NULL;
+    grace_model *model = NULL;
+    char *copy = NULL;
+    GR_CALLOC(model, 1);
+    GR_CHECK((model->arena = gr_arena_new()), GRACE_ERR_MEMORY, "no memory to open %s", dir);
+    GR_ARENA_ARRAY(model->arena, copy, strlen(dir) + 1);
+    model->dir = strcpy(copy, dir);
+    GR_TRY(read_config(dir, &model->info, &family));
+    GR_TRY(read_generation(dir, &model->info));
+    GR_TRY(gr_folder_open(dir, &model->folder));
+    GR_TRY(resolve(model, family));
+    count(model->folder, &model->info);
+    model->info.fingerprint = fingerprint(&model->info, &model->tensors);
+    gr_folder_log_unneeded(model->folder);
+    *out = model;
+    model = NULL;
+done:
+    grace_model_close(model);
+    return st;
+}
+
+void grace_model_close(grace_model *model) {
+    if (!model) return;
+    gr_folder_close(model->folder);
+    gr_arena_free(model->arena);
+    free(model);
+}
+
+const grace_model_info *grace_model_describe(const grace_model *model) { return &model->info; }
+
+const char *grace_model_dir(const grace_model *model) { return model->dir; }
+
+grace_status grace_model_tensor(const grace_model *model, const char *name, grace_tensor *out) {
+    return gr_folder_tensor(model->folder, name, out);
+}
+
+const gr_model_tensors *gr_model_tensors_of(const grace_model *model) { return &model->tensors; }
