@@ -1,0 +1,329 @@
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/hash.h"
+#include "base/log.h"
+#include "base/memory.h"
+#include "run/batch.h"
+#include "run/engine_internal.h"
+#include "run/record.h"
+#include "run/tally.h"
+
+struct grace_engine {
+    const grace_model_info *info;
+    gr_comm *comm, *own_comm;           /* own_comm: opened by us when the caller gave none */
+    grace_plan *own_plan;
+    gr_network *net;
+    gr_batch batch;
+    gr_tally tally;
+    gr_recorder *recorder;
+    int64_t kv_tokens;
+    double started_us;                  /* of the first step */
+};
+
+/* ---- open ---- */
+
+grace_engine_options grace_engine_defaults(void) {
+    return (grace_engine_options){.route = GRACE_ROUTE_TAR, .exchange = GRACE_EXCHANGE_HSC, .n_tokens_max = 512, .kv_tokens = 16384, .simd = "auto"};
+}
+
+grace_request grace_request_defaults(void) {
+    return (grace_request){.n_generate = 16, .top_p = 1, .score_next = -1, .domain = -1};
+}
+
+/* All ranks must hold the same plan and options: a hash of both is compared. */
+static uint64_t hash_plan(const grace_plan *plan, const grace_engine_options *opt) {
+    int32_t facts[] = {plan->cluster.n_nodes, plan->cluster.gpus_per_node, plan->n_layers, plan->n_experts, plan->top_k,
+                       (int32_t)opt->route,   (int32_t)opt->exchange,      opt->exact,     opt->n_tokens_max};
+    uint64_t h = gr_hash64(facts, sizeof facts, plan->fingerprint);
+    for (int32_t l = 0; l < plan->n_layers; l++) {
+        const grace_plan_layer *pl = &plan->layers[l];
+        h = gr_hash64(pl->expert_of_slot, (size_t)pl->n_slots * sizeof(int32_t), h);
+        h = gr_hash64(pl->rank_of_slot, (size_t)pl->n_slots * sizeof(int32_t), h);
+        h = gr_hash64(pl->poll_weight, (size_t)pl->n_slots * sizeof(float), h);
+    }
+    return h;
+}
+
+static grace_status check_same(gr_comm *comm, uint64_t mine, const char *what) {
+    int64_t range[2] = {(int64_t)(mine >> 1), -(int64_t)(mine >> 1)};
+    grace_status st = gr_comm_allreduce(comm, range, 2, GR_MAX);
+    if (!st && range[0] != -range[1]) st = gr_fail(GRACE_ERR_MISMATCH, "the ranks were not started with the same %s", what);
+    return st;
+}
+
+static grace_status check_options(const grace_engine_options *opt) {
+    grace_status st = GRACE_OK;
+    GR_CHECK(opt->n_tokens_max >= 1 && opt->n_tokens_max <= 1 << 20, GRACE_ERR_ARG, "rows a step: expected 1 to %d, found %d", 1 << 20, opt->n_tokens_max);
+    GR_CHECK(opt->kv_tokens >= 1, GRACE_ERR_ARG, "KV cache: expected at least 1 token, found %lld", (long long)opt->kv_tokens);
+    GR_CHECK(opt->n_threads >= 0, GRACE_ERR_ARG, "threads: expected 0 (automatic) or more, found %d", opt->n_threads);
+done:
+    return st;
+}
+
+static grace_status choose_plan(grace_engine *e, const grace_engine_options *opt, const grace_plan **plan) {
+    grace_status st = GRACE_OK;
+    const grace_model_info *m = e->info;
+    grace_cluster cluster = grace_comm_cluster(e->comm);
+    GR_TRY(check_options(opt));
+    if (!opt->plan) GR_TRY(grace_plan_contiguous(m->n_moe_layers, m->n_experts, m->top_k, cluster, &e->own_plan));
+    *plan = opt->plan ? opt->plan : e->own_plan;
+    GR_TRY(grace_plan_check(*plan, m->fingerprint, m->n_moe_layers, m->n_experts, m->top_k, cluster));
+done:
+    return st;
+}
+
+static grace_status open_recorder(grace_engine *e, const grace_model *model, const grace_engine_options *opt) {
+    grace_trace_info info = {.fingerprint = e->info->fingerprint, .n_layers = e->info->n_moe_layers, .n_experts = e->info->n_experts,
+                             .top_k = e->info->top_k, .n_ranks = e->comm->n_ranks, .n_nodes = e->comm->n_nodes};
+    const char *dir = grace_model_dir(model), *slash = strrchr(dir, '/');
+    snprintf(info.model, sizeof info.model, "%s", slash && slash[1] ? slash + 1 : dir);
+    return gr_recorder_open(e->comm, opt->trace_path, &info, opt->trace_domains, opt->n_trace_domains, opt->n_tokens_max, &e->recorder);
+}
+
+grace_status grace_engine_open(const grace_model *model, const grace_engine_options *options, grace_engine **out) {
+    grace_status st = GRACE_OK;
+    grace_engine *e = NULL;
+    grace_engine_options opt = *options;
+    GR_CALLOC(e, 1);
+    if (!opt.comm) GR_TRY(grace_comm_open(GRACE_TRANSPORT_SELF, 1, 30, &e->own_comm));
+    if (!opt.comm) opt.comm = e->own_comm;
+    e->comm = opt.comm;
+    e->info = grace_model_describe(model);
+    e->kv_tokens = opt.kv_tokens;
+    GR_TRY(grace_comm_agree(e->comm, choose_plan(e, options, &opt.plan)));
+    GR_TRY(check_same(e->comm, hash_plan(opt.plan, &opt), "model, plan and options"));
+    GR_TRY(gr_network_open(model, &opt, &e->net));
+    GR_TRY(grace_comm_agree(e->comm, gr_batch_init(&e->batch, e->comm->rank, e->comm->n_ranks, opt.n_tokens_max)));
+    GR_TRY(grace_comm_agree(e->comm, gr_tally_init(&e->tally, e->comm->n_ranks, e->info->n_moe_layers)));
+    if (opt.trace_path) {
+        GR_TRY(open_recorder(e, model, &opt));
+        e->net->on_gate = gr_recorder_gate;
+        e->net->on_gate_user = e->recorder;
+    }
+    gr_log(GR_INFO, "engine", "%s: %d layers, %d experts, top %d, on %d nodes x %d ranks, %s, plan '%s'", e->info->family, e->info->n_layers,
+           e->info->n_experts, e->info->top_k, e->comm->n_nodes, e->comm->gpus_per_node, gr_compute_cpu_simd(e->net->compute), opt.plan->planner);
+    *out = e;
+    e = NULL;
+done:
+    grace_engine_close(e);
+    return st;
+}
+
+void grace_engine_close(grace_engine *e) {
+    if (!e) return;
+    gr_recorder_free(e->recorder);
+    gr_tally_free(&e->tally);
+    gr_batch_free(&e->batch);
+    gr_network_close(e->net);
+    grace_plan_free(e->own_plan);
+    grace_comm_close(e->own_comm);
+    free(e);
+}
+
+gr_network *gr_engine_network(grace_engine *e) { return e->net; }
+
+/* ---- requests ---- */
+
+static grace_status check_request(const grace_engine *e, const grace_request *req) {
+    grace_status st = GRACE_OK;
+    int64_t total = (int64_t)req->n_prompt + req->n_generate;
+    GR_CHECK(req->n_prompt >= 1, GRACE_ERR_ARG, "the prompt is empty: expected at least one token");
+    GR_CHECK(req->n_generate >= 0, GRACE_ERR_ARG, "tokens to generate: expected 0 or more, found %d", req->n_generate);
+    GR_CHECK(total <= e->info->context_max, GRACE_ERR_LIMIT, "a prompt of %d tokens and %d to generate: the model's context is %d", req->n_prompt,
+             req->n_generate, e->info->context_max);
+    GR_CHECK((total + GR_KV_PAGE - 1) / GR_KV_PAGE <= e->net->kv.n_pages, GRACE_ERR_LIMIT,
+             "a prompt of %d tokens and %d to generate: the KV cache of a rank holds %lld", req->n_prompt, req->n_generate, (long long)e->kv_tokens);
+    for (int32_t i = 0; i < req->n_prompt; i++)
+        GR_CHECK(req->prompt[i] >= 0 && req->prompt[i] < e->info->vocab, GRACE_ERR_ARG, "prompt token %d: expected an id from 0 to %d, found %d", i,
+                 e->info->vocab - 1, req->prompt[i]);
+    GR_CHECK(req->temperature >= 0 && isfinite(req->temperature), GRACE_ERR_ARG, "temperature: expected 0 or more, found %g", (double)req->temperature);
+    GR_CHECK(req->top_p > 0 && req->top_p <= 1, GRACE_ERR_ARG, "top-p: expected above 0, at most 1, found %g", (double)req->top_p);
+    GR_CHECK(req->top_k >= 0, GRACE_ERR_ARG, "top-k: expected 0 (off) or more, found %d", req->top_k);
+    GR_CHECK(req->score_next < e->info->vocab, GRACE_ERR_ARG, "token to score: expected an id below %d, found %d", e->info->vocab, req->score_next);
+done:
+    return st;
+}
+
+grace_status grace_engine_submit(grace_engine *e, const grace_request *req) {
+    grace_status st = GRACE_OK;
+    GR_TRY(check_request(e, req));
+    GR_TRY(gr_batch_add(&e->batch, req));
+    if (e->recorder)
+        GR_TRY(gr_recorder_add(e->recorder, (grace_trace_sequence){e->batch.n - 1, e->batch.sequences[e->batch.n - 1]->result.home, req->domain}));
+done:
+    return st;
+}
+
+int32_t grace_engine_n_requests(const grace_engine *e) { return e->batch.n; }
+
+const grace_result *grace_engine_result(const grace_engine *e, int32_t request) {
+    return request >= 0 && request < e->batch.n ? &e->batch.sequences[request]->result : NULL;
+}
+
+/* ---- step ---- */
+
+/* -log softmax(logits)[target] in double. */
+static double negative_log_likelihood(const float *logits, int32_t vocab, int32_t target) {
+    double most = logits[0], sum = 0;
+    for (int32_t i = 1; i < vocab; i++) most = logits[i] > most ? logits[i] : most;
+    for (int32_t i = 0; i < vocab; i++) sum += exp(logits[i] - most);
+    return log(sum) + most - logits[target];
+}
+
+static void score(gr_sequence *s, int32_t position, const float *logits, int32_t vocab) {
+    int32_t target = position + 1 < s->request.n_prompt ? s->prompt[position + 1] : s->request.score_next;
+    if (!s->request.score || position >= s->request.n_prompt || target < 0) return;
+    s->result.nll += negative_log_likelihood(logits, vocab, target);
+    s->result.n_scored++;
+}
+
+static bool is_eos(const grace_model_info *m, int32_t id) {
+    for (int32_t i = 0; i < m->n_eos; i++)
+        if (m->eos_ids[i] == id) return true;
+    return false;
+}
+
+static void finish(grace_engine *e, gr_sequence *s, grace_finish why) {
+    s->finished = true;
+    s->result.finish = why;
+    s->result.total_us = gr_now_us() - e->started_us;
+}
+
+/* The last known token's logits: draw the next one, or end. */
+static grace_status extend(grace_engine *e, gr_sequence *s, int32_t request, int32_t position, const float *logits) {
+    grace_status st = GRACE_OK;
+    const grace_request *req = &s->request;
+    int32_t id;
+    if (s->result.n_ids == req->n_generate) {
+        finish(e, s, GRACE_FINISH_LENGTH);
+        goto done;
+    }
+    gr_sampling sampling = {req->temperature, req->top_p, req->top_k, req->seed, position};
+    GR_TRY(e->net->compute->ops->sample(e->net->compute, logits, e->info->vocab, &sampling, &id));
+    if (s->result.n_ids == 0) s->result.ttft_us = gr_now_us() - e->started_us;
+    s->result.ids[s->result.n_ids++] = id;
+    if (req->on_token) req->on_token(req->user, request, id);
+    if (is_eos(e->info, id) && !req->ignore_eos) finish(e, s, GRACE_FINISH_EOS);
+    else if (s->result.n_ids == req->n_generate) finish(e, s, GRACE_FINISH_LENGTH);
+done:
+    return st;
+}
+
+static grace_status take_logits(grace_engine *e, int32_t row, const float *logits) {
+    int32_t request = e->batch.request_of_row[row], position = e->batch.step.position[row];
+    gr_sequence *s = e->batch.sequences[request];
+    s->result.logits_hash = gr_hash64(logits, (size_t)e->info->vocab * sizeof(float), s->result.logits_hash);
+    if (s->request.on_logits) s->request.on_logits(s->request.user, request, position, logits);
+    score(s, position, logits, e->info->vocab);
+    return position + 1 == gr_sequence_known(s) ? extend(e, s, request, position, logits) : GRACE_OK;
+}
+
+static grace_status draw(grace_engine *e) {
+    grace_status st = GRACE_OK;
+    gr_batch *b = &e->batch;
+    int32_t rows[GR_LOGITS_ROWS], n = 0;
+    for (int32_t row = 0; row <= b->step.n_rows; row++) {
+        bool last = row == b->step.n_rows;
+        if (!last && b->wants_logits[row]) rows[n++] = row;
+        if (n < GR_LOGITS_ROWS && !last) continue;
+        const float *logits = NULL;
+        GR_TRY(gr_network_logits(e->net, rows, n, &logits));
+        for (int32_t i = 0; i < n; i++) GR_TRY(take_logits(e, rows[i], logits + (int64_t)i * e->info->vocab));
+        n = 0;
+    }
+done:
+    return st;
+}
+
+grace_status grace_engine_step(grace_engine *e, bool *more) {
+    grace_status st = GRACE_OK;
+    bool any_prefill;
+    double start = gr_now_us(), mark;
+    if (e->tally.n_steps == 0) e->started_us = start;
+    gr_batch_fill(&e->batch, &e->net->kv);
+    GR_TRY(gr_tally_sync(&e->tally, e->net, e->batch.n_prefill, e->batch.n_decode, more, &any_prefill));
+    if (!*more) goto done;
+    GR_TRY(gr_network_forward(e->net, &e->batch.step));
+    mark = gr_now_us();
+    GR_TRY(draw(e));
+    e->net->time_us[GRACE_TIME_LOGITS] += gr_now_us() - mark;
+    gr_batch_advance(&e->batch, &e->net->kv);
+    gr_tally_step(&e->tally, any_prefill, gr_now_us() - start);
+    if (e->recorder) GR_TRY(gr_recorder_step(e->recorder, &e->batch.step, e->tally.n_steps - 1));
+done:
+    return st;
+}
+
+grace_status grace_engine_run(grace_engine *e) {
+    grace_status st = GRACE_OK;
+    for (bool more = true; more;) GR_TRY(grace_engine_step(e, &more));
+    if (e->recorder) {
+        st = gr_recorder_finish(e->recorder);
+        gr_recorder_free(e->recorder);
+        e->recorder = NULL;
+        e->net->on_gate = NULL;
+    }
+done:
+    return st;
+}
+
+/* ---- results ---- */
+
+/* A result on the wire; its ids follow all heads. */
+typedef struct head { int32_t request, n_ids, finish, n_scored; uint64_t logits_hash; double nll, ttft_us, total_us; } head;
+
+static int32_t pack_results(const gr_batch *b, gr_buf *out, grace_status *st) {
+    for (int32_t i = 0; i < b->n && !*st; i++) {
+        const grace_result *r = &b->sequences[i]->result;
+        if (r->home != b->rank) continue;
+        head h = {i, r->n_ids, (int32_t)r->finish, r->n_scored, r->logits_hash, r->nll, r->ttft_us, r->total_us};
+        *st = gr_buf_append(out, &h, sizeof h);
+        if (!*st) *st = gr_buf_append(out, r->ids, (size_t)r->n_ids * sizeof(int32_t));
+    }
+    return (int32_t)out->n;
+}
+
+static void unpack_results(gr_batch *b, const char *at, int64_t n) {
+    for (const char *end = at + n; at < end;) {
+        head h;
+        memcpy(&h, at, sizeof h);
+        grace_result *r = &b->sequences[h.request]->result;
+        r->n_ids = h.n_ids;
+        r->finish = (grace_finish)h.finish;
+        r->n_scored = h.n_scored;
+        r->logits_hash = h.logits_hash;
+        r->nll = h.nll;
+        r->ttft_us = h.ttft_us;
+        r->total_us = h.total_us;
+        memcpy(r->ids, at + sizeof h, (size_t)h.n_ids * sizeof(int32_t));
+        at += sizeof h + (size_t)h.n_ids * sizeof(int32_t);
+    }
+}
+
+grace_status grace_engine_collect(grace_engine *e) {
+    grace_status st = GRACE_OK, mine = GRACE_OK;
+    gr_buf packed = {0};
+    int32_t sizes[GRACE_RANKS_MAX], n = pack_results(&e->batch, &packed, &mine);
+    char *all = NULL;
+    int64_t total = 0;
+    GR_TRY(grace_comm_agree(e->comm, mine));
+    gr_comm_at("collect", 0);
+    GR_TRY(gr_comm_allgatherv(e->comm, packed.data, n, sizes, (void **)&all));
+    for (int32_t r = 0; r < e->comm->n_ranks; r++) total += sizes[r];
+    unpack_results(&e->batch, all, total);
+done:
+    gr_buf_free(&packed);
+    free(all);
+    return st;
+}
+
+uint64_t grace_engine_logits_hash(const grace_engine *e) {
+    uint64_t h = 0;
+    for (int32_t i = 0; i < e->batch.n; i++) h = gr_hash64(&e->batch.sequences[i]->result.logits_hash, sizeof h, h);
+    return h;
+}
+
+grace_status grace_engine_stats(grace_engine *e, grace_stats *out) { return gr_tally_stats(&e->tally, e->net, out); }

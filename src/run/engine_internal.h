@@ -1,0 +1,9 @@
+/* What tests may see of an engine. */
+#ifndef GR_RUN_ENGINE_INTERNAL_H
+#define GR_RUN_ENGINE_INTERNAL_H
+#include "grace/engine.h"
+#include "run/network.h"
+
+gr_network *gr_engine_network(grace_engine *engine);    /* borrowed until close; set on_gate before the first step */
+
+#endif

@@ -1,0 +1,342 @@
+#include "run/exchange.h"
+
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/memory.h"
+#include "run/hop.h"
+
+enum { A = GRACE_STAGE_CROSS, B = GRACE_STAGE_NODE };
+
+struct gr_exchange {
+    gr_exchange_options opt;
+    gr_comm *world, *node;          /* node: stage B of hsc, owned; else NULL */
+    gr_compute *compute;
+    bool two_stage;                 /* hsc over more than one node */
+    int32_t *peer_of_rank[2];       /* [world ranks] of each stage */
+    gr_hop hop[2];
+    gr_rows source;                 /* stage B's rows: own tokens, then those received by stage A */
+    gr_rows arrived;                /* what stage B delivered */
+    gr_route route;
+    gr_request *counts_a;           /* in flight between build and dispatch */
+    float *source_rows;             /* [own + received by A, hidden] */
+    float *sent;                    /* rows gathered for sending, either stage, either direction */
+    float *arrived_rows, *results;  /* [n_rows | n_pairs, hidden] */
+    float *home;                    /* what came back: stage B's sends, then stage A's */
+    int32_t *first_pair, *row_of_pair, *pair_of_entry;      /* experts' order */
+    int32_t *sum_first, *sum_index;                         /* scratch lists of the sums at home */
+    gr_exchange_counts counts;
+};
+
+/* Rows a stage returns: one per sent row, or in exact mode one per sent entry. */
+static int32_t n_returned(const gr_exchange *ex, const gr_hop *hop) { return ex->opt.exact ? hop->n_send_entries : hop->n_send; }
+
+/* ---- open ---- */
+
+static grace_status map_peers(gr_exchange *ex) {
+    grace_status st = GRACE_OK;
+    const gr_comm *w = ex->world;
+    int32_t node = gr_comm_node(w, w->rank), local = gr_comm_local(w, w->rank);
+    GR_CALLOC(ex->peer_of_rank[A], w->n_ranks);
+    GR_CALLOC(ex->peer_of_rank[B], w->n_ranks);
+    for (int32_t r = 0; r < w->n_ranks; r++) {
+        bool near = gr_comm_node(w, r) == node;
+        ex->peer_of_rank[A][r] = near ? -1 : gr_comm_node(w, r) * w->gpus_per_node + local;     /* the peer with our local index */
+        ex->peer_of_rank[B][r] = !ex->two_stage ? r : near ? gr_comm_local(w, r) : -1;
+    }
+done:
+    return st;
+}
+
+static grace_status alloc_rows(gr_exchange *ex, float **out, int64_t n_rows) {
+    return ex->compute->ops->alloc(ex->compute, (size_t)n_rows * (size_t)ex->opt.hidden * sizeof(float), (void **)out);
+}
+
+/* Everything is sized for the worst routing: all rows of all ranks to one rank. Untouched pages cost no memory. */
+static grace_status alloc_buffers(gr_exchange *ex) {
+    grace_status st = GRACE_OK;
+    int64_t own = ex->opt.n_rows_max, k = ex->opt.top_k, ranks = ex->world->n_ranks, nodes = ex->two_stage ? ex->world->n_nodes : 1;
+    int64_t received_a = own * (nodes - 1), source = own + received_a, entries = source * k;
+    int64_t arrived_entries = own * ranks * k, arrived = ex->opt.kind == GRACE_EXCHANGE_PER_EXPERT ? arrived_entries : own * ranks;
+    int64_t back_a = received_a * (ex->opt.exact ? k : 1), moved = arrived_entries > entries ? arrived_entries : entries;
+    bool per_expert = ex->opt.kind == GRACE_EXCHANGE_PER_EXPERT;
+    GR_CHECK(moved * 3 < INT32_MAX, GRACE_ERR_LIMIT, "%d rows a step, top_k %d and %d ranks need %lld list entries, the exchange counts to %d",
+             ex->opt.n_rows_max, ex->opt.top_k, ex->world->n_ranks, (long long)(moved * 3), INT32_MAX);
+    GR_TRY(gr_hop_init(&ex->hop[A], ex->world, ex->peer_of_rank[A], per_expert, (int32_t)own, (int32_t)(own * k), (int32_t)(own * k),
+                       (int32_t)received_a, (int32_t)(received_a * k)));
+    GR_TRY(gr_hop_init(&ex->hop[B], ex->node ? ex->node : ex->world, ex->peer_of_rank[B], per_expert, (int32_t)source, (int32_t)entries,
+                       (int32_t)entries, (int32_t)arrived, (int32_t)arrived_entries));
+    GR_CALLOC(ex->source.first, source + 1);
+    GR_CALLOC(ex->source.slot, entries);
+    GR_CALLOC(ex->source.weight, entries);
+    GR_CALLOC(ex->arrived.first, arrived + 1);
+    GR_CALLOC(ex->arrived.slot, arrived_entries);
+    GR_CALLOC(ex->arrived.weight, arrived_entries);
+    GR_CALLOC(ex->first_pair, (size_t)ex->opt.n_slots_max + 2);
+    GR_CALLOC(ex->row_of_pair, arrived_entries);
+    GR_CALLOC(ex->pair_of_entry, arrived_entries);
+    GR_CALLOC(ex->sum_first, source + 1);
+    GR_CALLOC(ex->sum_index, moved);
+    GR_CALLOC(ex->counts.pair_rows, ranks);
+    GR_TRY(alloc_rows(ex, &ex->source_rows, source));
+    GR_TRY(alloc_rows(ex, &ex->sent, moved));
+    GR_TRY(alloc_rows(ex, &ex->arrived_rows, arrived));
+    GR_TRY(alloc_rows(ex, &ex->results, arrived_entries));
+    GR_TRY(alloc_rows(ex, &ex->home, entries + own * k + back_a));
+done:
+    return st;
+}
+
+grace_status gr_exchange_open(gr_comm *world, gr_compute *compute, const gr_exchange_options *opt, gr_exchange **out) {
+    grace_status st = GRACE_OK;
+    gr_exchange *ex = NULL;
+    GR_CALLOC(ex, 1);
+    ex->opt = *opt;
+    ex->world = world;
+    ex->compute = compute;
+    ex->two_stage = opt->kind == GRACE_EXCHANGE_HSC && world->n_nodes > 1;
+    if (ex->two_stage) GR_TRY(gr_comm_split(world, gr_comm_node(world, world->rank), &ex->node));
+    GR_TRY(map_peers(ex));
+    GR_TRY(alloc_buffers(ex));
+    *out = ex;
+    ex = NULL;
+done:
+    gr_exchange_close(ex);
+    return st;
+}
+
+void gr_exchange_close(gr_exchange *ex) {
+    if (!ex) return;
+    float *rows[] = {ex->source_rows, ex->sent, ex->arrived_rows, ex->results, ex->home};
+    void *lists[] = {ex->peer_of_rank[A], ex->peer_of_rank[B], ex->source.first, ex->source.slot,   ex->source.weight, ex->arrived.first,
+                     ex->arrived.slot,    ex->arrived.weight,  ex->first_pair,   ex->row_of_pair,   ex->pair_of_entry, ex->sum_first,
+                     ex->sum_index,       ex->counts.pair_rows};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        if (rows[i]) ex->compute->ops->release(ex->compute, rows[i]);
+    for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) free(lists[i]);
+    gr_hop_free(&ex->hop[A]);
+    gr_hop_free(&ex->hop[B]);
+    grace_comm_close(ex->node);
+    free(ex);
+}
+
+float *gr_exchange_rows(gr_exchange *ex) { return ex->source_rows; }
+gr_exchange_counts *gr_exchange_counts_of(gr_exchange *ex) { return &ex->counts; }
+
+/* ---- counting ---- */
+
+/* World rank of a stage's peer. */
+static int32_t world_rank(const gr_exchange *ex, int stage, int32_t peer) {
+    const gr_comm *w = ex->world;
+    return stage == B && ex->node ? gr_comm_node(w, w->rank) * w->gpus_per_node + peer : peer;
+}
+
+static int32_t link_to(const gr_comm *w, int32_t rank) {
+    if (rank == w->rank) return GRACE_LINK_SELF;
+    return gr_comm_node(w, rank) == gr_comm_node(w, w->rank) ? GRACE_LINK_INTRA : GRACE_LINK_CROSS;
+}
+
+static void count_rows(gr_exchange *ex, int stage, bool dispatch, const int32_t *rows) {
+    for (int32_t p = 0; p < ex->hop[stage].comm->n_ranks; p++) {
+        int32_t rank = world_rank(ex, stage, p), link = link_to(ex->world, rank);
+        grace_link_count *c = dispatch ? &ex->counts.dispatch[stage][link] : &ex->counts.combine[stage][link];
+        int64_t bytes = (int64_t)rows[p] * ex->opt.hidden * (int64_t)sizeof(float);
+        c->rows += rows[p];
+        c->bytes_payload += bytes;
+        c->bytes_wire += bytes + (dispatch ? gr_hop_list_bytes(&ex->hop[stage], p) : 0);
+        ex->counts.pair_rows[rank] += rows[p];
+    }
+}
+
+/* ---- build ---- */
+
+/* Time since *mark goes to *sum, and the mark moves on. */
+static void lap(double *mark, double *sum) {
+    double now = gr_now_us();
+    *sum += now - *mark;
+    *mark = now;
+}
+
+static void take_own_rows(gr_exchange *ex) {
+    const gr_route *route = &ex->route;
+    int32_t k = ex->opt.top_k;
+    ex->source.n = route->n_rows;
+    for (int32_t r = 0; r <= route->n_rows; r++) ex->source.first[r] = r * k;
+    memcpy(ex->source.slot, route->slot, (size_t)route->n_rows * (size_t)k * sizeof(int32_t));
+    memcpy(ex->source.weight, route->weight, (size_t)route->n_rows * (size_t)k * sizeof(float));
+}
+
+grace_status gr_exchange_build(gr_exchange *ex, const gr_route *route) {
+    grace_status st = GRACE_OK;
+    double mark = gr_now_us(), move_us = 0;
+    GR_ASSERT(route->n_rows <= ex->opt.n_rows_max && route->n_slots <= ex->opt.n_slots_max);
+    ex->route = *route;
+    take_own_rows(ex);
+    if (ex->two_stage) {
+        gr_hop_begin(&ex->hop[A]);
+        gr_hop_count(&ex->hop[A], &ex->source, route->rank_of_slot, 0, route->n_rows);
+        gr_hop_fill(&ex->hop[A], &ex->source, route->rank_of_slot);
+        lap(&mark, &ex->counts.list_us);
+        GR_TRY(gr_hop_counts_start(&ex->hop[A], &ex->counts_a));
+        lap(&mark, &move_us);
+    }
+    gr_hop_begin(&ex->hop[B]);      /* the intra-node routing of own rows, while the counts of stage A cross */
+    gr_hop_count(&ex->hop[B], &ex->source, route->rank_of_slot, 0, route->n_rows);
+    lap(&mark, &ex->counts.list_us);
+done:
+    ex->counts.move_us[0] += move_us;
+    return st;
+}
+
+/* ---- dispatch ---- */
+
+static grace_status start_rows(gr_exchange *ex, int stage, float *recv, gr_request **request) {
+    grace_status st = GRACE_OK;
+    gr_hop *hop = &ex->hop[stage];
+    GR_TRY(ex->compute->ops->gather(ex->compute, ex->source_rows, hop->row_of_send, hop->n_send, ex->opt.hidden, ex->sent));
+    gr_xfer xfer = {ex->sent, hop->send_rows, recv, hop->recv_rows, (size_t)ex->opt.hidden * sizeof(float)};
+    GR_TRY(gr_comm_alltoallv_start(hop->comm, &xfer, request));
+    count_rows(ex, stage, true, hop->send_rows);
+done:
+    return st;
+}
+
+static grace_status wait_lists(gr_hop *hop, gr_rows *rows) {
+    gr_request *request = NULL;
+    grace_status st = gr_hop_lists_start(hop, &request);
+    if (!st) st = gr_comm_wait(hop->comm, request);
+    return st ? st : gr_hop_lists_parse(hop, rows);
+}
+
+/* Stage A: our rows leave for other nodes; while they travel, the lists of what comes are turned into stage B's. */
+static grace_status cross_nodes(gr_exchange *ex, gr_request **rows_a, double *mark) {
+    grace_status st = GRACE_OK;
+    gr_hop *hop = &ex->hop[A];
+    gr_request *counts = ex->counts_a;
+    ex->counts_a = NULL;
+    GR_TRY(gr_comm_wait(hop->comm, counts));
+    gr_hop_counts_done(hop);
+    GR_TRY(start_rows(ex, A, ex->source_rows + (int64_t)ex->route.n_rows * ex->opt.hidden, rows_a));
+    GR_TRY(wait_lists(hop, &ex->source));
+    lap(mark, &ex->counts.move_us[0]);
+    gr_hop_count(&ex->hop[B], &ex->source, ex->route.rank_of_slot, ex->route.n_rows, ex->source.n);
+    lap(mark, &ex->counts.list_us);
+done:
+    return st;
+}
+
+/* Pairs grouped by slot, within a slot in order of arrival (source rank, then token). */
+static void group_pairs(gr_exchange *ex) {
+    const gr_route *route = &ex->route;
+    int32_t n_entries = ex->arrived.first[ex->arrived.n];
+    memset(ex->first_pair, 0, ((size_t)route->n_slots + 2) * sizeof(int32_t));
+    for (int32_t e = 0; e < n_entries; e++) {
+        int32_t s = ex->arrived.slot[e] - route->first_slot;
+        GR_ASSERT(s >= 0 && s < route->n_slots);
+        ex->first_pair[s + 2]++;
+    }
+    for (int32_t s = 0; s < route->n_slots; s++) ex->first_pair[s + 2] += ex->first_pair[s + 1];
+    for (int32_t r = 0; r < ex->arrived.n; r++)
+        for (int32_t e = ex->arrived.first[r]; e < ex->arrived.first[r + 1]; e++) {
+            int32_t pair = ex->first_pair[ex->arrived.slot[e] - route->first_slot + 1]++;
+            ex->row_of_pair[pair] = r;
+            ex->pair_of_entry[e] = pair;
+        }
+}
+
+grace_status gr_exchange_dispatch(gr_exchange *ex, gr_arrived *out) {
+    grace_status st = GRACE_OK;
+    double mark = gr_now_us();
+    gr_hop *hop = &ex->hop[B];
+    gr_request *rows_a = NULL, *counts_b = NULL, *rows_b = NULL;
+    if (ex->two_stage) GR_TRY(cross_nodes(ex, &rows_a, &mark));
+    gr_hop_fill(hop, &ex->source, ex->route.rank_of_slot);
+    lap(&mark, &ex->counts.list_us);
+    GR_TRY(gr_hop_counts_start(hop, &counts_b));
+    GR_TRY(gr_comm_wait(hop->comm, counts_b));
+    gr_hop_counts_done(hop);
+    ex->arrived.n = 0;
+    GR_TRY(wait_lists(hop, &ex->arrived));
+    lap(&mark, &ex->counts.move_us[0]);
+    group_pairs(ex);
+    lap(&mark, &ex->counts.list_us);
+    GR_TRY(gr_comm_wait(ex->world, rows_a));
+    GR_TRY(start_rows(ex, B, ex->arrived_rows, &rows_b));
+    GR_TRY(gr_comm_wait(hop->comm, rows_b));
+    lap(&mark, &ex->counts.move_us[0]);
+    *out = (gr_arrived){ex->arrived.n, ex->arrived.first[ex->arrived.n], ex->arrived_rows, ex->first_pair, ex->row_of_pair, ex->results};
+done:
+    return st;
+}
+
+/* ---- combine ---- */
+
+/* Send a hop's results back the way its rows came; they land in `recv` in the order they were sent. */
+static grace_status send_back(gr_exchange *ex, int stage, const float *results, float *recv) {
+    grace_status st = GRACE_OK;
+    gr_hop *hop = &ex->hop[stage];
+    gr_request *request = NULL;
+    const int32_t *out = ex->opt.exact ? hop->recv_entries : hop->recv_rows, *in = ex->opt.exact ? hop->send_entries : hop->send_rows;
+    gr_xfer xfer = {results, out, recv, in, (size_t)ex->opt.hidden * sizeof(float)};
+    GR_TRY(gr_comm_alltoallv_start(hop->comm, &xfer, &request));
+    count_rows(ex, stage, false, out);
+    GR_TRY(gr_comm_wait(hop->comm, request));
+done:
+    return st;
+}
+
+/* Expert side: fast sums a row's experts here, exact returns every pair. */
+static grace_status collect_results(gr_exchange *ex) {
+    const gr_compute_ops *ops = ex->compute->ops;
+    const gr_rows *rows = &ex->arrived;
+    int32_t width = ex->opt.hidden;
+    if (ex->opt.exact) return ops->gather(ex->compute, ex->results, ex->pair_of_entry, rows->first[rows->n], width, ex->sent);
+    return ops->sum_rows(ex->compute, ex->results, rows->first, ex->pair_of_entry, rows->weight, rows->n, width, false, ex->sent);
+}
+
+/* Forwarder: fast sums a received row's copies in order of the node's ranks, exact passes its entries on. */
+static grace_status collect_forwarded(gr_exchange *ex) {
+    const gr_compute_ops *ops = ex->compute->ops;
+    const gr_hop *hop = &ex->hop[B];
+    int32_t own = ex->route.n_rows, n = ex->source.n - own, width = ex->opt.hidden, entry = ex->source.first[own];
+    if (ex->opt.exact) return ops->gather(ex->compute, ex->home, hop->send_of_entry + entry, ex->source.first[ex->source.n] - entry, width, ex->sent);
+    return ops->sum_rows(ex->compute, ex->home, hop->copies_first + own, hop->copies, NULL, n, width, false, ex->sent);
+}
+
+/* exact, at home: gate weight times row, choice after choice in order of gate weight, whatever way a row came. */
+static grace_status sum_choices(gr_exchange *ex, float *y) {
+    int32_t n_entries = ex->source.first[ex->route.n_rows], n_b = n_returned(ex, &ex->hop[B]);
+    for (int32_t e = 0; e < n_entries; e++) {
+        int32_t near = ex->hop[B].send_of_entry[e];
+        ex->sum_index[e] = near >= 0 ? near : n_b + ex->hop[A].send_of_entry[e];
+    }
+    return ex->compute->ops->sum_rows(ex->compute, ex->home, ex->source.first, ex->sum_index, ex->route.weight, ex->route.n_rows, ex->opt.hidden, false, y);
+}
+
+/* fast, at home: the partial sums of this node's ranks in their order, then of the other nodes in theirs. */
+static grace_status sum_partials(gr_exchange *ex, float *y) {
+    const gr_hop *a = &ex->hop[A], *b = &ex->hop[B];
+    int32_t n = 0, n_b = n_returned(ex, b);
+    for (int32_t r = 0; r < ex->route.n_rows; r++) {
+        ex->sum_first[r] = n;
+        for (int32_t i = b->copies_first[r]; i < b->copies_first[r + 1]; i++) ex->sum_index[n++] = b->copies[i];
+        for (int32_t i = a->copies_first[r]; ex->two_stage && i < a->copies_first[r + 1]; i++) ex->sum_index[n++] = n_b + a->copies[i];
+    }
+    ex->sum_first[ex->route.n_rows] = n;
+    return ex->compute->ops->sum_rows(ex->compute, ex->home, ex->sum_first, ex->sum_index, NULL, ex->route.n_rows, ex->opt.hidden, false, y);
+}
+
+grace_status gr_exchange_combine(gr_exchange *ex, float *y) {
+    grace_status st = GRACE_OK;
+    double mark = gr_now_us();
+    GR_TRY(collect_results(ex));
+    GR_TRY(send_back(ex, B, ex->sent, ex->home));
+    if (ex->two_stage) {
+        GR_TRY(collect_forwarded(ex));
+        GR_TRY(send_back(ex, A, ex->sent, ex->home + (int64_t)n_returned(ex, &ex->hop[B]) * ex->opt.hidden));
+    }
+    GR_TRY(ex->opt.exact ? sum_choices(ex, y) : sum_partials(ex, y));
+    lap(&mark, &ex->counts.move_us[1]);
+done:
+    return st;
+}

@@ -1,0 +1,64 @@
+/* The exchange: token rows to the ranks that run their experts, and the results home (METHOD 3, DESIGN 3).
+ *
+ *   flat, per-expert                       hsc
+ *   origin --B--> expert rank              origin --A--> same local index, other node --B--> expert rank
+ *                                          origin --B--> expert rank in the own node
+ *
+ * A hop is one stage (A: between nodes over the world, B: within a node, or over the world for the one-stage kinds). Rows travel with a list
+ * of (slot, gate weight). Every hop remembers what it sent in which order; the way back repeats that order, so results carry no lists. */
+#ifndef GR_RUN_EXCHANGE_H
+#define GR_RUN_EXCHANGE_H
+#include "comm/comm.h"
+#include "compute/compute.h"
+#include "grace/engine.h"
+
+typedef struct gr_exchange gr_exchange;
+
+typedef struct gr_exchange_options {
+    grace_exchange kind;
+    bool exact;                     /* every chosen expert's row comes home unsummed */
+    int32_t n_rows_max;             /* rows of this rank in one call; the same on every rank */
+    int32_t n_slots_max;            /* most slots this rank hosts in one layer */
+    int32_t top_k, hidden;
+} gr_exchange_options;
+
+/* The rows of one layer on this rank, placed. */
+typedef struct gr_route {
+    int32_t n_rows;
+    const int32_t *slot;            /* [n_rows, top_k] by falling gate weight */
+    const float *weight;            /* [n_rows, top_k] */
+    const int32_t *rank_of_slot;    /* the layer's placement */
+    int32_t first_slot, n_slots;    /* slots hosted here */
+} gr_route;
+
+/* What arrived: rows and, grouped by slot, the (row, slot) pairs to compute. Valid until the next build. */
+typedef struct gr_arrived {
+    int32_t n_rows, n_pairs;
+    const float *rows;              /* [n_rows, hidden] */
+    const int32_t *first_pair;      /* [n_slots + 1] */
+    const int32_t *row_of_pair;     /* [n_pairs] */
+    float *results;                 /* [n_pairs, hidden] the experts write here */
+} gr_arrived;
+
+typedef struct gr_exchange_counts {
+    grace_link_count dispatch[GRACE_N_STAGES][GRACE_N_LINKS], combine[GRACE_N_STAGES][GRACE_N_LINKS];    /* sent by this rank */
+    int64_t *pair_rows;             /* [n_ranks] rows sent to each rank, dispatch and combine */
+    double list_us;                 /* building lists: bookkeeping, no data movement */
+    double move_us[2];              /* moving and waiting: dispatch, combine */
+} gr_exchange_counts;
+
+/* Collective. world is borrowed until close. */
+grace_status gr_exchange_open(gr_comm *world, gr_compute *compute, const gr_exchange_options *opt, gr_exchange **out);
+void gr_exchange_close(gr_exchange *ex);
+
+/* Where the caller puts its rows [n_rows_max, hidden] before dispatch: they are sent from there, not copied. */
+float *gr_exchange_rows(gr_exchange *ex);
+
+/* The three calls of a layer, in this order, on every rank, also with no rows. All collective. */
+grace_status gr_exchange_build(gr_exchange *ex, const gr_route *route);         /* lists of the first stage; counts leave */
+grace_status gr_exchange_dispatch(gr_exchange *ex, gr_arrived *out);            /* rows arrive, once per (token, GPU) */
+grace_status gr_exchange_combine(gr_exchange *ex, float *y);                    /* y [n_rows, hidden]: weighted sums, at home */
+
+gr_exchange_counts *gr_exchange_counts_of(gr_exchange *ex);                     /* running totals; the caller may reset them */
+
+#endif

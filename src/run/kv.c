@@ -1,0 +1,56 @@
+#include "run/kv.h"
+
+#include "base/memory.h"
+
+grace_status gr_kv_init(gr_kv *kv, gr_compute *compute, const grace_model_info *info, int64_t n_tokens, int32_t n_sequences_max) {
+    grace_status st = GRACE_OK;
+    int64_t n_pages = (n_tokens + GR_KV_PAGE - 1) / GR_KV_PAGE, width = (int64_t)info->n_kv_heads * info->head_dim;
+    GR_CHECK(n_pages >= 1 && n_pages <= INT32_MAX, GRACE_ERR_LIMIT, "KV cache of %lld tokens: expected 1 to %lld", (long long)n_tokens,
+             (long long)INT32_MAX * GR_KV_PAGE);
+    *kv = (gr_kv){.compute = compute, .n_layers = info->n_layers, .n_pages = (int32_t)n_pages, .n_sequences_max = n_sequences_max};
+    kv->pages_max = gr_kv_pages_for(info->context_max);
+    GR_CALLOC(kv->k, info->n_layers);
+    GR_CALLOC(kv->v, info->n_layers);
+    for (int32_t l = 0; l < info->n_layers; l++) {
+        size_t bytes = (size_t)n_pages * GR_KV_PAGE * (size_t)width * sizeof(float);
+        GR_TRY(compute->ops->alloc(compute, bytes, (void **)&kv->k[l]));
+        GR_TRY(compute->ops->alloc(compute, bytes, (void **)&kv->v[l]));
+    }
+    GR_CALLOC(kv->page_table, (size_t)n_sequences_max * (size_t)kv->pages_max);
+    GR_CALLOC(kv->n_held, n_sequences_max);
+    GR_CALLOC(kv->free_pages, n_pages);
+    for (int32_t i = 0; i < kv->n_pages; i++) kv->free_pages[kv->n_free++] = kv->n_pages - 1 - i;
+done:
+    return st;
+}
+
+void gr_kv_free(gr_kv *kv) {
+    for (int32_t l = 0; l < kv->n_layers; l++) {
+        if (kv->k && kv->k[l]) kv->compute->ops->release(kv->compute, kv->k[l]);
+        if (kv->v && kv->v[l]) kv->compute->ops->release(kv->compute, kv->v[l]);
+    }
+    free(kv->k);
+    free(kv->v);
+    free(kv->page_table);
+    free(kv->n_held);
+    free(kv->free_pages);
+    *kv = (gr_kv){0};
+}
+
+int32_t gr_kv_take(gr_kv *kv, int32_t n_tokens) {
+    int32_t n = gr_kv_pages_for(n_tokens);
+    GR_ASSERT(n >= 1 && n <= kv->pages_max);
+    if (n > kv->n_free) return -1;
+    for (int32_t s = 0; s < kv->n_sequences_max; s++) {
+        if (kv->n_held[s]) continue;
+        kv->n_held[s] = n;
+        for (int32_t i = 0; i < n; i++) kv->page_table[(int64_t)s * kv->pages_max + i] = kv->free_pages[--kv->n_free];
+        return s;
+    }
+    return -1;
+}
+
+void gr_kv_give(gr_kv *kv, int32_t sequence) {
+    for (int32_t i = kv->n_held[sequence]; i-- > 0;) kv->free_pages[kv->n_free++] = kv->page_table[(int64_t)sequence * kv->pages_max + i];
+    kv->n_held[sequence] = 0;
+}

@@ -1,0 +1,114 @@
+#include "run/record.h"
+
+#include <string.h>
+
+#include "base/memory.h"
+
+struct gr_recorder {
+    gr_comm *comm;
+    grace_trace_info info;
+    grace_trace_writer *writer;     /* rank 0 */
+    uint16_t *experts;              /* [n_rows_max, n_layers, top_k] of the current step */
+    char *packed;                   /* segments, then experts, as sent to rank 0 */
+    int32_t n_rows_max;
+};
+
+grace_status gr_recorder_open(gr_comm *comm, const char *path, const grace_trace_info *info, const char *const *domains, int32_t n_domains,
+                              int32_t n_rows_max, gr_recorder **out) {
+    grace_status st = GRACE_OK, mine = GRACE_OK;
+    gr_recorder *rec = NULL;
+    size_t row = (size_t)info->n_layers * (size_t)info->top_k;
+    GR_CALLOC(rec, 1);
+    rec->comm = comm;
+    rec->info = *info;
+    rec->n_rows_max = n_rows_max;
+    GR_CALLOC(rec->experts, (size_t)n_rows_max * row);
+    GR_CALLOC(rec->packed, sizeof(int32_t) + (size_t)n_rows_max * (sizeof(grace_trace_segment) + row * sizeof(uint16_t)));
+    if (comm->rank == 0) mine = grace_trace_create(path, info, domains, n_domains, &rec->writer);
+    GR_TRY(grace_comm_agree(comm, mine));
+    *out = rec;
+    rec = NULL;
+done:
+    gr_recorder_free(rec);
+    return st;
+}
+
+grace_status gr_recorder_add(gr_recorder *rec, grace_trace_sequence seq) {
+    return rec->writer ? grace_trace_add_sequence(rec->writer, seq) : GRACE_OK;
+}
+
+void gr_recorder_gate(void *recorder, int32_t moe_layer, const gr_step *step, const int32_t *experts, const float *weights) {
+    gr_recorder *rec = recorder;
+    int32_t k = rec->info.top_k;
+    (void)weights;
+    for (int32_t r = 0; r < step->n_rows; r++)
+        for (int32_t j = 0; j < k; j++)
+            rec->experts[((int64_t)r * rec->info.n_layers + moe_layer) * k + j] = (uint16_t)experts[(int64_t)r * k + j];
+}
+
+/* Runs of consecutive rows of one sequence. */
+static int32_t cut_segments(const gr_step *step, int32_t number, grace_trace_segment *out) {
+    int32_t n = 0;
+    for (int32_t r = 0; r < step->n_rows; r++) {
+        if (r > 0 && step->sequence[r] == step->sequence[r - 1]) out[n - 1].n_tokens++;
+        else out[n++] = (grace_trace_segment){.sequence = step->sequence[r], .position = step->position[r], .n_tokens = 1, .step = number};
+    }
+    return n;
+}
+
+/* packed = n_segments, segments, experts. */
+static int32_t pack(gr_recorder *rec, const gr_step *step, int32_t number) {
+    size_t row = (size_t)rec->info.n_layers * (size_t)rec->info.top_k * sizeof(uint16_t);
+    grace_trace_segment *segments = (grace_trace_segment *)(rec->packed + sizeof(int32_t));
+    int32_t n = cut_segments(step, number, segments);
+    memcpy(rec->packed, &n, sizeof n);
+    memcpy(segments + n, rec->experts, (size_t)step->n_rows * row);
+    return (int32_t)(sizeof n + (size_t)n * sizeof *segments + (size_t)step->n_rows * row);
+}
+
+static grace_status write_rank(gr_recorder *rec, const char *packed) {
+    grace_status st = GRACE_OK;
+    int32_t n;
+    memcpy(&n, packed, sizeof n);
+    const char *segments = packed + sizeof n, *experts = segments + (size_t)n * sizeof(grace_trace_segment);
+    for (int32_t i = 0; i < n; i++) {
+        grace_trace_segment s;
+        memcpy(&s, segments + (size_t)i * sizeof s, sizeof s);
+        size_t n_ids = (size_t)s.n_tokens * (size_t)rec->info.n_layers * (size_t)rec->info.top_k;
+        memcpy(rec->experts, experts, n_ids * sizeof(uint16_t));
+        GR_TRY(grace_trace_append(rec->writer, s, rec->experts));
+        experts += n_ids * sizeof(uint16_t);
+    }
+done:
+    return st;
+}
+
+grace_status gr_recorder_step(gr_recorder *rec, const gr_step *step, int32_t step_number) {
+    grace_status st = GRACE_OK, mine = GRACE_OK;
+    int32_t sizes[GRACE_RANKS_MAX], n = pack(rec, step, step_number);
+    char *all = NULL, *at;
+    GR_TRY(gr_comm_allgatherv(rec->comm, rec->packed, n, sizes, (void **)&all));
+    at = all;
+    for (int32_t r = 0; rec->writer && !mine && r < rec->comm->n_ranks; at += sizes[r++]) mine = write_rank(rec, at);
+    GR_TRY(grace_comm_agree(rec->comm, mine));
+done:
+    free(all);
+    return st;
+}
+
+grace_status gr_recorder_finish(gr_recorder *rec) {
+    grace_status mine = GRACE_OK;
+    if (rec->writer) {
+        mine = grace_trace_finish(rec->writer);
+        rec->writer = NULL;
+    }
+    return grace_comm_agree(rec->comm, mine);
+}
+
+void gr_recorder_free(gr_recorder *rec) {
+    if (!rec) return;
+    if (rec->writer) grace_trace_abandon(rec->writer);
+    free(rec->experts);
+    free(rec->packed);
+    free(rec);
+}
