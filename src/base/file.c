@@ -13,7 +13,7 @@
 grace_status gr_file_map(const char *path, gr_file *out) {
     grace_status st = GRACE_OK;
     struct stat info;
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);     /* a named pipe without a writer must not make us wait */
     GR_CHECK(fd >= 0, GRACE_ERR_IO, "%s: %s", path, strerror(errno));
     GR_CHECK(fstat(fd, &info) == 0, GRACE_ERR_IO, "%s: %s", path, strerror(errno));
     GR_CHECK(S_ISREG(info.st_mode), GRACE_ERR_IO, "%s: expected a regular file", path);
@@ -45,7 +45,25 @@ static grace_status write_all(int fd, const char *path, const char *bytes, size_
     return GRACE_OK;
 }
 
-grace_status gr_file_replace(const char *path, const void *bytes, size_t n) {
+/* Devices and pipes, such as /dev/stdout and /dev/null, are written to: replacing them would break the machine. */
+static grace_status write_through(const char *path, const void *bytes, size_t n) {
+    grace_status st = GRACE_OK;
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+    GR_CHECK(fd >= 0, GRACE_ERR_IO, "%s: cannot write: %s", path, strerror(errno));
+    GR_TRY(write_all(fd, path, bytes, n));
+done:
+    if (fd >= 0) close(fd);
+    return st;
+}
+
+/* What open() would give a new file. The mask can only be read by setting it; 077 leaks nothing to a thread that opens in between. */
+static mode_t new_file_mode(void) {
+    mode_t mask = umask(077);
+    umask(mask);
+    return 0666 & ~mask;
+}
+
+static grace_status write_beside_and_rename(const char *path, mode_t mode, const void *bytes, size_t n) {
     grace_status st = GRACE_OK;
     char temporary[PATH_MAX];
     int fd = -1, length = snprintf(temporary, sizeof temporary, "%s.XXXXXX", path);
@@ -53,12 +71,21 @@ grace_status gr_file_replace(const char *path, const void *bytes, size_t n) {
     fd = mkostemp(temporary, O_CLOEXEC);
     GR_CHECK(fd >= 0, GRACE_ERR_IO, "%s: cannot create: %s", path, strerror(errno));
     GR_TRY(write_all(fd, path, bytes, n));
-    GR_CHECK(fchmod(fd, 0644) == 0 && fsync(fd) == 0, GRACE_ERR_IO, "%s: cannot write: %s", path, strerror(errno));
+    GR_CHECK(fchmod(fd, mode) == 0 && fsync(fd) == 0, GRACE_ERR_IO, "%s: cannot write: %s", path, strerror(errno));
     GR_CHECK(rename(temporary, path) == 0, GRACE_ERR_IO, "%s: cannot replace: %s", path, strerror(errno));
 done:
     if (fd >= 0) close(fd);
     if (st && fd >= 0) unlink(temporary);
     return st;
+}
+
+grace_status gr_file_replace(const char *path, const void *bytes, size_t n) {
+    struct stat info;
+    char target[PATH_MAX];
+    if (stat(path, &info)) return write_beside_and_rename(path, new_file_mode(), bytes, n);
+    if (!S_ISREG(info.st_mode)) return write_through(path, bytes, n);
+    if (!realpath(path, target)) return gr_fail(GRACE_ERR_IO, "%s: %s", path, strerror(errno));      /* links stay links */
+    return write_beside_and_rename(target, info.st_mode & 07777, bytes, n);
 }
 
 grace_status gr_path_join(char *out, size_t size, const char *dir, const char *name) {

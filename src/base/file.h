@@ -11,7 +11,8 @@ typedef struct gr_file { const void *data; size_t n; } gr_file;    /* n = 0: dat
 grace_status gr_file_map(const char *path, gr_file *out);
 void gr_file_unmap(gr_file *file);                              /* accepts a zeroed one */
 
-/* PATH gets exactly these bytes or stays as it was: written beside it, synced, renamed. */
+/* PATH gets exactly these bytes or stays as it was: written beside it, synced, renamed. Links are followed, permissions kept;
+ * devices and pipes are written to. Fails with IO, LIMIT. */
 grace_status gr_file_replace(const char *path, const void *bytes, size_t n);
 
 /* "dir/name" into out. Fails with LIMIT. */

@@ -183,11 +183,17 @@ const char *gr_json_key(const gr_json_member *member) { return json_object_iter_
 
 const gr_json *gr_json_value(const gr_json_member *member) { return json_object_iter_value((void *)member); }
 
-/* ---- building: jansson's set and append functions accept NULL and fail; a NULL container makes the write fail ---- */
+/* ---- building: jansson's set and append functions accept NULL and fail; the next write of this thread tells ---- */
+
+static _Thread_local bool incomplete;
 
 gr_json *gr_json_new_object(void) { return json_object(); }
 gr_json *gr_json_new_array(void) { return json_array(); }
-void gr_json_set(gr_json *object, const char *key, gr_json *value) { json_object_set_new(object, key, value); }
+
+void gr_json_set(gr_json *object, const char *key, gr_json *value) {
+    if (json_object_set_new(object, key, value)) incomplete = true;
+}
+
 void gr_json_set_int(gr_json *object, const char *key, int64_t value) { gr_json_set(object, key, json_integer(value)); }
 void gr_json_set_bool(gr_json *object, const char *key, bool value) { gr_json_set(object, key, json_boolean(value)); }
 void gr_json_set_null(gr_json *object, const char *key) { gr_json_set(object, key, json_null()); }
@@ -220,14 +226,18 @@ void gr_json_set_reals(gr_json *object, const char *key, const double *values, s
     gr_json_set(object, key, array);
 }
 
-void gr_json_push(gr_json *array, gr_json *value) { json_array_append_new(array, value); }
+void gr_json_push(gr_json *array, gr_json *value) {
+    if (json_array_append_new(array, value)) incomplete = true;
+}
+
 void gr_json_push_int(gr_json *array, int64_t value) { gr_json_push(array, json_integer(value)); }
 void gr_json_push_real(gr_json *array, double value) { gr_json_push(array, real_value(value)); }
 void gr_json_push_string(gr_json *array, const char *value) { gr_json_push(array, string_value(value)); }
 
 /* 17 digits so that a double read back is the double written. */
 grace_status gr_json_write(const gr_json *value, int indent, char **text, size_t *n) {
-    char *dump = json_dumps(value, JSON_ENCODE_ANY | JSON_REAL_PRECISION(17) | (indent > 0 ? JSON_INDENT((size_t)indent) : 0));
+    char *dump = incomplete ? NULL : json_dumps(value, JSON_ENCODE_ANY | JSON_REAL_PRECISION(17) | (indent > 0 ? JSON_INDENT((size_t)indent) : 0));
+    incomplete = false;
     if (!dump) return gr_fail(GRACE_ERR_MEMORY, "no memory to write JSON");
     *text = dump;
     if (n) *n = strlen(dump);

@@ -48,9 +48,10 @@ void *gr_arena_alloc(gr_arena *arena, size_t n, size_t size) {
 
 static grace_status reserve(gr_buf *buf, size_t n) {
     grace_status st = GRACE_OK;
-    size_t need = buf->n + n + 1, capacity = buf->capacity ? buf->capacity : 256;
-    if (need <= buf->capacity) return st;
-    while (capacity < need) capacity *= 2;
+    size_t capacity = buf->capacity ? buf->capacity : 256;
+    GR_CHECK(n < SIZE_MAX / 2 - buf->n, GRACE_ERR_MEMORY, "no memory for a text of %zu + %zu bytes", buf->n, n);
+    while (capacity < buf->n + n + 1) capacity *= 2;
+    if (capacity == buf->capacity) return st;
     char *data = realloc(buf->data, capacity);
     GR_CHECK(data, GRACE_ERR_MEMORY, "no memory for a text of %zu bytes", capacity);
     buf->data = data;
