@@ -35,7 +35,7 @@ typedef struct grace_knee_point { int32_t delta; double r, size_std, utility; } 
 
 typedef struct grace_plan {
     char planner[32];               /* "contiguous", "uniform", "grace", ... and its options, for people */
-    char grouping[16], replication[16];
+    char grouping[16], replication[16];     /* "controlled", "free", "uniform"; "none", "fixed", "dynamic" */
     uint64_t fingerprint;           /* of the model; 0: any */
     uint64_t seed;
     grace_cluster cluster;
@@ -53,15 +53,16 @@ typedef enum grace_replication { GRACE_REPLICATION_NONE, GRACE_REPLICATION_FIXED
 
 typedef struct grace_plan_options {
     grace_planner planner;              /* GRACE */
-    grace_grouping grouping;            /* CONTROLLED */
+    grace_grouping grouping;            /* CONTROLLED. The next three are GRACE's; the other planners are baselines and have no copies */
     grace_replication replication;      /* DYNAMIC */
-    double r;                           /* < 0: choose at the knee */
+    double r;                           /* < 0: choose at the knee; else 0 to 1, for CONTROLLED */
     uint64_t seed;                      /* of k-means */
 } grace_plan_options;
 
 grace_plan_options grace_plan_defaults(void);
 
-/* profile -> plan. Deterministic for a seed. Fails with ARG, LIMIT (more ranks than experts). The caller frees. */
+/* profile -> plan. Deterministic for a seed. Fails with ARG (an option, an affinity that is not symmetric, a negative load), NUMERIC (a load or
+ * affinity that is no finite number), LIMIT (more ranks than experts). The caller frees. */
 grace_status grace_plan_build(const grace_profile *profile, grace_cluster cluster, const grace_plan_options *opt, grace_plan **out);
 /* Expert e on rank e * D / n, no replicas, no profile: plain expert parallelism. */
 grace_status grace_plan_contiguous(int32_t n_layers, int32_t n_experts, int32_t top_k, grace_cluster cluster, grace_plan **out);
@@ -70,7 +71,7 @@ void grace_plan_free(grace_plan *plan);
 /* JSON, versioned (docs/formats.md). Load checks every table; save never leaves half a file. */
 grace_status grace_plan_load(const char *path, grace_plan **out);
 grace_status grace_plan_save(const grace_plan *plan, const char *path);
-/* MISMATCH, with both sides in the message, unless the plan is for this model and this cluster. */
+/* MISMATCH, with both sides in the message, unless the plan is for this model and this cluster. A fingerprint of 0 on either side fits any. */
 grace_status grace_plan_check(const grace_plan *plan, uint64_t fingerprint, int32_t n_layers, int32_t n_experts, int32_t top_k, grace_cluster cluster);
 
 #ifdef __cplusplus
