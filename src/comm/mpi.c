@@ -218,6 +218,7 @@ static grace_status failed_transfer(const mpi_comm *c, const gr_request *r, int3
     return gr_mpi_status(code, what);
 }
 
+/* At least one of them is still under way. */
 static grace_status test_some(const mpi_comm *c, gr_request *r, int *n_done) {
     grace_status st = GRACE_OK;
     *n_done = 0;
@@ -250,11 +251,11 @@ static void pause_after(double idle_us, bool oversubscribed) {
 static grace_status wait_all(const mpi_comm *c, gr_request *r) {
     grace_status st = GRACE_OK;
     double start_us = gr_now_us(), progress_us = start_us;
-    for (int n_done = 0;;) {
+    for (int n_done = 0; r->n_left > 0;) {
         GR_TRY(test_some(c, r, &n_done));
-        if (r->n_left == 0) break;
         double now_us = gr_now_us();
         if (n_done > 0) progress_us = now_us;
+        if (r->n_left == 0) break;
         if (now_us - start_us > 1e6 * c->base.deadline_s) return late(c, r);
         gr_place_wait(first_missing(c, r));
         pause_after(now_us - progress_us, c->oversubscribed);

@@ -1,0 +1,239 @@
+/* The mpi transport against plain arithmetic: what rank s sends to rank r is a pure function of (s, r, row, seed). */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/rng.h"
+#include "ranks/support.h"
+
+enum { ROWS_MAX = 9 };
+
+/* Everyone can compute how many rows go from s to r: about half of the pairs have none. */
+static int32_t rows_between(uint64_t seed, int32_t s, int32_t r) {
+    gr_rng rng = gr_rng_seed(seed * 1000003 + (uint64_t)(s * 1009 + r));
+    return gr_rng_below(&rng, 2) ? (int32_t)gr_rng_below(&rng, ROWS_MAX) : 0;
+}
+
+static uint8_t byte_of(uint64_t seed, int32_t s, int32_t r, size_t i) { return (uint8_t)(seed * 31 + (uint64_t)s * 17 + (uint64_t)r * 7 + i * 3 + 1); }
+
+typedef struct traffic {
+    uint64_t seed;
+    gr_xfer x;
+    int32_t *send_rows, *recv_rows;
+    uint8_t *send, *recv;
+} traffic;
+
+static traffic traffic_new(const gr_comm *c, uint64_t seed, size_t row_bytes) {
+    traffic t = {.seed = seed};
+    size_t n_send = 0, n_recv = 0, n = (size_t)c->n_ranks;
+    t.send_rows = calloc(n, sizeof *t.send_rows);
+    t.recv_rows = calloc(n, sizeof *t.recv_rows);
+    for (int32_t r = 0; r < c->n_ranks; r++) {
+        n_send += (size_t)(t.send_rows[r] = rows_between(seed, c->rank, r));
+        n_recv += (size_t)(t.recv_rows[r] = rows_between(seed, r, c->rank));
+    }
+    t.send = malloc(n_send * row_bytes + 1);
+    t.recv = calloc(n_recv * row_bytes + 1, 1);
+    uint8_t *at = t.send;
+    for (int32_t r = 0; r < c->n_ranks; r++)
+        for (size_t i = 0; i < (size_t)t.send_rows[r] * row_bytes; i++) *at++ = byte_of(seed, c->rank, r, i);
+    t.x = (gr_xfer){.send = t.send, .send_rows = t.send_rows, .recv = t.recv, .recv_rows = t.recv_rows, .row_bytes = row_bytes};
+    return t;
+}
+
+static void traffic_check(const gr_comm *c, const traffic *t) {
+    const uint8_t *at = t->recv;
+    for (int32_t r = 0; r < c->n_ranks; r++)
+        for (size_t i = 0; i < (size_t)t->recv_rows[r] * t->x.row_bytes; i++, at++)
+            if (*at != byte_of(t->seed, r, c->rank, i)) fail_msg("seed %llu: byte %zu from rank %d is wrong", (unsigned long long)t->seed, i, r);
+}
+
+static void traffic_free(traffic *t) {
+    free(t->send_rows);
+    free(t->recv_rows);
+    free(t->send);
+    free(t->recv);
+}
+
+static void every_row_arrives_in_order_of_its_sender(void **state) {
+    (void)state;
+    static const size_t row_bytes[] = {1, 4, 7, 64, 256, 1000, 4096, 16384, 12, 3};    /* more sizes than cached datatypes */
+    gr_comm *c = ranks_comm(1);
+    for (uint64_t seed = 0; seed < 40; seed++) {
+        traffic t = traffic_new(c, seed, row_bytes[seed % 10]);
+        assert_ok(gr_comm_alltoallv(c, &t.x));
+        traffic_check(c, &t);
+        traffic_free(&t);
+    }
+}
+
+static void transfers_in_flight_together_do_not_mix(void **state) {
+    (void)state;
+    enum { N = 5 };
+    gr_comm *c = ranks_comm(1);
+    traffic t[N];
+    gr_request *request[N];
+    for (int i = 0; i < N; i++) {
+        t[i] = traffic_new(c, 100 + (uint64_t)i, 8);
+        assert_ok(gr_comm_alltoallv_start(c, &t[i].x, &request[i]));
+    }
+    for (int i = 0; i < N; i++) {               /* waited for in another order than started, and than on the other ranks */
+        int k = (i * 2 + 1 + c->rank) % N;
+        assert_ok(gr_comm_wait(c, request[k]));
+        traffic_check(c, &t[k]);
+    }
+    for (int i = 0; i < N; i++) traffic_free(&t[i]);
+}
+
+static void nothing_to_send_is_an_ordinary_transfer(void **state) {
+    (void)state;
+    gr_comm *c = ranks_comm(1);
+    int32_t *zero = calloc((size_t)c->n_ranks, sizeof *zero);
+    for (int i = 0; i < 3; i++) assert_ok(gr_comm_alltoallv(c, &(gr_xfer){.send_rows = zero, .recv_rows = zero, .row_bytes = 4}));
+    free(zero);
+}
+
+static void tags_may_wrap_around(void **state) {
+    (void)state;
+    gr_comm *c = ranks_comm(1);
+    int32_t *zero = calloc((size_t)c->n_ranks, sizeof *zero);
+    for (int i = 0; i < 33000; i++) assert_ok(gr_comm_alltoallv(c, &(gr_xfer){.send_rows = zero, .recv_rows = zero, .row_bytes = 4}));
+    int64_t sum = 1;
+    assert_ok(gr_comm_allreduce(c, &sum, 1, GR_SUM));
+    assert_int_equal(sum, c->n_ranks);
+    free(zero);
+}
+
+static void a_reduction_is_the_same_on_every_rank(void **state) {
+    (void)state;
+    gr_comm *c = ranks_comm(1);
+    int64_t n = c->n_ranks, v[3];
+    for (int op = GR_MIN; op <= GR_SUM; op++) {
+        v[0] = c->rank;
+        v[1] = -5 * (int64_t)c->rank;
+        v[2] = INT64_C(1) << 40;
+        assert_ok(gr_comm_allreduce(c, v, 3, (gr_reduce)op));
+        assert_true(v[0] == (op == GR_MIN ? 0 : op == GR_MAX ? n - 1 : n * (n - 1) / 2));
+        assert_true(v[1] == (op == GR_MIN ? -5 * (n - 1) : op == GR_MAX ? 0 : -5 * n * (n - 1) / 2));
+        assert_true(v[2] == (op == GR_SUM ? n << 40 : INT64_C(1) << 40));
+    }
+}
+
+static void gathered_pieces_may_differ_in_size(void **state) {
+    (void)state;
+    gr_comm *c = ranks_comm(1);
+    char mine[64], *at;
+    void *all = NULL;
+    int32_t *n_all = calloc((size_t)c->n_ranks, sizeof *n_all);
+    memset(mine, 'a' + c->rank, sizeof mine);
+    assert_ok(gr_comm_allgatherv(c, mine, 5 * (c->rank % 3), n_all, &all));     /* rank 0 has nothing */
+    at = all;
+    for (int32_t r = 0; r < c->n_ranks; r++) {
+        assert_int_equal(n_all[r], 5 * (r % 3));
+        for (int32_t i = 0; i < n_all[r]; i++) assert_int_equal(*at++, 'a' + r);
+    }
+    free(n_all);
+    free(all);
+}
+
+static void every_cut_into_equal_nodes_gives_node_and_index(void **state) {
+    (void)state;
+    int32_t n = ranks_comm(1)->n_ranks;
+    for (int32_t n_nodes = 1; n_nodes <= 4; n_nodes++) {
+        gr_comm *c = ranks_comm(n_nodes);
+        if (n % n_nodes != 0) {
+            char expected[80];
+            snprintf(expected, sizeof expected, "%d ranks cannot be cut into %d equal nodes", n, n_nodes);
+            assert_null(c);
+            assert_string_equal(grace_last_error(), expected);
+            continue;
+        }
+        assert_int_equal(c->gpus_per_node, n / n_nodes);
+        assert_int_equal(grace_comm_cluster(c).n_nodes, n_nodes);
+        for (int32_t r = 0; r < n; r++) assert_int_equal(gr_comm_node(c, r) * (n / n_nodes) + gr_comm_local(c, r), r);
+    }
+}
+
+static void ranks_of_one_machine_are_one_node(void **state) {
+    (void)state;
+    gr_comm *c = ranks_comm(0);
+    assert_non_null(c);
+    assert_int_equal(c->n_nodes, 1);
+}
+
+static void a_split_keeps_order_and_carries_its_own_rows(void **state) {
+    (void)state;
+    gr_comm *world = ranks_comm(1), *half = NULL;
+    int32_t color = world->rank % 2;
+    assert_ok(gr_comm_split(world, color, &half));
+    assert_int_equal(half->n_ranks, (world->n_ranks + 1 - color) / 2);
+    assert_int_equal(half->rank, world->rank / 2);
+    int64_t sum = world->rank;
+    assert_ok(gr_comm_allreduce(half, &sum, 1, GR_SUM));
+    int64_t expected = 0;
+    for (int32_t r = color; r < world->n_ranks; r += 2) expected += r;
+    assert_true(sum == expected);
+    traffic a = traffic_new(half, 7, 16), b = traffic_new(world, 8, 16);
+    gr_request *in_half, *in_world;
+    assert_ok(gr_comm_alltoallv_start(half, &a.x, &in_half));
+    assert_ok(gr_comm_alltoallv_start(world, &b.x, &in_world));
+    assert_ok(gr_comm_wait(world, in_world));
+    assert_ok(gr_comm_wait(half, in_half));
+    traffic_check(half, &a);
+    traffic_check(world, &b);
+    traffic_free(&a);
+    traffic_free(&b);
+    grace_comm_close(half);
+}
+
+static void every_rank_hears_the_first_failure(void **state) {
+    (void)state;
+    gr_comm *c = ranks_comm(1);
+    int32_t culprit = c->n_ranks - 1;
+    char expected[64];
+    assert_ok(grace_comm_agree(c, GRACE_OK));
+    grace_status mine = c->rank == culprit ? gr_fail(GRACE_ERR_IO, "shard 7 is not there") : GRACE_OK;
+    assert_int_equal(grace_comm_agree(c, mine), GRACE_ERR_IO);
+    snprintf(expected, sizeof expected, c->n_ranks > 1 ? "rank %d: shard 7 is not there" : "shard 7 is not there", culprit);
+    assert_string_equal(grace_last_error(), expected);
+
+    mine = gr_fail(c->rank == 0 ? GRACE_ERR_ARG : GRACE_ERR_FORMAT, "rank %d: no", c->rank);   /* all fail: worst code, first sentence */
+    assert_int_equal(grace_comm_agree(c, mine), c->n_ranks > 1 ? GRACE_ERR_FORMAT : GRACE_ERR_ARG);
+    assert_string_equal(grace_last_error(), "rank 0: no");
+    assert_ok(grace_comm_agree(c, GRACE_OK));
+}
+
+static void a_big_transfer_arrives_whole(void **state) {
+    (void)state;
+    enum { ROW = 4096, ROWS = 2000 };           /* 8 MB a pair: rendezvous, not eager */
+    gr_comm *c = ranks_comm(1);
+    size_t n = (size_t)c->n_ranks;
+    int32_t *rows = calloc(n, sizeof *rows);
+    int32_t *send = malloc(n * ROWS * ROW), *recv = malloc(n * ROWS * ROW);
+    for (size_t r = 0; r < n; r++) rows[r] = ROWS;
+    for (size_t i = 0; i < n * ROWS * ROW / 4; i++) send[i] = (int32_t)i * (c->rank + 1);
+    assert_ok(gr_comm_alltoallv(c, &(gr_xfer){.send = send, .send_rows = rows, .recv = recv, .recv_rows = rows, .row_bytes = ROW}));
+    for (size_t r = 0; r < n; r++)
+        for (size_t i = 0; i < (size_t)ROWS * ROW / 4; i++)
+            if (recv[r * ROWS * ROW / 4 + i] != (int32_t)((size_t)c->rank * ROWS * ROW / 4 + i) * ((int32_t)r + 1)) fail_msg("word %zu from rank %zu", i, r);
+    free(rows);
+    free(send);
+    free(recv);
+}
+
+static const struct CMUnitTest tests[] = {
+    cmocka_unit_test(every_row_arrives_in_order_of_its_sender),
+    cmocka_unit_test(transfers_in_flight_together_do_not_mix),
+    cmocka_unit_test(nothing_to_send_is_an_ordinary_transfer),
+    cmocka_unit_test(tags_may_wrap_around),
+    cmocka_unit_test(a_reduction_is_the_same_on_every_rank),
+    cmocka_unit_test(gathered_pieces_may_differ_in_size),
+    cmocka_unit_test(every_cut_into_equal_nodes_gives_node_and_index),
+    cmocka_unit_test(ranks_of_one_machine_are_one_node),
+    cmocka_unit_test(a_split_keeps_order_and_carries_its_own_rows),
+    cmocka_unit_test(every_rank_hears_the_first_failure),
+    cmocka_unit_test(a_big_transfer_arrives_whole),
+};
+
+RANKS_MAIN("comm over mpi", tests)
