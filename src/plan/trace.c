@@ -1,0 +1,263 @@
+#include "plan/trace.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "base/file.h"
+#include "base/log.h"
+#include "base/memory.h"
+
+/* ---- checks ---- */
+
+static grace_status check_count(const char *where, const char *what, int64_t found, int64_t max, grace_status status) {
+    if (found >= 1 && found <= max) return GRACE_OK;
+    return gr_fail(status, "%s: expected 1 to %" PRId64 " %s, found %" PRId64, where, max, what, found);
+}
+
+grace_status gr_trace_check_info(const char *where, const grace_trace_info *info, grace_status status) {
+    grace_status st = GRACE_OK;
+    GR_CHECK(memchr(info->model, 0, sizeof info->model), status, "%s: the model's name is longer than %zu bytes", where, sizeof info->model - 1);
+    GR_TRY(check_count(where, "layers", info->n_layers, GR_TRACE_LAYERS_MAX, status));
+    GR_TRY(check_count(where, "experts", info->n_experts, GR_TRACE_EXPERTS_MAX, status));
+    GR_TRY(check_count(where, "experts a token (top_k)", info->top_k,
+                       info->n_experts < GR_TRACE_TOP_K_MAX ? info->n_experts : GR_TRACE_TOP_K_MAX, status));
+    GR_TRY(check_count(where, "ranks", info->n_ranks, GR_TRACE_RANKS_MAX, status));
+    GR_TRY(check_count(where, "nodes (at most the ranks)", info->n_nodes, info->n_ranks, status));
+done:
+    return st;
+}
+
+grace_status gr_trace_check_sequence(const char *where, const grace_trace_info *info, int32_t n_domains, const grace_trace_sequence *seq,
+                                     grace_status status) {
+    grace_status st = GRACE_OK;
+    GR_CHECK(seq->home >= 0 && seq->home < info->n_ranks, status, "%s: sequence %d: home: expected rank 0 to %d, found %d", where, seq->id,
+             info->n_ranks - 1, seq->home);
+    GR_CHECK(seq->domain >= -1 && seq->domain < n_domains, status, "%s: sequence %d: domain: expected -1 to %d, found %d", where, seq->id,
+             n_domains - 1, seq->domain);
+done:
+    return st;
+}
+
+grace_status gr_trace_check_segment(const char *where, const grace_trace_segment *seg, int64_t index, int64_t n_sequences, int32_t last_step,
+                                    grace_status status) {
+    grace_status st = GRACE_OK;
+    GR_CHECK(seg->sequence >= 0 && seg->sequence < n_sequences, status,
+             "%s: segment %" PRId64 " refers to sequence %d, the trace has %" PRId64 " so far", where, index, seg->sequence, n_sequences);
+    GR_CHECK(seg->n_tokens >= 1, status, "%s: segment %" PRId64 ": expected at least 1 token, found %d", where, index, seg->n_tokens);
+    GR_CHECK(seg->position >= 0 && seg->position <= INT32_MAX - seg->n_tokens, status,
+             "%s: segment %" PRId64 ": position %d with %d tokens is outside 0 to %d", where, index, seg->position, seg->n_tokens, INT32_MAX);
+    GR_CHECK(seg->step >= last_step, status, "%s: segment %" PRId64 ": steps ascend: expected %d or later, found %d", where, index, last_step,
+             seg->step);
+done:
+    return st;
+}
+
+/* ids [top_k] of one gate. Returns the first id that is out of range or was chosen before in this turn, -1 when all is well. */
+static int32_t bad_choice(const uint16_t *ids, int32_t top_k, int32_t n_experts, uint64_t *seen, uint64_t turn) {
+    for (int32_t k = 0; k < top_k; k++) {
+        if (ids[k] >= n_experts || seen[ids[k]] == turn) return ids[k];
+        seen[ids[k]] = turn;
+    }
+    return -1;
+}
+
+grace_status gr_trace_check_experts(const char *where, const grace_trace_info *info, const uint16_t *experts, int64_t n_tokens, int64_t first,
+                                    uint64_t *seen, uint64_t *turn, grace_status status) {
+    grace_status st = GRACE_OK;
+    for (int64_t token = first; token < first + n_tokens; token++) {
+        for (int32_t layer = 0; layer < info->n_layers; layer++, experts += info->top_k) {
+            int32_t bad = bad_choice(experts, info->top_k, info->n_experts, seen, ++*turn);
+            GR_CHECK(bad < info->n_experts, status, "%s: token %" PRId64 ", layer %d: expected experts 0 to %d, found %d", where, token, layer,
+                     info->n_experts - 1, bad);
+            GR_CHECK(bad < 0, status, "%s: token %" PRId64 ", layer %d: expert %d is chosen twice", where, token, layer, bad);
+        }
+    }
+done:
+    return st;
+}
+
+grace_status gr_trace_check_room(const char *where, const grace_trace_info *info, int64_t n_tokens) {
+    grace_status st = GRACE_OK;
+    int64_t token_values = (int64_t)info->n_layers * info->top_k;
+    GR_CHECK(n_tokens <= GR_TRACE_TOKENS_MAX && n_tokens <= GR_TRACE_VALUES_MAX / token_values, GRACE_ERR_LIMIT,
+             "%s: %" PRId64 " tokens of %" PRId64 " expert ids, a trace holds at most %" PRId64 " tokens and %" PRId64 " ids", where, n_tokens,
+             token_values, GR_TRACE_TOKENS_MAX, GR_TRACE_VALUES_MAX);
+done:
+    return st;
+}
+
+/* ---- growing ---- */
+
+void gr_trace_set_model(grace_trace_info *info, const char *name) {
+    size_t n = strlen(name);
+    if (n > sizeof info->model - 1) {
+        n = sizeof info->model - 1;
+        while (n > 0 && ((unsigned char)name[n] & 0xC0) == 0x80) n--;
+    }
+    memset(info->model, 0, sizeof info->model);
+    memcpy(info->model, name, n);
+}
+
+grace_status gr_trace_new(const char *where, const grace_trace_info *info, grace_trace **out) {
+    grace_status st = GRACE_OK;
+    grace_trace *t = NULL;
+    GR_TRY(gr_trace_check_info(where, info, GRACE_ERR_FORMAT));
+    GR_CALLOC(t, 1);
+    t->info = *info;
+    GR_CALLOC(t->domains, GR_TRACE_DOMAINS_MAX);
+    GR_CALLOC(t->seen, info->n_experts);
+    *out = t;
+    t = NULL;
+done:
+    grace_trace_close(t);
+    return st;
+}
+
+/* Room for n elements in *array, doubled as needed: an append costs constant time on average. */
+static grace_status reserve(void *array_of_pointer, size_t element, int64_t n, int64_t *capacity) {
+    grace_status st = GRACE_OK;
+    void **array = array_of_pointer;
+    if (*array && n <= *capacity) return st;
+    int64_t wanted = n > 2 * *capacity ? n : 2 * *capacity;
+    void *grown = realloc(*array, (size_t)(wanted ? wanted : 1) * element);
+    GR_CHECK(grown, GRACE_ERR_MEMORY, "no memory for %" PRId64 " elements of %zu bytes", wanted, element);
+    *array = grown;
+    *capacity = wanted;
+done:
+    return st;
+}
+
+grace_status gr_trace_add_domain(const char *where, grace_trace *t, const char *name) {
+    grace_status st = GRACE_OK;
+    GR_CHECK(t->n_domains < GR_TRACE_DOMAINS_MAX, GRACE_ERR_FORMAT, "%s: more than %d domains", where, GR_TRACE_DOMAINS_MAX);
+    char *copy = strdup(name);
+    GR_CHECK(copy, GRACE_ERR_MEMORY, "no memory for a domain's name of %zu bytes", strlen(name));
+    t->domains[t->n_domains++] = copy;
+done:
+    return st;
+}
+
+grace_status gr_trace_domain_index(const char *where, grace_trace *t, const char *name, int32_t *out) {
+    /* Names come in runs: the last one is asked for most. */
+    for (int32_t d = t->n_domains - 1; d >= 0; d--) {
+        if (strcmp(t->domains[d], name) == 0) {
+            *out = d;
+            return GRACE_OK;
+        }
+    }
+    grace_status st = gr_trace_add_domain(where, t, name);
+    if (!st) *out = t->n_domains - 1;
+    return st;
+}
+
+grace_status gr_trace_push_sequence(const char *where, grace_trace *t, grace_trace_sequence seq) {
+    grace_status st = GRACE_OK;
+    GR_TRY(gr_trace_check_sequence(where, &t->info, t->n_domains, &seq, GRACE_ERR_FORMAT));
+    GR_CHECK(t->n_sequences < INT32_MAX, GRACE_ERR_LIMIT, "%s: more than %d sequences", where, INT32_MAX);
+    GR_TRY(reserve(&t->sequences, sizeof *t->sequences, t->n_sequences + 1, &t->sequences_capacity));
+    t->sequences[t->n_sequences++] = seq;
+done:
+    return st;
+}
+
+static bool continues(const grace_trace_segment *a, const grace_trace_segment *b) {
+    return a->sequence == b->sequence && a->step == b->step && a->position + a->n_tokens == b->position;
+}
+
+grace_status gr_trace_push_segment(const char *where, grace_trace *t, grace_trace_segment seg) {
+    grace_status st = GRACE_OK;
+    grace_trace_segment *last = t->n_segments > 0 ? &t->segments[t->n_segments - 1] : NULL;
+    GR_TRY(gr_trace_check_segment(where, &seg, t->n_segments, t->n_sequences, last ? last->step : INT32_MIN, GRACE_ERR_FORMAT));
+    if (last && continues(last, &seg)) {
+        last->n_tokens += seg.n_tokens;
+        return st;
+    }
+    GR_CHECK(t->n_segments < INT32_MAX, GRACE_ERR_LIMIT, "%s: more than %d segments", where, INT32_MAX);
+    GR_TRY(reserve(&t->segments, sizeof *t->segments, t->n_segments + 1, &t->segments_capacity));
+    t->segments[t->n_segments++] = seg;
+done:
+    return st;
+}
+
+static void widen_ids(const unsigned char *ids, int id_bytes, int64_t n, uint16_t *out) {
+    if (id_bytes == 1)
+        for (int64_t i = 0; i < n; i++) out[i] = ids[i];
+    else
+        for (int64_t i = 0; i < n; i++) out[i] = (uint16_t)(ids[2 * i] | ids[2 * i + 1] << 8);
+}
+
+grace_status gr_trace_push_tokens(const char *where, grace_trace *t, const unsigned char *ids, int id_bytes, int64_t n_tokens) {
+    grace_status st = GRACE_OK;
+    int64_t token_values = (int64_t)t->info.n_layers * t->info.top_k, total = t->n_tokens + n_tokens;
+    GR_TRY(gr_trace_check_room(where, &t->info, total));
+    GR_TRY(reserve(&t->experts, sizeof *t->experts, total * token_values, &t->values_capacity));
+    uint16_t *experts = t->experts + t->n_tokens * token_values;
+    widen_ids(ids, id_bytes, n_tokens * token_values, experts);
+    GR_TRY(gr_trace_check_experts(where, &t->info, experts, n_tokens, t->n_tokens, t->seen, &t->n_seen, GRACE_ERR_FORMAT));
+    t->n_tokens = total;
+done:
+    return st;
+}
+
+/* ---- public ---- */
+
+static grace_status open_file(const char *path, grace_trace **out, bool *truncated) {
+    grace_status st = GRACE_OK;
+    gr_file file = {0};
+    GR_TRY(gr_file_map(path, &file));
+    GR_TRY(gr_trace_parse(path, file.data, file.n, out, truncated));
+    if (*truncated) gr_log(GR_WARN, "trace", "%s is cut short: no end mark after %" PRId64 " tokens, reading those", path, (*out)->n_tokens);
+done:
+    gr_file_unmap(&file);
+    return st;
+}
+
+grace_status grace_trace_open(const char *path, grace_trace **out, bool *truncated) {
+    grace_status st = GRACE_OK;
+    struct stat info;
+    bool cut = false;
+    GR_CHECK(stat(path, &info) == 0, GRACE_ERR_IO, "%s: %s", path, strerror(errno));
+    if (S_ISDIR(info.st_mode))
+        GR_TRY(gr_trace_load_folder(path, out));
+    else
+        GR_TRY(open_file(path, out, &cut));
+    if (truncated) *truncated = cut;
+done:
+    return st;
+}
+
+void grace_trace_close(grace_trace *t) {
+    if (!t) return;
+    for (int32_t d = 0; d < t->n_domains; d++) free(t->domains[d]);
+    free(t->domains);
+    free(t->sequences);
+    free(t->segments);
+    free(t->experts);
+    free(t->seen);
+    free(t);
+}
+
+const grace_trace_info *grace_trace_describe(const grace_trace *t) { return &t->info; }
+int64_t grace_trace_n_tokens(const grace_trace *t) { return t->n_tokens; }
+int32_t grace_trace_n_sequences(const grace_trace *t) { return (int32_t)t->n_sequences; }
+int32_t grace_trace_n_segments(const grace_trace *t) { return (int32_t)t->n_segments; }
+int32_t grace_trace_n_domains(const grace_trace *t) { return t->n_domains; }
+const uint16_t *grace_trace_experts(const grace_trace *t) { return t->experts; }
+
+const char *grace_trace_domain(const grace_trace *t, int32_t domain) {
+    GR_ASSERT(domain >= 0 && domain < t->n_domains);
+    return t->domains[domain];
+}
+
+grace_trace_sequence grace_trace_sequence_at(const grace_trace *t, int32_t index) {
+    GR_ASSERT(index >= 0 && index < t->n_sequences);
+    return t->sequences[index];
+}
+
+grace_trace_segment grace_trace_segment_at(const grace_trace *t, int32_t index) {
+    GR_ASSERT(index >= 0 && index < t->n_segments);
+    return t->segments[index];
+}

@@ -1,0 +1,73 @@
+/* A routing trace in memory, and the checks that its three sources share: our files, foreign folders, the writer's callers. */
+#ifndef GR_PLAN_TRACE_H
+#define GR_PLAN_TRACE_H
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/status.h"
+#include "grace/trace.h"
+
+enum {
+    GR_TRACE_LAYERS_MAX = 1024,
+    GR_TRACE_EXPERTS_MAX = 65536,   /* ids are u16 */
+    GR_TRACE_TOP_K_MAX = 256,
+    GR_TRACE_RANKS_MAX = 65536,
+    GR_TRACE_DOMAINS_MAX = 4096,
+};
+#define GR_TRACE_VALUES_MAX ((int64_t)1 << 33)      /* expert ids of a trace in memory: 16 GiB */
+#define GR_TRACE_TOKENS_MAX ((int64_t)UINT32_MAX)   /* so that a count of tokens fits 32 bits */
+
+struct grace_trace {
+    grace_trace_info info;
+    char **domains;                     /* [n_domains] */
+    grace_trace_sequence *sequences;    /* [n_sequences] */
+    grace_trace_segment *segments;      /* [n_segments] */
+    uint16_t *experts;                  /* [n_tokens, n_layers, top_k] */
+    int32_t n_domains;
+    int64_t n_sequences, n_segments, n_tokens;
+    int64_t sequences_capacity, segments_capacity, values_capacity;
+    uint64_t *seen;                     /* [n_experts] the last gate choice that named the expert; see gr_trace_check_experts() */
+    uint64_t n_seen;
+};
+
+/* An empty trace. The info is checked (FORMAT, message starts with WHERE). grace_trace_close() it. */
+grace_status gr_trace_new(const char *where, const grace_trace_info *info, grace_trace **out);
+
+/* Copies a name for people, cut at a whole UTF-8 character when it is too long. */
+void gr_trace_set_model(grace_trace_info *info, const char *name);
+
+grace_status gr_trace_add_domain(const char *where, grace_trace *t, const char *name);
+/* Index of the domain of that name, added when it is new. */
+grace_status gr_trace_domain_index(const char *where, grace_trace *t, const char *name, int32_t *out);
+
+/* Append, checked; whoever adds tokens adds the segments that cover them. A segment that goes on where the last one ended, in the same
+ * step, is joined to it. After a failure the trace is only good for grace_trace_close(). */
+grace_status gr_trace_push_sequence(const char *where, grace_trace *t, grace_trace_sequence seq);
+grace_status gr_trace_push_segment(const char *where, grace_trace *t, grace_trace_segment seg);
+/* ids: little endian, one byte each (id_bytes 1) or two; n_tokens x n_layers x top_k of them. */
+grace_status gr_trace_push_tokens(const char *where, grace_trace *t, const unsigned char *ids, int id_bytes, int64_t n_tokens);
+
+/* ---- checks; STATUS is FORMAT for readers and ARG for the writer ---- */
+grace_status gr_trace_check_info(const char *where, const grace_trace_info *info, grace_status status);
+grace_status gr_trace_check_sequence(const char *where, const grace_trace_info *info, int32_t n_domains, const grace_trace_sequence *seq,
+                                     grace_status status);
+/* index: of the segment in the trace. last_step: of the segment before, INT32_MIN when first. n_tokens >= 1. */
+grace_status gr_trace_check_segment(const char *where, const grace_trace_segment *seg, int64_t index, int64_t n_sequences, int32_t last_step,
+                                    grace_status status);
+/* In range and no duplicates within a token's layer; messages name token first + i and the layer. seen [n_experts] and *turn are the
+ * caller's, zeroed once: a turn counts gate choices, so nothing is cleared between them. */
+grace_status gr_trace_check_experts(const char *where, const grace_trace_info *info, const uint16_t *experts, int64_t n_tokens, int64_t first,
+                                    uint64_t *seen, uint64_t *turn, grace_status status);
+/* LIMIT when a trace of n_tokens could not be held in memory. */
+grace_status gr_trace_check_room(const char *where, const grace_trace_info *info, int64_t n_tokens);
+
+/* ---- sources ---- */
+
+/* One of our files as bytes (docs/formats.md). *truncated: no end mark, read up to the last whole block. WHERE names it in messages.
+ * Any bytes are safe. */
+grace_status gr_trace_parse(const char *where, const void *bytes, size_t n, grace_trace **out, bool *truncated);
+/* A folder with topk.u8 or topk.u16, meta.json and perhaps seqs.csv. */
+grace_status gr_trace_load_folder(const char *path, grace_trace **out);
+
+#endif

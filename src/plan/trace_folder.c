@@ -1,0 +1,293 @@
+/* Foreign traces: a folder with raw ids (topk.u8 or topk.u16), meta.json, and perhaps seqs.csv. */
+#include <errno.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/json.h"
+#include "base/memory.h"
+#include "plan/trace.h"
+
+enum { FIELD_MAX = 256, COLUMNS_MAX = 64 };
+
+typedef struct folder {
+    const char *path;
+    char meta[PATH_MAX], ids[PATH_MAX], sequences[PATH_MAX];    /* meta.json, topk.*, seqs.csv */
+    int id_bytes;
+    int64_t n_tokens;
+    int64_t sequence_length;        /* 0: not given */
+    gr_json *json;
+    grace_trace *t;
+    int64_t n_covered;              /* tokens that sequences were made for */
+} folder;
+
+/* ---- meta.json ---- */
+
+static grace_status read_meta(folder *f) {
+    grace_status st = GRACE_OK;
+    grace_trace_info info = {.n_ranks = 1, .n_nodes = 1};
+    const char *model = NULL;
+    int64_t layers = 0, experts = 0, top_k = 0;
+    GR_TRY(gr_json_load(f->meta, &f->json));
+    GR_TRY(gr_json_string_or(f->json, f->meta, "model", "", &model));
+    GR_TRY(gr_json_int(f->json, f->meta, "layers", 1, GR_TRACE_LAYERS_MAX, &layers));
+    GR_TRY(gr_json_int(f->json, f->meta, "experts", 1, GR_TRACE_EXPERTS_MAX, &experts));
+    GR_TRY(gr_json_int(f->json, f->meta, "top_k", 1, GR_TRACE_TOP_K_MAX, &top_k));
+    GR_TRY(gr_json_int(f->json, f->meta, "tokens", 0, GR_TRACE_TOKENS_MAX, &f->n_tokens));
+    GR_TRY(gr_json_int_or(f->json, f->meta, "sequence_length", 1, INT32_MAX, 0, &f->sequence_length));
+    gr_trace_set_model(&info, model);
+    info.n_layers = (int32_t)layers;
+    info.n_experts = (int32_t)experts;
+    info.top_k = (int32_t)top_k;
+    GR_TRY(gr_trace_new(f->meta, &info, &f->t));
+done:
+    return st;
+}
+
+/* ---- ids ---- */
+
+static bool exists(const char *path) { return access(path, F_OK) == 0; }
+
+static grace_status find_ids(folder *f) {
+    grace_status st = GRACE_OK;
+    char wide[PATH_MAX];
+    GR_TRY(gr_path_join(f->ids, sizeof f->ids, f->path, "topk.u8"));
+    GR_TRY(gr_path_join(wide, sizeof wide, f->path, "topk.u16"));
+    GR_CHECK(exists(f->ids) || exists(wide), GRACE_ERR_IO, "%s: expected topk.u8 or topk.u16 in the folder, found neither", f->path);
+    GR_CHECK(!(exists(f->ids) && exists(wide)), GRACE_ERR_FORMAT, "%s: expected topk.u8 or topk.u16 in the folder, found both", f->path);
+    f->id_bytes = exists(f->ids) ? 1 : 2;
+    if (f->id_bytes == 2) memcpy(f->ids, wide, sizeof wide);
+done:
+    return st;
+}
+
+static grace_status read_ids(folder *f) {
+    grace_status st = GRACE_OK;
+    const grace_trace_info *info = &f->t->info;
+    gr_file file = {0};
+    GR_CHECK(f->id_bytes == 2 || info->n_experts <= 256, GRACE_ERR_FORMAT, "%s: one byte an id, but meta.json says %d experts", f->ids,
+             info->n_experts);
+    GR_TRY(gr_file_map(f->ids, &file));
+    int64_t expected = f->n_tokens * info->n_layers * info->top_k * f->id_bytes;
+    GR_CHECK((int64_t)file.n == expected, GRACE_ERR_FORMAT,
+             "%s: %" PRId64 " tokens x %d layers x %d experts x %d byte(s) take %" PRId64 " bytes, the file has %zu", f->ids, f->n_tokens,
+             info->n_layers, info->top_k, f->id_bytes, expected, file.n);
+    GR_TRY(gr_trace_push_tokens(f->ids, f->t, file.data, f->id_bytes, f->n_tokens));
+done:
+    gr_file_unmap(&file);
+    return st;
+}
+
+/* ---- sequences: a run of tokens of one domain, whole or cut into pieces of sequence_length ---- */
+
+static grace_status add_sequence(folder *f, const char *where, int64_t n_tokens, int32_t domain) {
+    grace_status st = GRACE_OK;
+    int32_t index = grace_trace_n_sequences(f->t);
+    GR_CHECK(n_tokens <= INT32_MAX, GRACE_ERR_LIMIT, "%s: a sequence of %" PRId64 " tokens, at most %d are allowed", where, n_tokens, INT32_MAX);
+    GR_TRY(gr_trace_push_sequence(where, f->t, (grace_trace_sequence){.id = index, .domain = domain}));
+    GR_TRY(gr_trace_push_segment(where, f->t, (grace_trace_segment){.sequence = index, .n_tokens = (int32_t)n_tokens}));
+    f->n_covered += n_tokens;
+done:
+    return st;
+}
+
+/* Runs follow each other without gaps and end within the file. */
+static grace_status check_run(const folder *f, const char *where, const char *what, int64_t number, int64_t start, int64_t n_tokens) {
+    grace_status st = GRACE_OK;
+    GR_CHECK(start == f->n_covered, GRACE_ERR_FORMAT, "%s: %s %" PRId64 ": expected start %" PRId64 ", found %" PRId64, where, what, number,
+             f->n_covered, start);
+    GR_CHECK(n_tokens >= 1 && n_tokens <= f->n_tokens - start, GRACE_ERR_FORMAT,
+             "%s: %s %" PRId64 ": expected 1 to %" PRId64 " tokens, found %" PRId64, where, what, number, f->n_tokens - start, n_tokens);
+done:
+    return st;
+}
+
+static grace_status add_run(folder *f, int64_t n_tokens, int32_t domain) {
+    grace_status st = GRACE_OK;
+    int64_t piece = f->sequence_length > 0 ? f->sequence_length : n_tokens;
+    for (int64_t left = n_tokens; left > 0; left -= piece) GR_TRY(add_sequence(f, f->meta, left < piece ? left : piece, domain));
+done:
+    return st;
+}
+
+static grace_status read_segments(folder *f, const gr_json *segments) {
+    grace_status st = GRACE_OK;
+    for (size_t i = 0; i < gr_json_length(segments); i++) {
+        const gr_json *entry = gr_json_at(segments, i);
+        const char *name = NULL;
+        int64_t start = 0, n_tokens = 0;
+        int32_t domain = -1;
+        GR_TRY(gr_json_string_or(entry, f->meta, "domain", NULL, &name));
+        GR_TRY(gr_json_int(entry, f->meta, "start", 0, f->n_tokens, &start));
+        GR_TRY(gr_json_int(entry, f->meta, "tokens", 1, f->n_tokens, &n_tokens));
+        GR_TRY(check_run(f, f->meta, "segment", (int64_t)i, start, n_tokens));
+        if (name) GR_TRY(gr_trace_domain_index(f->meta, f->t, name, &domain));
+        GR_TRY(add_run(f, n_tokens, domain));
+    }
+done:
+    return st;
+}
+
+static grace_status read_meta_sequences(folder *f) {
+    grace_status st = GRACE_OK;
+    const gr_json *segments = NULL;
+    const char *name = NULL;
+    int32_t domain = -1;
+    if (gr_json_kind_of(gr_json_get(f->json, "segments")) != GR_JSON_NULL) {
+        GR_TRY(gr_json_array(f->json, f->meta, "segments", &segments));
+        GR_TRY(read_segments(f, segments));
+    } else {
+        GR_TRY(gr_json_string_or(f->json, f->meta, "domain", NULL, &name));
+        if (name) GR_TRY(gr_trace_domain_index(f->meta, f->t, name, &domain));
+        GR_TRY(add_run(f, f->n_tokens, domain));
+    }
+done:
+    return st;
+}
+
+/* ---- seqs.csv: named columns; start and tokens are needed, domain is used, others are ignored. No quoting. ---- */
+
+typedef struct table {
+    const char *where, *text, *end;
+    int64_t line;                               /* 0: the names of the columns */
+    char field[COLUMNS_MAX][FIELD_MAX];         /* of the current line */
+    int32_t n_fields, start, tokens, domain;    /* column numbers, -1: absent */
+} table;
+
+static grace_status take_field(table *c, const char *from, const char *to) {
+    grace_status st = GRACE_OK;
+    size_t n = (size_t)(to - from);
+    GR_CHECK(c->n_fields < COLUMNS_MAX && n < FIELD_MAX, GRACE_ERR_FORMAT, "%s: line %" PRId64 ": more than %d columns or a field of %d bytes",
+             c->where, c->line + 1, COLUMNS_MAX, FIELD_MAX);
+    GR_CHECK(!memchr(from, '"', n) && !memchr(from, 0, n), GRACE_ERR_FORMAT, "%s: line %" PRId64 ": quoted or binary fields are not supported",
+             c->where, c->line + 1);
+    memcpy(c->field[c->n_fields], from, n);
+    c->field[c->n_fields++][n] = 0;
+done:
+    return st;
+}
+
+/* The next line into c->field; n_fields 0 at the end of the text. */
+static grace_status next_line(table *c) {
+    grace_status st = GRACE_OK;
+    c->n_fields = 0;
+    if (c->text == c->end) return st;
+    const char *newline = memchr(c->text, '\n', (size_t)(c->end - c->text)), *next = newline ? newline + 1 : c->end;
+    const char *stop = newline ? newline : c->end;
+    if (stop > c->text && stop[-1] == '\r') stop--;
+    for (const char *from = c->text;; from++) {
+        const char *comma = memchr(from, ',', (size_t)(stop - from)), *to = comma ? comma : stop;
+        GR_TRY(take_field(c, from, to));
+        if (!comma) break;
+        from = comma;
+    }
+    c->text = next;
+    c->line++;
+done:
+    return st;
+}
+
+static int32_t find_column(const table *c, const char *name) {
+    for (int32_t i = 0; i < c->n_fields; i++)
+        if (strcmp(c->field[i], name) == 0) return i;
+    return -1;
+}
+
+static grace_status read_number(const table *c, int32_t column, int64_t *out) {
+    grace_status st = GRACE_OK;
+    const char *text = c->field[column];
+    size_t n = strlen(text);
+    GR_CHECK(n >= 1 && n <= 18 && strspn(text, "0123456789") == n, GRACE_ERR_FORMAT, "%s: line %" PRId64 ": expected a number, found '%.40s'",
+             c->where, c->line, text);
+    *out = strtoll(text, NULL, 10);
+done:
+    return st;
+}
+
+static grace_status read_names(table *c) {
+    grace_status st = GRACE_OK;
+    GR_TRY(next_line(c));
+    c->start = find_column(c, "start");
+    c->tokens = find_column(c, "tokens");
+    c->domain = find_column(c, "domain");
+    GR_CHECK(c->start >= 0 && c->tokens >= 0, GRACE_ERR_FORMAT, "%s: expected columns 'start' and 'tokens' in the first line", c->where);
+done:
+    return st;
+}
+
+static grace_status read_row(folder *f, const table *c, int32_t n_columns) {
+    grace_status st = GRACE_OK;
+    int64_t start = 0, n_tokens = 0;
+    int32_t domain = -1;
+    GR_CHECK(c->n_fields == n_columns, GRACE_ERR_FORMAT, "%s: line %" PRId64 ": expected %d columns, found %d", c->where, c->line, n_columns,
+             c->n_fields);
+    GR_TRY(read_number(c, c->start, &start));
+    GR_TRY(read_number(c, c->tokens, &n_tokens));
+    GR_TRY(check_run(f, c->where, "line", c->line, start, n_tokens));
+    if (c->domain >= 0 && c->field[c->domain][0]) GR_TRY(gr_trace_domain_index(c->where, f->t, c->field[c->domain], &domain));
+    GR_TRY(add_sequence(f, c->where, n_tokens, domain));
+done:
+    return st;
+}
+
+static grace_status read_table(folder *f) {
+    grace_status st = GRACE_OK;
+    gr_file file = {0};
+    table *c = NULL;
+    GR_CALLOC(c, 1);
+    GR_TRY(gr_file_map(f->sequences, &file));
+    c->where = f->sequences;
+    c->text = file.data;
+    c->end = c->text + file.n;
+    GR_TRY(read_names(c));
+    int32_t n_columns = c->n_fields;
+    for (;;) {
+        GR_TRY(next_line(c));
+        if (c->n_fields == 0) break;
+        GR_TRY(read_row(f, c, n_columns));
+    }
+done:
+    gr_file_unmap(&file);
+    free(c);
+    return st;
+}
+
+/* ---- all of it ---- */
+
+static grace_status read_sequences(folder *f) {
+    grace_status st = GRACE_OK;
+    bool has_table = exists(f->sequences);
+    if (has_table)
+        GR_TRY(read_table(f));
+    else
+        GR_TRY(read_meta_sequences(f));
+    GR_CHECK(f->n_covered == f->n_tokens, GRACE_ERR_FORMAT, "%s: the sequences cover %" PRId64 " tokens, meta.json says %" PRId64,
+             has_table ? f->sequences : f->meta, f->n_covered, f->n_tokens);
+done:
+    return st;
+}
+
+grace_status gr_trace_load_folder(const char *path, grace_trace **out) {
+    grace_status st = GRACE_OK;
+    folder *f = NULL;
+    GR_CALLOC(f, 1);
+    f->path = path;
+    GR_TRY(gr_path_join(f->meta, sizeof f->meta, path, "meta.json"));
+    GR_TRY(gr_path_join(f->sequences, sizeof f->sequences, path, "seqs.csv"));
+    GR_TRY(find_ids(f));
+    GR_TRY(read_meta(f));
+    GR_TRY(read_ids(f));
+    GR_TRY(read_sequences(f));
+    *out = f->t;
+    f->t = NULL;
+done:
+    if (f) {
+        grace_trace_close(f->t);
+        gr_json_free(f->json);
+    }
+    free(f);
+    return st;
+}

@@ -1,0 +1,242 @@
+/* Reading a trace file: prefix, JSON header, blocks until the end mark. Every size is checked before it is believed. */
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <zstd.h>
+
+#include "base/json.h"
+#include "base/memory.h"
+#include "plan/trace.h"
+#include "plan/trace_format.h"
+
+typedef struct reader {
+    const char *where;
+    const unsigned char *bytes;     /* [n] */
+    size_t n, at;
+    uint64_t chain;                 /* the last header checksum */
+    bool ended;                     /* the end mark was read */
+    int64_t n_blocks;
+    grace_trace *t;
+    unsigned char *raw;             /* [raw_capacity] a block after decompression */
+    size_t raw_capacity;
+} reader;
+
+/* ---- header ---- */
+
+static grace_status read_hex(const char *where, const gr_json *header, const char *key, uint64_t *out) {
+    grace_status st = GRACE_OK;
+    const char *text = NULL;
+    GR_TRY(gr_json_string(header, where, key, &text));
+    GR_CHECK(strlen(text) == 16 && strspn(text, "0123456789abcdef") == 16, GRACE_ERR_FORMAT, "%s: '%s': expected 16 hex digits, found '%.40s'",
+             where, key, text);
+    *out = strtoull(text, NULL, 16);
+done:
+    return st;
+}
+
+static grace_status read_count(const char *where, const gr_json *header, const char *key, int64_t max, int32_t *out) {
+    int64_t value = 0;
+    grace_status st = gr_json_int(header, where, key, 1, max, &value);
+    if (!st) *out = (int32_t)value;
+    return st;
+}
+
+static grace_status read_info(const char *where, const gr_json *header, grace_trace_info *info) {
+    grace_status st = GRACE_OK;
+    const char *model = NULL;
+    GR_TRY(gr_json_string(header, where, "model", &model));
+    gr_trace_set_model(info, model);
+    GR_TRY(read_hex(where, header, "fingerprint", &info->fingerprint));
+    GR_TRY(read_count(where, header, "layers", GR_TRACE_LAYERS_MAX, &info->n_layers));
+    GR_TRY(read_count(where, header, "experts", GR_TRACE_EXPERTS_MAX, &info->n_experts));
+    GR_TRY(read_count(where, header, "top_k", GR_TRACE_TOP_K_MAX, &info->top_k));
+    GR_TRY(read_count(where, header, "ranks", GR_TRACE_RANKS_MAX, &info->n_ranks));
+    GR_TRY(read_count(where, header, "nodes", GR_TRACE_RANKS_MAX, &info->n_nodes));
+done:
+    return st;
+}
+
+static grace_status read_domains(reader *r, const gr_json *header) {
+    grace_status st = GRACE_OK;
+    const gr_json *names = NULL;
+    GR_TRY(gr_json_array(header, r->where, "domains", &names));
+    for (size_t i = 0; i < gr_json_length(names); i++) {
+        const char *name = NULL;
+        GR_CHECK(gr_json_is_string(gr_json_at(names, i), &name, NULL), GRACE_ERR_FORMAT, "%s: 'domains': entry %zu: expected a string, found %s",
+                 r->where, i, gr_json_kind_name(gr_json_at(names, i)));
+        GR_TRY(gr_trace_add_domain(r->where, r->t, name));
+    }
+done:
+    return st;
+}
+
+static grace_status read_header_text(reader *r, const char *text, size_t n) {
+    grace_status st = GRACE_OK;
+    gr_json *header = NULL;
+    grace_trace_info info = {0};
+    GR_TRY(gr_json_parse(r->where, text, n, &header));
+    GR_TRY(read_info(r->where, header, &info));
+    GR_TRY(gr_trace_new(r->where, &info, &r->t));
+    GR_TRY(read_domains(r, header));
+done:
+    gr_json_free(header);
+    return st;
+}
+
+static grace_status read_header(reader *r) {
+    grace_status st = GRACE_OK;
+    GR_CHECK(r->n >= GR_TRACE_PREFIX_BYTES && memcmp(r->bytes, GR_TRACE_MAGIC, 8) == 0, GRACE_ERR_FORMAT, "%s: is not a trace file", r->where);
+    uint32_t version = gr_get_u32(r->bytes + 8), n = gr_get_u32(r->bytes + 12);
+    GR_CHECK(version == GR_TRACE_VERSION, GRACE_ERR_UNSUPPORTED, "%s: trace format: expected version %d, found %" PRIu32, r->where,
+             GR_TRACE_VERSION, version);
+    GR_CHECK(n <= GR_TRACE_HEADER_MAX && n <= r->n - GR_TRACE_PREFIX_BYTES, GRACE_ERR_FORMAT,
+             "%s: the header claims %" PRIu32 " bytes, %zu are left in the file", r->where, n, r->n - GR_TRACE_PREFIX_BYTES);
+    const char *text = (const char *)r->bytes + GR_TRACE_PREFIX_BYTES;
+    r->chain = gr_get_u64(r->bytes + 16);
+    GR_CHECK(r->chain == gr_trace_header_check(r->bytes, text, n), GRACE_ERR_FORMAT, "%s: the header does not match its checksum", r->where);
+    GR_TRY(read_header_text(r, text, n));
+    r->at = GR_TRACE_PREFIX_BYTES + n;
+done:
+    return st;
+}
+
+/* ---- payloads: raw holds b->raw_bytes ---- */
+
+static int32_t get_i32(const unsigned char *p) { return (int32_t)gr_get_u32(p); }
+
+static grace_status read_sequences(reader *r, const gr_trace_block *b) {
+    grace_status st = GRACE_OK;
+    uint64_t expected = (uint64_t)b->n_items * GR_TRACE_SEQUENCE_BYTES;
+    GR_CHECK(b->raw_bytes == expected, GRACE_ERR_FORMAT, "%s: block %" PRId64 ": %" PRIu32 " sequences take %" PRIu64 " bytes, found %" PRIu32,
+             r->where, r->n_blocks, b->n_items, expected, b->raw_bytes);
+    for (uint32_t i = 0; i < b->n_items; i++) {
+        const unsigned char *p = r->raw + (size_t)i * GR_TRACE_SEQUENCE_BYTES;
+        grace_trace_sequence seq = {.id = get_i32(p), .home = get_i32(p + 4), .domain = get_i32(p + 8)};
+        GR_TRY(gr_trace_push_sequence(r->where, r->t, seq));
+    }
+done:
+    return st;
+}
+
+static grace_trace_segment get_segment(const unsigned char *p) {
+    return (grace_trace_segment){.sequence = get_i32(p), .position = get_i32(p + 4), .n_tokens = get_i32(p + 8), .step = get_i32(p + 12)};
+}
+
+static grace_status read_tokens(reader *r, const gr_trace_block *b) {
+    grace_status st = GRACE_OK;
+    const grace_trace_info *info = &r->t->info;
+    int id_bytes = gr_trace_id_bytes(info->n_experts);
+    uint64_t n_segments = (uint64_t)b->n_items * GR_TRACE_SEGMENT_BYTES, token_bytes = (uint64_t)info->n_layers * info->top_k * id_bytes;
+    GR_CHECK(n_segments <= b->raw_bytes, GRACE_ERR_FORMAT,
+             "%s: block %" PRId64 ": %" PRIu32 " segments take %" PRIu64 " bytes, the block has %" PRIu32, r->where, r->n_blocks, b->n_items,
+             n_segments, b->raw_bytes);
+    uint64_t n_ids = b->raw_bytes - n_segments, n_tokens = 0;
+    for (uint32_t i = 0; i < b->n_items; i++) {
+        grace_trace_segment seg = get_segment(r->raw + (size_t)i * GR_TRACE_SEGMENT_BYTES);
+        GR_TRY(gr_trace_push_segment(r->where, r->t, seg));
+        n_tokens += (uint64_t)seg.n_tokens;
+    }
+    GR_CHECK(n_ids % token_bytes == 0 && n_ids / token_bytes == n_tokens, GRACE_ERR_FORMAT,
+             "%s: block %" PRId64 ": the segments have %" PRIu64 " tokens of %" PRIu64 " bytes, the ids take %" PRIu64 " bytes", r->where,
+             r->n_blocks, n_tokens, token_bytes, n_ids);
+    GR_TRY(gr_trace_push_tokens(r->where, r->t, r->raw + n_segments, id_bytes, (int64_t)n_tokens));
+done:
+    return st;
+}
+
+static grace_status read_end(reader *r, const gr_trace_block *b) {
+    grace_status st = GRACE_OK;
+    GR_CHECK(b->raw_bytes == GR_TRACE_TOTALS_BYTES && b->n_items == 0, GRACE_ERR_FORMAT, "%s: the end mark has %" PRIu32 " bytes, expected %d",
+             r->where, b->raw_bytes, GR_TRACE_TOTALS_BYTES);
+    uint64_t n_tokens = gr_get_u64(r->raw), n_sequences = gr_get_u64(r->raw + 8);
+    GR_CHECK(n_tokens == (uint64_t)r->t->n_tokens && n_sequences == (uint64_t)r->t->n_sequences, GRACE_ERR_FORMAT,
+             "%s: the end mark counts %" PRIu64 " tokens of %" PRIu64 " sequences, found %" PRId64 " of %" PRId64, r->where, n_tokens, n_sequences,
+             r->t->n_tokens, r->t->n_sequences);
+    GR_CHECK(r->at == r->n, GRACE_ERR_FORMAT, "%s: %zu bytes after the end mark", r->where, r->n - r->at);
+    r->ended = true;
+done:
+    return st;
+}
+
+/* ---- blocks ---- */
+
+static grace_status check_block(const reader *r, const gr_trace_block *b) {
+    grace_status st = GRACE_OK;
+    const unsigned char *header = r->bytes + r->at;
+    GR_CHECK(b->header_check == gr_hash64(header, 24, r->chain), GRACE_ERR_FORMAT,
+             "%s: block %" PRId64 " at byte %zu: the header does not match its checksum", r->where, r->n_blocks, r->at);
+    GR_CHECK(memcmp(header + 1, "\0\0\0", 3) == 0 && (b->type == 'S' || b->type == 'T' || b->type == 'E'), GRACE_ERR_FORMAT,
+             "%s: block %" PRId64 " at byte %zu: unknown type %d", r->where, r->n_blocks, r->at, b->type);
+    GR_CHECK(b->raw_bytes <= GR_TRACE_RAW_MAX, GRACE_ERR_FORMAT, "%s: block %" PRId64 " claims %" PRIu32 " bytes, at most %d are allowed", r->where,
+             r->n_blocks, b->raw_bytes, GR_TRACE_RAW_MAX);
+done:
+    return st;
+}
+
+static grace_status reserve_raw(reader *r, size_t n) {
+    grace_status st = GRACE_OK;
+    if (r->raw && n <= r->raw_capacity) return st;
+    free(r->raw);
+    r->raw_capacity = 0;
+    GR_CALLOC(r->raw, n);
+    r->raw_capacity = n;
+done:
+    return st;
+}
+
+/* The frame must say itself how much it holds before anything is allocated for it. */
+static grace_status unpack(reader *r, const gr_trace_block *b, const unsigned char *payload) {
+    grace_status st = GRACE_OK;
+    GR_CHECK(b->payload_check == gr_hash64(payload, b->stored_bytes, r->chain), GRACE_ERR_FORMAT,
+             "%s: block %" PRId64 " at byte %zu does not match its checksum", r->where, r->n_blocks, r->at);
+    GR_CHECK(ZSTD_getFrameContentSize(payload, b->stored_bytes) == b->raw_bytes, GRACE_ERR_FORMAT,
+             "%s: block %" PRId64 ": its compressed frame does not hold %" PRIu32 " bytes", r->where, r->n_blocks, b->raw_bytes);
+    GR_TRY(reserve_raw(r, b->raw_bytes));
+    size_t n = ZSTD_decompress(r->raw, b->raw_bytes, payload, b->stored_bytes);
+    GR_CHECK(!ZSTD_isError(n) && n == b->raw_bytes, GRACE_ERR_FORMAT, "%s: block %" PRId64 " cannot be decompressed: %s", r->where, r->n_blocks,
+             ZSTD_isError(n) ? ZSTD_getErrorName(n) : "too few bytes");
+done:
+    return st;
+}
+
+static grace_status read_payload(reader *r, const gr_trace_block *b) {
+    switch (b->type) {
+    case 'S': return read_sequences(r, b);
+    case 'T': return read_tokens(r, b);
+    default: return read_end(r, b);
+    }
+}
+
+/* *whole is false when the file ends inside the block, or before it. */
+static grace_status read_block(reader *r, bool *whole) {
+    grace_status st = GRACE_OK;
+    *whole = false;
+    if (r->n - r->at < GR_TRACE_BLOCK_BYTES) return st;
+    const unsigned char *payload = r->bytes + r->at + GR_TRACE_BLOCK_BYTES;
+    gr_trace_block b = gr_trace_get_block(r->bytes + r->at);
+    GR_TRY(check_block(r, &b));
+    if (b.stored_bytes > r->n - r->at - GR_TRACE_BLOCK_BYTES) return st;
+    GR_TRY(unpack(r, &b, payload));
+    r->at += GR_TRACE_BLOCK_BYTES + b.stored_bytes;
+    r->chain = b.header_check;
+    GR_TRY(read_payload(r, &b));
+    r->n_blocks++;
+    *whole = true;
+done:
+    return st;
+}
+
+grace_status gr_trace_parse(const char *where, const void *bytes, size_t n, grace_trace **out, bool *truncated) {
+    grace_status st = GRACE_OK;
+    reader r = {.where = where, .bytes = bytes, .n = n};
+    bool whole = true;
+    GR_TRY(read_header(&r));
+    while (whole && !r.ended) GR_TRY(read_block(&r, &whole));
+    *truncated = !r.ended;
+    *out = r.t;
+    r.t = NULL;
+done:
+    grace_trace_close(r.t);
+    free(r.raw);
+    return st;
+}
