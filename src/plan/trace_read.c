@@ -19,6 +19,7 @@ typedef struct reader {
     grace_trace *t;
     unsigned char *raw;             /* [raw_capacity] a block after decompression */
     size_t raw_capacity;
+    ZSTD_DCtx *zstd;
 } reader;
 
 /* ---- header ---- */
@@ -192,7 +193,7 @@ static grace_status unpack(reader *r, const gr_trace_block *b, const unsigned ch
     GR_CHECK(ZSTD_getFrameContentSize(payload, b->stored_bytes) == b->raw_bytes, GRACE_ERR_FORMAT,
              "%s: block %" PRId64 ": its compressed frame does not hold %" PRIu32 " bytes", r->where, r->n_blocks, b->raw_bytes);
     GR_TRY(reserve_raw(r, b->raw_bytes));
-    size_t n = ZSTD_decompress(r->raw, b->raw_bytes, payload, b->stored_bytes);
+    size_t n = ZSTD_decompressDCtx(r->zstd, r->raw, b->raw_bytes, payload, b->stored_bytes);
     GR_CHECK(!ZSTD_isError(n) && n == b->raw_bytes, GRACE_ERR_FORMAT, "%s: block %" PRId64 " cannot be decompressed: %s", r->where, r->n_blocks,
              ZSTD_isError(n) ? ZSTD_getErrorName(n) : "too few bytes");
 done:
@@ -228,8 +229,9 @@ done:
 
 grace_status gr_trace_parse(const char *where, const void *bytes, size_t n, grace_trace **out, bool *truncated) {
     grace_status st = GRACE_OK;
-    reader r = {.where = where, .bytes = bytes, .n = n};
+    reader r = {.where = where, .bytes = bytes, .n = n, .zstd = ZSTD_createDCtx()};
     bool whole = true;
+    GR_CHECK(r.zstd, GRACE_ERR_MEMORY, "%s: no memory to decompress", where);
     GR_TRY(read_header(&r));
     while (whole && !r.ended) GR_TRY(read_block(&r, &whole));
     *truncated = !r.ended;
@@ -237,6 +239,7 @@ grace_status gr_trace_parse(const char *where, const void *bytes, size_t n, grac
     r.t = NULL;
 done:
     grace_trace_close(r.t);
+    ZSTD_freeDCtx(r.zstd);
     free(r.raw);
     return st;
 }
