@@ -1,0 +1,138 @@
+#include "text/added.h"
+
+#include <string.h>
+
+#include "text/unicode.h"
+
+static int by_bytes(const void *a, const void *b) {
+    const gr_added *left = a, *right = b;
+    int order = memcmp(left->text, right->text, left->n < right->n ? left->n : right->n);
+    return order ? order : (left->n > right->n) - (left->n < right->n);
+}
+
+grace_status gr_added_build(gr_added_set *set, gr_arena *arena, const gr_added *tokens, size_t n, const gr_pattern *word) {
+    grace_status st = GRACE_OK;
+    GR_ARENA_ARRAY(arena, set->tokens, n);
+    set->n_tokens = n;
+    set->word = word;
+    if (n) memcpy(set->tokens, tokens, n * sizeof *tokens);
+    qsort(set->tokens, n, sizeof *tokens, by_bytes);
+    for (size_t i = 0; i < n; i++) set->first[(uint8_t)tokens[i].text[0]] = true;
+done:
+    return st;
+}
+
+/* First of tokens [low, high), which agree in depth bytes and are longer, whose next byte is at least byte. */
+static size_t first_at_least(const gr_added *tokens, size_t low, size_t high, size_t depth, unsigned byte) {
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if ((uint8_t)tokens[middle].text[depth] < byte)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+/* The longest token that text [n] begins with: the range of tokens that agree with the text narrows byte by byte. */
+static const gr_added *longest_at(const gr_added_set *set, const char *text, size_t n) {
+    const gr_added *best = NULL;
+    size_t low = 0, high = set->n_tokens;
+    for (size_t depth = 0; depth < n && low < high; depth++) {
+        unsigned byte = (uint8_t)text[depth];
+        low = first_at_least(set->tokens, low, high, depth, byte);
+        high = first_at_least(set->tokens, low, high, depth, byte + 1);
+        if (low < high && set->tokens[low].n == depth + 1) best = &set->tokens[low++];
+    }
+    return best;
+}
+
+static const gr_added *next_token(const gr_added_set *set, const char *text, size_t n, size_t *at) {
+    for (; *at < n; ++*at) {
+        const gr_added *token = set->first[(uint8_t)text[*at]] ? longest_at(set, text + *at, n - *at) : NULL;
+        if (token) return token;
+    }
+    return NULL;
+}
+
+/* ---- what may stand beside a token ---- */
+
+static size_t char_before(const char *text, size_t at) {
+    do at--;
+    while (at > 0 && ((uint8_t)text[at] & 0xC0) == 0x80);
+    return at;
+}
+
+static size_t char_after(const char *text, size_t n, size_t at) {
+    uint32_t cp;
+    return at + (size_t)gr_utf8_step(text + at, n - at, &cp);
+}
+
+static bool space_at(const char *text, size_t n, size_t at) {
+    uint32_t cp;
+    return gr_utf8_step(text + at, n - at, &cp) > 0 && gr_is_space(cp);
+}
+
+static size_t skip_spaces_left(const char *text, size_t n, size_t at) {
+    for (size_t before; at > 0 && space_at(text, n, before = char_before(text, at));) at = before;
+    return at;
+}
+
+static size_t skip_spaces_right(const char *text, size_t n, size_t at) {
+    while (at < n && space_at(text, n, at)) at = char_after(text, n, at);
+    return at;
+}
+
+static grace_status is_alone(const gr_added_set *set, gr_searcher *searcher, const char *text, size_t n, size_t start, size_t end, bool *alone) {
+    grace_status st = GRACE_OK;
+    bool left = false, right = false;
+    size_t s, e;
+    if (start > 0) {
+        size_t before = char_before(text, start);
+        GR_TRY(gr_pattern_find(set->word, searcher, text + before, start - before, 0, &left, &s, &e));
+    }
+    if (end < n) GR_TRY(gr_pattern_find(set->word, searcher, text + end, char_after(text, n, end) - end, 0, &right, &s, &e));
+    *alone = !left && !right;
+done:
+    return st;
+}
+
+/* ---- segments ---- */
+
+grace_status gr_segments_push(gr_segments *segments, gr_segment segment) {
+    grace_status st = GRACE_OK;
+    if (segments->n == segments->capacity) {
+        size_t capacity = segments->capacity ? 2 * segments->capacity : 16;
+        gr_segment *data = realloc(segments->data, capacity * sizeof *data);
+        GR_CHECK(data, GRACE_ERR_MEMORY, "no memory for %zu segments of text", capacity);
+        segments->data = data;
+        segments->capacity = capacity;
+    }
+    segments->data[segments->n++] = segment;
+done:
+    return st;
+}
+
+/* The search goes on behind the token itself, not behind the white space it swallowed: as in the reference, a token that is white
+ * space is found there. */
+grace_status gr_added_split(const gr_added_set *set, gr_searcher *searcher, const char *text, size_t start, size_t end, gr_segments *out) {
+    grace_status st = GRACE_OK;
+    const char *at_start = text + start;
+    size_t n = end - start, at = 0, covered = 0;
+    for (const gr_added *token; (token = next_token(set, at_start, n, &at));) {
+        size_t from = at, to = at + token->n;
+        bool alone = true;
+        at = to;
+        if (token->single_word) GR_TRY(is_alone(set, searcher, at_start, n, from, to, &alone));
+        if (!alone) continue;
+        if (token->lstrip) from = skip_spaces_left(at_start, n, from);
+        if (from < covered) from = covered;
+        if (token->rstrip) to = skip_spaces_right(at_start, n, to);
+        if (covered < from) GR_TRY(gr_segments_push(out, (gr_segment){start + covered, start + from, -1}));
+        GR_TRY(gr_segments_push(out, (gr_segment){start + from, start + to, token->id}));
+        covered = to;
+    }
+    if (covered < n) GR_TRY(gr_segments_push(out, (gr_segment){start + covered, end, -1}));
+done:
+    return st;
+}

@@ -1,0 +1,205 @@
+#include "text/pattern.h"
+
+#define PCRE2_CODE_UNIT_WIDTH 8
+#include <pcre2.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "text/unicode.h"
+
+enum {
+    STEPS_BASE = 10000,     /* allowed search steps: base + per byte; the published patterns need under four a byte, on runs of spaces */
+    STEPS_PER_BYTE = 16,
+    HEAP_KIB_MAX = 64 * 1024,
+};
+
+/* Oniguruma's \w in properties; PCRE2's leaves out marks and joiners. */
+#define WORD_PROPERTIES "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}"
+
+struct gr_pattern { pcre2_code *code; };
+
+/* ---- Oniguruma -> PCRE2 ---- */
+
+typedef struct translation { const char *regex, *at; bool in_class; gr_buf out; } translation;
+
+static grace_status put(translation *t, const char *text, size_t n_read) {
+    t->at += n_read;
+    return gr_buf_append(&t->out, text, strlen(text));
+}
+
+static grace_status copy(translation *t, size_t n) {
+    grace_status st = gr_buf_append(&t->out, t->at, n);
+    t->at += n;
+    return st;
+}
+
+static grace_status refuse(const char *what, const char *why) {
+    return gr_fail(GRACE_ERR_UNSUPPORTED, "'%s' in a pattern is not supported: %s", what, why);
+}
+
+/* \p{...} is copied whole, so that a brace met elsewhere closes an interval. */
+static size_t escape_length(const char *p) {
+    const char *close = strchr("pPxok", p[1]) && p[2] == '{' ? strchr(p, '}') : NULL;
+    return close ? (size_t)(close - p) + 1 : p[1] ? 2 : 1;
+}
+
+static grace_status translate_escape(translation *t) {
+    switch (t->at[1]) {
+    case 's': return put(t, "\\p{White_Space}", 2);     /* PCRE2's \s has U+180E, which is no white space since Unicode 6.3 */
+    case 'S': return put(t, "\\P{White_Space}", 2);
+    case 'w': return put(t, t->in_class ? WORD_PROPERTIES : "[" WORD_PROPERTIES "]", 2);
+    case 'W': return t->in_class ? refuse("[\\W]", "a complement inside a class") : put(t, "[^" WORD_PROPERTIES "]", 2);
+    case 'h':
+    case 'H': return refuse("\\h", "hexadecimal digits in Oniguruma, blanks in PCRE2");
+    case 'b':
+    case 'B': return t->in_class ? copy(t, 2) : refuse("\\b", "the two libraries differ in what a word is");
+    default: return copy(t, escape_length(t->at));
+    }
+}
+
+/* (?i:...) means the same in both; m and s do not, nor does (?i) inside a branch, which Oniguruma extends over the branches after it. */
+static grace_status check_group(const char *p, const char *regex) {
+    if (p[1] == '*') return refuse("(*", "verbs differ between Oniguruma and PCRE2");
+    if (p[1] != '?') return GRACE_OK;
+    size_t n_options = strspn(p + 2, "abcdefghijklmnopqrstuvwxyzADJSUWXLPI-^");
+    bool options = n_options > 0 && (p[2 + n_options] == ':' || p[2 + n_options] == ')');
+    if (options && strspn(p + 2, "ix-") < n_options) return refuse("(?m)", "of the inline options only i and x mean the same in PCRE2");
+    if (options && p[2 + n_options] == ')' && p > regex) return refuse("(?i)", "options that are set inside the pattern; (?i:...) is read");
+    return GRACE_OK;
+}
+
+static grace_status check_class(const char *p) {
+    if (p[0] == '[' && p[1] != ':') return refuse("[[", "classes inside classes");
+    if (p[0] == '&' && p[1] == '&') return refuse("&&", "intersections of classes");
+    return GRACE_OK;
+}
+
+static grace_status check_interval(const char *p) {
+    if (p[0] == '{' && p[1] == ',') return refuse("{,", "an interval without a lower end");
+    if (p[0] == '}' && p[1] == '+') return refuse("}+", "possessive in PCRE2, repeated in Oniguruma");
+    return GRACE_OK;
+}
+
+static grace_status open_class(translation *t) {
+    size_t n = t->at[1] == '^' ? 2 : 1;
+    t->in_class = true;
+    return copy(t, t->at[n] == ']' ? n + 1 : n);        /* a first ] is a character of the class */
+}
+
+static grace_status translate_next(translation *t) {
+    grace_status st = GRACE_OK;
+    char c = *t->at;
+    if (c == '\\') return translate_escape(t);
+    if (c == '[' && !t->in_class) return open_class(t);
+    if (c == '[' && t->at[1] == ':') {                  /* [:alpha:] */
+        const char *close = strstr(t->at, ":]");
+        return copy(t, close ? (size_t)(close - t->at) + 2 : 1);
+    }
+    if (t->in_class) GR_TRY(check_class(t->at));
+    if (!t->in_class && c == '(') GR_TRY(check_group(t->at, t->regex));
+    if (!t->in_class) GR_TRY(check_interval(t->at));
+    if (c == ']') t->in_class = false;
+    st = copy(t, 1);
+done:
+    return st;
+}
+
+static grace_status translate(const char *regex, gr_buf *out) {
+    grace_status st = GRACE_OK;
+    translation t = {regex, regex, false, {0}};
+    GR_TRY(gr_buf_append(&t.out, "", 0));
+    while (*t.at) GR_TRY(translate_next(&t));
+    *out = t.out;
+    t.out = (gr_buf){0};
+done:
+    gr_buf_free(&t.out);
+    return st;
+}
+
+/* ---- compile and search ---- */
+
+static grace_status compile(const char *text, size_t n, uint32_t options, gr_pattern **out) {
+    grace_status st = GRACE_OK;
+    int error;
+    PCRE2_SIZE offset;
+    gr_pattern *pattern = NULL;
+    pcre2_compile_context *context = pcre2_compile_context_create(NULL);
+    GR_CHECK(context, GRACE_ERR_MEMORY, "no memory for a pattern");
+    pcre2_set_newline(context, PCRE2_NEWLINE_LF);
+    GR_CALLOC(pattern, 1);
+    pattern->code = pcre2_compile((PCRE2_SPTR)text, n, PCRE2_UTF | PCRE2_NO_UTF_CHECK | options, &error, &offset, context);
+    if (!pattern->code) {
+        char message[128] = "";
+        pcre2_get_error_message(error, (PCRE2_UCHAR *)message, sizeof message);
+        st = gr_fail(GRACE_ERR_UNSUPPORTED, "PCRE2 cannot compile the pattern: %s, at byte %zu of '%.*s'", message, offset,
+                     (int)gr_utf8_cut(text, n, 200), text);
+        goto done;
+    }
+    pcre2_jit_compile(pattern->code, PCRE2_JIT_COMPLETE);       /* without it the interpreter searches */
+    *out = pattern;
+    pattern = NULL;
+done:
+    gr_pattern_free(pattern);
+    pcre2_compile_context_free(context);
+    return st;
+}
+
+grace_status gr_pattern_regex(const char *regex, gr_pattern **out) {
+    gr_buf text = {0};
+    grace_status st = translate(regex, &text);
+    /* ^ and $ stand at every line in Oniguruma: MULTILINE. \C would cut characters in two. */
+    if (!st) st = compile(text.data, text.n, PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C, out);
+    gr_buf_free(&text);
+    return st;
+}
+
+grace_status gr_pattern_literal(const char *text, gr_pattern **out) { return compile(text, strlen(text), PCRE2_LITERAL, out); }
+
+void gr_pattern_free(gr_pattern *pattern) {
+    if (!pattern) return;
+    pcre2_code_free(pattern->code);
+    free(pattern);
+}
+
+grace_status gr_searcher_open(gr_searcher *searcher) {
+    searcher->match = pcre2_match_data_create(1, NULL);
+    searcher->context = pcre2_match_context_create(NULL);
+    if (!searcher->match || !searcher->context) return gr_fail(GRACE_ERR_MEMORY, "no memory for a pattern search");
+    pcre2_set_heap_limit(searcher->context, HEAP_KIB_MAX);
+    return GRACE_OK;
+}
+
+void gr_searcher_close(gr_searcher *searcher) {
+    pcre2_match_data_free(searcher->match);
+    pcre2_match_context_free(searcher->context);
+    *searcher = (gr_searcher){0};
+}
+
+static uint32_t step_limit(size_t n) {
+    uint64_t steps = STEPS_BASE + (uint64_t)n * STEPS_PER_BYTE;
+    return steps < UINT32_MAX ? (uint32_t)steps : UINT32_MAX;
+}
+
+grace_status gr_pattern_find(const gr_pattern *pattern, gr_searcher *searcher, const char *text, size_t n, size_t from,
+                             bool *found, size_t *start, size_t *end) {
+    grace_status st = GRACE_OK;
+    uint32_t options = PCRE2_NO_UTF_CHECK;      /* checked once, by the encoder; PCRE2 would check the whole text again for each match */
+    pcre2_set_match_limit(searcher->context, step_limit(n));
+    int rc = pcre2_match(pattern->code, (PCRE2_SPTR)text, n, from, options, searcher->match, searcher->context);
+    if (rc == PCRE2_ERROR_JIT_STACKLIMIT)       /* the interpreter keeps its stack on the heap, up to HEAP_KIB_MAX */
+        rc = pcre2_match(pattern->code, (PCRE2_SPTR)text, n, from, options | PCRE2_NO_JIT, searcher->match, searcher->context);
+    *found = rc >= 0;
+    if (rc == PCRE2_ERROR_NOMATCH) return GRACE_OK;
+    if (rc < 0) {
+        char message[128] = "";
+        pcre2_get_error_message(rc, (PCRE2_UCHAR *)message, sizeof message);
+        return gr_fail(rc == PCRE2_ERROR_NOMEMORY ? GRACE_ERR_MEMORY : GRACE_ERR_LIMIT, "the pattern search gave up on %zu bytes: %s", n, message);
+    }
+    const PCRE2_SIZE *bounds = pcre2_get_ovector_pointer(searcher->match);
+    *start = bounds[0], *end = bounds[1];
+    GR_CHECK(from <= *start && *start <= *end, GRACE_ERR_UNSUPPORTED, "a pattern moved the start of its match (\\K) outside the match");
+done:
+    return st;
+}
