@@ -15,7 +15,8 @@ const char *grace_status_name(grace_status status) {
     return (size_t)status < sizeof names / sizeof *names ? names[status] : "unknown status";
 }
 
-grace_status gr_fail(grace_status status, const char *format, ...) {
+grace_status (gr_fail)(grace_status status, const char *format, ...) {
+    GR_ASSERT(status != GRACE_OK);
     char text[sizeof last_error];       /* the arguments may point into last_error */
     va_list args;
     va_start(args, format);

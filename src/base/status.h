@@ -7,6 +7,13 @@
 
 /* Remember the sentence for grace_last_error() and return status. */
 grace_status gr_fail(grace_status status, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* A failure is never GRACE_OK. The compiler is told, or its warnings follow paths where a failed call goes on. */
+static inline grace_status gr_failed(grace_status status) {
+    if (status == GRACE_OK) __builtin_unreachable();
+    return status;
+}
+#define gr_fail(...) gr_failed(gr_fail(__VA_ARGS__))
+
 /* Put "prefix: " before the last sentence, for callers that know more (a file name, a rank). */
 grace_status gr_fail_in(grace_status status, const char *format, ...) __attribute__((format(printf, 2, 3)));
 _Noreturn void gr_assert_failed(const char *file, int line, const char *condition);
