@@ -1,0 +1,233 @@
+/* The cpu backend: opening, memory, weights, threads, and the entries that are one loop. */
+#include "compute/cpu/cpu.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/memory.h"
+
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+enum { ALIGN = 64, THREADS_MAX = 1024, PARALLEL_COST_MIN = 200000 };
+
+/* ---- threads ---- */
+static int32_t default_threads(void) {
+#ifdef _OPENMP
+    return omp_get_max_threads();
+#else
+    return 1;
+#endif
+}
+
+#ifdef _OPENMP
+static void run_parallel(const gr_cpu *cpu, int64_t n_tasks, gr_cpu_task run, void *args) {
+    const int64_t chunk = n_tasks / (cpu->n_threads * 16) + 1;
+#pragma omp parallel for schedule(dynamic, chunk) num_threads(cpu->n_threads)
+    for (int64_t i = 0; i < n_tasks; i++) run(args, i, omp_get_thread_num());
+}
+#endif
+
+void gr_cpu_for(const gr_cpu *cpu, int64_t n_tasks, int64_t cost, gr_cpu_task run, void *args) {
+#ifdef _OPENMP
+    if (cpu->n_threads > 1 && n_tasks > 1 && cost >= PARALLEL_COST_MIN) {
+        run_parallel(cpu, n_tasks, run, args);
+        return;
+    }
+#else
+    (void)cpu, (void)cost;
+#endif
+    for (int64_t i = 0; i < n_tasks; i++) run(args, i, 0);
+}
+
+/* ---- memory ---- */
+static grace_status alloc_bytes(size_t bytes, void **out) {
+    grace_status st = GRACE_OK;
+    void *p = NULL;
+    const size_t size = (bytes + ALIGN - 1) / ALIGN * ALIGN;
+    GR_CHECK(size >= bytes && !posix_memalign(&p, ALIGN, size ? size : ALIGN), GRACE_ERR_MEMORY, "no memory for %zu bytes", bytes);
+    *out = memset(p, 0, size ? size : ALIGN);
+done:
+    return st;
+}
+
+static grace_status cpu_alloc(gr_compute *c, size_t bytes, void **out) {
+    (void)c;
+    return alloc_bytes(bytes, out);
+}
+
+static void cpu_release(gr_compute *c, void *memory) {
+    (void)c;
+    free(memory);
+}
+
+grace_status gr_scratch_reserve(gr_scratch *s, size_t bytes, const char *what) {
+    if (bytes <= s->size) return GRACE_OK;
+    free(s->data);
+    *s = (gr_scratch){0};
+    const size_t size = bytes + bytes / 4;      /* steps grow a little at a time: do not follow each */
+    grace_status st = alloc_bytes(size, &s->data);
+    if (st) return gr_fail_in(st, "%s", what);
+    s->size = size;
+    return GRACE_OK;
+}
+
+/* ---- weights ---- */
+static void weight_close(gr_compute *c, gr_weight *w) {
+    (void)c;
+    if (!w) return;
+    free(w->vector);
+    free(w);
+}
+
+static grace_status weight_open(gr_compute *c, const grace_tensor *tensor, gr_weight **out) {
+    grace_status st = GRACE_OK;
+    gr_cpu *cpu = gr_cpu_of(c);
+    gr_weight *w = NULL;
+    GR_CHECK(tensor->data, GRACE_ERR_ARG, "a weight without data");
+    GR_CHECK(tensor->rows >= 1 && tensor->cols >= 1 && tensor->rows <= INT32_MAX && tensor->cols <= INT32_MAX, GRACE_ERR_LIMIT,
+             "a weight of %lld x %lld, each side must be 1..%d", (long long)tensor->rows, (long long)tensor->cols, INT32_MAX);
+    GR_CALLOC(w, 1);
+    *w = (gr_weight){.data = tensor->data, .rows = (int32_t)tensor->rows, .cols = (int32_t)tensor->cols, .dtype = tensor->dtype};
+    if (w->rows == 1) {
+        GR_CALLOC(w->vector, w->cols);
+        cpu->k->widen(w->dtype, w->data, w->cols, w->vector);
+    }
+    GR_TRY(gr_block_reserve(cpu, w->cols));
+    *out = w;
+    w = NULL;
+done:
+    weight_close(c, w);
+    return st;
+}
+
+static const uint8_t *weight_row(const gr_weight *w, int64_t row) {
+    return (const uint8_t *)w->data + row * w->cols * (w->dtype == GRACE_F32 ? 4 : 2);
+}
+
+/* ---- entries that are one loop ---- */
+static grace_status cpu_embed(gr_compute *c, const gr_weight *table, const int32_t *ids, int32_t n_rows, float *out) {
+    grace_status st = GRACE_OK;
+    for (int32_t i = 0; i < n_rows; i++) {
+        GR_CHECK(ids[i] >= 0 && ids[i] < table->rows, GRACE_ERR_ARG, "row %d: id %d, the table has %d rows", i, ids[i], table->rows);
+        gr_cpu_of(c)->k->widen(table->dtype, weight_row(table, ids[i]), table->cols, out + (int64_t)i * table->cols);
+    }
+done:
+    return st;
+}
+
+typedef struct norm_args { const gr_kernels *k; const gr_weight *w; float eps; const float *x; float *out; } norm_args;
+
+static void norm_row(void *args, int64_t row, int32_t thread) {
+    const norm_args *n = args;
+    (void)thread;
+    n->k->norm(n->x + row * n->w->cols, n->w->vector, n->w->cols, n->eps, n->out + row * n->w->cols);
+}
+
+static grace_status cpu_norm(gr_compute *c, const gr_weight *w, float eps, const float *x, int32_t n_rows, float *out) {
+    GR_ASSERT(w->vector);
+    norm_args n = {gr_cpu_of(c)->k, w, eps, x, out};
+    gr_cpu_for(gr_cpu_of(c), n_rows, (int64_t)n_rows * w->cols, norm_row, &n);
+    return GRACE_OK;
+}
+
+static grace_status cpu_gather(gr_compute *c, const float *in, const int32_t *index, int32_t n_rows, int32_t width, float *out) {
+    (void)c;
+    for (int32_t i = 0; i < n_rows; i++) memcpy(out + (int64_t)i * width, in + (int64_t)index[i] * width, (size_t)width * sizeof *out);
+    return GRACE_OK;
+}
+
+typedef struct sum_args { const gr_kernels *k; gr_sum_row all; const int32_t *first; } sum_args;
+
+static void sum_one_row(void *args, int64_t row, int32_t thread) {
+    const sum_args *s = args;
+    gr_sum_row one = s->all;
+    (void)thread;
+    one.n = s->first[row + 1] - s->first[row];
+    one.index += s->first[row];
+    if (one.weight) one.weight += s->first[row];
+    one.out += row * one.width;
+    s->k->sum_row(&one);
+}
+
+static grace_status cpu_sum_rows(gr_compute *c, const float *in, const int32_t *first, const int32_t *index, const float *weight,
+                                 int32_t n_rows, int32_t width, bool accumulate, float *out) {
+    if (n_rows == 0) return GRACE_OK;
+    sum_args s = {gr_cpu_of(c)->k, {.in = in, .index = index, .weight = weight, .width = width, .accumulate = accumulate, .out = out}, first};
+    gr_cpu_for(gr_cpu_of(c), n_rows, (int64_t)(first[n_rows] - first[0]) * width, sum_one_row, &s);
+    return GRACE_OK;
+}
+
+static grace_status cpu_add(gr_compute *c, float *x, const float *y, int64_t n) {
+    gr_cpu_of(c)->k->add(x, y, n);
+    return GRACE_OK;
+}
+
+/* ---- opening ---- */
+static void cpu_free(gr_compute *c) {
+    if (!c) return;
+    gr_cpu *cpu = gr_cpu_of(c);
+    gr_scratch *all[] = {&cpu->tile, &cpu->hidden, &cpu->up, &cpu->tasks, &cpu->scores, &cpu->order};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]->data);
+    gr_rope_free(&cpu->rope);
+    free(cpu);
+}
+
+static const gr_compute_ops cpu_ops = {
+    .name = "cpu", .alloc = cpu_alloc, .release = cpu_release, .weight_open = weight_open, .weight_close = weight_close,
+    .embed = cpu_embed, .norm = cpu_norm, .linear = gr_cpu_linear, .attention = gr_cpu_attention, .gate = gr_cpu_gate,
+    .experts = gr_cpu_experts, .gather = cpu_gather, .sum_rows = cpu_sum_rows, .add = cpu_add, .sample = gr_cpu_sample, .free = cpu_free,
+};
+
+static bool machine_has(const gr_kernels *k) {
+#ifdef GRACE_X86
+    __builtin_cpu_init();
+    if (k == &gr_kernels_avx512)
+        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("fma");
+    if (k == &gr_kernels_avx2) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+#endif
+    return k == &gr_kernels_portable;
+}
+
+static grace_status choose_kernels(const char *simd, const gr_kernels **out) {
+    static const gr_kernels *const levels[] = {
+#ifdef GRACE_X86
+        &gr_kernels_avx512, &gr_kernels_avx2,
+#endif
+        &gr_kernels_portable,
+    };
+    const bool automatic = !strcmp(simd, "auto");
+    for (size_t i = 0; i < sizeof levels / sizeof *levels; i++) {
+        if (!automatic && strcmp(simd, levels[i]->name)) continue;
+        *out = levels[i];
+        if (machine_has(levels[i])) return GRACE_OK;
+        if (!automatic) return gr_fail(GRACE_ERR_UNSUPPORTED, "simd '%s': this machine does not have it", simd);
+    }
+    const bool known = !strcmp(simd, "avx2") || !strcmp(simd, "avx512");
+    return known ? gr_fail(GRACE_ERR_UNSUPPORTED, "simd '%s': this machine does not have it", simd)
+                 : gr_fail(GRACE_ERR_ARG, "simd '%s': expected auto, portable, avx2 or avx512", simd);
+}
+
+grace_status gr_compute_cpu_open(const char *simd, int32_t n_threads, gr_compute **out) {
+    grace_status st = GRACE_OK;
+    gr_cpu *cpu = NULL;
+    const gr_kernels *k = NULL;
+    GR_CHECK(n_threads >= 0 && n_threads <= THREADS_MAX, GRACE_ERR_ARG, "%d threads: expected 0 (all) to %d", n_threads, THREADS_MAX);
+    GR_TRY(choose_kernels(simd ? simd : "auto", &k));
+    GR_CALLOC(cpu, 1);
+    cpu->base.ops = &cpu_ops;
+    cpu->k = k;
+    cpu->n_threads = n_threads ? n_threads : default_threads();
+    GR_TRY(gr_scratch_reserve(&cpu->up, sizeof(float) * GR_TILE_ROWS_MAX * GR_BLOCK_OUTS_MAX * (size_t)cpu->n_threads, "expert kernel"));
+    gr_log(GR_DEBUG, "compute", "cpu, %s, %d threads", k->name, cpu->n_threads);
+    *out = &cpu->base;
+    cpu = NULL;
+done:
+    cpu_free(cpu ? &cpu->base : NULL);
+    return st;
+}
+
+const char *gr_compute_cpu_simd(const gr_compute *c) { return ((const gr_cpu *)c)->k->name; }

@@ -1,0 +1,307 @@
+/* The kernels themselves. The including file defines the vector `v16` with its operations, TILE_ROWS, TILE_COLS, PARTS and LEVEL.
+ *
+ * v16_fold(a, n) sums 16 vectors at once in the canonical order: lane 4q + t of the result is the folded a[q][t]; only rows q < n
+ * matter. n is a constant wherever it is called, so that accumulators stay in registers. */
+#include <math.h>
+#include <string.h>
+
+#include "compute/compute.h"
+
+#define INLINE static inline __attribute__((always_inline))
+#if defined(__clang__)
+#define UNROLL _Pragma("unroll")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+
+INLINE int64_t dtype_size(grace_dtype dtype) { return dtype == GRACE_F32 ? 4 : 2; }
+
+INLINE v16 load_weights(grace_dtype dtype, const void *p) {
+    return dtype == GRACE_F32 ? v16_load(p) : dtype == GRACE_BF16 ? v16_load_bf16(p) : v16_load_f16(p);
+}
+
+/* The first n < 16; the other lanes are zero. */
+INLINE v16 load_weights_n(grace_dtype dtype, const void *p, int32_t n) {
+    if (dtype == GRACE_F32) return v16_load_n(p, n);
+    uint16_t whole[16] = {0};
+    memcpy(whole, p, (size_t)n * 2);
+    return dtype == GRACE_BF16 ? v16_load_bf16(whole) : v16_load_f16(whole);
+}
+
+/* The canonical fold of one vector. */
+INLINE float fold_one(v16 v) {
+    float p[16];
+    v16_store(p, v);
+    for (int j = 0; j < 8; j++) p[j] += p[j + 8];
+    for (int j = 0; j < 4; j++) p[j] += p[j + 4];
+    p[0] += p[2];
+    p[1] += p[3];
+    return p[0] + p[1];
+}
+
+INLINE v16 fold_vectors(v16 p[16]) {
+    UNROLL for (int j = 0; j < 8; j++) p[j] = v16_add(p[j], p[j + 8]);
+    UNROLL for (int j = 0; j < 4; j++) p[j] = v16_add(p[j], p[j + 4]);
+    return v16_add(v16_add(p[0], p[2]), v16_add(p[1], p[3]));
+}
+
+/* ---- products: TILE_ROWS x TILE_COLS accumulators live in registers while k runs once ---- */
+INLINE void add_products(int rows, int cols, grace_dtype dtype, const gr_tile *t, const uint8_t *w, int32_t i, int32_t n,
+                         v16 sum[TILE_ROWS][TILE_COLS]) {
+    v16 weights[TILE_COLS];
+    UNROLL for (int c = 0; c < cols; c++) {
+        const uint8_t *p = w + c * t->w_stride + i * dtype_size(dtype);
+        weights[c] = n == 16 ? load_weights(dtype, p) : load_weights_n(dtype, p, n);
+    }
+    UNROLL for (int r = 0; r < rows; r++) {
+        v16 x = n == 16 ? v16_load(t->x[r] + i) : v16_load_n(t->x[r] + i, n);
+        UNROLL for (int c = 0; c < cols; c++) sum[r][c] = v16_fma(x, weights[c], sum[r][c]);
+    }
+}
+
+/* The 16 partial sums of rows x cols outputs, into partial[r][first + c]. */
+INLINE void multiply(int rows, int cols, int first, grace_dtype dtype, const gr_tile *t, const uint8_t *w, v16 partial[8][4]) {
+    v16 sum[TILE_ROWS][TILE_COLS];
+    UNROLL for (int r = 0; r < rows; r++) {
+        UNROLL for (int c = 0; c < cols; c++) sum[r][c] = v16_zero();
+    }
+    int32_t i = 0;
+    for (; i + 16 <= t->k; i += 16) add_products(rows, cols, dtype, t, w, i, 16, sum);
+    if (i < t->k) add_products(rows, cols, dtype, t, w, i, t->k - i, sum);
+    UNROLL for (int r = 0; r < rows; r++) {
+        UNROLL for (int c = 0; c < cols; c++) partial[r][first + c] = sum[r][c];
+    }
+}
+
+/* Four outputs of every row. */
+INLINE void tile_four(int rows, grace_dtype dtype, const gr_tile *t, int32_t o) {
+    v16 partial[8][4];
+    const uint8_t *w = (const uint8_t *)t->w + o * t->w_stride;
+    UNROLL for (int c = 0; c < 4; c += TILE_COLS) multiply(rows, TILE_COLS, c, dtype, t, w + c * t->w_stride, partial);
+    UNROLL for (int r = 0; r < rows; r += 4) {
+        const int n = rows - r < 4 ? rows - r : 4;
+        float folded[16];
+        v16_store(folded, v16_fold((const v16(*)[4])(partial + r), n));
+        UNROLL for (int q = 0; q < n; q++) memcpy(t->out[r + q] + o, folded + 4 * q, 4 * sizeof(float));
+    }
+}
+
+INLINE void tile_one(int rows, grace_dtype dtype, const gr_tile *t, int32_t o) {
+    v16 partial[8][4];
+    multiply(rows, 1, 0, dtype, t, (const uint8_t *)t->w + o * t->w_stride, partial);
+    UNROLL for (int r = 0; r < rows; r++) t->out[r][o] = fold_one(partial[r][0]);
+}
+
+INLINE void tile_of(int rows, grace_dtype dtype, const gr_tile *t) {
+    int32_t o = 0;
+    for (; o + 4 <= t->n_outs; o += 4) tile_four(rows, dtype, t, o);
+    for (; o < t->n_outs; o++) tile_one(rows, dtype, t, o);
+}
+
+INLINE void tile_any(grace_dtype dtype, const gr_tile *t) {
+    switch (t->n_rows) {
+    case 1: tile_of(1, dtype, t); break;
+    case 2: tile_of(2, dtype, t); break;
+#if TILE_ROWS > 2
+    case 3: tile_of(3, dtype, t); break;
+#endif
+#if TILE_ROWS > 3
+    case 4: tile_of(4, dtype, t); break;
+    case 5: tile_of(5, dtype, t); break;
+    case 6: tile_of(6, dtype, t); break;
+#endif
+    default: break;
+    }
+}
+
+static void tile_f32(const gr_tile *t) { tile_any(GRACE_F32, t); }
+static void tile_bf16(const gr_tile *t) { tile_any(GRACE_BF16, t); }
+static void tile_f16(const gr_tile *t) { tile_any(GRACE_F16, t); }
+
+static void tile(const gr_tile *t) {
+    if (t->dtype == GRACE_F32) tile_f32(t);
+    else if (t->dtype == GRACE_BF16) tile_bf16(t);
+    else tile_f16(t);
+}
+
+INLINE void widen_as(grace_dtype dtype, const uint8_t *from, int64_t n, float *to) {
+    int64_t i = 0;
+    for (; i + 16 <= n; i += 16) v16_store(to + i, load_weights(dtype, from + i * dtype_size(dtype)));
+    if (i < n) v16_store_n(to + i, load_weights_n(dtype, from + i * dtype_size(dtype), (int32_t)(n - i)), (int32_t)(n - i));
+}
+
+static void widen(grace_dtype dtype, const void *from, int64_t n, float *to) {
+    if (dtype == GRACE_F32) memcpy(to, from, (size_t)n * sizeof *to);
+    else if (dtype == GRACE_BF16) widen_as(GRACE_BF16, from, n, to);
+    else widen_as(GRACE_F16, from, n, to);
+}
+
+/* ---- exp: 2^n * e^r, n = round(x / ln 2), |r| <= ln 2 / 2, e^r by its series to r^7 (5e-9 relative). Under 1.5 ulp where the result
+ * is normal; results that would be subnormal are 0; NaN stays NaN. ---- */
+INLINE v16 v16_exp(v16 x) {
+    const v16 lowest = v16_set(-87.33654f), highest = v16_set(88.72284f), one = v16_set(1.0f);
+    const v16 magic = v16_set(0x1.8p23f);       /* adding it rounds to an integer */
+    v16 y = v16_min(highest, v16_max(lowest, x));
+    v16 n = v16_sub(v16_fma(y, v16_set(0x1.715476p0f), magic), magic);
+    v16 r = v16_fma(n, v16_set(0x1.05c61p-29f), v16_fma(n, v16_set(-0x1.62e43p-1f), y));    /* ln 2 in two pieces */
+    v16 p = v16_set(1.0f / 5040);
+    p = v16_fma(p, r, v16_set(1.0f / 720));
+    p = v16_fma(p, r, v16_set(1.0f / 120));
+    p = v16_fma(p, r, v16_set(1.0f / 24));
+    p = v16_fma(p, r, v16_set(1.0f / 6));
+    p = v16_fma(p, r, v16_set(0.5f));
+    p = v16_fma(p, r, one);
+    p = v16_fma(p, r, one);
+    return v16_zero_below(v16_ldexp(p, n), x, lowest);
+}
+
+static void exp_row(float *x, int32_t n) {
+    int32_t i = 0;
+    for (; i + 16 <= n; i += 16) v16_store(x + i, v16_exp(v16_load(x + i)));
+    if (i < n) v16_store_n(x + i, v16_exp(v16_load_n(x + i, n - i)), n - i);
+}
+
+static float largest(const float *x, int32_t n) {
+    v16 top = v16_set(x[0]);
+    int32_t i = 0;
+    for (; i + 16 <= n; i += 16) top = v16_max(v16_load(x + i), top);
+    if (i < n) top = v16_max(v16_first_n(v16_load_n(x + i, n - i), top, n - i), top);
+    float lane[16];
+    v16_store(lane, top);
+    for (int j = 1; j < 16; j++) lane[0] = lane[j] > lane[0] ? lane[j] : lane[0];
+    return lane[0];
+}
+
+static float softmax(float *x, int32_t n, float scale) {
+    const v16 by = v16_set(scale), top = v16_set(scale * largest(x, n));
+    v16 sum = v16_zero();
+    int32_t i = 0;
+    for (; i + 16 <= n; i += 16) {
+        v16 e = v16_exp(v16_sub(v16_mul(v16_load(x + i), by), top));
+        v16_store(x + i, e);
+        sum = v16_add(sum, e);
+    }
+    if (i < n) {
+        v16 e = v16_exp(v16_sub(v16_mul(v16_load_n(x + i, n - i), by), top));
+        v16_store_n(x + i, e, n - i);
+        sum = v16_add(sum, v16_first_n(e, v16_zero(), n - i));
+    }
+    return fold_one(sum);
+}
+
+INLINE v16 silu_times(v16 gate, v16 up) {
+    const v16 one = v16_set(1.0f);
+    return v16_mul(v16_div(gate, v16_add(one, v16_exp(v16_sub(v16_zero(), gate)))), up);
+}
+
+static void silu_mul(float *gate, const float *up, int32_t n) {
+    int32_t i = 0;
+    for (; i + 16 <= n; i += 16) v16_store(gate + i, silu_times(v16_load(gate + i), v16_load(up + i)));
+    if (i < n) v16_store_n(gate + i, silu_times(v16_load_n(gate + i, n - i), v16_load_n(up + i, n - i)), n - i);
+}
+
+static void norm(const float *x, const float *w, int32_t n, float eps, float *out) {
+    v16 sum = v16_zero();
+    int32_t i = 0;
+    for (; i + 16 <= n; i += 16) sum = v16_fma(v16_load(x + i), v16_load(x + i), sum);
+    if (i < n) sum = v16_fma(v16_load_n(x + i, n - i), v16_load_n(x + i, n - i), sum);
+    const float scale = 1.0f / sqrtf(fold_one(sum) / (float)n + eps);
+    for (i = 0; i < n; i++) out[i] = x[i] * scale * w[i];
+}
+
+/* ---- attention's second product: 16 partials over positions for 16 elements of the head ---- */
+INLINE void weigh_parts(const gr_weigh *g, int32_t d, int32_t m, int first, v16 part[PARTS]) {
+    UNROLL for (int j = 0; j < PARTS; j++) part[j] = v16_zero();
+    for (int32_t at = 0; at < g->n; at += GR_KV_PAGE) {
+        const float *v = g->v + g->pages[at / GR_KV_PAGE] * g->page_stride + first * g->stride + d, *p = g->p + at + first;
+        const int32_t rest = g->n - at - first;
+        if (rest >= PARTS) {
+            UNROLL for (int j = 0; j < PARTS; j++) {
+                v16 value = m == 16 ? v16_load(v + j * g->stride) : v16_load_n(v + j * g->stride, m);
+                part[j] = v16_fma(v16_set(p[j]), value, part[j]);
+            }
+        } else {
+            UNROLL for (int j = 0; j < PARTS; j++) {
+                if (j < rest) part[j] = v16_fma(v16_set(p[j]), m == 16 ? v16_load(v + j * g->stride) : v16_load_n(v + j * g->stride, m), part[j]);
+            }
+        }
+    }
+}
+
+INLINE void weigh_sixteen(const gr_weigh *g, int32_t d, int32_t m) {
+    v16 part[16];
+    UNROLL for (int first = 0; first < 16; first += PARTS) weigh_parts(g, d, m, first, part + first);
+    v16_store_n(g->out + d, v16_div(fold_vectors(part), v16_set(g->total)), m);
+}
+
+static void weigh(const gr_weigh *g) {
+    int32_t d = 0;
+    for (; d + 16 <= g->head_dim; d += 16) weigh_sixteen(g, d, 16);
+    if (d < g->head_dim) weigh_sixteen(g, d, g->head_dim - d);
+}
+
+/* ---- element by element: the compiler's vectors round like plain C ---- */
+static void rope(float *restrict x, const float *restrict cosine, const float *restrict sine, int32_t half) {
+    for (int32_t i = 0; i < half; i++) {
+        float a = x[i], b = x[i + half];
+        x[i] = a * cosine[i] - b * sine[i];
+        x[i + half] = b * cosine[i] + a * sine[i];
+    }
+}
+
+static void clip(float *x, int32_t n, float limit) {
+    for (int32_t i = 0; i < n; i++) x[i] = x[i] > limit ? limit : x[i] < -limit ? -limit : x[i];
+}
+
+static void add(float *x, const float *y, int64_t n) {
+    for (int64_t i = 0; i < n; i++) x[i] += y[i];
+}
+
+INLINE void sum_sixteen(const gr_sum_row *s, int32_t i, int32_t m) {
+    v16 sum = v16_zero();
+    for (int32_t j = 0; j < s->n; j++) {
+        const float *row = s->in + (int64_t)s->index[j] * s->width + i;
+        v16 x = m == 16 ? v16_load(row) : v16_load_n(row, m);
+        sum = v16_add(sum, s->weight ? v16_mul(v16_set(s->weight[j]), x) : x);
+    }
+    if (s->accumulate) sum = v16_add(m == 16 ? v16_load(s->out + i) : v16_load_n(s->out + i, m), sum);
+    v16_store_n(s->out + i, sum, m);
+}
+
+static void sum_row(const gr_sum_row *s) {
+    int32_t i = 0;
+    for (; i + 16 <= s->width; i += 16) sum_sixteen(s, i, 16);
+    if (i < s->width) sum_sixteen(s, i, s->width - i);
+}
+
+/* ---- the machine's limits ---- */
+static double burn(int64_t n, float seed) {
+    enum { CHAINS = TILE_ROWS * TILE_COLS > 12 ? 12 : TILE_ROWS * TILE_COLS };
+    v16 sum[CHAINS], a = v16_set(seed), b = v16_set(1.0f - seed);
+    UNROLL for (int j = 0; j < CHAINS; j++) sum[j] = v16_set((float)j);
+    for (int64_t i = 0; i < n; i++) {
+        UNROLL for (int j = 0; j < CHAINS; j++) sum[j] = v16_fma(sum[j], b, a);
+    }
+    v16 all = v16_zero();
+    UNROLL for (int j = 0; j < CHAINS; j++) all = v16_add(all, sum[j]);
+    return (double)n * CHAINS * 32 + (fold_one(all) == 1234.5f ? 1 : 0);
+}
+
+static float read_all(const float *x, int64_t n) {
+    v16 sum[8];
+    UNROLL for (int j = 0; j < 8; j++) sum[j] = v16_zero();
+    for (int64_t i = 0; i + 128 <= n; i += 128) {
+        UNROLL for (int j = 0; j < 8; j++) sum[j] = v16_add(sum[j], v16_load(x + i + 16 * j));
+    }
+    UNROLL for (int j = 1; j < 8; j++) sum[0] = v16_add(sum[0], sum[j]);
+    return fold_one(sum[0]);
+}
+
+#define JOIN_(a, b) a##b
+#define JOIN(a, b) JOIN_(a, b)
+#define TEXT_(a) #a
+#define TEXT(a) TEXT_(a)
+const gr_kernels JOIN(gr_kernels_, LEVEL) = {
+    .name = TEXT(LEVEL), .tile_rows = TILE_ROWS, .tile = tile, .widen = widen, .norm = norm, .softmax = softmax, .exp = exp_row,
+    .weigh = weigh, .silu_mul = silu_mul, .rope = rope, .clip = clip, .add = add, .sum_row = sum_row, .burn = burn, .read = read_all,
+};

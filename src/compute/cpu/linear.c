@@ -1,0 +1,78 @@
+/* Products with a weight: cut into blocks of outputs (and parts of rows when there are few blocks), each weight block widened once
+ * when enough rows use it, otherwise in registers on its single way from memory. */
+#include "compute/cpu/cpu.h"
+
+enum { WIDE_FLOATS = 32768, ROWS_OF_PART_MIN = 24 };    /* 128 KiB: a widened block and the rows it meets share the second-level cache */
+
+static int32_t clamp(int64_t x, int32_t low, int32_t high) { return x < low ? low : x > high ? high : (int32_t)x; }
+
+int32_t gr_block_outs(const gr_cpu *cpu, int32_t rows, int32_t cols) {
+    const int32_t fits = clamp(WIDE_FLOATS / cols, 4, GR_BLOCK_OUTS_MAX);
+    const int32_t shared = clamp(gr_ceil_div(rows, 4 * cpu->n_threads), 16, GR_BLOCK_OUTS_MAX);
+    return (fits < shared ? fits : shared) / 4 * 4;
+}
+
+static size_t floats_of_block(int32_t cols) { return cols > WIDE_FLOATS / 4 ? 4 * ((size_t)cols + 15) : WIDE_FLOATS; }
+
+grace_status gr_block_reserve(gr_cpu *cpu, int32_t cols) {
+    if (cols <= cpu->cols_max) return GRACE_OK;
+    const size_t bytes = sizeof(float) * GR_WIDE_MATRICES * (size_t)cpu->n_threads * floats_of_block(cols);
+    grace_status st = gr_scratch_reserve(&cpu->tile, bytes, "weight block");
+    if (!st) cpu->cols_max = cols;
+    return st;
+}
+
+void gr_block_open(const gr_cpu *cpu, int32_t thread, int32_t which, const gr_weight *w, int32_t first_out, int32_t n_outs, int32_t n_rows, gr_tile *t) {
+    const int64_t size = w->dtype == GRACE_F32 ? 4 : 2;
+    *t = (gr_tile){.w = (const uint8_t *)w->data + first_out * w->cols * size, .w_stride = w->cols * size, .dtype = w->dtype, .n_outs = n_outs, .k = w->cols};
+    if (w->dtype == GRACE_F32 || n_rows <= cpu->k->tile_rows) return;
+    float *wide = (float *)cpu->tile.data + floats_of_block(cpu->cols_max) * (size_t)(thread * GR_WIDE_MATRICES + which);
+    cpu->k->widen(w->dtype, t->w, (int64_t)n_outs * w->cols, wide);
+    t->w = wide;
+    t->dtype = GRACE_F32;
+    t->w_stride = (int64_t)w->cols * 4;
+}
+
+int32_t gr_rows_per_part(const gr_cpu *cpu, int64_t n_blocks, int32_t n_rows) {
+    const int64_t n_parts = gr_ceil_div(4 * cpu->n_threads, n_blocks > 0 ? n_blocks : 1), tile = cpu->k->tile_rows;
+    if (n_parts == 1) return n_rows;
+    return clamp(gr_ceil_div(gr_ceil_div(n_rows, n_parts), tile) * tile, ROWS_OF_PART_MIN, INT32_MAX);
+}
+
+/* ---- linear: task = (block of outputs, part of rows) ---- */
+typedef struct linear_args {
+    const gr_cpu *cpu;
+    const gr_weight *w;
+    const float *x;
+    float *out;
+    int32_t n_rows, outs_per_block, rows_per_part, n_parts;
+} linear_args;
+
+static int32_t least(int32_t a, int32_t b) { return a < b ? a : b; }
+
+static void linear_task(void *args, int64_t task, int32_t thread) {
+    const linear_args *l = args;
+    const int32_t o = (int32_t)(task / l->n_parts) * l->outs_per_block, first = (int32_t)(task % l->n_parts) * l->rows_per_part;
+    const int32_t last = least(first + l->rows_per_part, l->n_rows);
+    gr_tile t;
+    gr_block_open(l->cpu, thread, 0, l->w, o, least(l->outs_per_block, l->w->rows - o), last - first, &t);
+    for (int32_t row = first; row < last; row += t.n_rows) {
+        t.n_rows = least(l->cpu->k->tile_rows, last - row);
+        for (int32_t r = 0; r < t.n_rows; r++) {
+            t.x[r] = l->x + (int64_t)(row + r) * l->w->cols;
+            t.out[r] = l->out + (int64_t)(row + r) * l->w->rows + o;
+        }
+        l->cpu->k->tile(&t);
+    }
+}
+
+grace_status gr_cpu_linear(gr_compute *c, const gr_weight *w, const float *x, int32_t n_rows, float *out) {
+    gr_cpu *cpu = gr_cpu_of(c);
+    if (n_rows == 0) return GRACE_OK;
+    const int32_t outs = gr_block_outs(cpu, w->rows, w->cols);
+    const int64_t n_blocks = gr_ceil_div(w->rows, outs);
+    const int32_t rows = gr_rows_per_part(cpu, n_blocks, n_rows);
+    linear_args l = {cpu, w, x, out, n_rows, outs, rows, (int32_t)gr_ceil_div(n_rows, rows)};
+    gr_cpu_for(cpu, n_blocks * l.n_parts, (int64_t)w->rows * w->cols * n_rows, linear_task, &l);
+    return GRACE_OK;
+}
