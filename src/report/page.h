@@ -1,0 +1,28 @@
+/* Sections of the page, one function each; every one writes a line instead of what the data does not have. Internal to src/report/. */
+#ifndef GR_REPORT_PAGE_H
+#define GR_REPORT_PAGE_H
+#include "report/data.h"
+#include "report/out.h"
+#include "report/tables.h"
+
+/* ladder.c: the tables. The caller frees. */
+grace_status gr_ladder_table(const gr_report_data *d, gr_table **out);          /* the numbers of every rung, and their change against the baseline */
+grace_status gr_ladder_settings_table(const gr_report_data *d, gr_table **out); /* how every rung was run, bytes, replicas */
+grace_status gr_replica_table(const gr_report_data *d, gr_table **out);
+int32_t gr_ladder_n_identical(const gr_report_data *d, int32_t *n_checked);
+
+/* page_ladder.c */
+void gr_page_head(gr_out *out, const gr_report_data *d);
+void gr_page_ladder(gr_out *out, const gr_report_data *d);
+void gr_page_times(gr_out *out, const gr_report_data *d);
+/* page_maps.c */
+void gr_page_traffic(gr_out *out, const gr_report_data *d);
+void gr_page_load(gr_out *out, const gr_report_data *d);
+void gr_page_affinity(gr_out *out, const gr_report_data *d);
+/* page_plan.c */
+void gr_page_knee(gr_out *out, const gr_report_data *d);
+void gr_page_replicas(gr_out *out, const gr_report_data *d);
+void gr_page_texts(gr_out *out, const gr_report_data *d);
+void gr_page_terms(gr_out *out);
+
+#endif

@@ -1,0 +1,99 @@
+#include "report/read.h"
+
+#include <math.h>
+#include <stdio.h>
+
+gr_place gr_place_at(const char *array, size_t index) {
+    gr_place p;
+    snprintf(p.text, sizeof p.text, "report: %s[%zu]", array, index);
+    return p;
+}
+
+/* ---- members that may be absent ---- */
+
+grace_status gr_read_count_or_none(const gr_json *object, const char *where, const char *key, int64_t max, int64_t *out) {
+    return gr_json_int_or(object, where, key, 0, max, -1, out);
+}
+
+static grace_status check_real(const char *where, const char *key, double value) {
+    grace_status st = GRACE_OK;
+    GR_CHECK(!(value < 0) && !(value > GR_REAL_MAX), GRACE_ERR_FORMAT, "%s: '%s': expected 0 to 1e15, found %g", where, key, value);
+done:
+    return st;
+}
+
+grace_status gr_read_real_or_none(const gr_json *object, const char *where, const char *key, double *out) {
+    grace_status st = gr_json_real_or(object, where, key, NAN, out);
+    return st ? st : check_real(where, key, *out);
+}
+
+grace_status gr_read_real(const gr_json *object, const char *where, const char *key, double *out) {
+    grace_status st = gr_json_real(object, where, key, out);
+    return st ? st : check_real(where, key, *out);
+}
+
+grace_status gr_read_object_or_none(const gr_json *object, const char *where, const char *key, const gr_json **out) {
+    *out = NULL;
+    return gr_json_kind_of(gr_json_get(object, key)) == GR_JSON_NULL ? GRACE_OK : gr_json_object_in(object, where, key, out);
+}
+
+grace_status gr_read_array_or_none(const gr_json *object, const char *where, const char *key, const gr_json **out) {
+    *out = NULL;
+    return gr_json_kind_of(gr_json_get(object, key)) == GR_JSON_NULL ? GRACE_OK : gr_json_array(object, where, key, out);
+}
+
+grace_status gr_read_array(const gr_json *object, const char *where, const char *key, size_t n_min, size_t n_max, const gr_json **out, size_t *n) {
+    grace_status st = GRACE_OK;
+    GR_TRY(gr_json_array(object, where, key, out));
+    *n = gr_json_length(*out);
+    GR_CHECK(*n >= n_min && *n <= n_max, GRACE_ERR_FORMAT, "%s: '%s': expected %zu to %zu elements, found %zu", where, key, n_min, n_max, *n);
+done:
+    return st;
+}
+
+/* ---- arrays of integers ---- */
+
+grace_status gr_read_ints(const gr_json *array, const char *where, const char *key, size_t n, int64_t max, int64_t *out) {
+    grace_status st = GRACE_OK;
+    gr_place p;
+    snprintf(p.text, sizeof p.text, "%s: '%s'", where, key);
+    GR_CHECK(gr_json_kind_of(array) == GR_JSON_ARRAY, GRACE_ERR_FORMAT, "%s: expected an array, found %s", p.text, gr_json_kind_name(array));
+    GR_CHECK(gr_json_length(array) == n, GRACE_ERR_FORMAT, "%s: expected %zu values, found %zu", p.text, n, gr_json_length(array));
+    for (size_t i = 0; i < n; i++) GR_TRY(gr_json_int_at(array, p.text, i, 0, max, &out[i]));
+done:
+    return st;
+}
+
+grace_status gr_read_id_list(gr_arena *arena, const gr_json *object, const char *where, const char *key, size_t n_max, int64_t max, int64_t **out, size_t *n) {
+    grace_status st = GRACE_OK;
+    const gr_json *array;
+    int64_t *ids;
+    GR_TRY(gr_read_array(object, where, key, 0, n_max, &array, n));
+    GR_ARENA_ARRAY(arena, ids, *n);
+    GR_TRY(gr_read_ints(array, where, key, *n, max, ids));
+    *out = ids;
+done:
+    return st;
+}
+
+grace_status gr_read_matrix_or_none(gr_arena *arena, const gr_json *object, const char *where, const char *key, size_t n_rows, size_t n_cols, int64_t **out,
+                                    size_t *found_rows) {
+    grace_status st = GRACE_OK;
+    const gr_json *rows;
+    int64_t *values = NULL;
+    char row_key[64];
+    GR_TRY(gr_read_array_or_none(object, where, key, &rows));
+    if (!rows) goto done;
+    size_t n = gr_json_length(rows);
+    GR_CHECK(n > 0 && n <= GR_REPORT_LAYERS_MAX && (n_rows == 0 || n == n_rows), GRACE_ERR_FORMAT, "%s: '%s': expected %zu%s rows, found %zu", where, key,
+             n_rows ? n_rows : (size_t)GR_REPORT_LAYERS_MAX, n_rows ? "" : " at most", n);
+    GR_ARENA_ARRAY(arena, values, n * n_cols);
+    for (size_t i = 0; i < n; i++) {
+        snprintf(row_key, sizeof row_key, "%s[%zu]", key, i);
+        GR_TRY(gr_read_ints(gr_json_at(rows, i), where, row_key, n_cols, GR_COUNT_MAX, values + i * n_cols));
+    }
+    *out = values;
+    if (found_rows) *found_rows = n;
+done:
+    return st;
+}
