@@ -30,7 +30,8 @@ static void what_is_written_is_read_back(void **state) {
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         for (uint64_t seed = 1; seed <= 4; seed++) {
             print_message("shape %zu, seed %d\n", i, (int)seed);
-            world *w = world_random(seed * 100 + i, shapes[i][0], shapes[i][1], shapes[i][2], 1 + (int32_t)(seed * 13), (int32_t)(seed * seed * 50) - 50);
+            int32_t n_sequences = 1 + (int32_t)(seed * 13), n_tokens = (int32_t)(seed * seed * 50) - 50;
+            world *w = world_random(seed * 100 + i, shapes[i][0], shapes[i][1], shapes[i][2], n_sequences, n_tokens);
             grace_trace *t = NULL;
             bool truncated = true;
             assert_int_equal(world_save(w, in(folder, "a.trace")), GRACE_OK);
