@@ -33,23 +33,35 @@ static inline void write_bytes(const char *name, const void *bytes, size_t n) {
 
 static inline void write_text(const char *name, const char *text) { write_bytes(name, text, strlen(text)); }
 
-/* Put `to` where the first `from` stands in the file; a safetensors header's length is put right. */
+/* Length of the JSON in a shard: the header without its padding. */
+static inline size_t header_end(const gr_file *file) {
+    uint64_t n;
+    memcpy(&n, file->data, 8);
+    while (((const char *)file->data)[8 + n - 1] == ' ') n--;
+    return 8 + n;
+}
+
+static inline void append(gr_buf *out, const void *bytes, size_t n) { assert_int_equal(gr_buf_append(out, bytes, n), GRACE_OK); }
+
+/* Put `to` where the first `from` stands in the file. A shard's header gets its right length and padding again. */
 static inline void edit(const char *name, const char *from, const char *to) {
     gr_file file;
     gr_buf out = {0};
-    bool shard = strstr(name, ".safetensors") && !strstr(name, ".json");
+    size_t n_name = strlen(name);
+    bool shard = n_name > 12 && !strcmp(name + n_name - 12, ".safetensors");
     assert_int_equal(gr_file_map(path_of(name), &file), GRACE_OK);
-    const char *at = memmem(file.data, file.n, from, strlen(from));
+    const char *bytes = file.data, *at = memmem(bytes, file.n, from, strlen(from));
     assert_non_null(at);
-    size_t before = (size_t)(at - (const char *)file.data), after = before + strlen(from);
-    assert_int_equal(gr_buf_append(&out, file.data, before), GRACE_OK);
-    assert_int_equal(gr_buf_append(&out, to, strlen(to)), GRACE_OK);
-    assert_int_equal(gr_buf_append(&out, (const char *)file.data + after, file.n - after), GRACE_OK);
+    const char *rest = at + strlen(from), *end = shard ? bytes + header_end(&file) : bytes + file.n;
+    append(&out, bytes, (size_t)(at - bytes));
+    append(&out, to, strlen(to));
+    append(&out, rest, (size_t)(end - rest));
     if (shard) {
-        uint64_t n_header;
-        memcpy(&n_header, out.data, 8);
-        n_header += strlen(to) - strlen(from);
+        while (out.n % 8) append(&out, " ", 1);
+        uint64_t before, n_header = out.n - 8;
+        memcpy(&before, bytes, 8);
         memcpy(out.data, &n_header, 8);
+        append(&out, bytes + 8 + before, file.n - 8 - before);
     }
     gr_file_unmap(&file);
     write_bytes(name, out.data, out.n);
