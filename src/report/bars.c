@@ -5,7 +5,7 @@
 #include "report/format.h"
 #include "report/svg.h"
 
-enum { BAR = 17, PITCH = 26, GUTTER = 158, VALUE_ROOM = 108, LEGEND = 26 };
+enum { BAR = 17, PITCH = 26, GUTTER = 158, LEGEND = 26 };
 
 static double total_of(const gr_bar_chart *chart, int32_t bar) {
     double total = 0;
@@ -15,6 +15,22 @@ static double total_of(const gr_bar_chart *chart, int32_t bar) {
 
 static double spread_of(const gr_bar_chart *chart, int32_t bar) {
     return chart->spread && !isnan(chart->spread[bar]) ? chart->spread[bar] : 0;
+}
+
+static void value_text(const gr_bar_chart *chart, int32_t bar, char out[96]) {
+    snprintf(out, 96, "%s%s%s", gr_label_real(total_of(chart, bar), chart->decimals).text, *chart->unit ? " " : "", chart->unit);
+}
+
+/* What the longest value written needs beside its bar. */
+static double value_room(const gr_bar_chart *chart) {
+    char text[96];
+    int32_t most = 0;
+    for (int32_t i = 0; i < chart->n_bars; i++) {
+        value_text(chart, i, text);
+        int32_t width = gr_text_width(text);
+        if (width > most) most = width;
+    }
+    return 14 + 7.2 * most;
 }
 
 /* The longest bar with its whisker fills the plot. */
@@ -51,18 +67,25 @@ static void draw_whisker(gr_out *out, double x, double half, double y) {
 }
 
 static void draw_bar(gr_out *out, const gr_bar_chart *chart, int32_t bar, double y, double scale) {
-    char value[96];
     double total = total_of(chart, bar), half = spread_of(chart, bar) * scale;
-    const char *ink = bar == chart->strong ? GR_SVG_INK : GR_SVG_SOFT;
-    gr_svg_text(out, GUTTER - 10, y + 13, "end", ink, 12, 24, chart->names[bar]);
-    if (isnan(total)) {
-        gr_svg_text(out, GUTTER + 6, y + 13, "start", GR_SVG_SOFT, 12, 40, "not measured");
-        return;
-    }
+    gr_svg_text(out, GUTTER - 10, y + 13, "end", bar == chart->strong ? GR_SVG_INK : GR_SVG_SOFT, 12, 24, chart->names[bar]);
+    if (isnan(total)) return;
     draw_segments(out, chart, bar, y, scale);
     if (half > 0) draw_whisker(out, GUTTER + total * scale, half, y + BAR / 2.0);
-    snprintf(value, sizeof value, "%s%s%s", gr_label_real(total, chart->decimals).text, *chart->unit ? " " : "", chart->unit);
-    gr_svg_text(out, GUTTER + total * scale + half + 7, y + 13, "start", GR_SVG_INK, 12, 40, value);
+}
+
+static void draw_value(gr_out *out, const gr_bar_chart *chart, int32_t bar, double y, double scale) {
+    char text[96];
+    double end = total_of(chart, bar) + spread_of(chart, bar);
+    value_text(chart, bar, text);
+    if (isnan(end)) gr_svg_text(out, GUTTER + 7, y + 13, "start", GR_SVG_SOFT, 12, 40, "not measured");
+    else gr_svg_text(out, GUTTER + end * scale + 7, y + 13, "start", GR_SVG_INK, 12, 40, text);
+}
+
+static void draw_reference(gr_out *out, const gr_bar_chart *chart, double top, double bottom, double scale) {
+    if (chart->reference < 0 || isnan(total_of(chart, chart->reference))) return;
+    double x = GUTTER + total_of(chart, chart->reference) * scale;
+    gr_svg_line_between(out, x, top, x, bottom, GR_SVG_SOFT, "3 3");
 }
 
 static void draw_legend(gr_out *out, const gr_bar_chart *chart) {
@@ -75,16 +98,18 @@ static void draw_legend(gr_out *out, const gr_bar_chart *chart) {
     }
 }
 
+static double y_of(double top, int32_t bar) { return top + (double)PITCH * bar + (PITCH - BAR) / 2.0; }
+
 void gr_svg_bars(gr_out *out, const gr_bar_chart *chart) {
-    double top = GR_SVG_TOP + (chart->n_series > 1 ? LEGEND : 0), height = top + (double)PITCH * chart->n_bars + 2;
-    double scale = (chart->width - GUTTER - VALUE_ROOM) / largest(chart);
-    gr_svg_begin(out, chart->title, chart->width, height);
+    double top = GR_SVG_TOP + (chart->n_series > 1 ? LEGEND : 0), bottom = top + (double)PITCH * chart->n_bars;
+    double scale = (chart->width - GUTTER - value_room(chart)) / largest(chart);
+    gr_svg_begin(out, chart->title, chart->width, bottom + 2);
     if (chart->n_series > 1) draw_legend(out, chart);
-    for (int32_t i = 0; i < chart->n_bars; i++) draw_bar(out, chart, i, top + (double)PITCH * i + (PITCH - BAR) / 2.0, scale);
-    gr_svg_line_between(out, GUTTER, top, GUTTER, height - 2, GR_SVG_SOFT, NULL);
-    if (chart->reference >= 0 && !isnan(total_of(chart, chart->reference))) {
-        double x = GUTTER + total_of(chart, chart->reference) * scale;
-        gr_svg_line_between(out, x, top, x, height - 2, GR_SVG_SOFT, "3 3");
-    }
+    for (int32_t i = 0; i < chart->n_bars; i++) draw_bar(out, chart, i, y_of(top, i), scale);
+    draw_reference(out, chart, top, bottom, scale);
+    gr_svg_line_between(out, GUTTER, top, GUTTER, bottom, GR_SVG_SOFT, NULL);
+    gr_svg_halo(out);
+    for (int32_t i = 0; i < chart->n_bars; i++) draw_value(out, chart, i, y_of(top, i), scale);
+    gr_svg_group_end(out);
     gr_svg_end(out);
 }

@@ -22,7 +22,7 @@ static grace_status read_head(const gr_json *doc, gr_report_data *d) {
     GR_TRY(gr_json_string_or(doc, where, "commit", NULL, &d->commit));
     GR_TRY(gr_json_string_or(doc, where, "machine", NULL, &d->machine));
     GR_TRY(gr_json_string_or(doc, where, "date", NULL, &d->date));
-    GR_TRY(gr_json_string_or(doc, where, "reference_hash", NULL, &d->reference_hash));
+    GR_TRY(gr_read_hash_or_none(doc, where, "reference_hash", &d->reference_hash));
 done:
     return st;
 }

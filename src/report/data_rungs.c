@@ -13,7 +13,7 @@ static grace_status read_rung_words(const gr_json *json, const char *where, gr_r
     GR_TRY(gr_json_string_or(json, where, "plan", NULL, &rung->plan));
     GR_TRY(gr_json_string_or(json, where, "exchange", NULL, &rung->exchange));
     GR_TRY(gr_json_string_or(json, where, "route", NULL, &rung->route));
-    GR_TRY(gr_json_string_or(json, where, "logits_hash", NULL, &rung->logits_hash));
+    GR_TRY(gr_read_hash_or_none(json, where, "logits_hash", &rung->logits_hash));
     GR_TRY(gr_json_bool_or(json, where, "baseline", false, &rung->baseline));
     GR_TRY(gr_json_bool_or(json, where, "identical", false, &identical));
     known = gr_json_kind_of(gr_json_get(json, "identical")) == GR_JSON_BOOL;

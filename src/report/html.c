@@ -4,6 +4,8 @@
 #include <stdio.h>
 #include <string.h>
 
+enum { NARROW = 5 };      /* tables of so few columns do not fill the page */
+
 /* Fonts are those of the machine. Lines of text stay under 75 characters, tables and figures use the whole width. On paper: no shadows,
  * nothing torn apart between pages, colours kept. */
 static const char style[] =
@@ -35,19 +37,23 @@ static const char style[] =
     ".highlights span{display:block;color:var(--soft);font-size:13.5px;line-height:1.4;margin-top:4px}\n"
     ".table{overflow-x:auto;margin:22px 0 8px}\n"
     "table{border-collapse:collapse;width:100%;font-size:13.5px;font-variant-numeric:tabular-nums}\n"
+    "table.narrow{width:auto}\n"
+    "table.narrow th,table.narrow td{padding-right:36px}\n"
+    ".figures+.table{margin-top:48px}\n"
+    ".table+.table{margin-top:40px}\n"
     "caption{caption-side:bottom;text-align:left;color:var(--soft);font-size:13px;line-height:1.5;padding-top:10px}\n"
     "th{font-weight:600;color:var(--soft);font-size:12.5px;line-height:1.3;vertical-align:bottom;text-align:left;padding:0 12px 7px 0;"
     "border-bottom:1.5px solid var(--ink);white-space:nowrap}\n"
     "td{padding:7px 12px 7px 0;border-bottom:1px solid var(--rule);vertical-align:top}\n"
     "td:first-child,.num{white-space:nowrap}\n"
-    "tr>:last-child{padding-right:0}\n"
+    "table tr>:last-child{padding-right:0}\n"
     ".num{text-align:right}\n"
     ".verdict{text-align:center}\n"
-    "tr.strong td{background:var(--faint);font-weight:620}\n"
+    "tr.strong td{background:var(--faint);font-weight:600}\n"
     ".yes{color:var(--accent);font-weight:620}\n"
     ".no{color:#fff;background:var(--warm);font-weight:700;padding:1px 8px;border-radius:3px}\n"
     ".figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(460px,1fr));gap:36px 40px;margin:30px 0 0;align-items:start}\n"
-    ".figures.wide{grid-template-columns:1fr}\n"
+    ".figures.one{grid-template-columns:1fr}\n"
     ".figures.three{grid-template-columns:repeat(auto-fit,minmax(300px,1fr));gap:32px 24px}\n"
     "figure{margin:0;break-inside:avoid;overflow-x:auto}\n"
     "figure svg{display:block;max-width:100%;height:auto}\n"
@@ -100,7 +106,12 @@ void gr_html_missing(gr_out *out, const char *format, ...) {
     va_end(args);
 }
 
-void gr_html_figures(gr_out *out, bool wide) { gr_out_put(out, "<div class=\"figures%s\">\n", wide ? " wide" : ""); }
+
+void gr_html_figures(gr_out *out, int n_columns) {
+    gr_out_put(out, "<div class=\"figures%s\">\n", n_columns == 1 ? " one" : n_columns == 3 ? " three" : "");
+}
+
+
 void gr_html_figures_end(gr_out *out) { gr_out_put(out, "</div>\n"); }
 void gr_html_figure(gr_out *out) { gr_out_put(out, "<figure>\n"); }
 
@@ -140,7 +151,7 @@ static void put_cell(gr_out *out, const char *cell, gr_column_kind kind) {
 void gr_html_table(gr_out *out, const gr_table *table, const char *caption) {
     if (!out->st) out->st = gr_table_status(table);
     int32_t n_columns = gr_table_n_columns(table);
-    gr_out_put(out, "<div class=\"table\"><table>\n");
+    gr_out_put(out, "<div class=\"table\"><table%s>\n", n_columns <= NARROW ? " class=\"narrow\"" : "");
     if (*caption) element(out, "<caption>", caption, "</caption>");
     gr_out_put(out, "<thead><tr>");
     for (int32_t c = 0; c < n_columns; c++) put_title(out, gr_table_column(table, c));

@@ -13,8 +13,8 @@ void gr_html_section_end(gr_out *out);
 void gr_html_paragraph(gr_out *out, const char *format, ...) __attribute__((format(printf, 2, 3)));
 void gr_html_missing(gr_out *out, const char *format, ...) __attribute__((format(printf, 2, 3)));       /* a part the data does not have */
 
-/* Figures stand side by side in a grid as far as there is room. wide: the grid has one column. */
-void gr_html_figures(gr_out *out, bool wide);
+/* Figures side by side, n_columns (1 to 3) of them as far as there is room. */
+void gr_html_figures(gr_out *out, int n_columns);
 void gr_html_figures_end(gr_out *out);
 void gr_html_figure(gr_out *out);                               /* then one SVG, then the end with its caption ("": none) */
 void gr_html_figure_end(gr_out *out, const char *caption);

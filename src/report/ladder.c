@@ -67,7 +67,7 @@ static void add_settings(gr_table *table, const gr_report_rung *rung, bool stron
     put_bytes(table, rung->bytes_cross);
     put_bytes(table, rung->bytes_intra);
     put_ms(table, rung->idle_measured_us);
-    gr_table_put(table, "%s", rung->logits_hash ? rung->logits_hash : NONE);
+    gr_table_put(table, "%.8s", rung->logits_hash ? rung->logits_hash : NONE);
 }
 
 grace_status gr_ladder_settings_table(const gr_report_data *d, gr_table **out) {
@@ -78,8 +78,8 @@ grace_status gr_ladder_settings_table(const gr_report_data *d, gr_table **out) {
                                         {"replica\nslots", GR_COLUMN_NUMBER},
                                         {"bytes\ncross-node", GR_COLUMN_NUMBER},
                                         {"bytes\nintra-node", GR_COLUMN_NUMBER},
-                                        {"idle measured\nms", GR_COLUMN_NUMBER},
-                                        {"hash of the logits", GR_COLUMN_TEXT}};
+                                        {"idle, ms\nmeasured", GR_COLUMN_NUMBER},
+                                        {"hash of\nlogits", GR_COLUMN_TEXT}};
     grace_status st = gr_table_build(columns, sizeof columns / sizeof *columns, out);
     for (int32_t i = 0; !st && i < d->n_rungs; i++) add_settings(*out, &d->rungs[i], i == d->n_rungs - 1);
     return st;

@@ -14,8 +14,11 @@ enum { RUNGS_MAX = 64, CHART_WIDTH = 480, WIDE = 1000 };
 /* "tiny-olmoe (olmoe, 8 layers, 64 experts, top 8, 17.0M parameters)" as far as known. */
 static void describe_model(const gr_report_data *d, char *out, size_t size) {
     const char *joint = " (";
-    size_t n = (size_t)snprintf(out, size, "%.80s", d->model_name ? d->model_name : "a model without a name");
-    if (d->model_family) n += (size_t)snprintf(out + n, size - n, "%s%.40s", joint, d->model_family), joint = ", ";
+    char family[64];
+    gr_text_shorten(d->model_name ? d->model_name : "a model without a name", 60, out, 100);
+    gr_text_shorten(d->model_family ? d->model_family : "", 40, family, sizeof family);
+    size_t n = strlen(out);
+    if (*family) n += (size_t)snprintf(out + n, size - n, "%s%s", joint, family), joint = ", ";
     if (d->model_layers >= 0) n += (size_t)snprintf(out + n, size - n, "%s%d MoE layers", joint, (int)d->model_layers), joint = ", ";
     if (d->model_experts >= 0) n += (size_t)snprintf(out + n, size - n, "%s%d experts", joint, (int)d->model_experts), joint = ", ";
     if (d->model_top_k >= 0) n += (size_t)snprintf(out + n, size - n, "%stop %d", joint, (int)d->model_top_k), joint = ", ";
@@ -37,9 +40,10 @@ static void put_fact(gr_out *out, const char *name, const char *text) {
 
 /* The change of the last rung against the baseline, when there is one to compare with. */
 static void put_change(gr_out *out, const gr_report_data *d, double last, double base, const char *what) {
-    char meaning[160];
+    char meaning[192], base_name[96];
     if (d->baseline < 0 || d->baseline == d->n_rungs - 1 || base == 0) return;
-    snprintf(meaning, sizeof meaning, "%s, against %.60s", what, d->rungs[d->baseline].name);
+    gr_text_shorten(d->rungs[d->baseline].name, 40, base_name, sizeof base_name);
+    snprintf(meaning, sizeof meaning, "%s, against %s", what, base_name);
     gr_html_highlight(out, gr_label_change(last, base).text, meaning);
 }
 
@@ -140,7 +144,7 @@ static void put_paper(gr_out *out, const gr_report_data *d) {
         gr_table_row(table, false);
         gr_table_put(table, "%s", d->rungs[i].name);
         gr_table_put(table, "%s", gr_label_change((double)d->rungs[i].rows_cross, (double)d->rungs[d->baseline].rows_cross).text);
-        gr_table_put(table, "%+.1f%%", d->paper_cross[i]);
+        gr_table_put(table, "%s", gr_label_change(100 + d->paper_cross[i], 100).text);
     }
     put_table(out, st, table, "Both against uniform grouping with a flat exchange. The paper's Table 1 is the mean of three larger models on two nodes with two GPUs.");
 }
@@ -160,11 +164,11 @@ void gr_page_ladder(gr_out *out, const gr_report_data *d) {
     gr_html_paragraph(out, "One workload, run once for every rung. A rung differs from the one before it in placement, replication, routing or exchange.");
     put_identity(out, d);
     put_table(out, st, table, "Rows are dispatched plus combined. Changes are against the rung marked base. Definitions stand at the end of the page.");
-    gr_html_figures(out, false);
+    gr_html_figures(out, 2);
     for (int m = 0; m < N_METRICS; m++) put_metric(out, d, (metric)m);
     gr_html_figures_end(out);
     st = gr_ladder_settings_table(d, &settings);
-    put_table(out, st, settings, "How each rung was run. An en dash stands for a number that was not taken.");
+    put_table(out, st, settings, "How each rung was run. The hash is cut to its first eight digits; an en dash stands for what was not taken.");
     put_paper(out, d);
     gr_html_section_end(out);
 }
@@ -186,7 +190,7 @@ void gr_page_times(gr_out *out, const gr_report_data *d) {
     else {
         gr_bar_chart chart = {.title = "Time in MoE layers by stage", .unit = "ms", .n_bars = n, .n_series = GR_N_RUNG_TIMES, .names = names, .series = stages,
                               .values = values, .reference = -1, .strong = -1, .decimals = decimals_of(values, n * GR_N_RUNG_TIMES), .width = WIDE};
-        gr_html_figures(out, true);
+        gr_html_figures(out, 1);
         gr_html_figure(out);
         gr_svg_bars(out, &chart);
         gr_html_figure_end(out, "Mean over GPUs. Route: choose slots and count rows. Dispatch and combine: rows move, and GPUs wait for each other. Experts: the matrix products.");

@@ -20,7 +20,7 @@ static grace_status build_curve(gr_arena *arena, const gr_report_data *d, curve 
         const gr_report_knee *p = &d->knee[i];
         c->x[i] = p->size_std;
         c->y[i] = p->utility;
-        snprintf(c->text[i], sizeof *c->text, "r = %.3f, delta = %d: S = %.3f, U = %.4f", p->r, (int)p->delta, p->size_std, p->utility);
+        snprintf(c->text[i], sizeof *c->text, "r = %.4f, delta = %d: S = %.3f, U = %.4f", p->r, (int)p->delta, p->size_std, p->utility);
         c->names[i] = c->text[i];
     }
 done:
@@ -35,11 +35,11 @@ static grace_status draw_knee(gr_out *out, const gr_report_data *d) {
     gr_arena *arena = gr_arena_new();
     GR_CHECK(arena, GRACE_ERR_MEMORY, "no memory for a curve");
     GR_TRY(build_curve(arena, d, &c));
-    snprintf(label, sizeof label, "r = %.3f, delta = %d", chosen->r, (int)chosen->delta);
+    snprintf(label, sizeof label, "r = %.2f, delta = %d", chosen->r, (int)chosen->delta);
     gr_line_chart chart = {.title = "Affinity inside groups against uneven sizes", .x_title = "S: standard deviation of group sizes", .y_title = "U: share of affinity inside groups",
                            .n_points = d->n_knee, .x = c.x, .y = c.y, .names = c.names, .marked = d->knee_chosen, .mark_label = label, .chord = true,
                            .width = 760, .height = 400};
-    gr_html_figures(out, true);
+    gr_html_figures(out, 1);
     gr_html_figure(out);
     gr_svg_line(out, &chart);
     gr_html_figure_end(out, "One point a candidate ratio. The knee is the point farthest from the dashed chord between the first and the last.");

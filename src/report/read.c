@@ -2,6 +2,7 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <string.h>
 
 gr_place gr_place_at(const char *array, size_t index) {
     gr_place p;
@@ -40,6 +41,17 @@ grace_status gr_read_object_or_none(const gr_json *object, const char *where, co
 grace_status gr_read_array_or_none(const gr_json *object, const char *where, const char *key, const gr_json **out) {
     *out = NULL;
     return gr_json_kind_of(gr_json_get(object, key)) == GR_JSON_NULL ? GRACE_OK : gr_json_array(object, where, key, out);
+}
+
+grace_status gr_read_hash_or_none(const gr_json *object, const char *where, const char *key, const char **out) {
+    grace_status st = GRACE_OK;
+    GR_TRY(gr_json_string_or(object, where, key, NULL, out));
+    if (!*out) goto done;
+    size_t n = strlen(*out);
+    GR_CHECK(n >= 1 && n <= 64 && strspn(*out, "0123456789abcdefABCDEF") == n, GRACE_ERR_FORMAT, "%s: '%s': expected 1 to 64 hexadecimal digits, found '%.80s'",
+             where, key, *out);
+done:
+    return st;
 }
 
 grace_status gr_read_array(const gr_json *object, const char *where, const char *key, size_t n_min, size_t n_max, const gr_json **out, size_t *n) {

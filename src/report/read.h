@@ -18,6 +18,9 @@ grace_status gr_read_real_or_none(const gr_json *object, const char *where, cons
 grace_status gr_read_object_or_none(const gr_json *object, const char *where, const char *key, const gr_json **out);
 grace_status gr_read_array_or_none(const gr_json *object, const char *where, const char *key, const gr_json **out);
 
+/* Hexadecimal digits, 1 to 64 of them; NULL when missing or null. */
+grace_status gr_read_hash_or_none(const gr_json *object, const char *where, const char *key, const char **out);
+
 grace_status gr_read_real(const gr_json *object, const char *where, const char *key, double *out);
 grace_status gr_read_array(const gr_json *object, const char *where, const char *key, size_t n_min, size_t n_max, const gr_json **out, size_t *n);
 /* array must hold exactly n integers of 0 to max; key names it in messages. */

@@ -57,6 +57,9 @@ void gr_svg_text(gr_out *out, double x, double y, const char *anchor, const char
     gr_out_put(out, "</text>\n");
 }
 
+void gr_svg_halo(gr_out *out) { gr_out_put(out, "<g stroke=\"#ffffff\" stroke-width=\"3.5\" stroke-linejoin=\"round\" paint-order=\"stroke\">\n"); }
+void gr_svg_group_end(gr_out *out) { gr_out_put(out, "</g>\n"); }
+
 void gr_svg_line_between(gr_out *out, double x1, double y1, double x2, double y2, const char *colour, const char *dashes) {
     gr_out_put(out, "<line x1=\"%.1f\" y1=\"%.1f\" x2=\"%.1f\" y2=\"%.1f\" stroke=\"%s\"", x1, y1, x2, y2, colour);
     if (dashes) gr_out_put(out, " stroke-dasharray=\"%s\"", dashes);
@@ -134,15 +137,15 @@ static void draw_curve(gr_out *out, const gr_line_chart *chart, const frame *f) 
     }
 }
 
-/* A ring and a word beside it, on the side with more room. */
+/* The label stands below, where a rising concave curve leaves room, to the side with more of it. */
 static void draw_mark(gr_out *out, const gr_line_chart *chart, const frame *f) {
     if (chart->marked < 0 || chart->marked >= chart->n_points) return;
     double x = x_of(f, chart->x[chart->marked]), y = y_of(f, chart->y[chart->marked]);
-    bool left = x > f->left + f->width / 2, low = y < f->top + 40;
+    bool left = x > f->left + 0.7 * f->width, high = y > f->top + f->height - 40;
     gr_out_put(out, "<circle class=\"mark\" cx=\"%.1f\" cy=\"%.1f\" r=\"7\" fill=\"#b54c0b\" stroke=\"#ffffff\" stroke-width=\"2\"/>\n", x, y);
-    gr_out_put(out, "<g font-weight=\"600\">");
-    gr_svg_text(out, left ? x - 14 : x + 14, low ? y + 22 : y - 12, left ? "end" : "start", "#8f3a05", 13, 60, chart->mark_label);
-    gr_out_put(out, "</g>\n");
+    gr_svg_halo(out);
+    gr_svg_text(out, left ? x - 12 : x + 12, high ? y - 14 : y + 20, left ? "end" : "start", "#8f3a05", 13.5, 60, chart->mark_label);
+    gr_svg_group_end(out);
 }
 
 void gr_svg_line(gr_out *out, const gr_line_chart *chart) {

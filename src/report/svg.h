@@ -67,6 +67,9 @@ void gr_svg_begin(gr_out *out, const char *title, double width, double height);
 void gr_svg_end(gr_out *out);
 /* anchor: "start", "middle", "end". Text is escaped, and shortened to max_width columns. */
 void gr_svg_text(gr_out *out, double x, double y, const char *anchor, const char *colour, double size, int32_t max_width, const char *text);
+/* Text inside has a white rim, so that it can be read over lines. */
+void gr_svg_halo(gr_out *out);
+void gr_svg_group_end(gr_out *out);
 void gr_svg_line_between(gr_out *out, double x1, double y1, double x2, double y2, const char *colour, const char *dashes);
 /* Round steps (1, 2, 5 times a power of ten): *first is the lowest multiple of the step returned that is >= lo; about n of them. */
 double gr_svg_ticks(double lo, double hi, int32_t n, double *first);

@@ -83,6 +83,13 @@ done:
     return st;
 }
 
+/* A full buffer gets an ellipsis in place of its last characters; half a UTF-8 character is none. */
+static void cut_at_character(char text[CELL_BYTES]) {
+    size_t n = CELL_BYTES - 4;
+    while (n > 0 && ((unsigned char)text[n] & 0xC0) == 0x80) n--;
+    memcpy(text + n, "...", 4);
+}
+
 void gr_table_put(gr_table *table, const char *format, ...) {
     char text[CELL_BYTES];
     va_list args;
@@ -90,7 +97,7 @@ void gr_table_put(gr_table *table, const char *format, ...) {
     va_start(args, format);
     int n = vsnprintf(text, sizeof text, format, args);
     va_end(args);
-    if (n >= CELL_BYTES) memcpy(text + sizeof text - 4, "...", 4);
+    if (n >= CELL_BYTES) cut_at_character(text);
     table->st = add_cell(table, text, strlen(text));
 }
 
