@@ -21,8 +21,8 @@ int32_t gr_replica_count(const double *rank_load, int32_t n_ranks) {
     double sum = 0, max = rank_load[gr_heaviest_rank(rank_load, n_ranks)];
     for (int32_t r = 0; r < n_ranks; r++) sum += rank_load[r];
     if (!(sum > 0)) return 0;
-    double rho = floor(max / (sum / n_ranks));
-    return (int32_t)fmin(fmax(1, rho), n_ranks - 1);
+    double rho = max * n_ranks / sum;       /* in this order a whole ratio of counts comes out whole */
+    return (int32_t)fmin(fmax(1, floor(rho)), n_ranks - 1);
 }
 
 /* Does a come before b in falling order of load, ties by id? */
