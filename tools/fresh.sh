@@ -1,0 +1,104 @@
+#!/usr/bin/env bash
+# Proof of the README's first lines: a minimal system of this machine's own release with nothing but git, a clone, ./run demo, ./run test.
+# usage: tools/fresh.sh [--keep] [COMMAND_OF_RUN...]        as root; the commands are demo and test unless given
+#
+# It runs in its own mount and process namespaces: whatever happens, nothing stays mounted and nothing keeps running. What is cloned is
+# the last commit. apt's sources and proxies are those of this machine; its other settings and any passwords stay here.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+say() { printf '%s\n' "fresh: $*"; }
+die() { say "$*" >&2; exit 1; }
+
+[ "$(id -u)" -eq 0 ] || die "debootstrap and chroot need root"
+command -v debootstrap >/dev/null || die "debootstrap is not installed: ./run fresh installs it"
+if [ "${1:-}" != --inside ]; then
+    exec unshare --mount --pid --fork --kill-child --propagation private "tools/$(basename "$0")" --inside "$@"
+fi
+shift
+keep=0
+if [ "${1:-}" = --keep ]; then keep=1; shift; fi
+commands=("${@:-demo}")
+[ $# -gt 0 ] || commands=(demo test)
+
+# shellcheck source=/dev/null
+suite=$(. /etc/os-release && echo "$VERSION_CODENAME")
+base=$(mktemp -d "${TMPDIR:-/var/tmp}/grace-fresh.XXXXXX")
+root=$base/root
+log=$base/log
+
+# ---- this machine's way to packages ----
+
+sources() {  # "URI RELEASE COMPONENT" of the distribution itself, not of other repositories
+    # shellcheck disable=SC2016
+    apt-get indextargets --format '$(ORIGIN) $(REPO_URI) $(RELEASE) $(COMPONENT)' 'Created-By: Packages' | sed -nE 's/^(Debian|Ubuntu) //p' |
+        awk -v suite="$suite" '$2 == suite || index($2, suite "-") == 1' | sort -u
+}
+
+copy_apt_settings() {
+    sources | sed 's/^/deb /' >"$root/etc/apt/sources.list"
+    apt-config dump | grep -E '^Acquire::(http|https|ftp|Retries|ForceIPv)' >"$root/etc/apt/apt.conf.d/99fresh" || true
+    cp -f /etc/resolv.conf /etc/hosts "$root/etc/"
+}
+
+use_apt_proxy() {  # debootstrap downloads by itself, through http_proxy
+    local proxy=""
+    eval "$(apt-config shell proxy Acquire::http::Proxy)"
+    [ -z "$proxy" ] || export http_proxy=$proxy
+}
+
+# ---- steps ----
+
+timed() {  # LABEL COMMAND...: output to the log, one line with the seconds
+    local label=$1 start=$SECONDS
+    shift
+    "$@" >>"$log" 2>&1 || { tail -n 30 "$log"; die "$label failed after $((SECONDS - start)) s"; }
+    say "$(printf '%-28s %5d s %7d MB' "$label" $((SECONDS - start)) "$(du -sxm "$root" 2>/dev/null | cut -f1)")"
+}
+
+bootstrap() {
+    local mirror
+    mirror=$(sources | awk -v suite="$suite" '$2 == suite && $3 == "main" { print $1; exit }')
+    [ -n "$mirror" ] || die "apt knows no source for $suite main: is this Debian or Ubuntu, and has apt-get update been run?"
+    use_apt_proxy
+    debootstrap --variant=minbase --include=git "$suite" "$root" "$mirror"
+    copy_apt_settings
+}
+
+mount_system() {  # gone with the namespace
+    mount -t proc proc "$root/proc"
+    mount -t sysfs -o ro sysfs "$root/sys"
+    mount --bind /dev "$root/dev"
+    mount -t tmpfs tmpfs "$root/dev/shm"
+}
+
+in_root() { chroot "$root" /usr/bin/env -i HOME=/root PATH=/usr/sbin:/usr/bin:/sbin:/bin TERM=dumb "$@"; }
+in_clone() { in_root bash -c 'cd /root/grace && exec "$@"' clone "$@"; }
+
+clone() {
+    git clone --quiet --bare --no-hardlinks . "$root/root/grace.git"
+    in_root git clone --quiet /root/grace.git /root/grace
+}
+
+clean_up() {
+    local status=$?
+    if [ $keep -eq 1 ]; then say "kept: chroot $root, then cd /root/grace (log: $log)"; return; fi
+    umount -R "$root/dev/shm" "$root/dev" "$root/sys" "$root/proc" 2>/dev/null || true
+    if mountpoint -q "$root/dev"; then say "still mounted in this namespace: $base is left for you to remove"; return; fi
+    rm -rf --one-file-system "$base"
+    return $status
+}
+trap clean_up EXIT
+trap 'exit 130' INT TERM
+
+[ -z "$(git status --porcelain --untracked-files=no)" ] || say "there are uncommitted changes: the last commit is what is tried"
+say "$suite, $(nproc) cores, commit $(git rev-parse --short HEAD)"
+timed "minimal system with git" bootstrap
+mount_system
+timed "clone" clone
+for command in "${commands[@]}"; do
+    timed "./run $command" in_clone ./run "$command"
+    tail -n 1 "$log"
+done
+timed "./run build again" in_clone ./run build
+say "all of it worked"
