@@ -43,15 +43,16 @@ typedef struct grace_model_info {
     int64_t n_bytes;            /* of all tensors on disk */
 } grace_model_info;
 
-/* Open DIR: config.json, model.safetensors or the index with its shards. Shards are mapped, nothing is copied; every name, dtype,
- * shape and offset the network needs is checked here. Fails with IO, FORMAT, UNSUPPORTED. The caller closes. */
+/* Open DIR: config.json, generation_config.json if there (end-of-text ids), model.safetensors or the index with its shards. Shards are
+ * mapped, nothing is copied, and only headers and routers are read; every name, dtype, shape and offset the network needs is checked here.
+ * Fails with IO, FORMAT, UNSUPPORTED (model type, config key or value, dtype; the message names it), LIMIT. The caller closes. */
 grace_status grace_model_open(const char *dir, grace_model **out);
 void grace_model_close(grace_model *model);
 
 const grace_model_info *grace_model_describe(const grace_model *model);   /* borrowed until close */
 const char *grace_model_dir(const grace_model *model);
 
-/* Any tensor by its name in the file. Fails with MISMATCH when there is none. */
+/* Any tensor by its name in the file. Fails with MISMATCH when there is none, UNSUPPORTED (not F32, BF16 or F16; over two dimensions). */
 grace_status grace_model_tensor(const grace_model *model, const char *name, grace_tensor *out);
 
 #ifdef __cplusplus
