@@ -126,7 +126,7 @@ grace_status gr_added_split(const gr_added_set *set, gr_searcher *searcher, cons
         if (token->single_word) GR_TRY(is_alone(set, searcher, at_start, n, from, to, &alone));
         if (!alone) continue;
         if (token->lstrip) from = skip_spaces_left(at_start, n, from);
-        if (from < covered) from = covered;
+        if (token->lstrip && from < covered) from = covered;
         if (token->rstrip) to = skip_spaces_right(at_start, n, to);
         if (covered < from) GR_TRY(gr_segments_push(out, (gr_segment){start + covered, start + from, -1}));
         GR_TRY(gr_segments_push(out, (gr_segment){start + from, start + to, token->id}));

@@ -41,8 +41,9 @@ static grace_status refuse(const char *what, const char *why) {
 
 /* \p{...} is copied whole, so that a brace met elsewhere closes an interval. */
 static size_t escape_length(const char *p) {
+    if (!p[1]) return 1;
     const char *close = strchr("pPxok", p[1]) && p[2] == '{' ? strchr(p, '}') : NULL;
-    return close ? (size_t)(close - p) + 1 : p[1] ? 2 : 1;
+    return close ? (size_t)(close - p) + 1 : 2;
 }
 
 static grace_status translate_escape(translation *t) {

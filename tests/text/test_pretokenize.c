@@ -1,0 +1,148 @@
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "text/pretokenize.h"
+
+#define BYTES "{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"use_regex\":false}"
+#define SPLIT(kind, pattern, behavior, invert) \
+    "{\"type\":\"Split\",\"pattern\":{\"" kind "\":\"" pattern "\"},\"behavior\":\"" behavior "\",\"invert\":" invert "}"
+#define SEQUENCE(parts) "{\"type\":\"Sequence\",\"pretokenizers\":[" parts "]}"
+#define ONE(kind, pattern, behavior, invert) SEQUENCE(SPLIT(kind, pattern, behavior, invert) "," BYTES)
+
+static grace_status build(const char *text, gr_pretokenizer **out) {
+    gr_json *json = NULL;
+    assert_int_equal(gr_json_parse("test", text, strlen(text), &json), GRACE_OK);
+    grace_status st = gr_pretokenizer_build(json, out);
+    gr_json_free(json);
+    return st;
+}
+
+/* The pieces joined by '|'. Static storage. */
+static const char *split(const char *json, const char *text) {
+    static char line[256];
+    size_t n = 0;
+    gr_pretokenizer *pre = NULL;
+    gr_searcher searcher = {0};
+    gr_pieces pieces = {0};
+    if (build(json, &pre)) return grace_last_error();
+    assert_int_equal(gr_searcher_open(&searcher), GRACE_OK);
+    assert_int_equal(gr_pretokenize(pre, &searcher, text, strlen(text), &pieces), GRACE_OK);
+    line[0] = 0;
+    for (size_t i = 0; i < pieces.n_spans; i++)
+        n += (size_t)sprintf(line + n, "%s%.*s", i ? "|" : "", (int)(pieces.spans[i].end - pieces.spans[i].start), pieces.text + pieces.spans[i].start);
+    gr_pieces_free(&pieces);
+    gr_searcher_close(&searcher);
+    gr_pretokenizer_free(pre);
+    return line;
+}
+
+/* The expected pieces are those of the reference's own documentation of the five behaviors. */
+static void each_behavior_cuts_as_in_the_reference(void **state) {
+    (void)state;
+    const char *text = "the-final--countdown";
+    assert_string_equal(split(ONE("String", "-", "Removed", "false"), text), "the|final|countdown");
+    assert_string_equal(split(ONE("String", "-", "Isolated", "false"), text), "the|-|final|-|-|countdown");
+    assert_string_equal(split(ONE("String", "-", "MergedWithPrevious", "false"), text), "the-|final-|-|countdown");
+    assert_string_equal(split(ONE("String", "-", "MergedWithNext", "false"), text), "the|-final|-|-countdown");
+    assert_string_equal(split(ONE("String", "-", "Contiguous", "false"), text), "the|-|final|--|countdown");
+}
+
+static void matches_at_the_ends_have_nothing_to_join(void **state) {
+    (void)state;
+    assert_string_equal(split(ONE("String", "-", "MergedWithPrevious", "false"), "--a-"), "-|-|a-");
+    assert_string_equal(split(ONE("String", "-", "MergedWithNext", "false"), "-a--"), "-a|-|-");
+    assert_string_equal(split(ONE("String", "-", "Contiguous", "false"), "--a--"), "--|a|--");
+    assert_string_equal(split(ONE("String", "-", "Removed", "false"), "---"), "");
+}
+
+static void inverted_gaps_are_the_matches(void **state) {
+    (void)state;
+    assert_string_equal(split(ONE("Regex", "[a-z]+", "Removed", "true"), "ab, cd!"), "ab|cd");
+    assert_string_equal(split(ONE("Regex", "[a-z]+", "Isolated", "true"), "ab, cd!"), "ab|, |cd|!");
+    assert_string_equal(split(ONE("Regex", "[a-z]+", "MergedWithPrevious", "true"), "ab, cd!"), "ab, |cd!");
+}
+
+static void stages_cut_the_pieces_of_the_stage_before(void **state) {
+    (void)state;
+    assert_string_equal(split(SEQUENCE(SPLIT("Regex", "\\\\s+", "Removed", "false") "," SPLIT("Regex", "[0-9]", "Isolated", "false") "," BYTES),
+                              "a12 b"),
+                        "a|1|2|b");
+    /* look-ahead sees the piece, not the text behind it */
+    assert_string_equal(split(SEQUENCE(SPLIT("String", "x", "Isolated", "false") "," SPLIT("Regex", " (?=x)", "Removed", "false") "," BYTES), "a x"),
+                        "a |x");
+}
+
+static void digits_are_split_alone_or_in_runs(void **state) {
+    (void)state;
+    assert_string_equal(split(SEQUENCE("{\"type\":\"Digits\",\"individual_digits\":true}," BYTES), "ab12c"), "ab|1|2|c");
+    assert_string_equal(split(SEQUENCE("{\"type\":\"Digits\",\"individual_digits\":false}," BYTES), "ab12c"), "ab|12|c");
+}
+
+static void an_empty_match_cuts_only_away_from_the_last_match(void **state) {
+    (void)state;
+    assert_string_equal(split(ONE("Regex", "x*", "Isolated", "false"), "axxb"), "a|xx|b");
+    assert_string_equal(split(ONE("Regex", "(?=\xC3\xA9)", "Isolated", "false"), "a\xC3\xA9\xC3\xA9"), "a|\xC3\xA9|\xC3\xA9");
+    assert_string_equal(split(ONE("String", "", "Isolated", "false"), "a\xC3\xA9" "b"), "a|\xC3\xA9|b");
+}
+
+static void the_built_in_regex_is_that_of_gpt2(void **state) {
+    (void)state;
+    assert_string_equal(split("{\"type\":\"ByteLevel\",\"add_prefix_space\":false}", "It's  12 o'clock,\n\nHE'LL go "),
+                        "It|'s| | 12| o|'|clock|,|\n|\n|HE|'|LL| go| ");
+}
+
+static void a_space_goes_before_each_piece_that_has_none(void **state) {
+    (void)state;
+    assert_string_equal(split("{\"type\":\"ByteLevel\"}", "ab cd"), " ab| cd");
+    assert_string_equal(split("{\"type\":\"ByteLevel\"}", " ab"), " ab");
+    assert_string_equal(split(SEQUENCE(SPLIT("String", "-", "Removed", "false") ",{\"type\":\"ByteLevel\",\"use_regex\":false}"), "a-b- c"), " a| b| c");
+    assert_string_equal(split("{\"type\":\"ByteLevel\"}", ""), "");
+}
+
+static void check_refused(const char *json, grace_status expected, const char *part) {
+    gr_pretokenizer *pre = NULL;
+    assert_int_equal(build(json, &pre), expected);
+    if (!strstr(grace_last_error(), part)) fail_msg("expected '%s' in '%s'", part, grace_last_error());
+    assert_null(pre);
+}
+
+static void what_is_not_supported_is_named(void **state) {
+    (void)state;
+    check_refused("{\"type\":\"Metaspace\"}", GRACE_ERR_UNSUPPORTED, "'Metaspace'");
+    check_refused(ONE("String", "-", "Sideways", "false"), GRACE_ERR_UNSUPPORTED, "'Sideways'");
+    check_refused(ONE("Regex", "(", "Isolated", "false"), GRACE_ERR_UNSUPPORTED, "Split: PCRE2 cannot compile the pattern");
+    check_refused(SPLIT("String", "-", "Isolated", "false"), GRACE_ERR_UNSUPPORTED, "without ByteLevel");
+    check_refused(SEQUENCE(BYTES "," SPLIT("String", "-", "Isolated", "false")), GRACE_ERR_UNSUPPORTED, "'Split' after ByteLevel");
+}
+
+static void what_is_malformed_is_named(void **state) {
+    (void)state;
+    check_refused("{}", GRACE_ERR_FORMAT, "'type'");
+    check_refused("{\"type\":\"Sequence\"}", GRACE_ERR_FORMAT, "'pretokenizers'");
+    check_refused("{\"type\":\"Split\",\"behavior\":\"Isolated\"}", GRACE_ERR_FORMAT, "'pattern'");
+    check_refused("{\"type\":\"Split\",\"pattern\":{},\"behavior\":\"Isolated\"}", GRACE_ERR_FORMAT, "either Regex or String");
+    check_refused("{\"type\":\"Split\",\"pattern\":{\"String\":\"a\"}}", GRACE_ERR_FORMAT, "'behavior'");
+    check_refused("{\"type\":\"ByteLevel\",\"use_regex\":1}", GRACE_ERR_FORMAT, "'use_regex'");
+    check_refused(SEQUENCE(SEQUENCE(SEQUENCE(SEQUENCE(SEQUENCE(SEQUENCE(SEQUENCE(SEQUENCE(SEQUENCE(BYTES))))))))), GRACE_ERR_LIMIT, "nested");
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(each_behavior_cuts_as_in_the_reference),
+        cmocka_unit_test(matches_at_the_ends_have_nothing_to_join),
+        cmocka_unit_test(inverted_gaps_are_the_matches),
+        cmocka_unit_test(stages_cut_the_pieces_of_the_stage_before),
+        cmocka_unit_test(digits_are_split_alone_or_in_runs),
+        cmocka_unit_test(an_empty_match_cuts_only_away_from_the_last_match),
+        cmocka_unit_test(the_built_in_regex_is_that_of_gpt2),
+        cmocka_unit_test(a_space_goes_before_each_piece_that_has_none),
+        cmocka_unit_test(what_is_not_supported_is_named),
+        cmocka_unit_test(what_is_malformed_is_named),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
