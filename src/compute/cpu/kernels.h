@@ -8,12 +8,13 @@
 
 #include "grace/model.h"
 
-enum { GR_TILE_ROWS_MAX = 6 };
+enum { GR_TILE_ROWS_MAX = 6, GR_PREFETCH_BYTES = 4096 };     /* weights stream from memory: ask for them this far ahead */
 
 /* out[r][o] = dot(x[r], row o of w): the canonical sum of compute.h over k products. */
 typedef struct gr_tile {
     const void *w;                          /* row 0 of n_outs; any alignment */
     int64_t w_stride;                       /* bytes from row to row */
+    int64_t prefetch;                       /* bytes ahead to ask memory for, where weights are not float32 */
     grace_dtype dtype;
     int32_t n_outs, n_rows, k;              /* n_rows <= kernels->tile_rows */
     const float *x[GR_TILE_ROWS_MAX];       /* [k] each */

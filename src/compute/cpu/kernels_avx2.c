@@ -4,8 +4,8 @@
 #include <immintrin.h>
 
 #define LEVEL avx2
-#define TILE_ROWS 3     /* 3 x 2 accumulators of two registers each leave 4 of 16 for operands */
-#define TILE_COLS 2
+#define TILE_ROWS 3     /* x 4 accumulators leave 4 of 16 registers for operands: 7 loads feed 12 fma */
+#define REG_LANES 8
 #define PARTS 4
 
 typedef struct v16 { __m256 lo, hi; } v16;
@@ -48,12 +48,18 @@ static inline v16 v16_zero_below(v16 a, v16 x, v16 limit) {
     return (v16){_mm256_andnot_ps(_mm256_cmp_ps(x.lo, limit.lo, _CMP_LT_OQ), a.lo), _mm256_andnot_ps(_mm256_cmp_ps(x.hi, limit.hi, _CMP_LT_OQ), a.hi)};
 }
 
-static inline __m256 widen_bf16(__m128i h) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16)); }
-static inline v16 v16_load_bf16(const void *p) {
-    return (v16){widen_bf16(_mm_loadu_si128(p)), widen_bf16(_mm_loadu_si128((const __m128i *)p + 1))};
-}
-static inline v16 v16_load_f16(const void *p) {
-    return (v16){_mm256_cvtph_ps(_mm_loadu_si128(p)), _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p + 1))};
+typedef __m256 reg;
+static inline reg reg_zero(void) { return _mm256_setzero_ps(); }
+static inline reg reg_load(const void *p) { return _mm256_loadu_ps(p); }
+static inline reg reg_load_bf16(const void *p) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(p)), 16)); }
+static inline reg reg_load_f16(const void *p) { return _mm256_cvtph_ps(_mm_loadu_si128(p)); }
+static inline reg reg_fma(reg a, reg b, reg c) { return _mm256_fmadd_ps(a, b, c); }
+
+static inline v16 v16_load_bf16(const void *p) { return (v16){reg_load_bf16(p), reg_load_bf16((const __m128i *)p + 1)}; }
+static inline v16 v16_load_f16(const void *p) { return (v16){reg_load_f16(p), reg_load_f16((const __m128i *)p + 1)}; }
+static inline void v16_put(v16 *v, int lane, reg lanes) {
+    if (lane) v->hi = lanes;
+    else v->lo = lanes;
 }
 
 /* a * 2^n for whole n in [-126, 128]; two factors, since 2^128 is no float. */

@@ -4,8 +4,8 @@
 #include <immintrin.h>
 
 #define LEVEL avx512
-#define TILE_ROWS 6     /* 6 x 4 accumulators leave 8 of 32 registers for operands: 10 loads feed 24 fma */
-#define TILE_COLS 4
+#define TILE_ROWS 6     /* x 4 accumulators leave 8 of 32 registers for operands: 10 loads feed 24 fma */
+#define REG_LANES 16
 #define PARTS 16
 
 typedef __m512 v16;
@@ -51,5 +51,13 @@ static inline __attribute__((always_inline)) v16 v16_fold(const v16 a[4][4], int
     }
     return fold_1(fold_2(four[0], four[1]), fold_2(four[2], four[3]));
 }
+
+typedef v16 reg;
+#define reg_zero v16_zero
+#define reg_load v16_load
+#define reg_load_bf16 v16_load_bf16
+#define reg_load_f16 v16_load_f16
+#define reg_fma v16_fma
+static inline void v16_put(v16 *v, int lane, reg lanes) { (void)lane, *v = lanes; }
 
 #include "compute/cpu/kernels_body.h"

@@ -1,4 +1,5 @@
-/* The kernels themselves. The including file defines the vector `v16` with its operations, TILE_ROWS, TILE_COLS, PARTS and LEVEL.
+/* The kernels themselves. The including file defines the vector `v16` with its operations, TILE_ROWS, PARTS and LEVEL, and `reg`, one
+ * register of REG_LANES of a v16's lanes.
  *
  * v16_fold(a, n) sums 16 vectors at once in the canonical order: lane 4q + t of the result is the folded a[q][t]; only rows q < n
  * matter. n is a constant wherever it is called, so that accumulators stay in registers. */
@@ -45,39 +46,58 @@ INLINE v16 fold_vectors(v16 p[16]) {
     return v16_add(v16_add(p[0], p[2]), v16_add(p[1], p[3]));
 }
 
-/* ---- products: TILE_ROWS x TILE_COLS accumulators live in registers while k runs once ---- */
-INLINE void add_products(int rows, int cols, grace_dtype dtype, const gr_tile *t, const uint8_t *w, int32_t i, int32_t n,
-                         v16 sum[TILE_ROWS][TILE_COLS]) {
-    v16 weights[TILE_COLS];
+/* ---- products: TILE_ROWS x 4 accumulators of one register each live in registers while k runs once. Where a v16 is two registers
+ * (AVX2), the tile runs over k twice, for lanes 0-7 and for lanes 8-15; the second time the data are in the first-level cache. ---- */
+INLINE reg load_weight_lanes(grace_dtype dtype, const void *p) {
+    return dtype == GRACE_F32 ? reg_load(p) : dtype == GRACE_BF16 ? reg_load_bf16(p) : reg_load_f16(p);
+}
+
+/* Products of k = i + lane ..., REG_LANES of them. */
+INLINE void add_products(int rows, int cols, grace_dtype dtype, const gr_tile *t, const uint8_t *w, int64_t i, reg sum[TILE_ROWS][4]) {
+    reg x[TILE_ROWS];
+    UNROLL for (int r = 0; r < rows; r++) x[r] = reg_load(t->x[r] + i);
     UNROLL for (int c = 0; c < cols; c++) {
         const uint8_t *p = w + c * t->w_stride + i * dtype_size(dtype);
-        weights[c] = n == 16 ? load_weights(dtype, p) : load_weights_n(dtype, p, n);
-    }
-    UNROLL for (int r = 0; r < rows; r++) {
-        v16 x = n == 16 ? v16_load(t->x[r] + i) : v16_load_n(t->x[r] + i, n);
-        UNROLL for (int c = 0; c < cols; c++) sum[r][c] = v16_fma(x, weights[c], sum[r][c]);
+        if (dtype != GRACE_F32) __builtin_prefetch(p + t->prefetch);
+        const reg weights = load_weight_lanes(dtype, p);
+        UNROLL for (int r = 0; r < rows; r++) sum[r][c] = reg_fma(x[r], weights, sum[r][c]);
     }
 }
 
-/* The 16 partial sums of rows x cols outputs, into partial[r][first + c]. */
-INLINE void multiply(int rows, int cols, int first, grace_dtype dtype, const gr_tile *t, const uint8_t *w, v16 partial[8][4]) {
-    v16 sum[TILE_ROWS][TILE_COLS];
-    UNROLL for (int r = 0; r < rows; r++) {
-        UNROLL for (int c = 0; c < cols; c++) sum[r][c] = v16_zero();
+/* The last n < 16 products of every sum, missing ones zero. */
+INLINE void add_last_products(int rows, int cols, int lane, grace_dtype dtype, const gr_tile *t, const uint8_t *w, int32_t n, reg sum[TILE_ROWS][4]) {
+    float wide[16];
+    const int64_t i = t->k - n;
+    UNROLL for (int c = 0; c < cols; c++) {
+        v16_store(wide, load_weights_n(dtype, w + c * t->w_stride + i * dtype_size(dtype), n));
+        const reg weights = reg_load(wide + lane);
+        UNROLL for (int r = 0; r < rows; r++) {
+            v16_store(wide, v16_load_n(t->x[r] + i, n));
+            sum[r][c] = reg_fma(reg_load(wide + lane), weights, sum[r][c]);
+        }
     }
-    int32_t i = 0;
-    for (; i + 16 <= t->k; i += 16) add_products(rows, cols, dtype, t, w, i, 16, sum);
-    if (i < t->k) add_products(rows, cols, dtype, t, w, i, t->k - i, sum);
-    UNROLL for (int r = 0; r < rows; r++) {
-        UNROLL for (int c = 0; c < cols; c++) partial[r][first + c] = sum[r][c];
+}
+
+/* The 16 partial sums of rows x cols outputs. */
+INLINE void multiply(int rows, int cols, grace_dtype dtype, const gr_tile *t, const uint8_t *w, v16 partial[8][4]) {
+    UNROLL for (int lane = 0; lane < 16; lane += REG_LANES) {
+        reg sum[TILE_ROWS][4];
+        UNROLL for (int r = 0; r < rows; r++) {
+            UNROLL for (int c = 0; c < cols; c++) sum[r][c] = reg_zero();
+        }
+        int64_t i = lane;
+        for (; i + 16 <= t->k + lane; i += 16) add_products(rows, cols, dtype, t, w, i, sum);
+        if (t->k % 16) add_last_products(rows, cols, lane, dtype, t, w, t->k % 16, sum);
+        UNROLL for (int r = 0; r < rows; r++) {
+            UNROLL for (int c = 0; c < cols; c++) v16_put(&partial[r][c], lane, sum[r][c]);
+        }
     }
 }
 
 /* Four outputs of every row. */
 INLINE void tile_four(int rows, grace_dtype dtype, const gr_tile *t, int32_t o) {
     v16 partial[8][4];
-    const uint8_t *w = (const uint8_t *)t->w + o * t->w_stride;
-    UNROLL for (int c = 0; c < 4; c += TILE_COLS) multiply(rows, TILE_COLS, c, dtype, t, w + c * t->w_stride, partial);
+    multiply(rows, 4, dtype, t, (const uint8_t *)t->w + o * t->w_stride, partial);
     UNROLL for (int r = 0; r < rows; r += 4) {
         const int n = rows - r < 4 ? rows - r : 4;
         float folded[16];
@@ -88,7 +108,7 @@ INLINE void tile_four(int rows, grace_dtype dtype, const gr_tile *t, int32_t o) 
 
 INLINE void tile_one(int rows, grace_dtype dtype, const gr_tile *t, int32_t o) {
     v16 partial[8][4];
-    multiply(rows, 1, 0, dtype, t, (const uint8_t *)t->w + o * t->w_stride, partial);
+    multiply(rows, 1, dtype, t, (const uint8_t *)t->w + o * t->w_stride, partial);
     UNROLL for (int r = 0; r < rows; r++) t->out[r][o] = fold_one(partial[r][0]);
 }
 
@@ -126,7 +146,10 @@ static void tile(const gr_tile *t) {
 
 INLINE void widen_as(grace_dtype dtype, const uint8_t *from, int64_t n, float *to) {
     int64_t i = 0;
-    for (; i + 16 <= n; i += 16) v16_store(to + i, load_weights(dtype, from + i * dtype_size(dtype)));
+    for (; i + 16 <= n; i += 16) {
+        __builtin_prefetch(from + i * dtype_size(dtype) + GR_PREFETCH_BYTES);
+        v16_store(to + i, load_weights(dtype, from + i * dtype_size(dtype)));
+    }
     if (i < n) v16_store_n(to + i, load_weights_n(dtype, from + i * dtype_size(dtype), (int32_t)(n - i)), (int32_t)(n - i));
 }
 
@@ -276,7 +299,7 @@ static void sum_row(const gr_sum_row *s) {
 
 /* ---- the machine's limits ---- */
 static double burn(int64_t n, float seed) {
-    enum { CHAINS = TILE_ROWS * TILE_COLS > 12 ? 12 : TILE_ROWS * TILE_COLS };
+    enum { CHAINS = 12 * REG_LANES / 16 };      /* 12 registers */
     v16 sum[CHAINS], a = v16_set(seed), b = v16_set(1.0f - seed);
     UNROLL for (int j = 0; j < CHAINS; j++) sum[j] = v16_set((float)j);
     for (int64_t i = 0; i < n; i++) {
@@ -291,7 +314,10 @@ static float read_all(const float *x, int64_t n) {
     v16 sum[8];
     UNROLL for (int j = 0; j < 8; j++) sum[j] = v16_zero();
     for (int64_t i = 0; i + 128 <= n; i += 128) {
-        UNROLL for (int j = 0; j < 8; j++) sum[j] = v16_add(sum[j], v16_load(x + i + 16 * j));
+        UNROLL for (int j = 0; j < 8; j++) {
+            __builtin_prefetch(x + i + 16 * j + GR_PREFETCH_BYTES / sizeof *x);
+            sum[j] = v16_add(sum[j], v16_load(x + i + 16 * j));
+        }
     }
     UNROLL for (int j = 1; j < 8; j++) sum[0] = v16_add(sum[0], sum[j]);
     return fold_one(sum[0]);

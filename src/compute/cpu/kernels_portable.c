@@ -5,7 +5,7 @@
 
 #define LEVEL portable
 #define TILE_ROWS 2
-#define TILE_COLS 4
+#define REG_LANES 16
 #define PARTS 16
 
 typedef struct v16 { float p[16]; } v16;
@@ -86,5 +86,13 @@ static inline __attribute__((always_inline)) v16 v16_fold(const v16 a[4][4], int
     }
     return r;
 }
+
+typedef v16 reg;
+#define reg_zero v16_zero
+#define reg_load v16_load
+#define reg_load_bf16 v16_load_bf16
+#define reg_load_f16 v16_load_f16
+#define reg_fma v16_fma
+static inline void v16_put(v16 *v, int lane, reg lanes) { (void)lane, *v = lanes; }
 
 #include "compute/cpu/kernels_body.h"

@@ -24,8 +24,10 @@ grace_status gr_block_reserve(gr_cpu *cpu, int32_t cols) {
 
 void gr_block_open(const gr_cpu *cpu, int32_t thread, int32_t which, const gr_weight *w, int32_t first_out, int32_t n_outs, int32_t n_rows, gr_tile *t) {
     const int64_t size = w->dtype == GRACE_F32 ? 4 : 2;
-    *t = (gr_tile){.w = (const uint8_t *)w->data + first_out * w->cols * size, .w_stride = w->cols * size, .dtype = w->dtype, .n_outs = n_outs, .k = w->cols};
-    if (w->dtype == GRACE_F32 || n_rows <= cpu->k->tile_rows) return;
+    const int64_t four = 4 * size * w->cols;        /* the tile walks four weight rows side by side; fetch where it will walk soon */
+    *t = (gr_tile){.w = (const uint8_t *)w->data + size * first_out * w->cols, .w_stride = size * w->cols, .dtype = w->dtype, .n_outs = n_outs, .k = w->cols};
+    t->prefetch = gr_ceil_div(GR_PREFETCH_BYTES, four) * four;
+    if (w->dtype == GRACE_F32 || n_rows <= 2 * cpu->k->tile_rows) return;
     float *wide = (float *)cpu->tile.data + floats_of_block(cpu->cols_max) * (size_t)(thread * GR_WIDE_MATRICES + which);
     cpu->k->widen(w->dtype, t->w, (int64_t)n_outs * w->cols, wide);
     t->w = wide;
