@@ -1,0 +1,155 @@
+#include "compute/fixture.h"
+
+typedef struct choice { int32_t *ids; float *weights; } choice;
+
+static choice run_gate(gr_compute *c, const matrix *m, const float *x, int32_t n_rows, int32_t top_k, bool norm_topk) {
+    gr_weight *w = open_weight(c, m);
+    choice out = {malloc((size_t)(n_rows * top_k + 1) * sizeof *out.ids), malloc((size_t)(n_rows * top_k + 1) * sizeof *out.weights)};
+    assert_int_equal(c->ops->gate(c, w, x, n_rows, top_k, norm_topk, out.ids, out.weights), GRACE_OK);
+    c->ops->weight_close(c, w);
+    return out;
+}
+
+static void free_choice(choice *c) {
+    free(c->ids);
+    free(c->weights);
+}
+
+/* Probabilities of one row in double, by the definition. */
+static void probabilities(const matrix *m, const float *x, double *p) {
+    double sum = 0, top = -INFINITY;
+    for (int64_t e = 0; e < m->t.rows; e++) {
+        p[e] = 0;
+        for (int64_t k = 0; k < m->t.cols; k++) p[e] += (double)x[k] * m->value[e * m->t.cols + k];
+        if (p[e] > top) top = p[e];
+    }
+    for (int64_t e = 0; e < m->t.rows; e++) sum += p[e] = exp(p[e] - top);
+    for (int64_t e = 0; e < m->t.rows; e++) p[e] /= sum;
+}
+
+/* Each chosen weight is the probability of its expert, they fall, and nothing left out is larger. relative: logits of size up to 20 carry
+ * an absolute error of (cols/16 + 5) eps * sum |x w|, which exp turns into a relative one. */
+static void check_choice(const matrix *m, const float *x, const choice *c, int32_t n_rows, int32_t top_k, bool norm_topk) {
+    double p[200];
+    const double relative = (double)EPS_F32 * ((double)m->t.cols / 16 + 5) * (double)m->t.cols + 40 * (double)EPS_F32;
+    for (int32_t row = 0; row < n_rows; row++) {
+        const int32_t *ids = c->ids + row * top_k;
+        const float *weights = c->weights + row * top_k;
+        double chosen = 0, largest_left = 0;
+        probabilities(m, x + row * m->t.cols, p);
+        for (int32_t i = 0; i < top_k; i++) chosen += p[ids[i]];
+        for (int32_t i = 0; i < top_k; i++) {
+            const double wanted = norm_topk ? p[ids[i]] / chosen : p[ids[i]];
+            assert_close((double)weights[i], wanted, relative * wanted, "weight", row * top_k + i);
+            if (i) assert_true(weights[i] <= weights[i - 1]);
+        }
+        const double last = p[ids[top_k - 1]];
+        for (int32_t i = 0; i < top_k; i++) {
+            assert_true(p[ids[i]] >= 0);        /* no id twice */
+            p[ids[i]] = -1;
+        }
+        for (int64_t e = 0; e < m->t.rows; e++) largest_left = p[e] > largest_left ? p[e] : largest_left;
+        assert_true(largest_left <= last * (1 + relative));
+    }
+}
+
+static void weights_are_the_largest_probabilities_on_every_backend(void **state) {
+    (void)state;
+    static const int32_t shapes[][3] = {{64, 48, 8}, {8, 5, 2}, {130, 33, 6}, {7, 20, 7}, {1, 4, 1}};
+    static const grace_dtype dtypes[] = {GRACE_BF16, GRACE_F32, GRACE_F16, GRACE_BF16, GRACE_F32};
+    enum { ROWS = 121 };     /* enough work to wake the second thread */
+    gr_rng rng = seeded(31);
+    many all = open_all();
+    for (int i = 0; i < 5; i++) {
+        const int32_t top_k = shapes[i][2];
+        matrix m = random_matrix(&rng, shapes[i][0], shapes[i][1], dtypes[i]);
+        float *x = random_floats(&rng, ROWS * m.t.cols);
+        for (int norm = 0; norm < 2; norm++) {
+            choice wanted = run_gate(all.c[0], &m, x, ROWS, top_k, norm);
+            check_choice(&m, x, &wanted, ROWS, top_k, norm);
+            FOR_EACH_BACKEND(c, all) {
+                choice got = run_gate(c, &m, x, ROWS, top_k, norm);
+                assert_same_bits(got.weights, wanted.weights, ROWS * top_k, gr_compute_cpu_simd(c));
+                assert_memory_equal(got.ids, wanted.ids, sizeof(int32_t) * ROWS * (size_t)top_k);
+                free_choice(&got);
+            }
+            free_choice(&wanted);
+        }
+        free(x);
+        free_matrix(&m);
+    }
+    close_all(&all);
+}
+
+static void a_row_alone_chooses_as_in_a_batch(void **state) {
+    (void)state;
+    enum { ROWS = 19, COLS = 50, EXPERTS = 64, TOP = 8 };
+    gr_rng rng = seeded(32);
+    many all = open_all();
+    matrix m = random_matrix(&rng, EXPERTS, COLS, GRACE_BF16);
+    float *x = random_floats(&rng, ROWS * COLS);
+    FOR_EACH_BACKEND(c, all) {
+        choice batch = run_gate(c, &m, x, ROWS, TOP, false);
+        for (int i = 0; i < ROWS; i++) {
+            choice one = run_gate(c, &m, x + i * COLS, 1, TOP, false);
+            assert_same_bits(one.weights, batch.weights + i * TOP, TOP, "row alone");
+            assert_memory_equal(one.ids, batch.ids + i * TOP, TOP * sizeof(int32_t));
+            free_choice(&one);
+        }
+        free_choice(&batch);
+    }
+    free(x);
+    free_matrix(&m);
+    close_all(&all);
+}
+
+static void equal_probabilities_go_to_the_lower_id(void **state) {
+    (void)state;
+    static const float rows[6] = {1, 3, 3, 2, 3, 2};     /* one column: the logit of x = 1 */
+    static const int32_t wanted[4] = {1, 2, 4, 3};
+    matrix m = {{rows, 6, 1, GRACE_F32}, NULL, NULL};
+    many all = open_all();
+    FOR_EACH_BACKEND(c, all) {
+        const float x = 1;
+        choice got = run_gate(c, &m, &x, 1, 4, true);
+        assert_memory_equal(got.ids, wanted, sizeof wanted);
+        free_choice(&got);
+    }
+    close_all(&all);
+}
+
+static void a_logit_that_is_no_number_fails_and_names_the_row(void **state) {
+    (void)state;
+    enum { ROWS = 5, COLS = 20, EXPERTS = 9 };
+    static const float bad[] = {NAN, INFINITY, -INFINITY};
+    gr_rng rng = seeded(33);
+    many all = open_all();
+    matrix m = random_matrix(&rng, EXPERTS, COLS, GRACE_F32);
+    for (int b = 0; b < 3; b++) {
+        float *x = random_floats(&rng, ROWS * COLS), weights[ROWS * 2];
+        int32_t ids[ROWS * 2];
+        x[3 * COLS + 7] = bad[b];
+        FOR_EACH_BACKEND(c, all) {
+            gr_weight *w = open_weight(c, &m);
+            assert_int_equal(c->ops->gate(c, w, x, ROWS, 2, false, ids, weights), GRACE_ERR_NUMERIC);
+            assert_non_null(strstr(grace_last_error(), "row 3"));
+            assert_int_equal(c->ops->gate(c, w, x, 3, 2, false, ids, weights), GRACE_OK);
+            assert_int_equal(c->ops->gate(c, w, x, 0, 2, false, ids, weights), GRACE_OK);
+            assert_int_equal(c->ops->gate(c, w, x, 1, EXPERTS + 1, false, ids, weights), GRACE_ERR_ARG);
+            c->ops->weight_close(c, w);
+        }
+        free(x);
+    }
+    free_matrix(&m);
+    close_all(&all);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(weights_are_the_largest_probabilities_on_every_backend),
+        cmocka_unit_test(a_row_alone_chooses_as_in_a_batch),
+        cmocka_unit_test(equal_probabilities_go_to_the_lower_id),
+        cmocka_unit_test(a_logit_that_is_no_number_fails_and_names_the_row),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
