@@ -11,7 +11,8 @@ extern "C" {
 
 typedef struct grace_tokenizer grace_tokenizer;
 
-/* Load DIR/tokenizer.json. Fails with IO, FORMAT, or UNSUPPORTED naming the part that is not supported. The caller closes.
+/* Load DIR/tokenizer.json. Fails with IO, FORMAT (ids must be 0 .. n-1 without gaps, merges of tokens that exist), LIMIT (a token over 1020
+ * bytes), or UNSUPPORTED naming the part that is not supported (any normalizer, a pre-tokenizer without ByteLevel). The caller closes.
  * A tokenizer is immutable after loading: any number of threads may encode and decode with it. */
 grace_status grace_tokenizer_open(const char *dir, grace_tokenizer **out);
 void grace_tokenizer_close(grace_tokenizer *tok);
@@ -21,10 +22,11 @@ int32_t grace_tokenizer_id(const grace_tokenizer *tok, const char *token);  /* i
 
 /* text [n] bytes (need not be zero-terminated) -> *ids [*n_ids], allocated with malloc, the caller frees.
  * Added and special tokens written in the text are recognised, as in the reference. Nothing is prepended unless the file says so.
- * Invalid UTF-8 fails with FORMAT and names the byte offset. */
+ * Invalid UTF-8 fails with FORMAT and names the byte offset; a byte that the vocabulary has no token for with UNSUPPORTED; more than 2^30
+ * bytes, or a pattern of the file that backtracks without end on this text, with LIMIT. */
 grace_status grace_tokenizer_encode(const grace_tokenizer *tok, const char *text, size_t n, int32_t **ids, int32_t *n_ids);
 
-/* ids [n_ids] -> *text, zero-terminated, *n bytes, malloc'ed. Special tokens are written out unless skip_special.
+/* ids [n_ids] -> *text, zero-terminated (and may contain zeros), *n bytes, malloc'ed. Special tokens are written out unless skip_special.
  * Bytes that are no valid UTF-8 become U+FFFD, as in the reference. Fails with ARG on an id outside the vocabulary. */
 grace_status grace_tokenizer_decode(const grace_tokenizer *tok, const int32_t *ids, int32_t n_ids, int skip_special, char **text, size_t *n);
 

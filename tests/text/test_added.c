@@ -62,7 +62,8 @@ static void the_leftmost_wins_then_the_longest(void **state) {
 
 static void white_space_beside_a_token_is_swallowed_on_request(void **state) {
     (void)state;
-    gr_added left[] = {{.text = "<m>", .lstrip = true}}, right[] = {{.text = "<m>", .rstrip = true}}, both[] = {{.text = "<m>", .lstrip = true, .rstrip = true}};
+    gr_added left[] = {{.text = "<m>", .lstrip = true}}, right[] = {{.text = "<m>", .rstrip = true}};
+    gr_added both[] = {{.text = "<m>", .lstrip = true, .rstrip = true}};
     CHECK(left, "a \n<m> b", "a|0: \n<m>| b");
     CHECK(right, "a <m>\t\xE3\x80\x80" "b", "a |0:<m>\t\xE3\x80\x80|b");
     CHECK(both, "  <m>  <m>", "0:  <m>  |0:<m>");       /* what the first swallowed is gone */
@@ -104,7 +105,8 @@ static void the_search_equals_trying_every_token_everywhere(void **state) {
     uint64_t seed = 4242;
     print_message("seed %llu\n", (unsigned long long)seed);
     gr_rng rng = gr_rng_seed(seed);
-    gr_added tokens[] = {{.text = "a"}, {.text = "ab"}, {.text = "abab"}, {.text = "abb"}, {.text = "ba"}, {.text = "bbb"}, {.text = "cab"}, {.text = "cc"}};
+    gr_added tokens[] = {{.text = "a"}, {.text = "ab"}, {.text = "abab"}, {.text = "abb"},
+                         {.text = "ba"}, {.text = "bbb"}, {.text = "cab"}, {.text = "cc"}};
     enum { N = sizeof tokens / sizeof *tokens };
     fixture f;
     setup(&f, tokens, N);

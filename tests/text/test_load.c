@@ -40,7 +40,8 @@ static void a_text_that_is_no_tokenizer_is_refused(void **state) {
     check_text("{\"model\":{\"type\":\"BPE\"}}", GRACE_ERR_FORMAT, "'decoder'");
     check_text("{\"model\":{\"type\":\"BPE\"},\"decoder\":{\"type\":\"Metaspace\"}}", GRACE_ERR_UNSUPPORTED, "decoder: type 'Metaspace'");
     check_text("{\"model\":{\"type\":\"BPE\"},\"decoder\":{\"type\":\"ByteLevel\"},\"pre_tokenizer\":null}", GRACE_ERR_FORMAT, "'pre_tokenizer'");
-    check_text("{\"model\":{\"type\":\"BPE\"},\"decoder\":{\"type\":\"ByteLevel\"},\"pre_tokenizer\":{\"type\":\"ByteLevel\"}}", GRACE_ERR_FORMAT, "'vocab'");
+    check_text("{\"model\":{\"type\":\"BPE\"},\"decoder\":{\"type\":\"ByteLevel\"},\"pre_tokenizer\":{\"type\":\"ByteLevel\"}}", GRACE_ERR_FORMAT,
+               "'vocab'");
 }
 
 static void normalizers_are_refused_by_name_unless_they_do_nothing(void **state) {
@@ -55,7 +56,8 @@ static void normalizers_are_refused_by_name_unless_they_do_nothing(void **state)
 static void check_vocab(const char *vocab, const char *part) {
     char text[512];
     snprintf(text, sizeof text,
-             "{\"decoder\":{\"type\":\"ByteLevel\"},\"pre_tokenizer\":{\"type\":\"ByteLevel\"},\"model\":{\"type\":\"BPE\",\"vocab\":%s,\"merges\":[]}}", vocab);
+             "{\"decoder\":{\"type\":\"ByteLevel\"},\"pre_tokenizer\":{\"type\":\"ByteLevel\"},"
+             "\"model\":{\"type\":\"BPE\",\"vocab\":%s,\"merges\":[]}}", vocab);
     check_text(text, GRACE_ERR_FORMAT, part);
 }
 

@@ -334,8 +334,8 @@ static void no_text_and_no_ids_are_ordinary(void **state) {
 
 static void a_runaway_pattern_is_an_error_of_encoding(void **state) {
     (void)state;
-    const char *pre = "{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Split\",\"pattern\":{\"Regex\":\"(a+)+(a+)+(a+)+[xy]\"},\"behavior\":\"Isolated\"},"
-                      "{\"type\":\"ByteLevel\"}]}";
+    const char *pre = "{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Split\",\"pattern\":{\"Regex\":\"(a+)+(a+)+(a+)+[xy]\"},"
+                      "\"behavior\":\"Isolated\"},{\"type\":\"ByteLevel\"}]}";
     grace_tokenizer *tok = byte_level_open(&(byte_level){.pre = pre});
     assert_non_null(strstr(ids_of(tok, "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaac"), "the pattern search gave up on 45 bytes"));
     grace_tokenizer_close(tok);
