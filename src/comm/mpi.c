@@ -302,14 +302,14 @@ static void requests_free(gr_request *r) {
     }
 }
 
-/* Local, so that a rank that failed can close without waiting for anybody. MPI_Comm_free is collective by the standard; MPI_Finalize
- * releases what is left. */
+/* Local, so that a rank that failed can close without waiting for anybody. MPI_Comm_free is collective, so it comes later. */
 static void mpi_free(gr_comm *base) {
     mpi_comm *c = (mpi_comm *)base;
     requests_free(c->spare);
     requests_free(c->busy);
     for (int i = 0; i < MPI_N_TYPES && !broken; i++)
         if (c->types[i].row_bytes) MPI_Type_free(&c->types[i].type);
+    gr_mpi_free_later(c->mpi);
     free(c->world_rank);
     free(c);
 }

@@ -27,6 +27,8 @@ grace_status gr_mpi_wrap(MPI_Comm comm, double deadline_s, bool oversubscribed, 
 grace_status gr_mpi_status(int code, const char *what);
 /* No rank is ahead of another when this returns OK. Bounded. */
 grace_status gr_mpi_barrier(mpi_comm *c);
+/* Free comm when all ranks leave the job together. */
+void gr_mpi_free_later(MPI_Comm comm);
 /* The job is over for this process: no further MPI call may be made (late messages would land in freed buffers). */
 bool gr_mpi_broken(void);
 

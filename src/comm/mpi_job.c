@@ -14,6 +14,7 @@ grace_status gr_comm_mpi_open(int32_t n_nodes, double deadline_s, gr_comm **out)
 }
 
 #else
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -25,15 +26,37 @@ grace_status gr_comm_mpi_open(int32_t n_nodes, double deadline_s, gr_comm **out)
 
 static mpi_comm *leaving;               /* kept for the last meeting of all ranks */
 
+typedef struct closed_comm { struct closed_comm *next; MPI_Comm comm; } closed_comm;
+
+static closed_comm *closed;
+
+/* Without memory for the note MPI_Finalize releases it. */
+void gr_mpi_free_later(MPI_Comm comm) {
+    closed_comm *note = malloc(sizeof *note);
+    if (!note) return;
+    *note = (closed_comm){.next = closed, .comm = comm};
+    closed = note;
+}
+
+static void free_closed(bool with_mpi) {
+    for (closed_comm *note = closed; note; note = closed) {
+        if (with_mpi) MPI_Comm_free(&note->comm);
+        closed = note->next;
+        free(note);
+    }
+}
+
 static void leave_job(int exit_code, void *unused) {
     (void)unused;
-    if (!leaving || gr_mpi_broken()) return;
+    if (exit_code != 0) gr_place_leave();
+    if (!leaving) return;
     if (exit_code != 0 && leaving->base.deadline_s > 1) leaving->base.deadline_s = 1;
     gr_comm_at("exit", -1);
-    if (gr_mpi_barrier(leaving) != GRACE_OK) return;
+    bool together = !gr_mpi_broken() && gr_mpi_barrier(leaving) == GRACE_OK;
     grace_comm_close(&leaving->base);
     leaving = NULL;
-    MPI_Finalize();
+    free_closed(together);
+    if (together) MPI_Finalize();
 }
 
 /* srun without PMIx starts N processes that each believe to be alone. */

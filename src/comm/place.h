@@ -11,5 +11,6 @@ void gr_place_wait(int32_t peer);
 /* On SIGTERM write "grace: rank 2 of 4: ended by SIGTERM in dispatch of layer 5, waiting for rank 1" to stderr and _exit(143).
  * Leaves a handler that is already there alone. */
 void gr_place_on_sigterm(int32_t rank, int32_t n_ranks);
+void gr_place_leave(void);      /* from here on SIGTERM is no news */
 
 #endif

@@ -155,11 +155,17 @@ static void every_cut_into_equal_nodes_gives_node_and_index(void **state) {
     }
 }
 
-static void ranks_of_one_machine_are_one_node(void **state) {
+/* One node on one machine; over a wire (wire_test.sh) as many as there are host names. */
+static void machines_become_nodes(void **state) {
     (void)state;
+    char mine[64] = "", all[64 * 64];
     gr_comm *c = ranks_comm(0);
     assert_non_null(c);
-    assert_int_equal(c->n_nodes, 1);
+    assert_true(c->n_ranks <= 64);
+    gethostname(mine, sizeof mine - 1);
+    assert_ok(gr_comm_allgather(c, mine, sizeof mine, all));
+    for (int32_t r = 1; r < c->n_ranks; r++)
+        assert_int_equal(strcmp(all + 64 * r, all + 64 * (r - 1)) != 0, gr_comm_node(c, r) != gr_comm_node(c, r - 1));
 }
 
 static void a_split_keeps_order_and_carries_its_own_rows(void **state) {
@@ -230,7 +236,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(a_reduction_is_the_same_on_every_rank),
     cmocka_unit_test(gathered_pieces_may_differ_in_size),
     cmocka_unit_test(every_cut_into_equal_nodes_gives_node_and_index),
-    cmocka_unit_test(ranks_of_one_machine_are_one_node),
+    cmocka_unit_test(machines_become_nodes),
     cmocka_unit_test(a_split_keeps_order_and_carries_its_own_rows),
     cmocka_unit_test(every_rank_hears_the_first_failure),
     cmocka_unit_test(a_big_transfer_arrives_whole),
