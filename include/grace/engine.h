@@ -93,6 +93,7 @@ grace_status grace_engine_run(grace_engine *engine);            /* step until no
 /* Makes every result known on every rank. Collective, after the run. */
 grace_status grace_engine_collect(grace_engine *engine);
 int32_t grace_engine_n_requests(const grace_engine *engine);
+int64_t grace_engine_n_rows(const grace_engine *engine);        /* computed so far, by all ranks */
 const grace_result *grace_engine_result(const grace_engine *engine, int32_t request);   /* borrowed until close */
 uint64_t grace_engine_logits_hash(const grace_engine *engine);  /* of all requests' hashes, in order; after collect */
 

@@ -189,6 +189,7 @@ static _Thread_local bool incomplete;
 
 gr_json *gr_json_new_object(void) { return json_object(); }
 gr_json *gr_json_new_array(void) { return json_array(); }
+gr_json *gr_json_share(const gr_json *value) { return json_incref((json_t *)value); }
 
 void gr_json_set(gr_json *object, const char *key, gr_json *value) {
     if (json_object_set_new(object, key, value)) incomplete = true;

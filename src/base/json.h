@@ -50,6 +50,7 @@ const gr_json *gr_json_value(const gr_json_member *member);
 
 /* ---- building: a failed allocation anywhere makes gr_json_write fail, so calls need no checks ---- */
 gr_json *gr_json_new_object(void);
+gr_json *gr_json_share(const gr_json *value);                           /* another owner of the same value, for gr_json_set() */
 gr_json *gr_json_new_array(void);
 void gr_json_set(gr_json *object, const char *key, gr_json *value);     /* takes ownership of value */
 void gr_json_set_int(gr_json *object, const char *key, int64_t value);

@@ -158,6 +158,7 @@ done:
 }
 
 int32_t grace_engine_n_requests(const grace_engine *e) { return e->batch.n; }
+int64_t grace_engine_n_rows(const grace_engine *e) { return e->tally.n_prefill + e->tally.n_decode; }
 
 const grace_result *grace_engine_result(const grace_engine *e, int32_t request) {
     return request >= 0 && request < e->batch.n ? &e->batch.sequences[request]->result : NULL;

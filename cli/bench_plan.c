@@ -1,0 +1,92 @@
+/* grace bench plan: how long planning a trace takes. */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/clock.h"
+#include "base/status.h"
+#include "bench.h"
+#include "cli.h"
+
+enum { KEY_CLUSTER = 0x200, KEY_REPEAT, KEY_JSON, REPEAT_MAX = 101 };
+
+static const struct argp_option options[] = {
+    {"cluster", KEY_CLUSTER, "SHAPE", 0, "\"node:2 gpu:2\" or 2x2 (default)", 0},
+    {"repeat", KEY_REPEAT, "N", 0, "runs after one warm-up (default 7)", 0},
+    {"json", KEY_JSON, 0, 0, "print one JSON object", 0},
+    {0},
+};
+
+typedef struct arguments { grace_cluster cluster; const char *trace; int32_t repeat; bool json; } arguments;
+
+static error_t parse(int key, char *arg, struct argp_state *state) {
+    arguments *a = state->input;
+    switch (key) {
+    case KEY_CLUSTER:
+        if (grace_cluster_parse(arg, &a->cluster)) argp_error(state, "--cluster: %s", grace_last_error());
+        break;
+    case KEY_REPEAT: a->repeat = (int32_t)gr_arg_int(state, "repeat", arg, 1, REPEAT_MAX); break;
+    case KEY_JSON: a->json = true; break;
+    case ARGP_KEY_ARG: a->trace = arg; break;
+    case ARGP_KEY_END:
+        if (!a->trace) argp_error(state, "expected a trace");
+        break;
+    default: return ARGP_ERR_UNKNOWN;
+    }
+    return 0;
+}
+
+static int by_value(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static grace_status measure(const arguments *a) {
+    grace_status st = GRACE_OK;
+    grace_trace *trace = NULL;
+    grace_profile *profile = NULL;
+    grace_plan *plan = NULL;
+    double us[REPEAT_MAX], start = gr_now_us(), profile_us;
+    GR_TRY(grace_trace_open(a->trace, &trace, NULL));
+    GR_TRY(grace_profile_build(trace, -1, -1, &profile));
+    profile_us = gr_now_us() - start;
+    for (int i = -1; i < a->repeat; i++) {
+        grace_plan_options opt = grace_plan_defaults();
+        start = gr_now_us();
+        GR_TRY(grace_plan_build(profile, a->cluster, &opt, &plan));
+        if (i >= 0) us[i] = gr_now_us() - start;
+        grace_plan_free(plan);
+        plan = NULL;
+    }
+    qsort(us, (size_t)a->repeat, sizeof *us, by_value);
+    gr_json *o = gr_json_new_object();
+    gr_json_set_string(o, "bench", "plan");
+    gr_json_set_int(o, "layers", profile->info.n_layers);
+    gr_json_set_int(o, "experts", profile->info.n_experts);
+    gr_json_set_int(o, "tokens", profile->n_tokens);
+    gr_json_set_int(o, "ranks", grace_cluster_ranks(a->cluster));
+    gr_json_set_real(o, "profile_us", profile_us);
+    gr_json_set_real(o, "median_us", us[a->repeat / 2]);
+    gr_json_set_real(o, "min_us", us[0]);
+    gr_json_set_real(o, "max_us", us[a->repeat - 1]);
+    if (a->json) st = gr_print_json(o);
+    else {
+        printf("plan: %d layers x %d experts, %lld tokens, %d ranks: %.1f ms (%.1f to %.1f), reading and counting the trace %.1f ms\n",
+               profile->info.n_layers, profile->info.n_experts, (long long)profile->n_tokens, grace_cluster_ranks(a->cluster),
+               us[a->repeat / 2] * 1e-3, us[0] * 1e-3, us[a->repeat - 1] * 1e-3, profile_us * 1e-3);
+        gr_json_free(o);
+    }
+done:
+    grace_plan_free(plan);
+    grace_profile_free(profile);
+    grace_trace_close(trace);
+    return st;
+}
+
+int gr_bench_plan_main(int argc, char **argv) {
+    static const struct argp argp = {options, parse, "TRACE", "Time to plan a trace with the paper's planner, choice of the ratio included.", 0, 0, 0};
+    arguments a = {.cluster = {2, 2}, .repeat = 7};
+    argp_parse(&argp, argc - 2, argv + 2, 0, NULL, &a);
+    grace_status st = measure(&a);
+    if (st) fprintf(stderr, "grace: %s\n", grace_last_error());
+    return st ? 1 : 0;
+}

@@ -1,0 +1,261 @@
+#include "ladder_json.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/utsname.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/memory.h"
+#include "base/status.h"
+#include "report/report.h"
+
+/* ---- rungs ---- */
+
+gr_json *gr_ladder_add_rung(gr_ladder *ladder, const gr_rung *rung) {
+    gr_json *o = gr_json_new_object();
+    if (!ladder->rungs) ladder->rungs = gr_json_new_array(), ladder->all_identical = true;
+    gr_json_set_string(o, "name", rung->name);
+    gr_json_set_bool(o, "baseline", rung->baseline);
+    gr_json_set_string(o, "exchange", gr_exchange_name(rung->exchange));
+    gr_json_set_string(o, "route", gr_route_name(rung->route));
+    gr_json_push(ladder->rungs, o);
+    return o;
+}
+
+/* The stats of a run use the names the report reads; only what a rung does not show is left out. */
+void gr_ladder_set_stats(gr_json *rung, const grace_stats *stats) {
+    gr_json *all = gr_stats_json(stats);
+    for (const gr_json_member *m = gr_json_first(all); m; m = gr_json_next(all, m)) gr_json_set(rung, gr_json_key(m), gr_json_share(gr_json_value(m)));
+    gr_json_free(all);
+}
+
+void gr_ladder_set_times(gr_json *rung, double moe_us, double spread_us, double wall_us) {
+    gr_json_set_real(rung, "moe_us", moe_us);
+    gr_json_set_real(rung, "moe_us_spread", spread_us);
+    gr_json_set_real(rung, "wall_us", wall_us);
+}
+
+void gr_ladder_set_identity(gr_ladder *ladder, gr_json *rung, const grace_plan *plan, const char *path, uint64_t hash) {
+    int32_t replicas = 0;
+    for (int32_t l = 0; l < plan->n_layers; l++) replicas += plan->layers[l].n_slots - plan->n_experts;
+    gr_json_set_string(rung, "plan", path);
+    gr_json_set_int(rung, "replica_slots", replicas);
+    gr_json_set_hex(rung, "logits_hash", hash);
+    gr_json_set_bool(rung, "identical", hash == ladder->reference);
+    if (hash != ladder->reference) ladder->all_identical = false;
+}
+
+/* ---- what the last plan looks like ---- */
+
+static gr_json *knee_json(const grace_plan *plan) {
+    gr_json *o = gr_json_new_object(), *points = gr_json_new_array();
+    gr_json_set_int(o, "chosen", plan->knee_chosen);
+    for (int32_t i = 0; i < plan->n_knee; i++) {
+        gr_json *p = gr_json_new_object();
+        gr_json_set_int(p, "delta", plan->knee[i].delta);
+        gr_json_set_real(p, "r", plan->knee[i].r);
+        gr_json_set_real(p, "size_std", plan->knee[i].size_std);
+        gr_json_set_real(p, "utility", plan->knee[i].utility);
+        gr_json_push(points, p);
+    }
+    gr_json_set(o, "points", points);
+    return o;
+}
+
+static int32_t primary_rank(const grace_plan_layer *pl, int32_t expert) { return pl->rank_of_slot[pl->slots_of_expert[pl->slots_first[expert]]]; }
+
+/* Experts of `rank` in a layer that have copies elsewhere; NULL when there are none. */
+static gr_json *replicas_of_rank(const grace_plan *plan, int32_t layer, int32_t rank) {
+    const grace_plan_layer *pl = &plan->layers[layer];
+    gr_json *o = gr_json_new_object(), *experts = gr_json_new_array(), *all_hosts = gr_json_new_array();
+    for (int32_t e = 0; e < plan->n_experts; e++) {
+        if (primary_rank(pl, e) != rank || pl->slots_first[e + 1] - pl->slots_first[e] == 1) continue;
+        gr_json *hosts = gr_json_new_array();
+        for (int32_t i = pl->slots_first[e] + 1; i < pl->slots_first[e + 1]; i++) gr_json_push_int(hosts, pl->rank_of_slot[pl->slots_of_expert[i]]);
+        gr_json_push_int(experts, e);
+        gr_json_push(all_hosts, hosts);
+    }
+    bool any = gr_json_length(experts) > 0;
+    gr_json_set_int(o, "layer", layer);
+    gr_json_set_int(o, "primary_rank", rank);
+    gr_json_set(o, "experts", experts);
+    gr_json_set(o, "hosts", all_hosts);
+    if (any) return o;
+    gr_json_free(o);
+    return NULL;
+}
+
+static gr_json *replicas_json(const grace_plan *plan) {
+    gr_json *all = gr_json_new_array();
+    for (int32_t l = 0; l < plan->n_layers; l++)
+        for (int32_t r = 0; r < grace_cluster_ranks(plan->cluster); r++) {
+            gr_json *one = replicas_of_rank(plan, l, r);
+            if (one) gr_json_push(all, one);
+        }
+    return all;
+}
+
+static gr_json *affinity_json(const grace_plan *plan, const grace_profile *profile) {
+    int32_t layer = plan->n_layers / 2, n = plan->n_experts;
+    const grace_plan_layer *pl = &plan->layers[layer];
+    const double *affinity = profile->affinity + (int64_t)layer * n * n;
+    gr_json *o = gr_json_new_object(), *order = gr_json_new_array(), *groups = gr_json_new_array(), *ranks = gr_json_new_array(), *values = gr_json_new_array();
+    for (int32_t r = 0; r < grace_cluster_ranks(plan->cluster); r++) {
+        int32_t size = 0;
+        for (int32_t e = 0; e < n; e++) {
+            if (primary_rank(pl, e) != r) continue;
+            gr_json_push_int(order, e);
+            size++;
+        }
+        gr_json_push_int(groups, size);
+        gr_json_push_int(ranks, r);
+    }
+    for (int64_t i = 0; i < (int64_t)n * n; i++) gr_json_push_int(values, (int64_t)affinity[i]);
+    gr_json_set_int(o, "layer", layer);
+    gr_json_set_int(o, "n", n);
+    gr_json_set(o, "order", order);
+    gr_json_set(o, "groups", groups);
+    gr_json_set(o, "ranks", ranks);
+    gr_json_set(o, "values", values);
+    return o;
+}
+
+/* METHOD 4, Table 1: cross-node traffic against Occult, per cent, rung by rung. */
+static gr_json *paper_json(void) {
+    gr_json *o = gr_json_new_object(), *cross = gr_json_new_array();
+    static const double printed[] = {-35.6, -50.7, -41.6, -41.8, -52.1};
+    gr_json_push_real(cross, NAN);
+    gr_json_push_real(cross, 0);
+    for (size_t i = 0; i < sizeof printed / sizeof *printed; i++) gr_json_push_real(cross, printed[i]);
+    gr_json_set(o, "cross", cross);
+    return o;
+}
+
+grace_status gr_ladder_take_texts(gr_ladder *ladder, const grace_tokenizer *tok, const grace_engine *engine, const gr_request_list *batch) {
+    grace_status st = GRACE_OK;
+    char *prompt = NULL, *text = NULL;
+    size_t n;
+    int32_t next_domain = 0;
+    ladder->texts = gr_json_new_array();
+    for (int32_t i = 0; i < batch->n && next_domain < 3; i++) {
+        const grace_result *r = grace_engine_result(engine, i);
+        gr_json *o;
+        char domain[16];
+        if (batch->items[i].domain != next_domain || r->n_ids == 0) continue;
+        snprintf(domain, sizeof domain, "%d", next_domain++);
+        GR_TRY(grace_tokenizer_decode(tok, batch->items[i].prompt, batch->items[i].n_prompt, 1, &prompt, &n));
+        GR_TRY(grace_tokenizer_decode(tok, r->ids, r->n_ids, 1, &text, &n));
+        o = gr_json_new_object();
+        gr_json_set_string(o, "domain", domain);
+        gr_json_set_string(o, "prompt", prompt);
+        gr_json_set_string(o, "generated", text);
+        gr_json_push(ladder->texts, o);
+        free(prompt);
+        free(text);
+        prompt = text = NULL;
+    }
+done:
+    free(prompt);
+    free(text);
+    return st;
+}
+
+/* ---- the head and the end ---- */
+
+static gr_json *model_json(const grace_model *model) {
+    const grace_model_info *m = grace_model_describe(model);
+    const char *dir = grace_model_dir(model), *slash = strrchr(dir, '/');
+    gr_json *o = gr_json_new_object();
+    gr_json_set_string(o, "name", slash && slash[1] ? slash + 1 : dir);
+    gr_json_set_string(o, "family", m->family);
+    gr_json_set_int(o, "layers", m->n_moe_layers);
+    gr_json_set_int(o, "experts", m->n_experts);
+    gr_json_set_int(o, "top_k", m->top_k);
+    gr_json_set_int(o, "params", m->n_params);
+    return o;
+}
+
+static void set_machine(gr_json *o) {
+    char machine[512], date[32];
+    struct utsname u;
+    time_t now = time(NULL);
+    uname(&u);
+    snprintf(machine, sizeof machine, "%s %s, %ld cores", u.sysname, u.machine, sysconf(_SC_NPROCESSORS_ONLN));
+    strftime(date, sizeof date, "%Y-%m-%d %H:%M UTC", gmtime(&now));
+    gr_json_set_string(o, "machine", machine);
+    gr_json_set_string(o, "date", date);
+}
+
+static grace_status set_command(gr_json *o, const gr_ladder_head *head) {
+    gr_buf text = {0};
+    grace_status st = gr_buf_printf(&text, "%s", head->command ? head->command : "grace");
+    for (int i = head->command ? head->argc : 1; i < head->argc && !st; i++) st = gr_buf_printf(&text, strpbrk(head->argv[i], " \t") ? " '%s'" : " %s", head->argv[i]);
+    gr_json_set_string(o, "command", text.data);
+    gr_buf_free(&text);
+    return st;
+}
+
+static void set_shape(gr_json *o, const gr_ladder_head *head) {
+    gr_json *cluster = gr_json_new_object(), *workload = gr_json_new_object();
+    gr_json_set_int(cluster, "nodes", head->cluster.n_nodes);
+    gr_json_set_int(cluster, "gpus_per_node", head->cluster.gpus_per_node);
+    gr_json_set(o, "cluster", cluster);
+    gr_json_set_int(workload, "sequences", head->sequences);
+    gr_json_set_int(workload, "prefill", head->prefill);
+    gr_json_set_int(workload, "decode", head->decode);
+    gr_json_set(o, "workload", workload);
+    gr_json_set_int(o, "repeat", head->repeat);
+}
+
+static grace_status print_text(const gr_json *doc) {
+    gr_buf text = {0};
+    grace_status st = gr_report_ladder_text(doc, &text);
+    if (!st) fwrite(text.data, 1, text.n, stdout);
+    gr_buf_free(&text);
+    return st;
+}
+
+grace_status gr_ladder_finish(gr_ladder *ladder, const grace_model *model, const gr_ladder_head *head, const char *path, bool json) {
+    grace_status st = GRACE_OK;
+    gr_json *o = gr_json_new_object();
+    char title[128];
+    snprintf(title, sizeof title, "GRACE-MoE on %d nodes x %d ranks", head->cluster.n_nodes, head->cluster.gpus_per_node);
+    gr_json_set_int(o, "grace_report", 1);
+    gr_json_set_string(o, "title", title);
+    gr_json_set(o, "model", model_json(model));
+    set_shape(o, head);
+    GR_TRY(set_command(o, head));
+    gr_json_set_string(o, "commit", head->commit ? head->commit : "unknown");
+    set_machine(o);
+    gr_json_set(o, "rungs", ladder->rungs);
+    ladder->rungs = NULL;
+    gr_json_set_hex(o, "reference_hash", ladder->reference);
+    if (ladder->last_plan->n_knee > 0) gr_json_set(o, "knee", knee_json(ladder->last_plan));
+    gr_json_set(o, "replicas", replicas_json(ladder->last_plan));
+    gr_json_set(o, "affinity", affinity_json(ladder->last_plan, ladder->profile));
+    gr_json_set(o, "paper", paper_json());
+    if (ladder->texts) gr_json_set(o, "text", ladder->texts);
+    ladder->texts = NULL;
+    GR_TRY(gr_json_save(o, path));
+    if (json) {
+        st = gr_print_json(o);
+        o = NULL;
+    } else {
+        GR_TRY(print_text(o));
+    }
+    if (!st && !ladder->all_identical)
+        st = gr_fail(GRACE_ERR_NUMERIC, "exact mode gave other logits than the single process; see 'identical' in %s", path);
+done:
+    gr_json_free(o);
+    return st;
+}
+
+void gr_ladder_free(gr_ladder *ladder) {
+    gr_json_free(ladder->rungs);
+    gr_json_free(ladder->texts);
+    grace_profile_free(ladder->profile);
+    grace_plan_free(ladder->last_plan);
+}

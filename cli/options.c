@@ -1,0 +1,92 @@
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "cli.h"
+
+enum { KEY_RANKS = 0x100, KEY_NODES, KEY_WIRE, KEY_PLAN, KEY_EXCHANGE, KEY_ROUTE, KEY_EXACT, KEY_THREADS, KEY_SIMD, KEY_KV, KEY_BATCH, KEY_DEADLINE, KEY_JSON };
+
+static const struct argp_option options[] = {
+    {0, 0, 0, 0, "Model and placement:", 1},
+    {"model", 'm', "DIR", 0, "Hugging Face model folder", 1},
+    {"plan", KEY_PLAN, "FILE", 0, "placement made by 'grace plan' (default: contiguous)", 1},
+    {"exchange", KEY_EXCHANGE, "KIND", 0, "hsc (default), flat or per-expert", 1},
+    {"route", KEY_ROUTE, "POLICY", 0, "tar (default), wrr or primary", 1},
+    {"exact", KEY_EXACT, 0, 0, "every expert's row comes home unsummed: no plan, exchange or number of ranks changes a bit", 1},
+    {0, 0, 0, 0, "Ranks:", 2},
+    {"ranks", KEY_RANKS, "NxG", 0, "start N nodes x G ranks on this machine under mpirun", 2},
+    {"nodes", KEY_NODES, "N", 0, "cut the ranks into N nodes (default: ranks that share a machine are a node)", 2},
+    {"wire", KEY_WIRE, "RATE", 0, "with --ranks, as root: join the nodes by a link of that rate, e.g. 1gbit", 2},
+    {"deadline", KEY_DEADLINE, "SECONDS", 0, "longest wait for another rank (default 30)", 2},
+    {0, 0, 0, 0, "Sizes and threads:", 3},
+    {"batch-tokens", KEY_BATCH, "N", 0, "rows a rank computes in one step (default 512)", 3},
+    {"kv-tokens", KEY_KV, "N", 0, "KV cache of a rank, in tokens (default 16384)", 3},
+    {"threads", KEY_THREADS, "N", 0, "threads of a rank (default: OMP_NUM_THREADS or all cores)", 3},
+    {"simd", KEY_SIMD, "LEVEL", 0, "auto (default), portable, avx2 or avx512; the bits are the same", 3},
+    {0, 0, 0, 0, "Output:", 4},
+    {"json", KEY_JSON, 0, 0, "print one JSON object", 4},
+    {"verbose", 'v', 0, 0, "log what happens", 4},
+    {0},
+};
+
+static const char *const exchange_names[] = {"per-expert", "flat", "hsc"};
+static const char *const route_names[] = {"primary", "wrr", "tar"};
+const char *gr_exchange_name(grace_exchange exchange) { return exchange_names[exchange]; }
+const char *gr_route_name(grace_route route) { return route_names[route]; }
+
+double gr_arg_number(struct argp_state *state, const char *option, const char *text, double min, double max) {
+    char *end;
+    errno = 0;
+    double value = strtod(text, &end);
+    if (end == text || *end || errno || !(value >= min && value <= max))
+        argp_error(state, "--%s: expected a number from %g to %g, found '%s'", option, min, max, text);
+    return value;
+}
+
+int64_t gr_arg_int(struct argp_state *state, const char *option, const char *text, int64_t min, int64_t max) {
+    char *end;
+    errno = 0;
+    long long value = strtoll(text, &end, 10);
+    if (end == text || *end || errno || value < min || value > max)
+        argp_error(state, "--%s: expected an integer from %lld to %lld, found '%s'", option, (long long)min, (long long)max, text);
+    return value;
+}
+
+static int one_of(struct argp_state *state, const char *option, const char *text, const char *const *names, int n) {
+    for (int i = 0; i < n; i++)
+        if (strcmp(text, names[i]) == 0) return i;
+    argp_error(state, "--%s: unknown value '%s'; see --help", option, text);
+    return 0;
+}
+
+gr_run_options gr_run_defaults(void) { return (gr_run_options){.deadline_s = 30, .engine = grace_engine_defaults()}; }
+
+static error_t parse(int key, char *arg, struct argp_state *state) {
+    gr_run_options *o = state->input;
+    switch (key) {
+    case 'm': o->model = arg; break;
+    case 'v': o->verbose = true; break;
+    case KEY_PLAN: o->plan = arg; break;
+    case KEY_RANKS: o->ranks = arg; break;
+    case KEY_WIRE: o->wire = arg; break;
+    case KEY_EXACT: o->engine.exact = true; break;
+    case KEY_JSON: o->json = true; break;
+    case KEY_SIMD: o->engine.simd = arg; break;
+    case KEY_EXCHANGE: o->engine.exchange = (grace_exchange)one_of(state, "exchange", arg, exchange_names, 3); break;
+    case KEY_ROUTE: o->engine.route = (grace_route)one_of(state, "route", arg, route_names, 3); break;
+    case KEY_NODES: o->n_nodes = (int32_t)gr_arg_int(state, "nodes", arg, 1, GRACE_RANKS_MAX); break;
+    case KEY_THREADS: o->engine.n_threads = (int32_t)gr_arg_int(state, "threads", arg, 1, 1024); break;
+    case KEY_KV: o->engine.kv_tokens = gr_arg_int(state, "kv-tokens", arg, 1, INT64_C(1) << 33); break;
+    case KEY_BATCH: o->engine.n_tokens_max = (int32_t)gr_arg_int(state, "batch-tokens", arg, 1, 1 << 20); break;
+    case KEY_DEADLINE: o->deadline_s = gr_arg_number(state, "deadline", arg, 0.1, 86400); break;
+    case ARGP_KEY_END:
+        if (o->verbose) gr_log_set_level(GR_INFO);
+        if (o->wire && !o->ranks) argp_error(state, "--wire needs --ranks");
+        break;
+    default: return ARGP_ERR_UNKNOWN;
+    }
+    return 0;
+}
+
+const struct argp gr_run_argp = {options, parse, 0, 0, 0, 0, 0};

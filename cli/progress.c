@@ -1,0 +1,27 @@
+#include <stdio.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "cli.h"
+
+enum { BAR = 24 };
+static const double QUIET_US = 2e6, REDRAW_US = 1e5;
+
+gr_progress gr_progress_start(const char *label, const char *unit, double total) {
+    double now = gr_now_us();
+    return (gr_progress){label, unit, total, now, now, label && isatty(STDERR_FILENO) == 1};
+}
+
+void gr_progress_update(gr_progress *p, double done) {
+    double now = gr_now_us(), elapsed = now - p->started_us;
+    if (!p->terminal || elapsed < QUIET_US || now - p->shown_us < REDRAW_US || done <= 0) return;
+    double share = p->total > 0 && done < p->total ? done / p->total : 1, rate = done / (elapsed * 1e-6);
+    int filled = (int)(share * BAR);
+    p->shown_us = now;
+    fprintf(stderr, "\r%s [%.*s%*s] %3.0f %%  %.0f %s/s  %.0f s left \x1b[K", p->label, filled, "########################", BAR - filled, "",
+            100 * share, rate, p->unit, elapsed * 1e-6 * (1 - share) / share);
+}
+
+void gr_progress_end(gr_progress *p) {
+    if (p->terminal && p->shown_us > p->started_us) fprintf(stderr, "\r\x1b[K");
+}

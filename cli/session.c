@@ -1,0 +1,53 @@
+#include <stdio.h>
+#include <string.h>
+
+#include "base/status.h"
+#include "cli.h"
+#include "launch.h"
+
+bool gr_session_relaunch(const gr_run_options *opt, int argc, char **argv, int *exit_code) {
+    int n_ranks, n_nodes;
+    if (!opt->ranks || grace_comm_launched()) return false;
+    *exit_code = 1;
+    grace_status st = gr_launch_parse(opt->ranks, &n_ranks, &n_nodes);
+    if (!st) st = gr_launch_ranks(argc, argv, n_ranks, n_nodes, opt->wire, exit_code);
+    if (st) fprintf(stderr, "grace: %s\n", grace_last_error());
+    return true;
+}
+
+static grace_status open_files(gr_run_options *opt, gr_session *s) {
+    grace_status st = GRACE_OK;
+    GR_CHECK(opt->model, GRACE_ERR_ARG, "no model: -m names its folder");
+    GR_TRY(grace_model_open(opt->model, &s->model));
+    GR_TRY(grace_tokenizer_open(opt->model, &s->tokenizer));
+    if (opt->plan) GR_TRY(grace_plan_load(opt->plan, &s->plan));
+done:
+    return st;
+}
+
+grace_status gr_session_open(gr_run_options *opt, gr_session *s) {
+    grace_status st = GRACE_OK;
+    grace_transport transport = grace_comm_launched() ? GRACE_TRANSPORT_MPI : GRACE_TRANSPORT_SELF;
+    *s = (gr_session){.n_ranks = 1};
+    GR_TRY(grace_comm_open(transport, opt->n_nodes, opt->deadline_s, &s->comm));
+    s->rank = grace_comm_rank(s->comm);
+    s->n_ranks = grace_cluster_ranks(grace_comm_cluster(s->comm));
+    GR_TRY(grace_comm_agree(s->comm, open_files(opt, s)));
+    opt->engine.comm = s->comm;
+    opt->engine.plan = s->plan;
+done:
+    return st;
+}
+
+int gr_session_close(gr_session *s, grace_status st) {
+    if (st && (s->rank == 0 || s->running)) {
+        if (s->running && s->n_ranks > 1) fprintf(stderr, "grace: rank %d: %s\n", s->rank, grace_last_error());
+        else fprintf(stderr, "grace: %s\n", grace_last_error());
+    }
+    if (st && s->running && s->n_ranks > 1) grace_comm_abort(s->comm, 1);
+    grace_plan_free(s->plan);
+    grace_tokenizer_close(s->tokenizer);
+    grace_model_close(s->model);
+    grace_comm_close(s->comm);
+    return st ? 1 : 0;
+}
