@@ -16,7 +16,7 @@ if [ -z "$browser" ]; then
 fi
 
 # The tallest page of ours is under 9000 pixels; what is below its end stays white.
-mode=(--screenshot="$(realpath -m "$out")" --window-size=1280,9000 --hide-scrollbars)
+mode=(--screenshot="$(realpath -m "$out")" "--window-size=1280,9000" --hide-scrollbars)
 case $out in *.pdf) mode=(--print-to-pdf="$(realpath -m "$out")" --no-pdf-header-footer) ;; esac
 timeout 60 "$browser" --headless --no-sandbox --disable-gpu "${mode[@]}" "file://$(realpath "$page")" >/dev/null 2>&1
 echo "screenshot: $out"

@@ -70,8 +70,8 @@ static grace_status read_paper(const gr_json *doc, gr_report_data *d) {
     GR_TRY(gr_read_object_or_none(doc, "report", "paper", &paper));
     GR_TRY(gr_read_array_or_none(paper, "report: paper", "cross", &cross));
     if (!cross) goto done;
-    GR_CHECK(gr_json_length(cross) == (size_t)d->n_rungs, GRACE_ERR_FORMAT, "report: paper: 'cross': expected one value for each of %d rungs, found %zu",
-             (int)d->n_rungs, gr_json_length(cross));
+    GR_CHECK(gr_json_length(cross) == (size_t)d->n_rungs, GRACE_ERR_FORMAT,
+             "report: paper: 'cross': expected one value for each of %d rungs, found %zu", (int)d->n_rungs, gr_json_length(cross));
     GR_ARENA_ARRAY(d->arena, values, d->n_rungs);
     for (int32_t i = 0; i < d->n_rungs; i++) {
         values[i] = NAN;

@@ -132,8 +132,8 @@ static grace_status read_affinity(const gr_json *doc, gr_report_data *d) {
     GR_TRY(gr_json_int(json, where, "layer", 0, GR_REPORT_LAYERS_MAX - 1, &a->layer));
     GR_TRY(gr_json_int(json, where, "n", 1, GR_REPORT_EXPERTS_MAX, &n));
     size_t n_values = (size_t)(n * n);
-    GR_CHECK(gr_json_length(gr_json_get(json, "values")) == n_values, GRACE_ERR_FORMAT, "%s: 'values': expected %zu values, found %zu", where, n_values,
-             gr_json_length(gr_json_get(json, "values")));
+    GR_CHECK(gr_json_length(gr_json_get(json, "values")) == n_values, GRACE_ERR_FORMAT, "%s: 'values': expected %zu values, found %zu", where,
+             n_values, gr_json_length(gr_json_get(json, "values")));
     a->n = (int32_t)n;
     GR_ARENA_ARRAY(d->arena, a->order, n);
     GR_ARENA_ARRAY(d->arena, a->values, n_values);

@@ -63,10 +63,10 @@ static grace_status check_pair_rows(const gr_report_data *d, const gr_report_run
             if (from / d->gpus_per_node != to / d->gpus_per_node) cross += rows;
             else if (from != to) intra += rows;
         }
-    GR_CHECK(cross == rung->rows_cross, GRACE_ERR_FORMAT, "%s: 'pair_rows' adds up to %" PRId64 " rows between nodes, 'rows_cross_node' says %" PRId64, where,
-             cross, rung->rows_cross);
-    GR_CHECK(intra == rung->rows_intra, GRACE_ERR_FORMAT, "%s: 'pair_rows' adds up to %" PRId64 " rows inside nodes, 'rows_intra_node' says %" PRId64, where,
-             intra, rung->rows_intra);
+    GR_CHECK(cross == rung->rows_cross, GRACE_ERR_FORMAT,
+             "%s: 'pair_rows' adds up to %" PRId64 " rows between nodes, 'rows_cross_node' says %" PRId64, where, cross, rung->rows_cross);
+    GR_CHECK(intra == rung->rows_intra, GRACE_ERR_FORMAT, "%s: 'pair_rows' adds up to %" PRId64 " rows inside nodes, 'rows_intra_node' says %" PRId64,
+             where, intra, rung->rows_intra);
 done:
     return st;
 }
@@ -76,8 +76,9 @@ static grace_status check_identity(const gr_report_data *d, const gr_report_rung
     grace_status st = GRACE_OK;
     if (rung->identical == GR_NOT_CHECKED || !rung->logits_hash || !d->reference_hash) goto done;
     bool same = !strcmp(rung->logits_hash, d->reference_hash);
-    GR_CHECK(same == (rung->identical == GR_IDENTICAL), GRACE_ERR_FORMAT, "%s: 'identical' is %s, but 'logits_hash' is %.32s and 'reference_hash' is %.32s", where,
-             same ? "false" : "true", rung->logits_hash, d->reference_hash);
+    GR_CHECK(same == (rung->identical == GR_IDENTICAL), GRACE_ERR_FORMAT,
+             "%s: 'identical' is %s, but 'logits_hash' is %.32s and 'reference_hash' is %.32s", where, same ? "false" : "true", rung->logits_hash,
+             d->reference_hash);
 done:
     return st;
 }

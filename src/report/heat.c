@@ -24,7 +24,8 @@ static void draw_cell(gr_out *out, const plot *p, int32_t row, int32_t col) {
     int32_t i = row * map->n_cols + col;
     gr_colour c = colour_at(map, share_of(map, map->values[i]));
     double x = p->left + map->cell_width * col, y = p->top + map->cell_height * row;
-    gr_out_put(out, "<rect x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\" fill=\"#%02x%02x%02x\"", x, y, map->cell_width, map->cell_height, c.r, c.g, c.b);
+    gr_out_put(out, "<rect x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\" fill=\"#%02x%02x%02x\"", x, y, map->cell_width, map->cell_height, c.r,
+               c.g, c.b);
     if (!map->cells) {
         gr_out_put(out, "/>\n");
         return;
@@ -62,8 +63,10 @@ static void draw_shade(gr_out *out, const gr_heat_map *map, int32_t shade) {
 static void draw_shades(gr_out *out, const plot *p) {
     const gr_heat_map *map = p->map;
     gr_colour c = colour_at(map, 0);
-    gr_out_put(out, "<rect x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\" fill=\"#%02x%02x%02x\"/>\n", p->left, p->top, p->width, p->height, c.r, c.g, c.b);
-    gr_out_put(out, "<g shape-rendering=\"crispEdges\" transform=\"translate(%.1f %.1f) scale(%.4f %.4f)\">\n", p->left, p->top, map->cell_width, map->cell_height);
+    gr_out_put(out, "<rect x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\" fill=\"#%02x%02x%02x\"/>\n", p->left, p->top, p->width, p->height,
+               c.r, c.g, c.b);
+    gr_out_put(out, "<g shape-rendering=\"crispEdges\" transform=\"translate(%.1f %.1f) scale(%.4f %.4f)\">\n", p->left, p->top, map->cell_width,
+               map->cell_height);
     draw_shade(out, map, -1);
     for (int32_t shade = 1; shade < SHADES; shade++) draw_shade(out, map, shade);
     gr_out_put(out, "</g>\n");
@@ -93,7 +96,8 @@ static void draw_borders(gr_out *out, const plot *p) {
         at += map->col_groups[g] * map->cell_width;
         gr_svg_line_between(out, at, p->top, at, p->top + p->height, GR_SVG_INK, NULL);
     }
-    gr_out_put(out, "</g>\n<rect x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\" fill=\"none\" stroke=\"#9aa5b1\"/>\n", p->left, p->top, p->width, p->height);
+    gr_out_put(out, "</g>\n<rect x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\" fill=\"none\" stroke=\"#9aa5b1\"/>\n", p->left, p->top,
+               p->width, p->height);
 }
 
 /* Names along one side; those of a side too dense to read are thinned out to every second, fifth, tenth, ... */
@@ -145,19 +149,21 @@ static void draw_legend(gr_out *out, const plot *p) {
     for (int i = 0; i < LEGEND_STEPS; i++) {
         double value = (i + 0.5) / LEGEND_STEPS;
         gr_colour c = colour_at(map, pow(value, map->power));
-        gr_out_put(out, "<rect x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%d\" fill=\"#%02x%02x%02x\"/>\n", x + LEGEND_WIDTH * (value - 0.5 / LEGEND_STEPS), y,
-                   (double)LEGEND_WIDTH / LEGEND_STEPS + 0.3, LEGEND_HEIGHT, c.r, c.g, c.b);
+        gr_out_put(out, "<rect x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%d\" fill=\"#%02x%02x%02x\"/>\n",
+                   x + LEGEND_WIDTH * (value - 0.5 / LEGEND_STEPS), y, (double)LEGEND_WIDTH / LEGEND_STEPS + 0.3, LEGEND_HEIGHT, c.r, c.g, c.b);
     }
     gr_svg_text(out, x, y + LEGEND_HEIGHT + 13, "start", GR_SVG_SOFT, NAME_SIZE, 12, gr_label_short(map->lo).text);
     if (map->diverging)
-        gr_svg_text(out, x + LEGEND_WIDTH / 2.0, y + LEGEND_HEIGHT + 13, "middle", GR_SVG_SOFT, NAME_SIZE, 12, gr_label_short((map->lo + map->hi) / 2).text);
+        gr_svg_text(out, x + LEGEND_WIDTH / 2.0, y + LEGEND_HEIGHT + 13, "middle", GR_SVG_SOFT, NAME_SIZE, 12,
+                    gr_label_short((map->lo + map->hi) / 2).text);
     gr_svg_text(out, x + LEGEND_WIDTH, y + LEGEND_HEIGHT + 13, "end", GR_SVG_SOFT, NAME_SIZE, 12, gr_label_short(map->hi).text);
     gr_svg_text(out, x + LEGEND_WIDTH + 12, y + LEGEND_HEIGHT, "start", GR_SVG_SOFT, NAME_SIZE, 60, map->legend);
 }
 
 void gr_svg_heat(gr_out *out, const gr_heat_map *map) {
     double name_room = longest_name(map->row_names, map->names_of_groups ? map->n_row_groups : map->n_rows);
-    plot p = {.map = map, .left = name_room + 12, .top = GR_SVG_TOP + 34, .width = map->n_cols * map->cell_width, .height = map->n_rows * map->cell_height};
+    plot p = {
+        .map = map, .left = name_room + 12, .top = GR_SVG_TOP + 34, .width = map->n_cols * map->cell_width, .height = map->n_rows * map->cell_height};
     double legend = LEGEND_WIDTH + 12 + 6.2 * gr_text_width(map->legend), width = p.left + (p.width > legend ? p.width : legend) + 2;
     gr_svg_begin(out, map->title, width, p.top + p.height + 44);
     gr_svg_text(out, 0, p.top - 26, "start", GR_SVG_SOFT, NAME_SIZE, 40, map->row_title);

@@ -64,13 +64,16 @@ static const char style[] =
     ".sample .prompt{color:#6a7682}\n"
     "@media (max-width:640px){main{padding:28px 18px}.figures{grid-template-columns:1fr}dl.terms{columns:1}}\n"
     "@media print{@page{margin:16mm 14mm}html{font-size:11pt;print-color-adjust:exact;-webkit-print-color-adjust:exact}main{max-width:none;padding:0}"
-    "section{margin-top:32px}h2{break-after:avoid}table{font-size:8.5pt}th{font-size:8pt}td,th{padding-right:8px}.table,figure{overflow:visible}tr{break-inside:avoid}"
+    "section{margin-top:32px}h2{break-after:avoid}"
+    "table{font-size:8.5pt}th{font-size:8pt}td,th{padding-right:8px}.table,figure{overflow:visible}"
+    "tr,.table{break-inside:avoid}.figures.three{grid-template-columns:1fr 1fr 1fr}"
     ".figures{grid-template-columns:1fr 1fr;gap:24px}.highlights{grid-template-columns:repeat(4,1fr)}.highlights b{font-size:20pt}}\n";
 
 void gr_html_begin(gr_out *out, const char *title) {
-    gr_out_put(out, "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\"/>\n"
-                    "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\"/>\n"
-                    "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>\n<meta name=\"color-scheme\" content=\"light\"/>\n<title>");
+    gr_out_put(out,
+               "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\"/>\n"
+               "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\"/>\n"
+               "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"/>\n<meta name=\"color-scheme\" content=\"light\"/>\n<title>");
     gr_out_text(out, title);
     gr_out_put(out, "</title>\n<style>\n%s</style>\n</head>\n<body>\n<main>\n", style);
 }

@@ -40,10 +40,12 @@ static void add_rung(gr_table *table, const gr_report_data *d, int32_t i) {
 }
 
 grace_status gr_ladder_table(const gr_report_data *d, gr_table **out) {
-    static const gr_column columns[] = {
-        {"rung", GR_COLUMN_TEXT},           {"rows\ncross-node", GR_COLUMN_NUMBER}, {"change", GR_COLUMN_NUMBER},   {"rows\nintra-node", GR_COLUMN_NUMBER},
-        {"change", GR_COLUMN_NUMBER},       {"load\nmax/mean", GR_COLUMN_NUMBER},   {"load\nstd", GR_COLUMN_NUMBER}, {"idle\nms", GR_COLUMN_NUMBER},
-        {"MoE\nms", GR_COLUMN_NUMBER},      {"wall\nms", GR_COLUMN_NUMBER},         {"identical", GR_COLUMN_VERDICT}};
+    static const gr_column columns[] = {{"rung", GR_COLUMN_TEXT},        {"rows\ncross-node", GR_COLUMN_NUMBER},
+                                        {"change", GR_COLUMN_NUMBER},    {"rows\nintra-node", GR_COLUMN_NUMBER},
+                                        {"change", GR_COLUMN_NUMBER},    {"load\nmax/mean", GR_COLUMN_NUMBER},
+                                        {"load\nstd", GR_COLUMN_NUMBER}, {"idle\nms", GR_COLUMN_NUMBER},
+                                        {"MoE\nms", GR_COLUMN_NUMBER},   {"wall\nms", GR_COLUMN_NUMBER},
+                                        {"identical", GR_COLUMN_VERDICT}};
     grace_status st = gr_table_build(columns, sizeof columns / sizeof *columns, out);
     for (int32_t i = 0; !st && i < d->n_rungs; i++) add_rung(*out, d, i);
     return st;
@@ -108,7 +110,8 @@ static void put_ids(gr_table *table, const int64_t *ids, int32_t n) {
     char text[1024];
     size_t used = 0;
     text[0] = 0;
-    for (int32_t i = 0; i < n && used + 32 < sizeof text; i++) used += (size_t)snprintf(text + used, sizeof text - used, i ? ", %d" : "%d", (int)ids[i]);
+    for (int32_t i = 0; i < n && used + 32 < sizeof text; i++)
+        used += (size_t)snprintf(text + used, sizeof text - used, i ? ", %d" : "%d", (int)ids[i]);
     if (used + 32 >= sizeof text) snprintf(text + used, sizeof text - used, ", ...");
     gr_table_put(table, "%s", text);
 }
@@ -128,7 +131,10 @@ static void add_replica(gr_table *table, const gr_report_replica *r) {
 }
 
 grace_status gr_replica_table(const gr_report_data *d, gr_table **out) {
-    static const gr_column columns[] = {{"layer", GR_COLUMN_TEXT}, {"primary on", GR_COLUMN_TEXT}, {"copied to GPU", GR_COLUMN_TEXT}, {"copies", GR_COLUMN_NUMBER},
+    static const gr_column columns[] = {{"layer", GR_COLUMN_TEXT},
+                                        {"primary on", GR_COLUMN_TEXT},
+                                        {"copied to GPU", GR_COLUMN_TEXT},
+                                        {"copies", GR_COLUMN_NUMBER},
                                         {"experts", GR_COLUMN_TEXT}};
     grace_status st = gr_table_build(columns, sizeof columns / sizeof *columns, out);
     for (int32_t i = 0; !st && i < d->n_replicas; i++) add_replica(*out, &d->replicas[i]);

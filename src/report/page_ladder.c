@@ -22,7 +22,8 @@ static void describe_model(const gr_report_data *d, char *out, size_t size) {
     if (d->model_layers >= 0) n += (size_t)snprintf(out + n, size - n, "%s%d MoE layers", joint, (int)d->model_layers), joint = ", ";
     if (d->model_experts >= 0) n += (size_t)snprintf(out + n, size - n, "%s%d experts", joint, (int)d->model_experts), joint = ", ";
     if (d->model_top_k >= 0) n += (size_t)snprintf(out + n, size - n, "%stop %d", joint, (int)d->model_top_k), joint = ", ";
-    if (d->model_params >= 0) n += (size_t)snprintf(out + n, size - n, "%s%s parameters", joint, gr_label_short((double)d->model_params).text), joint = ", ";
+    if (d->model_params >= 0)
+        n += (size_t)snprintf(out + n, size - n, "%s%s parameters", joint, gr_label_short((double)d->model_params).text), joint = ", ";
     if (*joint == ',') snprintf(out + n, size - n, ")");
 }
 
@@ -120,8 +121,17 @@ static void put_metric(gr_out *out, const gr_report_data *d, metric m) {
         n_known += !isnan(values[i]);
     }
     if (n_known == 0) return;
-    gr_bar_chart chart = {.title = titles[m], .unit = units[m], .n_bars = d->n_rungs, .n_series = 1, .names = names, .values = values, .spread = spread,
-                          .reference = d->baseline, .strong = d->n_rungs - 1, .decimals = m <= INTRA ? 0 : decimals_of(values, d->n_rungs), .width = CHART_WIDTH};
+    gr_bar_chart chart = {.title = titles[m],
+                          .unit = units[m],
+                          .n_bars = d->n_rungs,
+                          .n_series = 1,
+                          .names = names,
+                          .values = values,
+                          .spread = spread,
+                          .reference = d->baseline,
+                          .strong = d->n_rungs - 1,
+                          .decimals = m <= INTRA ? 0 : decimals_of(values, d->n_rungs),
+                          .width = CHART_WIDTH};
     gr_html_figure(out);
     gr_svg_bars(out, &chart);
     gr_html_figure_end(out, "");
@@ -135,7 +145,8 @@ static void put_table(gr_out *out, grace_status built, gr_table *table, const ch
 
 /* Our change beside the paper's, rung by rung. */
 static void put_paper(gr_out *out, const gr_report_data *d) {
-    static const gr_column columns[] = {{"rung", GR_COLUMN_TEXT}, {"rows cross-node\nhere", GR_COLUMN_NUMBER}, {"cross-node traffic\nthe paper", GR_COLUMN_NUMBER}};
+    static const gr_column columns[] = {
+        {"rung", GR_COLUMN_TEXT}, {"rows cross-node\nhere", GR_COLUMN_NUMBER}, {"cross-node traffic\nthe paper", GR_COLUMN_NUMBER}};
     gr_table *table = NULL;
     if (!d->paper_cross || d->baseline < 0) return;
     grace_status st = gr_table_build(columns, 3, &table);
@@ -146,24 +157,33 @@ static void put_paper(gr_out *out, const gr_report_data *d) {
         gr_table_put(table, "%s", gr_label_change((double)d->rungs[i].rows_cross, (double)d->rungs[d->baseline].rows_cross).text);
         gr_table_put(table, "%s", gr_label_change(100 + d->paper_cross[i], 100).text);
     }
-    put_table(out, st, table, "Both against uniform grouping with a flat exchange. The paper's Table 1 is the mean of three larger models on two nodes with two GPUs.");
+    put_table(
+        out, st, table,
+        "Both against uniform grouping with a flat exchange. The paper's Table 1 is the mean of three larger models on two nodes with two GPUs.");
 }
 
 static void put_identity(gr_out *out, const gr_report_data *d) {
     int32_t n_checked, n = gr_ladder_n_identical(d, &n_checked);
     if (n_checked == 0) gr_html_missing(out, "No rung was compared with a run in one process.");
-    else if (n == n_checked) gr_html_paragraph(out, "Placement, replication, routing and exchange move work, not results: every rung compared gives the logits of a run in one process, bit for bit%s%.40s.",
-                                               d->reference_hash ? ", hash " : "", d->reference_hash ? d->reference_hash : "");
-    else gr_html_paragraph(out, "%d of %d rungs do not give the logits of a run in one process. That is a defect.", (int)(n_checked - n), (int)n_checked);
+    else if (n == n_checked)
+        gr_html_paragraph(out,
+                          "Placement, replication, routing and exchange move work, not results: every rung compared gives the logits of a run in one "
+                          "process, bit for bit%s%.40s.",
+                          d->reference_hash ? ", hash " : "", d->reference_hash ? d->reference_hash : "");
+    else
+        gr_html_paragraph(out, "%d of %d rungs do not give the logits of a run in one process. That is a defect.", (int)(n_checked - n),
+                          (int)n_checked);
 }
 
 void gr_page_ladder(gr_out *out, const gr_report_data *d) {
     gr_table *table = NULL, *settings = NULL;
     grace_status st = gr_ladder_table(d, &table);
     gr_html_section(out, "The ladder");
-    gr_html_paragraph(out, "One workload, run once for every rung. A rung differs from the one before it in placement, replication, routing or exchange.");
+    gr_html_paragraph(out,
+                      "One workload, run once for every rung. A rung differs from the one before it in placement, replication, routing or exchange.");
     put_identity(out, d);
-    put_table(out, st, table, "Rows are dispatched plus combined. Changes are against the rung marked base. Definitions stand at the end of the page.");
+    put_table(out, st, table,
+              "Rows are dispatched plus combined. Changes are against the rung marked base. Definitions stand at the end of the page.");
     gr_html_figures(out, 2);
     for (int m = 0; m < N_METRICS; m++) put_metric(out, d, (metric)m);
     gr_html_figures_end(out);
@@ -188,12 +208,23 @@ void gr_page_times(gr_out *out, const gr_report_data *d) {
     gr_html_section(out, "Where the time goes");
     if (n == 0) gr_html_missing(out, "The document has no times by stage (time_us).");
     else {
-        gr_bar_chart chart = {.title = "Time in MoE layers by stage", .unit = "ms", .n_bars = n, .n_series = GR_N_RUNG_TIMES, .names = names, .series = stages,
-                              .values = values, .reference = -1, .strong = -1, .decimals = decimals_of(values, n * GR_N_RUNG_TIMES), .width = WIDE};
+        gr_bar_chart chart = {.title = "Time in MoE layers by stage",
+                              .unit = "ms",
+                              .n_bars = n,
+                              .n_series = GR_N_RUNG_TIMES,
+                              .names = names,
+                              .series = stages,
+                              .values = values,
+                              .reference = -1,
+                              .strong = -1,
+                              .decimals = decimals_of(values, n * GR_N_RUNG_TIMES),
+                              .width = WIDE};
         gr_html_figures(out, 1);
         gr_html_figure(out);
         gr_svg_bars(out, &chart);
-        gr_html_figure_end(out, "Mean over GPUs. Route: choose slots and count rows. Dispatch and combine: rows move, and GPUs wait for each other. Experts: the matrix products.");
+        gr_html_figure_end(out,
+                           "Mean over GPUs. Route: choose slots and count rows. Dispatch and combine: rows move, and GPUs wait for each other. "
+                           "Experts: the matrix products.");
         gr_html_figures_end(out);
     }
     gr_html_section_end(out);

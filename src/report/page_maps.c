@@ -90,9 +90,24 @@ static grace_status draw_traffic(gr_out *out, const gr_report_data *d, const gr_
         m.values[i] = i / n == i % n ? NAN : (double)rung->pair_rows[i];
         m.text[i] = gr_label_short((double)rung->pair_rows[i]);
     }
-    gr_heat_map map = {.title = rung->name, .row_title = "from " DOWN, .col_title = "to " RIGHT, .legend = "rows", .n_rows = n, .n_cols = n, .values = m.values, .cells = m.cells,
-                       .row_names = m.row_names, .col_names = m.row_names, .row_groups = m.nodes, .col_groups = m.nodes, .n_row_groups = d->n_nodes,
-                       .n_col_groups = d->n_nodes, .hi = hi, .power = 1, .cell_width = cell_for(380, n, 2, 76), .cell_height = cell_for(380, n, 2, 54)};
+    gr_heat_map map = {.title = rung->name,
+                       .row_title = "from " DOWN,
+                       .col_title = "to " RIGHT,
+                       .legend = "rows",
+                       .n_rows = n,
+                       .n_cols = n,
+                       .values = m.values,
+                       .cells = m.cells,
+                       .row_names = m.row_names,
+                       .col_names = m.row_names,
+                       .row_groups = m.nodes,
+                       .col_groups = m.nodes,
+                       .n_row_groups = d->n_nodes,
+                       .n_col_groups = d->n_nodes,
+                       .hi = hi,
+                       .power = 1,
+                       .cell_width = cell_for(380, n, 2, 76),
+                       .cell_height = cell_for(380, n, 2, 54)};
     gr_html_figure(out);
     gr_svg_heat(out, &map);
     gr_html_figure_end(out, "");
@@ -147,9 +162,24 @@ static grace_status draw_load(gr_out *out, const gr_report_data *d, const gr_rep
         m.values[i] = relative_load(d, rung, i / n_cols, i % n_cols);
         m.text[i] = gr_label_real(m.values[i], 2);
     }
-    gr_heat_map map = {.title = rung->name, .row_title = "layer " DOWN, .col_title = "GPU " RIGHT, .legend = "load / mean", .n_rows = n_rows, .n_cols = n_cols, .values = m.values,
-                       .cells = m.cells, .row_names = m.row_names, .col_names = m.col_names, .col_groups = m.nodes, .n_col_groups = d->n_nodes, .lo = 1 - far,
-                       .hi = 1 + far, .power = 1, .diverging = true, .cell_width = cell_for(250, n_cols, 4, 60), .cell_height = cell_for(480, n_rows, 3, 24)};
+    gr_heat_map map = {.title = rung->name,
+                       .row_title = "layer " DOWN,
+                       .col_title = "GPU " RIGHT,
+                       .legend = "load / mean",
+                       .n_rows = n_rows,
+                       .n_cols = n_cols,
+                       .values = m.values,
+                       .cells = m.cells,
+                       .row_names = m.row_names,
+                       .col_names = m.col_names,
+                       .col_groups = m.nodes,
+                       .n_col_groups = d->n_nodes,
+                       .lo = 1 - far,
+                       .hi = 1 + far,
+                       .power = 1,
+                       .diverging = true,
+                       .cell_width = cell_for(250, n_cols, 4, 60),
+                       .cell_height = cell_for(480, n_rows, 3, 24)};
     gr_html_figure(out);
     gr_svg_heat(out, &map);
     gr_html_figure_end(out, "");
@@ -163,7 +193,9 @@ void gr_page_load(gr_out *out, const gr_report_data *d) {
     gr_html_section(out, "Load by layer and GPU");
     if (n == 0) gr_html_missing(out, "The document has no loads by layer and GPU (load) for the first and the last rung.");
     else {
-        gr_html_paragraph(out, "What a GPU computes in a layer, over the mean of the layer's GPUs: 1 is its fair share. Orange GPUs keep the others waiting, blue ones wait.");
+        gr_html_paragraph(out,
+                          "What a GPU computes in a layer, over the mean of the layer's GPUs: 1 is its fair share. Orange GPUs keep the others "
+                          "waiting, blue ones wait.");
         gr_html_figures(out, 3);
         for (int32_t i = 0; i < n && !out->st; i++) out->st = draw_load(out, d, &d->rungs[shown[i]], farthest_from_one(d, shown, n));
         gr_html_figures_end(out);
@@ -212,9 +244,19 @@ static grace_status draw_affinity(gr_out *out, const gr_report_affinity *a, bool
     double hi = 1, cell = cell_for(420, a->n, 1, 24);
     GR_CHECK(m.arena, GRACE_ERR_MEMORY, "no memory for a heat map");
     GR_TRY(fill_affinity(a, grouped, &m, &hi));
-    gr_heat_map map = {.title = grouped ? "Ordered by group" : "In order of expert id", .row_title = "expert " DOWN, .col_title = "expert " RIGHT,
-                       .legend = "tokens that chose both", .n_rows = a->n, .n_cols = a->n, .values = m.values, .row_names = m.row_names, .col_names = m.row_names,
-                       .hi = hi, .power = 0.6, .cell_width = cell, .cell_height = cell};
+    gr_heat_map map = {.title = grouped ? "Ordered by group" : "In order of expert id",
+                       .row_title = "expert " DOWN,
+                       .col_title = "expert " RIGHT,
+                       .legend = "tokens that chose both",
+                       .n_rows = a->n,
+                       .n_cols = a->n,
+                       .values = m.values,
+                       .row_names = m.row_names,
+                       .col_names = m.row_names,
+                       .hi = hi,
+                       .power = 0.6,
+                       .cell_width = cell,
+                       .cell_height = cell};
     if (grouped) {
         map.row_groups = map.col_groups = a->groups;
         map.n_row_groups = map.n_col_groups = a->n_groups;
@@ -244,8 +286,11 @@ void gr_page_affinity(gr_out *out, const gr_report_data *d) {
     gr_html_section(out, "Affinity and groups");
     if (!a) gr_html_missing(out, "The document has no affinity matrix (affinity).");
     else {
-        gr_html_paragraph(out, "How often one token chooses both experts, in layer %d. Experts that are chosen together belong on one GPU: ordered by group, their pairs gather in "
-                               "the blocks on the diagonal, which hold %.1f%% of all affinity.", (int)a->layer, 100 * share_inside(a));
+        gr_html_paragraph(out,
+                          "How often one token chooses both experts, in layer %d. Experts that are chosen together belong on one GPU: ordered by "
+                          "group, their pairs gather in "
+                          "the blocks on the diagonal, which hold %.1f%% of all affinity.",
+                          (int)a->layer, 100 * share_inside(a));
         gr_html_figures(out, 2);
         for (int grouped = 0; grouped < 2 && !out->st; grouped++) {
             grace_status st = draw_affinity(out, a, grouped);

@@ -36,9 +36,18 @@ static grace_status draw_knee(gr_out *out, const gr_report_data *d) {
     GR_CHECK(arena, GRACE_ERR_MEMORY, "no memory for a curve");
     GR_TRY(build_curve(arena, d, &c));
     snprintf(label, sizeof label, "r = %.2f, delta = %d", chosen->r, (int)chosen->delta);
-    gr_line_chart chart = {.title = "Affinity inside groups against uneven sizes", .x_title = "S: standard deviation of group sizes", .y_title = "U: share of affinity inside groups",
-                           .n_points = d->n_knee, .x = c.x, .y = c.y, .names = c.names, .marked = d->knee_chosen, .mark_label = label, .chord = true,
-                           .width = 760, .height = 400};
+    gr_line_chart chart = {.title = "Affinity inside groups against uneven sizes",
+                           .x_title = "S: standard deviation of group sizes",
+                           .y_title = "U: share of affinity inside groups",
+                           .n_points = d->n_knee,
+                           .x = c.x,
+                           .y = c.y,
+                           .names = c.names,
+                           .marked = d->knee_chosen,
+                           .mark_label = label,
+                           .chord = true,
+                           .width = 760,
+                           .height = 400};
     gr_html_figures(out, 1);
     gr_html_figure(out);
     gr_svg_line(out, &chart);
@@ -53,7 +62,9 @@ void gr_page_knee(gr_out *out, const gr_report_data *d) {
     gr_html_section(out, "Choice of the ratio r");
     if (d->n_knee == 0) gr_html_missing(out, "The document has no curve (knee): the ratio was given, or the plan does not use one.");
     else {
-        gr_html_paragraph(out, "Groups may grow past the even size by a ratio r. More room keeps more affinity inside groups and makes groups, and with them loads, uneven.");
+        gr_html_paragraph(out,
+                          "Groups may grow past the even size by a ratio r. More room keeps more affinity inside groups and makes groups, and with "
+                          "them loads, uneven.");
         grace_status st = draw_knee(out, d);
         if (!out->st) out->st = st;
     }
@@ -74,7 +85,8 @@ void gr_page_replicas(gr_out *out, const gr_report_data *d) {
     if (d->n_replicas < 0) gr_html_missing(out, "The document has no replicas.");
     else if (d->n_replicas == 0) gr_html_paragraph(out, "No expert has a copy.");
     else {
-        gr_html_paragraph(out, "Hot experts of a layer's heaviest GPU, copied to its least loaded ones: %s copies in all. The primary stays where it is.",
+        gr_html_paragraph(out,
+                          "Hot experts of a layer's heaviest GPU, copied to its least loaded ones: %s copies in all. The primary stays where it is.",
                           gr_label_count(count_copies(d)).text);
         grace_status st = gr_replica_table(d, &table);
         if (st && !out->st) out->st = st;
@@ -107,22 +119,33 @@ void gr_page_texts(gr_out *out, const gr_report_data *d) {
 void gr_page_terms(gr_out *out) {
     static const char *const terms[][2] = {
         {"row", "One token's hidden vector crossing a link."},
-        {"rows cross-node, intra-node", "Rows dispatched plus combined between GPUs of different nodes, and between GPUs of one node. Rows that stay on their GPU count as neither. "
-                                        "Bytes are those of the same rows."},
+        {"rows cross-node, intra-node",
+         "Rows dispatched plus combined between GPUs of different nodes, and between GPUs of one node. Rows that stay on their GPU count as neither. "
+         "Bytes are those of the same rows."},
         {"change", "Against the rung marked base: (value - base) / base."},
         {"load", "(token, expert) pairs a GPU computes in a layer."},
         {"load max/mean", "Largest load over mean load of a layer's GPUs, averaged over layers. 1 is perfect balance."},
         {"load std", "Standard deviation of a layer's loads over GPUs, averaged over layers, in pairs."},
-        {"idle", "Sum over GPUs of (the slowest GPU's expert time - its own), over all layers and steps. Computed as load differences times the measured time of a pair."},
-        {"idle measured", "The same sum from measured times; only taken where every GPU has a core of its own, because elsewhere it measures the scheduler."},
+        {"idle",
+         "Sum over GPUs of (the slowest GPU's expert time - its own), over all layers and steps. Computed as load differences times the measured "
+         "time of a pair."},
+        {"idle measured",
+         "The same sum from measured times; only taken where every GPU has a core of its own, because elsewhere it measures the scheduler."},
         {"MoE time", "Route, dispatch, experts and combine of the slowest GPU. Whiskers: the spread of repeated runs."},
         {"wall time", "From the first step of the run to its end, attention and sampling included."},
-        {"identical", "In exact mode, the bit hash of all logits of all sequences equals that of a run in one process. Counts, loads and times come from the fast mode."},
+        {"identical",
+         "In exact mode, the bit hash of all logits of all sequences equals that of a run in one process. Counts, loads and times come from the fast "
+         "mode."},
         {"replica slots", "Copies of experts beyond their primaries, over all layers and GPUs."},
         {"affinity", "Tokens that chose both experts of a pair, counted while profiling."},
-        {"S, U, r", "S: standard deviation of group sizes around the even size. U: share of all affinity inside groups. r: how far sizes may leave the even size, as a share of it."},
-        {"per-expert, flat, hsc", "Exchanges. A copy of a row for every chosen expert; one for every GPU; one for every node, then one for every GPU of it."},
-        {"primary, wrr, tar", "Routing among copies. Always the primary; weighted round robin over all copies; copies near the token first (same GPU, same node, then all)."},
+        {"S, U, r",
+         "S: standard deviation of group sizes around the even size. U: share of all affinity inside groups. r: how far sizes may leave the even "
+         "size, as a share of it."},
+        {"per-expert, flat, hsc",
+         "Exchanges. A copy of a row for every chosen expert; one for every GPU; one for every node, then one for every GPU of it."},
+        {"primary, wrr, tar",
+         "Routing among copies. Always the primary; weighted round robin over all copies; copies near the token first (same GPU, same node, then "
+         "all)."},
     };
     gr_html_section(out, "What the numbers mean");
     gr_html_list(out, "terms");

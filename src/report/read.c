@@ -48,8 +48,8 @@ grace_status gr_read_hash_or_none(const gr_json *object, const char *where, cons
     GR_TRY(gr_json_string_or(object, where, key, NULL, out));
     if (!*out) goto done;
     size_t n = strlen(*out);
-    GR_CHECK(n >= 1 && n <= 64 && strspn(*out, "0123456789abcdefABCDEF") == n, GRACE_ERR_FORMAT, "%s: '%s': expected 1 to 64 hexadecimal digits, found '%.80s'",
-             where, key, *out);
+    GR_CHECK(n >= 1 && n <= 64 && strspn(*out, "0123456789abcdefABCDEF") == n, GRACE_ERR_FORMAT,
+             "%s: '%s': expected 1 to 64 hexadecimal digits, found '%.80s'", where, key, *out);
 done:
     return st;
 }
@@ -76,7 +76,8 @@ done:
     return st;
 }
 
-grace_status gr_read_id_list(gr_arena *arena, const gr_json *object, const char *where, const char *key, size_t n_max, int64_t max, int64_t **out, size_t *n) {
+grace_status gr_read_id_list(gr_arena *arena, const gr_json *object, const char *where, const char *key, size_t n_max, int64_t max, int64_t **out,
+                             size_t *n) {
     grace_status st = GRACE_OK;
     const gr_json *array;
     int64_t *ids;
@@ -88,8 +89,8 @@ done:
     return st;
 }
 
-grace_status gr_read_matrix_or_none(gr_arena *arena, const gr_json *object, const char *where, const char *key, size_t n_rows, size_t n_cols, int64_t **out,
-                                    size_t *found_rows) {
+grace_status gr_read_matrix_or_none(gr_arena *arena, const gr_json *object, const char *where, const char *key, size_t n_rows, size_t n_cols,
+                                    int64_t **out, size_t *found_rows) {
     grace_status st = GRACE_OK;
     const gr_json *rows;
     int64_t *values = NULL;
@@ -97,8 +98,8 @@ grace_status gr_read_matrix_or_none(gr_arena *arena, const gr_json *object, cons
     GR_TRY(gr_read_array_or_none(object, where, key, &rows));
     if (!rows) goto done;
     size_t n = gr_json_length(rows);
-    GR_CHECK(n > 0 && n <= GR_REPORT_LAYERS_MAX && (n_rows == 0 || n == n_rows), GRACE_ERR_FORMAT, "%s: '%s': expected %zu%s rows, found %zu", where, key,
-             n_rows ? n_rows : (size_t)GR_REPORT_LAYERS_MAX, n_rows ? "" : " at most", n);
+    GR_CHECK(n > 0 && n <= GR_REPORT_LAYERS_MAX && (n_rows == 0 || n == n_rows), GRACE_ERR_FORMAT, "%s: '%s': expected %zu%s rows, found %zu", where,
+             key, n_rows ? n_rows : (size_t)GR_REPORT_LAYERS_MAX, n_rows ? "" : " at most", n);
     GR_ARENA_ARRAY(arena, values, n * n_cols);
     for (size_t i = 0; i < n; i++) {
         snprintf(row_key, sizeof row_key, "%s[%zu]", key, i);

@@ -26,10 +26,11 @@ grace_status gr_read_array(const gr_json *object, const char *where, const char 
 /* array must hold exactly n integers of 0 to max; key names it in messages. */
 grace_status gr_read_ints(const gr_json *array, const char *where, const char *key, size_t n, int64_t max, int64_t *out);
 /* Member KEY with any number of integers of 0 to max, allocated in the arena. */
-grace_status gr_read_id_list(gr_arena *arena, const gr_json *object, const char *where, const char *key, size_t n_max, int64_t max, int64_t **out, size_t *n);
+grace_status gr_read_id_list(gr_arena *arena, const gr_json *object, const char *where, const char *key, size_t n_max, int64_t max, int64_t **out,
+                             size_t *n);
 /* n_rows arrays of n_cols counts; *out is untouched when the member is missing. n_rows 0: any number, told in *found_rows (may be NULL). */
-grace_status gr_read_matrix_or_none(gr_arena *arena, const gr_json *object, const char *where, const char *key, size_t n_rows, size_t n_cols, int64_t **out,
-                                    size_t *found_rows);
+grace_status gr_read_matrix_or_none(gr_arena *arena, const gr_json *object, const char *where, const char *key, size_t n_rows, size_t n_cols,
+                                    int64_t **out, size_t *found_rows);
 
 /* The parts of the document, one file each. */
 grace_status gr_report_read_rungs(const gr_json *doc, gr_report_data *d);      /* data_rungs.c */

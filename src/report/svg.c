@@ -18,7 +18,8 @@ static gr_colour between(const gr_colour *stops, int32_t n_stops, double t) {
 }
 
 gr_colour gr_colour_sequential(double t) {
-    static const gr_colour stops[] = {{0xF4, 0xF7, 0xFA}, {0xC9, 0xDD, 0xEC}, {0x8D, 0xBA, 0xDB}, {0x47, 0x8F, 0xC1}, {0x1B, 0x5F, 0x98}, {0x0B, 0x2E, 0x59}};
+    static const gr_colour stops[] = {{0xF4, 0xF7, 0xFA}, {0xC9, 0xDD, 0xEC}, {0x8D, 0xBA, 0xDB},
+                                      {0x47, 0x8F, 0xC1}, {0x1B, 0x5F, 0x98}, {0x0B, 0x2E, 0x59}};
     return between(stops, 6, t);
 }
 
@@ -29,7 +30,8 @@ gr_colour gr_colour_diverging(double t) {
 
 /* From the Okabe-Ito set, ordered so that neighbours also differ in lightness. */
 gr_colour gr_colour_series(int32_t series) {
-    static const gr_colour colours[] = {{0x56, 0xB4, 0xE9}, {0xD5, 0x5E, 0x00}, {0x0B, 0x4F, 0x8A}, {0xE6, 0x9F, 0x00}, {0x00, 0x9E, 0x73}, {0x9A, 0xA5, 0xB1}};
+    static const gr_colour colours[] = {{0x56, 0xB4, 0xE9}, {0xD5, 0x5E, 0x00}, {0x0B, 0x4F, 0x8A},
+                                        {0xE6, 0x9F, 0x00}, {0x00, 0x9E, 0x73}, {0x9A, 0xA5, 0xB1}};
     return colours[series % 6];
 }
 
@@ -40,8 +42,10 @@ bool gr_colour_is_dark(gr_colour c) { return 0.299 * c.r + 0.587 * c.g + 0.114 *
 void gr_svg_begin(gr_out *out, const char *title, double width, double height) {
     gr_out_put(out, "<svg xmlns=\"http://www.w3.org/2000/svg\" role=\"img\" aria-label=\"");
     gr_out_text(out, title);
-    gr_out_put(out, "\" width=\"%.0f\" height=\"%.0f\" viewBox=\"0 0 %.0f %.0f\" font-family=\"system-ui, 'Segoe UI', 'Helvetica Neue', Arial, sans-serif\">\n",
-               width, height, width, height);
+    gr_out_put(
+        out,
+        "\" width=\"%.0f\" height=\"%.0f\" viewBox=\"0 0 %.0f %.0f\" font-family=\"system-ui, 'Segoe UI', 'Helvetica Neue', Arial, sans-serif\">\n",
+        width, height, width, height);
     gr_out_put(out, "<text x=\"0\" y=\"14\" font-size=\"13.5\" font-weight=\"600\" fill=\"" GR_SVG_INK "\">");
     gr_out_text(out, title);
     gr_out_put(out, "</text>\n");

@@ -22,7 +22,8 @@ static char *draw(const gr_bar_chart *chart) {
 }
 
 static gr_bar_chart sample(const double *values) {
-    return (gr_bar_chart){.title = "rows", .unit = "", .n_bars = 3, .n_series = 1, .names = names, .values = values, .reference = 1, .strong = 2, .width = 480};
+    return (gr_bar_chart){
+        .title = "rows", .unit = "", .n_bars = 3, .n_series = 1, .names = names, .values = values, .reference = 1, .strong = 2, .width = 480};
 }
 
 /* The width attribute of the n-th rectangle. */

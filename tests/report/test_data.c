@@ -72,8 +72,9 @@ static void what_is_absent_is_marked_absent(void **state) {
 
 static void the_smallest_document_is_enough(void **state) {
     (void)state;
-    static const char text[] = "{\"grace_report\":1,\"title\":\"\",\"cluster\":{\"nodes\":1,\"gpus_per_node\":1},\"rungs\":[{\"name\":\"x\",\"rows_cross_node\":0,"
-                               "\"rows_intra_node\":0,\"load_max_over_mean\":1,\"load_std\":0,\"idle_model_us\":0,\"moe_us\":0}]}";
+    static const char text[] =
+        "{\"grace_report\":1,\"title\":\"\",\"cluster\":{\"nodes\":1,\"gpus_per_node\":1},\"rungs\":[{\"name\":\"x\",\"rows_cross_node\":0,"
+        "\"rows_intra_node\":0,\"load_max_over_mean\":1,\"load_std\":0,\"idle_model_us\":0,\"moe_us\":0}]}";
     gr_json *doc = NULL;
     assert_int_equal(gr_json_parse("test", text, sizeof text - 1, &doc), GRACE_OK);
     gr_report_data *d = build(doc);

@@ -20,8 +20,17 @@ static char *draw(const gr_heat_map *map) {
 }
 
 static gr_heat_map sample(const double *values, int32_t n) {
-    return (gr_heat_map){.title = "rows", .row_title = "from", .col_title = "to", .legend = "rows", .n_rows = n, .n_cols = n, .values = values, .hi = 10, .power = 1,
-                         .cell_width = 40, .cell_height = 40};
+    return (gr_heat_map){.title = "rows",
+                         .row_title = "from",
+                         .col_title = "to",
+                         .legend = "rows",
+                         .n_rows = n,
+                         .n_cols = n,
+                         .values = values,
+                         .hi = 10,
+                         .power = 1,
+                         .cell_width = 40,
+                         .cell_height = 40};
 }
 
 /* What follows the fill of the n-th rectangle. */

@@ -71,7 +71,8 @@ static void a_table_has_its_cells_escaped_and_verdicts_marked(void **state) {
 /* The judge itself must be able to say no. */
 static void the_checker_refuses_broken_markup(void **state) {
     (void)state;
-    static const char *const broken[] = {"<a>", "</a>", "<a><b></a></b>", "<a>1 < 2</a>", "<a>&</a>", "<a x=y/>", "<a x=\"<\"/>", "<a>></a>", "<a>&nbsp;</a>"};
+    static const char *const broken[] = {"<a>",      "</a>",         "<a><b></a></b>", "<a>1 < 2</a>", "<a>&</a>",
+                                         "<a x=y/>", "<a x=\"<\"/>", "<a>></a>",       "<a>&nbsp;</a>"};
     markup m;
     for (size_t i = 0; i < sizeof broken / sizeof *broken; i++)
         if (markup_check(broken[i], &m)) fail_msg("accepted %s", broken[i]);

@@ -34,8 +34,9 @@ static void the_terminal_shows_every_number_of_every_rung(void **state) {
 
 static void the_terminal_table_fits_120_columns_with_the_longest_numbers(void **state) {
     (void)state;
-    gr_json *doc = document_with("\"name\":\"B\",\"rows_cross_node\":15,\"rows_intra_node\":0",
-                                 "\"name\":\"a \xE4\xB8\x96 rung with a name that goes on and on and on\",\"rows_cross_node\":999999999999,\"rows_intra_node\":12345678901");
+    gr_json *doc = document_with(
+        "\"name\":\"B\",\"rows_cross_node\":15,\"rows_intra_node\":0",
+        "\"name\":\"a \xE4\xB8\x96 rung with a name that goes on and on and on\",\"rows_cross_node\":999999999999,\"rows_intra_node\":12345678901");
     gr_buf text = {0};
     assert_int_equal(gr_report_ladder_text(doc, &text), GRACE_OK);
     for (char *line = strtok(text.data, "\n"); line; line = strtok(NULL, "\n")) {

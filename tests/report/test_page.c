@@ -66,8 +66,9 @@ static void the_same_document_gives_the_same_bytes(void **state) {
 static void words_from_outside_are_escaped_wherever_they_appear(void **state) {
     (void)state;
     static const char evil[] = "</title><script>alert('x')</script>&\\\"";
-    static const char *const keys[] = {"\"title\":\"", "\"name\":\"", "\"family\":\"", "\"command\":\"", "\"commit\":\"", "\"machine\":\"", "\"date\":\"",
-                                       "\"plan\":\"",  "\"exchange\":\"", "\"route\":\"", "\"domain\":\"", "\"prompt\":\"", "\"generated\":\"", "{\"name\":\"A"};
+    static const char *const keys[] = {"\"title\":\"",   "\"name\":\"",   "\"family\":\"",    "\"command\":\"",  "\"commit\":\"",
+                                       "\"machine\":\"", "\"date\":\"",   "\"plan\":\"",      "\"exchange\":\"", "\"route\":\"",
+                                       "\"domain\":\"",  "\"prompt\":\"", "\"generated\":\"", "{\"name\":\"A"};
     char to[160];
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
         snprintf(to, sizeof to, "%s%s", keys[i], evil);
@@ -105,8 +106,9 @@ static void a_missing_part_is_named_on_the_page(void **state) {
 /* One rung, one GPU, nothing optional: five parts are missing and the page still stands. */
 static void the_smallest_document_gives_a_page(void **state) {
     (void)state;
-    static const char text[] = "{\"grace_report\":1,\"title\":\"\",\"cluster\":{\"nodes\":1,\"gpus_per_node\":1},\"rungs\":[{\"name\":\"x\",\"baseline\":true,"
-                               "\"rows_cross_node\":0,\"rows_intra_node\":0,\"load_max_over_mean\":0,\"load_std\":0,\"idle_model_us\":0,\"moe_us\":0,\"load\":[[0]]}]}";
+    static const char text[] =
+        "{\"grace_report\":1,\"title\":\"\",\"cluster\":{\"nodes\":1,\"gpus_per_node\":1},\"rungs\":[{\"name\":\"x\",\"baseline\":true,"
+        "\"rows_cross_node\":0,\"rows_intra_node\":0,\"load_max_over_mean\":0,\"load_std\":0,\"idle_model_us\":0,\"moe_us\":0,\"load\":[[0]]}]}";
     gr_json *doc = NULL;
     assert_int_equal(gr_json_parse("test", text, sizeof text - 1, &doc), GRACE_OK);
     char *page = page_of(doc);
