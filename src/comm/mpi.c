@@ -181,7 +181,9 @@ done:
 
 /* ---- waiting ---- */
 
-/* "12 rows from rank 1 missing after 30 s (2 of 3 peers)" */
+static const char *unit_of(const gr_request *r) { return r->row_bytes == 1 ? "bytes" : "rows"; }
+
+/* "12 rows from rank 1 missing after 30 s (2 of 3 senders late)" */
 static grace_status late(const mpi_comm *c, const gr_request *r) {
     char where[128];
     int32_t first = -1, n_late = 0, n_recv = r->n_recv;
@@ -189,12 +191,12 @@ static grace_status late(const mpi_comm *c, const gr_request *r) {
         if (r->mpi[i] != MPI_REQUEST_NULL && n_late++ == 0) first = i;
     broken = true;
     if (first >= 0)
-        return gr_fail(GRACE_ERR_COMM, "%s%d rows from rank %d missing after %g s (%d of %d senders late)", here(where, sizeof where), r->rows[first],
-                       c->world_rank[r->peer[first]], c->base.deadline_s, n_late, n_recv);
+        return gr_fail(GRACE_ERR_COMM, "%s%d %s from rank %d missing after %g s (%d of %d senders late)", here(where, sizeof where), r->rows[first],
+                       unit_of(r), c->world_rank[r->peer[first]], c->base.deadline_s, n_late, n_recv);
     for (int32_t i = n_recv; i < r->n; i++)
         if (r->mpi[i] != MPI_REQUEST_NULL && n_late++ == 0) first = i;
-    return gr_fail(GRACE_ERR_COMM, "%s%d rows not taken by rank %d after %g s (%d of %d receivers late)", here(where, sizeof where), r->rows[first],
-                   c->world_rank[r->peer[first]], c->base.deadline_s, n_late, r->n - n_recv);
+    return gr_fail(GRACE_ERR_COMM, "%s%d %s not taken by rank %d after %g s (%d of %d receivers late)", here(where, sizeof where), r->rows[first],
+                   unit_of(r), c->world_rank[r->peer[first]], c->base.deadline_s, n_late, r->n - n_recv);
 }
 
 /* A receive that came with fewer rows than agreed is as wrong as one that never came. */
@@ -214,7 +216,7 @@ done:
 
 static grace_status failed_transfer(const mpi_comm *c, const gr_request *r, int32_t i, int code) {
     char what[96];
-    snprintf(what, sizeof what, "%d rows %s rank %d", r->rows[i], i < r->n_recv ? "from" : "to", c->world_rank[r->peer[i]]);
+    snprintf(what, sizeof what, "%d %s %s rank %d", r->rows[i], unit_of(r), i < r->n_recv ? "from" : "to", c->world_rank[r->peer[i]]);
     return gr_mpi_status(code, what);
 }
 

@@ -7,7 +7,7 @@
 #include "base/memory.h"
 #include "comm/comm.h"
 
-enum { ROW_BYTES = 4096, ROWS = 1500, REPEAT = 2 };     /* 6 MB a transfer */
+enum { ROW_BYTES = 4096, ROWS = 800, REPEAT = 2 };      /* 3 MB a transfer */
 
 typedef struct pattern { int32_t *send, *recv; char *from, *to; } pattern;
 
