@@ -35,7 +35,7 @@ remove_namespace() {
 down() {
     remove_namespace "grace-$1-0"
     remove_namespace "grace-$1-1"
-    [ -z "${work:-}" ] || rm -rf "$work"
+    rm -rf "${TMPDIR:-/tmp}/grace-wire-$1"
 }
 
 # A run is named after its process: no process, no run.
@@ -52,9 +52,9 @@ setup_end() {   # namespace, address
 }
 
 up() {
-    ip netns add "grace-$1-0" && ip netns add "grace-$1-1" || die "cannot create network namespaces here"
+    { ip netns add "grace-$1-0" && ip netns add "grace-$1-1"; } || die "cannot create network namespaces here"
     ip -n "grace-$1-0" link add wire0 type veth peer name wire0 netns "grace-$1-1" || die "cannot create a veth pair"
-    setup_end "grace-$1-0" 10.77.0.1 && setup_end "grace-$1-1" 10.77.0.2 || die "cannot set up a link of rate $rate and burst $burst"
+    { setup_end "grace-$1-0" 10.77.0.1 && setup_end "grace-$1-1" 10.77.0.2; } || die "cannot set up a link of rate $rate and burst $burst"
 }
 
 # enter.sh I COMMAND...: in namespace I with host name grace-node-I, and names that resolve without a server.
@@ -78,17 +78,18 @@ END
 
 # mpirun in the background, so that a signal reaches us while it runs.
 run() {
-    id=$$ work= child=
+    id=$$ work=${TMPDIR:-/tmp}/grace-wire-$$ child=
     trap '[ -z "$child" ] || kill -TERM $child 2>/dev/null; interrupted=1' INT TERM HUP
     trap 'down $id' EXIT
     sweep
-    work=$(mktemp -d "${TMPDIR:-/tmp}/grace-wire-XXXXXX") || die "cannot make a directory for the launch agent"
+    mkdir -m 700 "$work" || die "cannot make a directory for the launch agent"
     up "$id"
     write_agent
     echo "wire: 2 nodes x $per_node ranks, $rate each way, burst $burst" >&2
     [ -z "${interrupted:-}" ] || exit 143
+    # shellcheck disable=SC2086  # an empty GRACE_MPIRUN_QUIET is no argument
     "$work/enter.sh" 0 mpirun ${GRACE_MPIRUN_QUIET--q} --allow-run-as-root --host "grace-node-0:$per_node,grace-node-1:$per_node" -np $((2 * per_node)) \
-        --map-by slot --mca plm rsh --mca plm_rsh_agent "$work/agent.sh" --mca btl_tcp_if_include wire0 --mca oob_tcp_if_include wire0 \
+        --map-by slot --mca orte_tmpdir_base "$work" --mca plm rsh --mca plm_rsh_agent "$work/agent.sh" --mca btl_tcp_if_include wire0 --mca oob_tcp_if_include wire0 \
         --mca btl self,vader,tcp --mca btl_tcp_flags send,inplace --mca pml ob1 "$@" <&0 &
     child=$!
     wait $child
