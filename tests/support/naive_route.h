@@ -1,0 +1,81 @@
+/* The routing policies a second time, slowly and straight from the text (METHOD 2, DESIGN 2): which slot a token's choice goes to.
+ * Shares no code with src/run/router.c, not even the hash. */
+#ifndef GR_TESTS_NAIVE_ROUTE_H
+#define GR_TESTS_NAIVE_ROUTE_H
+#include <math.h>
+
+#include "grace/engine.h"
+#include "grace/plan.h"
+
+typedef enum naive_tier { NAIVE_SAME_RANK, NAIVE_SAME_NODE, NAIVE_ANYWHERE } naive_tier;
+
+/* t = (mix32(sequence, layer, expert) + position) mod 64 */
+static inline int32_t naive_turn(int32_t sequence, int32_t layer, int32_t expert, int32_t position) {
+    uint64_t a = (uint32_t)sequence * (uint64_t)2654435761, b = ((uint64_t)layer + 2135587861) * 2246822519, c = ((uint64_t)expert + 374761393) * 3266489917;
+    uint32_t h = (uint32_t)a ^ (uint32_t)b ^ (uint32_t)c;
+    h = (h ^ (h >> 16)) * 2146121005;
+    h = (h ^ (h >> 15)) * 2221713035;
+    return (int32_t)(((h ^ (h >> 16)) + (uint32_t)position) % 64);
+}
+
+static inline int32_t naive_primary(const grace_plan_layer *pl, int32_t expert) { return pl->slots_of_expert[pl->slots_first[expert]]; }
+
+/* How far the nearest copy of an expert is. */
+static inline naive_tier naive_tier_of(const grace_plan *plan, int32_t layer, int32_t expert, int32_t home) {
+    const grace_plan_layer *pl = &plan->layers[layer];
+    naive_tier best = NAIVE_ANYWHERE;
+    for (int32_t s = 0; s < pl->n_slots; s++) {
+        if (pl->expert_of_slot[s] != expert) continue;
+        if (pl->rank_of_slot[s] == home) return NAIVE_SAME_RANK;
+        if (pl->rank_of_slot[s] / plan->cluster.gpus_per_node == home / plan->cluster.gpus_per_node) best = NAIVE_SAME_NODE;
+    }
+    return best;
+}
+
+/* The slots a policy may use: the primary first, then by rank. */
+static inline int32_t naive_candidates(const grace_plan *plan, int32_t layer, int32_t expert, int32_t home, grace_route route, int32_t *slots) {
+    const grace_plan_layer *pl = &plan->layers[layer];
+    naive_tier tier = route == GRACE_ROUTE_TAR ? naive_tier_of(plan, layer, expert, home) : NAIVE_ANYWHERE;
+    int32_t primary = naive_primary(pl, expert), n = 0, g = plan->cluster.gpus_per_node;
+    for (int32_t s = -1; s < pl->n_slots; s++) {
+        int32_t slot = s < 0 ? primary : s, rank = pl->rank_of_slot[slot];
+        bool near = tier == NAIVE_ANYWHERE || (tier == NAIVE_SAME_NODE ? rank / g == home / g : rank == home);
+        if (pl->expert_of_slot[slot] == expert && near && (s < 0 || slot != primary) && (s < 0 || route != GRACE_ROUTE_PRIMARY)) slots[n++] = slot;
+    }
+    return n;
+}
+
+static inline double naive_share(const float *weight, int32_t n, int32_t i) {
+    double sum = 0;
+    for (int32_t j = 0; j < n; j++) sum += (double)weight[j];
+    return sum > 0 ? 64 * (double)weight[i] / sum : 64.0 / n;
+}
+
+/* Turns of host i by largest remainder: one more than the floor for those among the `left` that lost most, the earlier first. */
+static inline int32_t naive_turns(const float *weight, int32_t n, int32_t i) {
+    double lost_i = naive_share(weight, n, i) - floor(naive_share(weight, n, i));
+    int32_t left = 64, before = 0;
+    for (int32_t j = 0; j < n; j++) {
+        double share = naive_share(weight, n, j), lost = share - floor(share);
+        left -= (int32_t)floor(share);
+        if (lost > lost_i || (lost == lost_i && j < i)) before++;       /* NOLINT: ties are exact by intention */
+    }
+    return (int32_t)floor(naive_share(weight, n, i)) + (before < left);
+}
+
+/* Turn t holds the card that lies at t's bits read backwards; cards are dealt host after host. */
+static inline int32_t naive_host(const float *weight, int32_t n, int32_t turn) {
+    int32_t card = 0, host = 0;
+    for (int32_t i = 0, t = turn; i < 6; i++, t /= 2) card = 2 * card + t % 2;
+    for (; host < n - 1 && card >= naive_turns(weight, n, host); host++) card -= naive_turns(weight, n, host);
+    return host;
+}
+
+static inline int32_t naive_slot(const grace_plan *plan, int32_t layer, int32_t expert, int32_t home, grace_route route, int32_t turn) {
+    int32_t slots[GRACE_RANKS_MAX], n = naive_candidates(plan, layer, expert, home, route, slots);
+    float weight[GRACE_RANKS_MAX];
+    for (int32_t i = 0; i < n; i++) weight[i] = plan->layers[layer].poll_weight[slots[i]];
+    return slots[naive_host(weight, n, turn)];
+}
+
+#endif
