@@ -10,7 +10,8 @@
 # tells nodes apart by it (ranks of one node share memory, others must use the wire). Addresses exist inside the namespaces only.
 # Burst: 128kb is the smallest that fills 1gbit (payload one way: 16kb 746, 32kb 849, 64kb 910, 128kb 960 Mbit/s of the 957 that headers
 # leave; ranks_wire_prog measures it). btl_tcp_flags without put: Open MPI's put protocol asks for the data of one direction behind the data
-# of the other, and both ways at once get half of the rate (100mbit: 50 with, 92 to 96 Mbit/s without).
+# of the other, and both ways at once get half of the rate (100mbit: 50 with, 92 to 96 Mbit/s without). A bounded btl_tcp_sndbuf for the same
+# reason: the kernel's own grows to take a whole message, and the answer to the other direction waits behind it (49 to 97 without, 76 to 95 with).
 # Needs root, iproute2 (ip, tc) and util-linux (unshare).
 set -u
 
@@ -90,7 +91,8 @@ run() {
     # shellcheck disable=SC2086  # an empty GRACE_MPIRUN_QUIET is no argument
     "$work/enter.sh" 0 mpirun ${GRACE_MPIRUN_QUIET--q} --allow-run-as-root --host "grace-node-0:$per_node,grace-node-1:$per_node" -np $((2 * per_node)) \
         --map-by slot --mca orte_tmpdir_base "$work" --mca plm rsh --mca plm_rsh_agent "$work/agent.sh" --mca btl_tcp_if_include wire0 --mca oob_tcp_if_include wire0 \
-        --mca btl self,vader,tcp --mca btl_tcp_flags send,inplace --mca pml ob1 "$@" <&0 &
+        --mca btl self,vader,tcp --mca btl_tcp_flags send,inplace --mca btl_tcp_sndbuf 262144 \
+        --mca pml ob1 "$@" <&0 &
     child=$!
     wait $child
     code=$?
