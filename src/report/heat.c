@@ -7,7 +7,7 @@
 
 enum { CELLS_MAX = 1024, SHADES = 48, LEGEND_STEPS = 40, LEGEND_WIDTH = 160, LEGEND_HEIGHT = 9, NAME_SIZE = 11 };
 
-typedef struct plot { const gr_heat_map *map; double left, top, width, height; } plot;
+typedef struct plot { const gr_heat_map *map; double left, top, width, height; bool written; } plot;     /* written: cells show their numbers */
 
 static double share_of(const gr_heat_map *map, double value) {
     if (isnan(value)) return NAN;
@@ -18,6 +18,13 @@ static double share_of(const gr_heat_map *map, double value) {
 static gr_colour colour_at(const gr_heat_map *map, double t) { return map->diverging ? gr_colour_diverging(t) : gr_colour_sequential(t); }
 
 /* ---- cells ---- */
+
+/* All numbers or none: a map with numbers here and there looks as if the others were missing. */
+static bool cells_have_room(const gr_heat_map *map) {
+    bool room = map->cells && map->cell_height >= 14;
+    for (int64_t i = 0; room && i < (int64_t)map->n_rows * map->n_cols; i++) room = 6.6 * gr_text_width(map->cells[i]) + 6 <= map->cell_width;
+    return room;
+}
 
 static void draw_cell(gr_out *out, const plot *p, int32_t row, int32_t col) {
     const gr_heat_map *map = p->map;
@@ -33,7 +40,7 @@ static void draw_cell(gr_out *out, const plot *p, int32_t row, int32_t col) {
     gr_out_put(out, "><title>");
     gr_out_text(out, map->cells[i]);
     gr_out_put(out, "</title></rect>\n");
-    if (map->cell_height < 14 || 6.6 * gr_text_width(map->cells[i]) > map->cell_width) return;
+    if (!p->written) return;
     const char *ink = gr_colour_is_dark(c) ? "#ffffff" : isnan(map->values[i]) ? GR_SVG_SOFT : GR_SVG_INK;
     gr_svg_text(out, x + map->cell_width / 2, y + map->cell_height / 2 + 4, "middle", ink, 11, 20, map->cells[i]);
 }
@@ -133,7 +140,7 @@ static void draw_row_names(gr_out *out, const plot *p) {
 static void draw_col_names(gr_out *out, const plot *p) {
     const gr_heat_map *map = p->map;
     int32_t n = map->names_of_groups ? map->n_col_groups : map->n_cols;
-    double need = longest_name(map->col_names, n) + 4, at = p->left;
+    double need = longest_name(map->col_names, n) + 10, at = p->left;
     int32_t stride = map->names_of_groups ? 1 : stride_for(map->cell_width, need);
     for (int32_t i = 0; map->col_names && i < n; i++) {
         double width = map->names_of_groups ? map->col_groups[i] * map->cell_width : map->cell_width;
@@ -162,8 +169,12 @@ static void draw_legend(gr_out *out, const plot *p) {
 
 void gr_svg_heat(gr_out *out, const gr_heat_map *map) {
     double name_room = longest_name(map->row_names, map->names_of_groups ? map->n_row_groups : map->n_rows);
-    plot p = {
-        .map = map, .left = name_room + 12, .top = GR_SVG_TOP + 34, .width = map->n_cols * map->cell_width, .height = map->n_rows * map->cell_height};
+    plot p = {.map = map,
+              .left = name_room + 12,
+              .top = GR_SVG_TOP + 34,
+              .width = map->n_cols * map->cell_width,
+              .height = map->n_rows * map->cell_height,
+              .written = cells_have_room(map)};
     double legend = LEGEND_WIDTH + 12 + 6.2 * gr_text_width(map->legend), width = p.left + (p.width > legend ? p.width : legend) + 2;
     gr_svg_begin(out, map->title, width, p.top + p.height + 44);
     gr_svg_text(out, 0, p.top - 26, "start", GR_SVG_SOFT, NAME_SIZE, 40, map->row_title);

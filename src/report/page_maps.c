@@ -57,9 +57,9 @@ done:
 /* Side by side: the first rung when `first`, the baseline, the last one; none twice. Returns how many. */
 static int32_t rungs_to_show(const gr_report_data *d, bool first, bool (*has)(const gr_report_rung *), int32_t shown[3]) {
     const int32_t wanted[3] = {first || d->baseline < 0 ? 0 : d->baseline, d->baseline < 0 ? 0 : d->baseline, d->n_rungs - 1};
-    int32_t n = 0;
+    int32_t n = 0, last = -1;
     for (int i = 0; i < 3; i++)
-        if (has(&d->rungs[wanted[i]]) && (n == 0 || shown[n - 1] != wanted[i])) shown[n++] = wanted[i];
+        if (wanted[i] != last && has(&d->rungs[wanted[i]])) shown[n++] = last = wanted[i];
     return n;
 }
 

@@ -6,10 +6,10 @@
 #include "base/memory.h"
 
 /* Append report.html: self-contained, no script, no network. Optional parts the document does not have are named on the page.
- * Fails with FORMAT (the message names the key), MEMORY; out is then as it was. */
-grace_status gr_report_html(const gr_json *doc, gr_buf *out);
+ * Fails with FORMAT (the message names the key), MEMORY; buf is then as it was. */
+grace_status gr_report_html(const gr_json *doc, gr_buf *buf);
 
 /* Append the ladder as an aligned table of at most 120 columns, with a line on identity below. Fails like gr_report_html(). */
-grace_status gr_report_ladder_text(const gr_json *doc, gr_buf *out);
+grace_status gr_report_ladder_text(const gr_json *doc, gr_buf *buf);
 
 #endif

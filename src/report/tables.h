@@ -22,14 +22,14 @@ void gr_table_put(gr_table *table, const char *format, ...) __attribute__((forma
 
 /* Appends the table, one line a row and a rule under the titles. Columns are aligned by their width in a UTF-8 terminal; when the whole is
  * wider than width_max columns the first column gives way, down to 8. */
-grace_status gr_table_text(const gr_table *table, int32_t width_max, gr_buf *out);
+grace_status gr_table_text(const gr_table *table, int32_t width_max, gr_buf *buf);
 
 /* For writers of other forms. Borrowed until gr_table_free(). */
 grace_status gr_table_status(const gr_table *table);
 int32_t gr_table_n_rows(const gr_table *table);
 int32_t gr_table_n_columns(const gr_table *table);
 gr_column gr_table_column(const gr_table *table, int32_t column);
-const char *gr_table_cell(const gr_table *table, int32_t row, int32_t column);
-bool gr_table_strong(const gr_table *table, int32_t row);
+const char *gr_table_cell(const gr_table *table, int32_t index, int32_t column);
+bool gr_table_strong(const gr_table *table, int32_t index);
 
 #endif

@@ -40,6 +40,7 @@ static void lengths_are_proportional_to_values(void **state) {
     char *svg = draw(&chart);
     assert_true(fabs(bar_width(svg, 0) - 2 * bar_width(svg, 1)) <= 0.15);
     assert_true(fabs(bar_width(svg, 0) - 4 * bar_width(svg, 2)) <= 0.25);
+    assert_true(158 + bar_width(svg, 0) + 7 + 5 * 7 <= 480);        /* its value beside it is inside the picture */
     assert_non_null(strstr(svg, ">4,000<"));
     assert_non_null(strstr(svg, "base &lt;&amp;&gt;"));
     free(svg);

@@ -56,16 +56,21 @@ static void the_smallest_and_largest_cells_get_the_ends_of_the_scale(void **stat
     free(svg);
 }
 
-static void numbers_are_written_where_they_fit_and_stay_readable(void **state) {
+static void numbers_are_written_where_all_fit_and_stay_readable(void **state) {
     (void)state;
     const double values[] = {0, 10, 5, 5};
-    const char *const cells[] = {"0", "10<", "a text much wider than its cell", "5"};
+    const char *cells[] = {"0", "10<", "5", "5"};
     gr_heat_map map = sample(values, 2);
     map.cells = cells;
     char *svg = draw(&map);
     assert_non_null(strstr(svg, "fill=\"#ffffff\">10&lt;</text>"));
     assert_non_null(strstr(svg, "fill=\"" GR_SVG_INK "\">0</text>"));
-    assert_int_equal(count_of(svg, "a text much wider than its cell"), 1);     /* only as the tooltip */
+    free(svg);
+    cells[2] = "a text much wider than its cell";
+    svg = draw(&map);
+    assert_null(strstr(svg, ">10&lt;</text>"));
+    assert_int_equal(count_of(svg, "<title>10&lt;</title>"), 1);
+    assert_int_equal(count_of(svg, "<title>a text much wider than its cell</title>"), 1);
     free(svg);
 }
 
@@ -145,7 +150,7 @@ static void a_map_without_a_span_is_drawn(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_smallest_and_largest_cells_get_the_ends_of_the_scale),
-        cmocka_unit_test(numbers_are_written_where_they_fit_and_stay_readable),
+        cmocka_unit_test(numbers_are_written_where_all_fit_and_stay_readable),
         cmocka_unit_test(borders_stand_between_groups),
         cmocka_unit_test(a_large_map_paints_every_cell_once_in_the_order_of_its_values),
         cmocka_unit_test(the_file_of_a_large_map_stays_small),

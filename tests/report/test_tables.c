@@ -10,7 +10,7 @@
 #include "report/tables.h"
 
 static gr_table *sample(const char *name) {
-    static const gr_column columns[] = {{"name", GR_COLUMN_TEXT}, {"rows\ncross", GR_COLUMN_NUMBER}, {"same", GR_COLUMN_VERDICT}};
+    static const gr_column columns[] = {{"name", GR_COLUMN_TEXT}, {"rows\ncross", GR_COLUMN_NUMBER}, {"same as", GR_COLUMN_VERDICT}};
     gr_table *table = NULL;
     assert_int_equal(gr_table_build(columns, 3, &table), GRACE_OK);
     gr_table_row(table, false);
@@ -31,8 +31,8 @@ static void columns_are_aligned_by_kind(void **state) {
     gr_buf text = {0};
     assert_int_equal(gr_table_text(table, 120, &text), GRACE_OK);
     assert_string_equal(text.data, "        rows\n"
-                                   "name   cross  same\n" RULE3 RULE3 RULE3 RULE3 RULE3 RULE3 "\n"
-                                   "alpha  12345  yes\n"
+                                   "name   cross  same as\n" RULE3 RULE3 RULE3 RULE3 RULE3 RULE3 RULE3 "\n"
+                                   "alpha  12345    yes\n"
                                    "b          7\n");
     gr_buf_free(&text);
     gr_table_free(table);
