@@ -47,7 +47,7 @@ typedef struct gr_heat_map {
     const char *title, *row_title, *col_title, *legend;
     int32_t n_rows, n_cols;
     const double *values;               /* [n_rows, n_cols]; NaN: grey */
-    const char *const *cells;           /* [n_rows, n_cols] written into the cells when all have room, else shown when the pointer rests; NULL: none */
+    const char *const *cells;           /* [n_rows, n_cols] written into cells if all have room, else shown on hover; NULL: none */
     const char *const *row_names;       /* [n_rows], or [n_row_groups] when names_of_groups; NULL: none */
     const char *const *col_names;
     const int32_t *row_groups;          /* [n_row_groups] sizes in order, a border between them; NULL: none */
