@@ -38,7 +38,7 @@ static const gr_rung rungs[] = {
     {"HG + HSC + DR + WRR", false, GRACE_PLANNER_GRACE, GRACE_REPLICATION_DYNAMIC, GRACE_EXCHANGE_HSC, GRACE_ROUTE_WRR},
     {"HG + HSC + DR + TAR", false, GRACE_PLANNER_GRACE, GRACE_REPLICATION_DYNAMIC, GRACE_EXCHANGE_HSC, GRACE_ROUTE_TAR},
 };
-enum { N_RUNGS = sizeof rungs / sizeof *rungs, FILES_MAX = 64, REPEAT_MAX = 99 };
+enum { N_RUNGS = sizeof rungs / sizeof *rungs, FILES_MAX = GR_LADDER_DOMAINS_MAX, REPEAT_MAX = 99 };
 
 typedef struct arguments {
     gr_run_options run;
@@ -86,10 +86,9 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
 /* ---- what is run ---- */
 
 /* Windows of every file in turn, so that each rank's share has all domains. */
-static grace_status pick_batch(const arguments *a, const gr_session *s, gr_request_list *batch) {
+static grace_status pick_batch(const arguments *a, const gr_session *s, char **names, gr_request_list *batch) {
     grace_status st = GRACE_OK;
     gr_request_list all = {0};
-    char *names[FILES_MAX] = {0};
     int32_t per_file = (a->sequences + a->n_files - 1) / a->n_files, first[FILES_MAX] = {0};
     gr_corpus_options corpus = {.documents = a->documents, .window = a->prefill, .n_tokens_max = per_file * a->prefill};
     GR_TRY(gr_corpus_requests(&all, s->tokenizer, a->files, a->n_files, &corpus, names));
@@ -107,7 +106,6 @@ static grace_status pick_batch(const arguments *a, const gr_session *s, gr_reque
     }
 done:
     gr_requests_free(&all);
-    for (int32_t i = 0; i < a->n_files; i++) free(names[i]);
     return st;
 }
 
@@ -226,7 +224,7 @@ static grace_status run_ladder(arguments *a, gr_session *s, int argc, char **arg
     gr_request_list batch = {0};
     grace_cluster cluster = grace_comm_cluster(s->comm);
     gr_progress progress = gr_progress_start(s->rank == 0 ? "ladder" : NULL, "rungs", N_RUNGS);
-    GR_TRY(grace_comm_agree(s->comm, pick_batch(a, s, &batch)));
+    GR_TRY(grace_comm_agree(s->comm, pick_batch(a, s, ladder->domains, &batch)));
     GR_TRY(grace_comm_agree(s->comm, s->rank == 0 ? make_plans(a, cluster, ladder) : GRACE_OK));
     GR_TRY(grace_comm_agree(s->comm, s->rank == 0 ? reference_hash(a, s, &batch, &ladder->reference) : GRACE_OK));
     s->running = true;

@@ -143,13 +143,11 @@ grace_status gr_ladder_take_texts(gr_ladder *ladder, const grace_tokenizer *tok,
     for (int32_t i = 0; i < batch->n && next_domain < 3; i++) {
         const grace_result *r = grace_engine_result(engine, i);
         gr_json *o;
-        char domain[16];
         if (batch->items[i].domain != next_domain || r->n_ids == 0) continue;
-        snprintf(domain, sizeof domain, "%d", next_domain++);
         GR_TRY(grace_tokenizer_decode(tok, batch->items[i].prompt, batch->items[i].n_prompt, 1, &prompt, &n));
         GR_TRY(grace_tokenizer_decode(tok, r->ids, r->n_ids, 1, &text, &n));
         o = gr_json_new_object();
-        gr_json_set_string(o, "domain", domain);
+        gr_json_set_string(o, "domain", ladder->domains[next_domain++]);
         gr_json_set_string(o, "prompt", prompt);
         gr_json_set_string(o, "generated", text);
         gr_json_push(ladder->texts, o);
@@ -210,10 +208,34 @@ static void set_shape(gr_json *o, const gr_ladder_head *head) {
     gr_json_set_int(o, "repeat", head->repeat);
 }
 
+/* The last words of a text, on one line. */
+static void print_tail(const char *text, size_t most) {
+    size_t n = strlen(text);
+    const char *at = n > most ? text + n - most : text;
+    while (((unsigned char)*at & 0xC0) == 0x80) at++;      /* not inside a UTF-8 sequence */
+    for (; *at; at++) putchar(*at == '\n' ? ' ' : *at);
+}
+
+static void print_texts(const gr_json *texts) {
+    for (size_t i = 0; i < gr_json_length(texts); i++) {
+        const char *domain = "", *prompt = "", *generated = "";
+        const gr_json *t = gr_json_at(texts, i);
+        gr_json_is_string(gr_json_get(t, "domain"), &domain, NULL);
+        gr_json_is_string(gr_json_get(t, "prompt"), &prompt, NULL);
+        gr_json_is_string(gr_json_get(t, "generated"), &generated, NULL);
+        printf("%s%s: ...", i ? "" : "\n", domain);
+        print_tail(prompt, 60);
+        printf(" >>> ");
+        print_tail(generated, 120);
+        putchar('\n');
+    }
+}
+
 static grace_status print_text(const gr_json *doc) {
     gr_buf text = {0};
     grace_status st = gr_report_ladder_text(doc, &text);
     if (!st) fwrite(text.data, 1, text.n, stdout);
+    print_texts(gr_json_get(doc, "text"));
     gr_buf_free(&text);
     return st;
 }
@@ -254,6 +276,7 @@ done:
 }
 
 void gr_ladder_free(gr_ladder *ladder) {
+    for (int i = 0; i < GR_LADDER_DOMAINS_MAX; i++) free(ladder->domains[i]);
     gr_json_free(ladder->rungs);
     gr_json_free(ladder->texts);
     grace_profile_free(ladder->profile);

@@ -12,8 +12,11 @@ typedef struct gr_rung {
     grace_route route;
 } gr_rung;
 
+enum { GR_LADDER_DOMAINS_MAX = 64 };
+
 typedef struct gr_ladder {
     gr_json *rungs, *texts;
+    char *domains[GR_LADDER_DOMAINS_MAX];   /* names of the text files, malloc'ed */
     uint64_t reference;             /* logits hash of the single process; rank 0 */
     bool all_identical;
     grace_profile *profile;         /* rank 0 */
@@ -34,7 +37,7 @@ void gr_ladder_set_times(gr_json *rung, double moe_us, double spread_us, double 
 void gr_ladder_set_identity(gr_ladder *ladder, gr_json *rung, const grace_plan *plan, const char *path, uint64_t hash);
 /* The first request of each domain with what it generated. */
 grace_status gr_ladder_take_texts(gr_ladder *ladder, const grace_tokenizer *tok, const grace_engine *engine, const gr_request_list *batch);
-/* Adds knee, replicas, affinity and the head, writes the file, prints the table (or the document when json). */
+/* Adds knee, replicas, affinity and the head, writes the file, prints the table and the texts (or the document when json). */
 grace_status gr_ladder_finish(gr_ladder *ladder, const grace_model *model, const gr_ladder_head *head, const char *path, bool json);
 void gr_ladder_free(gr_ladder *ladder);
 
