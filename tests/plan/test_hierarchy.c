@@ -97,6 +97,23 @@ static void free_groups_are_the_clusters(void **state) {
     gr_clusters_free(&c);
 }
 
+static void controlled_groups_are_the_clusters_bounded_by_r(void **state) {
+    (void)state;
+    for (uint64_t seed = 1; seed <= 50; seed++) {
+        gr_rng rng = gr_rng_seed(seed);
+        int32_t n = between(&rng, 12, 48), got[N_MAX], expected[N_MAX];
+        double affinity[N_MAX * N_MAX], r = gr_rng_uniform(&rng) / 2;
+        gr_clusters c;
+        random_affinity(&rng, n, 0.3, affinity);
+        claim(gr_clusters_build(affinity, n, (grace_cluster){1, 3}, seed, &c) == GRACE_OK, seed);
+        claim(gr_clusters_bound(&c, GRACE_GROUPING_CONTROLLED, r, got, NULL) == GRACE_OK, seed);
+        memcpy(expected, c.gpu_of, (size_t)n * sizeof *expected);
+        claim(gr_group_bound(affinity, n, 3, gr_size_bounds_of(n, 3, r), expected) == GRACE_OK, seed);
+        claim(!memcmp(got, expected, (size_t)n * sizeof *got), seed);
+        gr_clusters_free(&c);
+    }
+}
+
 static void flat_groups_differ_by_at_most_one(void **state) {
     (void)state;
     for (uint64_t seed = 1; seed <= 100; seed++) {
@@ -116,6 +133,7 @@ int main(void) {
         cmocka_unit_test(groups_keep_the_bounds_of_their_own_node),
         cmocka_unit_test(a_node_has_an_expert_for_each_of_its_gpus),
         cmocka_unit_test(free_groups_are_the_clusters),
+        cmocka_unit_test(controlled_groups_are_the_clusters_bounded_by_r),
         cmocka_unit_test(flat_groups_differ_by_at_most_one),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -103,8 +103,8 @@ static void separate_components_are_groups(void **state) {
     }
 }
 
-/* Fewer groups than components: some components share a group, and every group has a member. */
-static void more_components_than_groups_still_gives_every_group_a_member(void **state) {
+/* Fewer groups than components: some components share a group, none is torn apart, and every group has a member. */
+static void more_components_than_groups_share_groups_whole(void **state) {
     (void)state;
     for (uint64_t seed = 1; seed <= 20; seed++) {
         gr_rng rng = gr_rng_seed(seed);
@@ -114,6 +114,8 @@ static void more_components_than_groups_still_gives_every_group_a_member(void **
         claim(gr_spectral_cluster(affinity, 32, k, seed, group_of) == GRACE_OK, seed);
         sizes_of(group_of, 32, k, size);
         for (int32_t g = 0; g < k; g++) claim(size[g] >= 1, seed);
+        for (int32_t i = 0; i < 32; i++)
+            for (int32_t j = 0; j < i; j++) claim(block_of[i] != block_of[j] || group_of[i] == group_of[j], seed);
     }
 }
 
@@ -178,7 +180,7 @@ int main(void) {
         cmocka_unit_test(rows_have_the_angles_of_a_second_eigensolver),
         cmocka_unit_test(planted_blocks_are_recovered_exactly),
         cmocka_unit_test(separate_components_are_groups),
-        cmocka_unit_test(more_components_than_groups_still_gives_every_group_a_member),
+        cmocka_unit_test(more_components_than_groups_share_groups_whole),
         cmocka_unit_test(experts_without_affinity_fill_the_smallest_groups),
         cmocka_unit_test(no_affinity_at_all_gives_even_groups),
         cmocka_unit_test(one_group_takes_all_and_n_groups_take_one_each),
