@@ -17,8 +17,8 @@ grace_status gr_cluster_check(grace_cluster cluster) {
     GR_CHECK(cluster.n_nodes >= 1 && cluster.gpus_per_node >= 1, GRACE_ERR_ARG, "cluster '%s': expected at least one node and one gpu",
              gr_cluster_text(cluster).text);
     int64_t n_ranks = (int64_t)cluster.n_nodes * cluster.gpus_per_node;
-    GR_CHECK(n_ranks <= GRACE_RANKS_MAX, GRACE_ERR_LIMIT, "cluster '%s' has %" PRId64 " ranks, the limit is %d", gr_cluster_text(cluster).text, n_ranks,
-             GRACE_RANKS_MAX);
+    GR_CHECK(n_ranks <= GRACE_RANKS_MAX, GRACE_ERR_LIMIT, "cluster '%s' has %" PRId64 " ranks, the limit is %d", gr_cluster_text(cluster).text,
+             n_ranks, GRACE_RANKS_MAX);
 done:
     return st;
 }

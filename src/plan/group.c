@@ -50,7 +50,8 @@ static int32_t strongest_pooled(const int32_t *group_of, int32_t n, const double
     return best;
 }
 
-static int32_t best_group(const double *affinity, int32_t n, int32_t k, int32_t size_max, const int32_t *group_of, const int32_t *count, int32_t expert) {
+static int32_t best_group(const double *affinity, int32_t n, int32_t k, int32_t size_max, const int32_t *group_of, const int32_t *count,
+                          int32_t expert) {
     int32_t best = -1;
     double best_gain = 0;
     for (int32_t g = 0; g < k; g++) {

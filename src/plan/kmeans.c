@@ -120,7 +120,8 @@ static double run_once(kmeans *km, gr_rng *rng) {
     return inertia_of(km);
 }
 
-grace_status gr_kmeans(const double *points, int32_t n, int32_t dim, int32_t k, int32_t n_restarts, uint64_t seed, int32_t *label_of, double *inertia) {
+grace_status gr_kmeans(const double *points, int32_t n, int32_t dim, int32_t k, int32_t n_restarts, uint64_t seed, int32_t *label_of,
+                       double *inertia) {
     grace_status st = GRACE_OK;
     kmeans km = {.points = points, .n = n, .dim = dim, .k = k};
     gr_rng rng = gr_rng_seed(seed);

@@ -27,7 +27,8 @@ typedef struct builder {
 } builder;
 
 grace_plan_options grace_plan_defaults(void) {
-    return (grace_plan_options){.planner = GRACE_PLANNER_GRACE, .grouping = GRACE_GROUPING_CONTROLLED, .replication = GRACE_REPLICATION_DYNAMIC, .r = -1};
+    return (grace_plan_options){
+        .planner = GRACE_PLANNER_GRACE, .grouping = GRACE_GROUPING_CONTROLLED, .replication = GRACE_REPLICATION_DYNAMIC, .r = -1};
 }
 
 /* ---- what comes in ---- */
@@ -55,8 +56,8 @@ static grace_status check_affinity(const double *affinity, int32_t layer, int32_
         for (int32_t j = 0; j <= i; j++) {
             double a = affinity[(size_t)i * n + j], b = affinity[(size_t)j * n + i];
             if (i == j ? a != 0 : a != b)
-                return gr_fail(GRACE_ERR_ARG, "profile: affinity of layer %d is not symmetric with a zero diagonal: [%d][%d] is %g, [%d][%d] is %g", layer,
-                               i, j, a, j, i, b);
+                return gr_fail(GRACE_ERR_ARG, "profile: affinity of layer %d is not symmetric with a zero diagonal: [%d][%d] is %g, [%d][%d] is %g",
+                               layer, i, j, a, j, i, b);
         }
     return GRACE_OK;
 }

@@ -53,8 +53,8 @@ static grace_status put_knee(const grace_plan *plan, gr_buf *out) {
     GR_TRY(gr_buf_printf(out, " \"knee_chosen\": %" PRId32 ",\n \"knee\": [", plan->knee_chosen));
     for (int32_t i = 0; i < plan->n_knee; i++) {
         const grace_knee_point *p = &plan->knee[i];
-        GR_TRY(gr_buf_printf(out, "%s\n  {\"delta\": %" PRId32 ", \"r\": %.17g, \"size_std\": %.17g, \"utility\": %.17g}", i ? "," : "", p->delta, p->r,
-                             p->size_std, p->utility));
+        GR_TRY(gr_buf_printf(out, "%s\n  {\"delta\": %" PRId32 ", \"r\": %.17g, \"size_std\": %.17g, \"utility\": %.17g}", i ? "," : "", p->delta,
+                             p->r, p->size_std, p->utility));
     }
     GR_TRY(gr_buf_printf(out, "],\n"));
 done:
@@ -130,8 +130,8 @@ static grace_status read_hex(const gr_json *object, const char *where, const cha
     const char *text;
     uint64_t value = 0;
     GR_TRY(gr_json_string(object, where, key, &text));
-    GR_CHECK(strlen(text) == 16 && strspn(text, "0123456789abcdef") == 16, GRACE_ERR_FORMAT, "%s: '%s': expected 16 hex digits, found '%.40s'", where, key,
-             text);
+    GR_CHECK(strlen(text) == 16 && strspn(text, "0123456789abcdef") == 16, GRACE_ERR_FORMAT, "%s: '%s': expected 16 hex digits, found '%.40s'", where,
+             key, text);
     for (int i = 0; i < 16; i++) value = value << 4 | (uint64_t)(text[i] <= '9' ? text[i] - '0' : text[i] - 'a' + 10);
     *out = value;
 done:
@@ -293,7 +293,8 @@ static grace_status read_primaries(const gr_json *layer, const char *where, cons
         GR_TRY(read_list(ranks, where, "primary", r, &list));
         for (size_t i = 0; i < gr_json_length(list); i++) {
             GR_TRY(read_expert(list, where, "primary", r, i, plan->n_experts, &e));
-            GR_CHECK(rank_of_expert[e] < 0, GRACE_ERR_FORMAT, "%s: expert %d has its primary on rank %d and on rank %d", where, e, rank_of_expert[e], r);
+            GR_CHECK(rank_of_expert[e] < 0, GRACE_ERR_FORMAT, "%s: expert %d has its primary on rank %d and on rank %d", where, e,
+                     rank_of_expert[e], r);
             rank_of_expert[e] = r;
         }
     }

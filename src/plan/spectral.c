@@ -40,8 +40,8 @@ grace_status gr_spectral_embed(const double *affinity, int32_t n, int32_t k, dou
     GR_CALLOC(support, 2 * (size_t)n);
     normalize_affinity(affinity, n, values, matrix);
     lapack_int info = LAPACKE_dsyevr(LAPACK_COL_MAJOR, 'V', 'I', 'U', n, matrix, n, 0, 0, n - k + 1, n, 0, &found, values, vectors, n, support);
-    GR_CHECK(info == 0 && found == k, GRACE_ERR_NUMERIC, "eigenvectors of a %d x %d affinity: expected %d, dsyevr found %d (info %d)", n, n, k, (int)found,
-             (int)info);
+    GR_CHECK(info == 0 && found == k, GRACE_ERR_NUMERIC, "eigenvectors of a %d x %d affinity: expected %d, dsyevr found %d (info %d)", n, n, k,
+             (int)found, (int)info);
     for (int32_t i = 0; i < n; i++) {
         for (int32_t c = 0; c < k; c++) rows[(size_t)i * k + c] = vectors[(size_t)c * n + i];
         scale_row(rows + (size_t)i * k, k);

@@ -33,8 +33,9 @@ static void both_forms_are_read(void **state) {
 
 static void other_texts_are_refused_and_quoted(void **state) {
     (void)state;
-    static const char *const bad[] = {"", " ", "2", "x", "2x", "x2", "2x2x2", "2 x 2", "node:2", "gpu:2 node:2", "node:2gpu:2", "node: gpu:", "node:2 gpu:2,",
-                                      "node:-1 gpu:2", "node:2 gpu:2.5", "nodes:2 gpu:2", "0x2", "2x0", "node:0 gpu:0"};
+    static const char *const bad[] = {"",             " ",             "2",              "x",            "2x",       "x2",  "2x2x2",
+                                      "2 x 2",        "node:2",        "gpu:2 node:2",   "node:2gpu:2",  "0x2",      "2x0", "node: gpu:",
+                                      "node:2 gpu:2,", "node:-1 gpu:2", "node:2 gpu:2.5", "nodes:2 gpu:2", "node:0 gpu:0"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) assert_refused(bad[i], GRACE_ERR_ARG);
 }
 

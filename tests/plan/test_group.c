@@ -149,7 +149,8 @@ static void naive_fill(naive *x) {
         while (size_of(x, g) < x->min) {
             int32_t loosest = -1;
             for (int32_t i = x->n - 1; i >= 0; i--)
-                if (size_of(x, x->group_of[i]) > x->min && (loosest < 0 || tie(x, i, x->group_of[i]) <= tie(x, loosest, x->group_of[loosest]))) loosest = i;
+                if (size_of(x, x->group_of[i]) > x->min)
+                    if (loosest < 0 || tie(x, i, x->group_of[i]) <= tie(x, loosest, x->group_of[loosest])) loosest = i;
             x->group_of[loosest] = g;
         }
 }

@@ -22,7 +22,8 @@ static void planted_nodes_and_gpus_are_recovered_exactly(void **state) {
     (void)state;
     for (uint64_t seed = 1; seed <= 30; seed++) {
         gr_rng rng = gr_rng_seed(seed);
-        int32_t n_nodes = between(&rng, 2, 3), gpus = between(&rng, 2, 3), n = 4 * n_nodes * gpus, truth[N_MAX], got[N_MAX], node_truth[N_MAX], node_got[N_MAX];
+        int32_t n_nodes = between(&rng, 2, 3), gpus = between(&rng, 2, 3), n = 4 * n_nodes * gpus;
+        int32_t truth[N_MAX], got[N_MAX], node_truth[N_MAX], node_got[N_MAX];
         double affinity[N_MAX * N_MAX], spread;
         gr_clusters c;
         nested_affinity(&rng, n, n_nodes, gpus, truth, affinity);

@@ -37,8 +37,9 @@ static void claim_loads(const grace_plan *plan, const grace_profile *p, int32_t 
     }
     for (int32_t s = 0; s < pl->n_slots; s++) {
         const int32_t *slot_of = pl->slots_of_expert + pl->slots_first[pl->expert_of_slot[s]];
-        double ratio = (double)pl->poll_weight[s] * pl->load_after[pl->rank_of_slot[s]], first = (double)pl->poll_weight[slot_of[0]] * pl->load_after[pl->rank_of_slot[slot_of[0]]];
-        claim(fabs(ratio - first) <= 1e-6 * (1 + first), seed);
+        double share = (double)pl->poll_weight[s] * pl->load_after[pl->rank_of_slot[s]];        /* weight x load: the same on every host */
+        double first = (double)pl->poll_weight[slot_of[0]] * pl->load_after[pl->rank_of_slot[slot_of[0]]];
+        claim(fabs(share - first) <= 1e-6 * (1 + first), seed);
     }
     free(before), free(after);
 }

@@ -144,7 +144,8 @@ static void assert_edit_refused(const bad *b) {
     edit(b->from, b->to, text, sizeof text);
     grace_status st = parse(text, strlen(text), &plan);
     if (st == GRACE_OK) fail_msg("'%s' -> '%s' was accepted", b->from, b->to);
-    if (st != b->status || !strstr(grace_last_error(), b->words)) fail_msg("'%s' -> '%s': expected '%s', got %s: %s", b->from, b->to, b->words, grace_status_name(st), grace_last_error());
+    if (st != b->status || !strstr(grace_last_error(), b->words))
+        fail_msg("'%s' -> '%s': expected '%s', got %s: %s", b->from, b->to, b->words, grace_status_name(st), grace_last_error());
     if (strncmp(grace_last_error(), "plan.json: ", 11)) fail_msg("no file name: %s", grace_last_error());
     assert_null(plan);
 }
@@ -170,8 +171,10 @@ static void bad_headers_are_refused_with_expected_and_found(void **state) {
         {"\"r\": 0.5, \"knee_chosen\"", "\"r\": -0.5, \"knee_chosen\"", "'r': expected 0 or more, found -0.5", GRACE_ERR_FORMAT},
         {"\"knee_chosen\": 0", "\"knee_chosen\": 1", "'knee_chosen': expected 0 to 0, found 1", GRACE_ERR_FORMAT},
         {"\"delta\": 1", "\"delta\": 0", "knee point 0: 'delta': expected 1 to 4, found 0", GRACE_ERR_FORMAT},
-        {"{\"delta\": 1, \"r\": 0.5, \"size_std\": 0.25, \"utility\": 0.75}", "7", "knee point 0: 'delta': expected an integer, found nothing", GRACE_ERR_FORMAT},
-        {"[{\"delta\": 1, \"r\": 0.5, \"size_std\": 0.25, \"utility\": 0.75}]", "[0, 0, 0, 0, 0]", "expected at most 4 points, found 5", GRACE_ERR_FORMAT},
+        {"{\"delta\": 1, \"r\": 0.5, \"size_std\": 0.25, \"utility\": 0.75}", "7",
+         "knee point 0: 'delta': expected an integer, found nothing", GRACE_ERR_FORMAT},
+        {"[{\"delta\": 1, \"r\": 0.5, \"size_std\": 0.25, \"utility\": 0.75}]", "[0, 0, 0, 0, 0]",
+         "expected at most 4 points, found 5", GRACE_ERR_FORMAT},
         {"\"seed\"", "\"planner\"", "no valid JSON", GRACE_ERR_FORMAT},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) assert_edit_refused(&cases[i]);

@@ -14,7 +14,8 @@ enum { N_MAX = 40, RANKS_MAX = 9 };
 
 static void replica_count_follows_equation_3(void **state) {
     (void)state;
-    const double even[4] = {5, 5, 5, 5}, skewed[4] = {90, 10, 10, 10}, all[4] = {0, 80, 0, 0}, double_mean[4] = {40, 20, 10, 10}, one[1] = {7}, idle[4] = {0};
+    const double even[4] = {5, 5, 5, 5}, skewed[4] = {90, 10, 10, 10}, all[4] = {0, 80, 0, 0}, double_mean[4] = {40, 20, 10, 10};
+    const double one[1] = {7}, idle[4] = {0};
     assert_int_equal(gr_replica_count(even, 4), 1);             /* rho = 1 */
     assert_int_equal(gr_replica_count(double_mean, 4), 2);      /* rho = 2 */
     assert_int_equal(gr_replica_count(skewed, 4), 3);           /* rho = 3 */
