@@ -30,9 +30,14 @@ typedef struct gr_run_options {
 
 extern const struct argp gr_run_argp;       /* child parser; its input is a gr_run_options */
 gr_run_options gr_run_defaults(void);
-/* A number option within bounds, or a usage error naming both. */
+/* argp_parse() of what follows the first N words of the command line, by which messages name the program ("grace run": 2). Exits with 64
+ * after a usage error, with 0 after --help. */
+void gr_arg_parse(const struct argp *argp, int n_words, int argc, char **argv, void *input);
+/* A number option within bounds, or a usage error naming both. option is without its dashes. */
 double gr_arg_number(struct argp_state *state, const char *option, const char *text, double min, double max);
 int64_t gr_arg_int(struct argp_state *state, const char *option, const char *text, int64_t min, int64_t max);
+/* The index of text in names [n], or a usage error that lists them. */
+int gr_arg_choice(struct argp_state *state, const char *option, const char *text, const char *const *names, int n);
 const char *gr_exchange_name(grace_exchange exchange);
 const char *gr_route_name(grace_route route);
 
@@ -69,6 +74,7 @@ void gr_requests_free(gr_request_list *list);
 
 /* ---- text samples cut into windows (corpus.c) ---- */
 typedef enum gr_documents { GR_DOCUMENTS_ALL, GR_DOCUMENTS_EVEN, GR_DOCUMENTS_ODD } gr_documents;
+extern const char *const gr_documents_names[3];     /* "all", "even", "odd" */
 typedef struct gr_corpus_options {
     gr_documents documents;         /* of the documents of each file, separated by byte 0x1e */
     int32_t window;                 /* tokens of a sequence; the rest of a document shorter than half of it is left out */
@@ -88,5 +94,7 @@ typedef struct gr_progress { const char *label, *unit; double total, started_us,
 gr_progress gr_progress_start(const char *label, const char *unit, double total);
 void gr_progress_update(gr_progress *p, double done);
 void gr_progress_end(gr_progress *p);
+/* grace_engine_run() with a progress line of `tokens` in all. Collective; label NULL: silent. */
+grace_status gr_run_showing(grace_engine *engine, const char *label, double tokens);
 
 #endif

@@ -26,14 +26,6 @@ typedef struct arguments {
     int32_t n_files;
 } arguments;
 
-static gr_documents parse_documents(struct argp_state *state, const char *arg) {
-    static const char *const names[] = {"all", "even", "odd"};
-    for (int i = 0; i < 3; i++)
-        if (strcmp(arg, names[i]) == 0) return (gr_documents)i;
-    argp_error(state, "--documents: expected all, even or odd, found '%s'", arg);
-    return GR_DOCUMENTS_ALL;
-}
-
 static error_t parse(int key, char *arg, struct argp_state *state) {
     arguments *a = state->input;
     switch (key) {
@@ -41,7 +33,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case 'o': a->output = arg; break;
     case KEY_TOKENS: a->corpus.n_tokens_max = (int32_t)gr_arg_int(state, "tokens", arg, 0, 1 << 30); break;
     case KEY_WINDOW: a->corpus.window = (int32_t)gr_arg_int(state, "window", arg, 2, 1 << 20); break;
-    case KEY_DOCUMENTS: a->corpus.documents = parse_documents(state, arg); break;
+    case KEY_DOCUMENTS: a->corpus.documents = (gr_documents)gr_arg_choice(state, "documents", arg, gr_documents_names, 3); break;
     case ARGP_KEY_ARG:
         if (a->n_files == (int32_t)(sizeof a->files / sizeof *a->files)) argp_error(state, "more than %d text files", a->n_files);
         a->files[a->n_files++] = arg;
@@ -61,15 +53,9 @@ static grace_status run_all(gr_session *s, grace_engine *engine, const gr_reques
         GR_TRY(grace_engine_submit(engine, &list->items[i]));
         tokens += list->items[i].n_prompt;
     }
-    gr_progress progress = gr_progress_start(s->rank == 0 ? "profiling" : NULL, "tokens", tokens);
     s->running = true;
-    for (bool more = true; more;) {
-        GR_TRY(grace_engine_step(engine, &more));
-        gr_progress_update(&progress, (double)grace_engine_n_rows(engine));
-    }
-    GR_TRY(grace_engine_run(engine));       /* nothing left to step: ends the trace */
+    GR_TRY(gr_run_showing(engine, s->rank == 0 ? "profiling" : NULL, tokens));
     s->running = false;
-    gr_progress_end(&progress);
 done:
     return st;
 }
@@ -152,7 +138,7 @@ int gr_cmd_profile(int argc, char **argv) {
     gr_session session;
     char *names[64] = {0};
     int code;
-    argp_parse(&argp, argc - 1, argv + 1, 0, NULL, &a);
+    gr_arg_parse(&argp, 2, argc, argv, &a);
     if (gr_session_relaunch(&a.run, argc, argv, &code)) return code;
     grace_status st = gr_session_open(&a.run, &session);
     if (!st) st = profile(&a, &session, names);

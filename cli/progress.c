@@ -2,6 +2,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/status.h"
 #include "cli.h"
 
 enum { BAR = 24 };
@@ -24,4 +25,17 @@ void gr_progress_update(gr_progress *p, double done) {
 
 void gr_progress_end(gr_progress *p) {
     if (p->terminal && p->shown_us > p->started_us) fprintf(stderr, "\r\x1b[K");
+}
+
+grace_status gr_run_showing(grace_engine *engine, const char *label, double tokens) {
+    grace_status st = GRACE_OK;
+    gr_progress progress = gr_progress_start(label, "tokens", tokens);
+    for (bool more = true; more;) {
+        GR_TRY(grace_engine_step(engine, &more));
+        gr_progress_update(&progress, (double)grace_engine_n_rows(engine));
+    }
+    GR_TRY(grace_engine_run(engine));       /* nothing left to step: ends the trace */
+done:
+    gr_progress_end(&progress);
+    return st;
 }

@@ -134,6 +134,7 @@ static grace_status generate(arguments *a, gr_session *s, const gr_request_list 
     grace_stats stats;
     stream out = {.tok = s->tokenizer};
     bool streaming = list->n == 1 && !a->run.json && s->rank == 0;
+    double tokens = 0;
     GR_TRY(grace_engine_open(s->model, &a->run.engine, &engine));
     for (int32_t i = 0; i < list->n; i++) {
         grace_request req = list->items[i];
@@ -141,9 +142,10 @@ static grace_status generate(arguments *a, gr_session *s, const gr_request_list 
         st = grace_engine_submit(engine, &req);
         if (st && list->n > 1) gr_fail_in(st, "request %d", i);
         if (st) goto done;
+        tokens += req.n_prompt + req.n_generate;
     }
     s->running = true;
-    GR_TRY(grace_engine_run(engine));
+    GR_TRY(gr_run_showing(engine, s->rank == 0 && !streaming ? "generating" : NULL, tokens));
     GR_TRY(grace_engine_collect(engine));
     GR_TRY(grace_engine_stats(engine, &stats));
     s->running = false;
@@ -163,7 +165,7 @@ int gr_cmd_run(int argc, char **argv) {
     gr_request_list list = {0};
     int code;
     a.request.n_generate = 32;
-    argp_parse(&argp, argc - 1, argv + 1, 0, NULL, &a);
+    gr_arg_parse(&argp, 2, argc, argv, &a);
     if (gr_session_relaunch(&a.run, argc, argv, &code)) return code;
     grace_status st = gr_session_open(&a.run, &session);
     if (!st) st = grace_comm_agree(session.comm, read_requests(&a, &session, &list));
