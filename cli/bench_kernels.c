@@ -98,7 +98,7 @@ done:
 int gr_bench_kernels_main(int argc, char **argv) {
     static const struct argp argp = {options, parse, 0, "Linear and expert kernels beside the machine's measured FMA peak and memory bandwidth.", 0, 0, 0};
     arguments a = {.simd = "auto", .repeat = 201, .out = 2048, .in = 1024};
-    argp_parse(&argp, argc - 2, argv + 2, 0, NULL, &a);
+    gr_arg_parse(&argp, 3, argc, argv, &a);
     grace_status st = measure(&a);
     if (st) fprintf(stderr, "grace: %s\n", grace_last_error());
     return st ? 1 : 0;

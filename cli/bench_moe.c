@@ -96,7 +96,7 @@ int gr_bench_moe_main(int argc, char **argv) {
     arguments a = {.run = gr_run_defaults(), .tokens = 256, .steps = 20};
     gr_session session;
     int code;
-    argp_parse(&argp, argc - 2, argv + 2, 0, NULL, &a);
+    gr_arg_parse(&argp, 3, argc, argv, &a);
     if (gr_session_relaunch(&a.run, argc, argv, &code)) return code;
     grace_status st = gr_session_open(&a.run, &session);
     if (!st) st = measure(&a, &session);

@@ -48,6 +48,7 @@ static grace_status measure(const arguments *a) {
     double us[REPEAT_MAX], start = gr_now_us(), profile_us;
     GR_TRY(grace_trace_open(a->trace, &trace, NULL));
     GR_TRY(grace_profile_build(trace, -1, -1, &profile));
+    GR_CHECK(profile->n_tokens > 0, GRACE_ERR_ARG, "%s: expected tokens to plan from, found none", a->trace);
     profile_us = gr_now_us() - start;
     for (int i = -1; i < a->repeat; i++) {
         grace_plan_options opt = grace_plan_defaults();
@@ -85,7 +86,7 @@ done:
 int gr_bench_plan_main(int argc, char **argv) {
     static const struct argp argp = {options, parse, "TRACE", "Time to plan a trace with the paper's planner, choice of the ratio included.", 0, 0, 0};
     arguments a = {.cluster = {2, 2}, .repeat = 7};
-    argp_parse(&argp, argc - 2, argv + 2, 0, NULL, &a);
+    gr_arg_parse(&argp, 3, argc, argv, &a);
     grace_status st = measure(&a);
     if (st) fprintf(stderr, "grace: %s\n", grace_last_error());
     return st ? 1 : 0;

@@ -5,6 +5,7 @@
 #include "cli.h"
 
 enum { SEPARATOR = 0x1e };
+const char *const gr_documents_names[3] = {"all", "even", "odd"};
 
 /* The token ids of the wanted documents of one file. */
 typedef struct documents { int32_t n; int32_t **ids, *n_ids; } documents;

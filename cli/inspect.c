@@ -40,9 +40,9 @@ static grace_status print_facts(const arguments *a, gr_json *facts) {
         const char *text;
         double number;
         bool truth;
-        if (gr_json_is_string(v, &text, NULL)) printf("%-16s %s\n", gr_json_key(m), text);
-        else if (gr_json_is_bool(v, &truth)) printf("%-16s %s\n", gr_json_key(m), truth ? "yes" : "no");
-        else if (gr_json_is_real(v, &number)) printf("%-16s %.15g\n", gr_json_key(m), number);
+        if (gr_json_is_string(v, &text, NULL)) printf("%-18s %s\n", gr_json_key(m), text);
+        else if (gr_json_is_bool(v, &truth)) printf("%-18s %s\n", gr_json_key(m), truth ? "yes" : "no");
+        else if (gr_json_is_real(v, &number)) printf("%-18s %.15g\n", gr_json_key(m), number);
     }
     gr_json_free(facts);
     return GRACE_OK;
@@ -161,7 +161,7 @@ done:
 int gr_cmd_inspect(int argc, char **argv) {
     static const struct argp argp = {options, parse, "PATH", "Show what is in a model folder, a trace or a plan.", 0, 0, 0};
     arguments a = {0};
-    argp_parse(&argp, argc - 1, argv + 1, 0, NULL, &a);
+    gr_arg_parse(&argp, 2, argc, argv, &a);
     grace_status st = inspect(&a);
     if (st) fprintf(stderr, "grace: %s\n", grace_last_error());
     return st ? 1 : 0;

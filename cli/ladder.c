@@ -48,14 +48,6 @@ typedef struct arguments {
     gr_documents documents;
 } arguments;
 
-static gr_documents parse_documents(struct argp_state *state, const char *arg) {
-    static const char *const names[] = {"all", "even", "odd"};
-    for (int i = 0; i < 3; i++)
-        if (strcmp(arg, names[i]) == 0) return (gr_documents)i;
-    argp_error(state, "--documents: expected all, even or odd, found '%s'", arg);
-    return GR_DOCUMENTS_ODD;
-}
-
 static error_t parse(int key, char *arg, struct argp_state *state) {
     arguments *a = state->input;
     switch (key) {
@@ -65,7 +57,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case KEY_PREFILL: a->prefill = (int32_t)gr_arg_int(state, "prefill", arg, 1, 1 << 20); break;
     case KEY_DECODE: a->decode = (int32_t)gr_arg_int(state, "decode", arg, 0, 1 << 20); break;
     case KEY_REPEAT: a->repeat = (int32_t)gr_arg_int(state, "repeat", arg, 1, REPEAT_MAX); break;
-    case KEY_DOCUMENTS: a->documents = parse_documents(state, arg); break;
+    case KEY_DOCUMENTS: a->documents = (gr_documents)gr_arg_choice(state, "documents", arg, gr_documents_names, 3); break;
     case KEY_PLANS: a->plans = arg; break;
     case KEY_COMMIT: a->commit = arg; break;
     case KEY_COMMAND: a->command = arg; break;
@@ -253,7 +245,7 @@ int gr_bench_ladder_main(int argc, char **argv) {
     gr_ladder ladder = {0};
     int code;
     a.run.deadline_s = 120;         /* rank 0 makes the plans and the reference while the others wait */
-    argp_parse(&argp, argc - 2, argv + 2, 0, NULL, &a);
+    gr_arg_parse(&argp, 3, argc, argv, &a);
     if (gr_session_relaunch(&a.run, argc, argv, &code)) return code;
     grace_status st = gr_session_open(&a.run, &session);
     if (!st) st = run_ladder(&a, &session, argc, argv, &ladder);

@@ -1,4 +1,5 @@
 /* grace: one program, one file per command. */
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -23,6 +24,13 @@ static void print_help(FILE *out) {
     fprintf(out, "\n'grace COMMAND --help' lists a command's options. GRACE_LOG=error|warn|info|debug sets how much is logged.\n");
 }
 
+/* A full disk or a closed pipe shows at the end. */
+static int end_output(int code) {
+    if (fflush(stdout) == 0 && !ferror(stdout)) return code;
+    fprintf(stderr, "grace: cannot write the output: %s\n", strerror(errno));
+    return code ? code : 1;
+}
+
 int main(int argc, char **argv) {
     const char *name = argc > 1 ? argv[1] : "--help";
     if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0 || strcmp(name, "help") == 0) {
@@ -34,7 +42,7 @@ int main(int argc, char **argv) {
         return 0;
     }
     for (int i = 0; i < N_COMMANDS; i++)
-        if (strcmp(name, commands[i].name) == 0) return commands[i].main(argc, argv);
+        if (strcmp(name, commands[i].name) == 0) return end_output(commands[i].main(argc, argv));
     fprintf(stderr, "grace: unknown command '%s'; 'grace --help' lists them\n", name);
     return 64;
 }

@@ -1,4 +1,5 @@
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -35,12 +36,23 @@ static const char *const route_names[] = {"primary", "wrr", "tar"};
 const char *gr_exchange_name(grace_exchange exchange) { return exchange_names[exchange]; }
 const char *gr_route_name(grace_route route) { return route_names[route]; }
 
+void gr_arg_parse(const struct argp *argp, int n_words, int argc, char **argv, void *input) {
+    static char name[64] = "grace";     /* argp's messages point at it */
+    char *kept = argv[n_words - 1];
+    for (int i = 1; i < n_words; i++) snprintf(name + strlen(name), sizeof name - strlen(name), " %s", argv[i]);
+    argv[n_words - 1] = name;
+    argp_parse(argp, argc - n_words + 1, argv + n_words - 1, 0, NULL, input);
+    argv[n_words - 1] = kept;
+}
+
+static const char *dashes(const char *option) { return option[0] && option[1] ? "--" : "-"; }
+
 double gr_arg_number(struct argp_state *state, const char *option, const char *text, double min, double max) {
     char *end;
     errno = 0;
     double value = strtod(text, &end);
     if (end == text || *end || errno || !(value >= min && value <= max))
-        argp_error(state, "--%s: expected a number from %g to %g, found '%s'", option, min, max, text);
+        argp_error(state, "%s%s: expected a number from %g to %g, found '%s'", dashes(option), option, min, max, text);
     return value;
 }
 
@@ -49,14 +61,17 @@ int64_t gr_arg_int(struct argp_state *state, const char *option, const char *tex
     errno = 0;
     long long value = strtoll(text, &end, 10);
     if (end == text || *end || errno || value < min || value > max)
-        argp_error(state, "--%s: expected an integer from %lld to %lld, found '%s'", option, (long long)min, (long long)max, text);
+        argp_error(state, "%s%s: expected an integer from %lld to %lld, found '%s'", dashes(option), option, (long long)min, (long long)max, text);
     return value;
 }
 
-static int one_of(struct argp_state *state, const char *option, const char *text, const char *const *names, int n) {
-    for (int i = 0; i < n; i++)
+int gr_arg_choice(struct argp_state *state, const char *option, const char *text, const char *const *names, int n) {
+    char list[256] = "";
+    for (int i = 0; i < n; i++) {
         if (strcmp(text, names[i]) == 0) return i;
-    argp_error(state, "--%s: unknown value '%s'; see --help", option, text);
+        snprintf(list + strlen(list), sizeof list - strlen(list), "%s%s", i == 0 ? "" : i + 1 < n ? ", " : " or ", names[i]);
+    }
+    argp_error(state, "--%s: expected %s, found '%s'", option, list, text);
     return 0;
 }
 
@@ -73,8 +88,8 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case KEY_EXACT: o->engine.exact = true; break;
     case KEY_JSON: o->json = true; break;
     case KEY_SIMD: o->engine.simd = arg; break;
-    case KEY_EXCHANGE: o->engine.exchange = (grace_exchange)one_of(state, "exchange", arg, exchange_names, 3); break;
-    case KEY_ROUTE: o->engine.route = (grace_route)one_of(state, "route", arg, route_names, 3); break;
+    case KEY_EXCHANGE: o->engine.exchange = (grace_exchange)gr_arg_choice(state, "exchange", arg, exchange_names, 3); break;
+    case KEY_ROUTE: o->engine.route = (grace_route)gr_arg_choice(state, "route", arg, route_names, 3); break;
     case KEY_NODES: o->n_nodes = (int32_t)gr_arg_int(state, "nodes", arg, 1, GRACE_RANKS_MAX); break;
     case KEY_THREADS: o->engine.n_threads = (int32_t)gr_arg_int(state, "threads", arg, 1, 1024); break;
     case KEY_KV: o->engine.kv_tokens = gr_arg_int(state, "kv-tokens", arg, 1, INT64_C(1) << 33); break;
@@ -82,6 +97,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case KEY_DEADLINE: o->deadline_s = gr_arg_number(state, "deadline", arg, 0.1, 86400); break;
     case ARGP_KEY_END:
         if (o->verbose) gr_log_set_level(GR_INFO);
+        if (!o->model) argp_error(state, "expected -m, the model's folder");
         if (o->wire && !o->ranks) argp_error(state, "--wire needs --ranks");
         break;
     default: return ARGP_ERR_UNKNOWN;

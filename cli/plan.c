@@ -32,28 +32,21 @@ typedef struct arguments {
     bool json;
 } arguments;
 
-static int one_of(struct argp_state *state, const char *option, const char *text, const char *const *names) {
-    for (int i = 0; names[i]; i++)
-        if (strcmp(text, names[i]) == 0) return i;
-    argp_error(state, "--%s: unknown value '%s'; see --help", option, text);
-    return 0;
-}
-
 static error_t parse(int key, char *arg, struct argp_state *state) {
-    static const char *const planners[] = {"contiguous", "uniform", "grace", NULL}, *const groupings[] = {"controlled", "free", "uniform", NULL},
-                            *const replications[] = {"none", "fixed", "dynamic", NULL}, *const sequences[] = {"all", "even", "odd", NULL};
+    static const char *const planners[] = {"contiguous", "uniform", "grace"}, *const groupings[] = {"controlled", "free", "uniform"},
+                            *const replications[] = {"none", "fixed", "dynamic"}, *const sequences[] = {"all", "even", "odd"};
     arguments *a = state->input;
     switch (key) {
     case KEY_CLUSTER:
         if (grace_cluster_parse(arg, &a->cluster)) argp_error(state, "--cluster: %s", grace_last_error());
         break;
-    case KEY_PLANNER: a->plan.planner = (grace_planner)one_of(state, "planner", arg, planners); break;
-    case KEY_GROUPING: a->plan.grouping = (grace_grouping)one_of(state, "grouping", arg, groupings); break;
-    case KEY_REPLICATION: a->plan.replication = (grace_replication)one_of(state, "replication", arg, replications); break;
+    case KEY_PLANNER: a->plan.planner = (grace_planner)gr_arg_choice(state, "planner", arg, planners, 3); break;
+    case KEY_GROUPING: a->plan.grouping = (grace_grouping)gr_arg_choice(state, "grouping", arg, groupings, 3); break;
+    case KEY_REPLICATION: a->plan.replication = (grace_replication)gr_arg_choice(state, "replication", arg, replications, 3); break;
     case KEY_R: a->plan.r = gr_arg_number(state, "ratio", arg, 0, 1); break;
     case KEY_SEED: a->plan.seed = (uint64_t)gr_arg_int(state, "seed", arg, 0, INT64_MAX); break;
     case KEY_DOMAIN: a->domain = arg; break;
-    case KEY_SEQUENCES: a->parity = one_of(state, "sequences", arg, sequences) - 1; break;
+    case KEY_SEQUENCES: a->parity = gr_arg_choice(state, "sequences", arg, sequences, 3) - 1; break;
     case 'o': a->output = arg; break;
     case KEY_JSON: a->json = true; break;
     case ARGP_KEY_ARG:
@@ -138,6 +131,8 @@ static grace_status plan_trace(const arguments *a) {
     GR_TRY(grace_trace_open(a->trace, &trace, NULL));
     GR_TRY(find_domain(trace, a->domain, &domain));
     GR_TRY(grace_profile_build(trace, domain, a->parity, &profile));
+    GR_CHECK(profile->n_tokens > 0, GRACE_ERR_ARG, "%s: expected tokens to plan from, found none%s", a->trace,
+             domain >= 0 || a->parity >= 0 ? " in the selection" : "");
     start = gr_now_us();
     GR_TRY(grace_plan_build(profile, a->cluster, &a->plan, &plan));
     us = gr_now_us() - start;
@@ -155,7 +150,7 @@ done:
 int gr_cmd_plan(int argc, char **argv) {
     static const struct argp argp = {options, parse, "TRACE", "Turn a trace into a placement: which rank holds which experts and copies of which.", 0, 0, 0};
     arguments a = {.plan = grace_plan_defaults(), .cluster = {2, 2}, .output = "plan.json", .parity = -1};
-    argp_parse(&argp, argc - 1, argv + 1, 0, NULL, &a);
+    gr_arg_parse(&argp, 2, argc, argv, &a);
     grace_status st = plan_trace(&a);
     if (st) fprintf(stderr, "grace: %s\n", grace_last_error());
     return st ? 1 : 0;

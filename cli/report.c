@@ -68,7 +68,7 @@ done:
 int gr_cmd_report(int argc, char **argv) {
     static const struct argp argp = {options, parse, "LADDER.json", "Draw a ladder's numbers as a self-contained HTML page, and print its table.", 0, 0, 0};
     arguments a = {.output = "report.html"};
-    argp_parse(&argp, argc - 1, argv + 1, 0, NULL, &a);
+    gr_arg_parse(&argp, 2, argc, argv, &a);
     grace_status st = report(&a);
     if (st) fprintf(stderr, "grace: %s\n", grace_last_error());
     return st ? 1 : 0;

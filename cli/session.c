@@ -5,11 +5,23 @@
 #include "cli.h"
 #include "launch.h"
 
+/* --nodes cuts the N ranks of "--ranks N"; beside "--ranks NxG" it can only repeat it. */
+static grace_status count_ranks(const gr_run_options *opt, int *n_ranks, int *n_nodes) {
+    grace_status st = GRACE_OK;
+    GR_TRY(gr_launch_parse(opt->ranks, n_ranks, n_nodes));
+    if (opt->n_nodes == 0) goto done;
+    GR_CHECK(!strchr(opt->ranks, 'x') || *n_nodes == opt->n_nodes, GRACE_ERR_ARG, "--ranks %s asks for %d nodes, --nodes for %d", opt->ranks,
+             *n_nodes, opt->n_nodes);
+    *n_nodes = opt->n_nodes;
+done:
+    return st;
+}
+
 bool gr_session_relaunch(const gr_run_options *opt, int argc, char **argv, int *exit_code) {
     int n_ranks, n_nodes;
     if (!opt->ranks || grace_comm_launched()) return false;
     *exit_code = 1;
-    grace_status st = gr_launch_parse(opt->ranks, &n_ranks, &n_nodes);
+    grace_status st = count_ranks(opt, &n_ranks, &n_nodes);
     if (!st) st = gr_launch_ranks(argc, argv, n_ranks, n_nodes, opt->wire, exit_code);
     if (st) fprintf(stderr, "grace: %s\n", grace_last_error());
     return true;
@@ -17,7 +29,6 @@ bool gr_session_relaunch(const gr_run_options *opt, int argc, char **argv, int *
 
 static grace_status open_files(gr_run_options *opt, gr_session *s) {
     grace_status st = GRACE_OK;
-    GR_CHECK(opt->model, GRACE_ERR_ARG, "no model: -m names its folder");
     GR_TRY(grace_model_open(opt->model, &s->model));
     GR_TRY(grace_tokenizer_open(opt->model, &s->tokenizer));
     if (opt->plan) GR_TRY(grace_plan_load(opt->plan, &s->plan));
