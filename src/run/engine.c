@@ -311,7 +311,7 @@ grace_status grace_engine_collect(grace_engine *e) {
     char *all = NULL;
     int64_t total = 0;
     GR_TRY(grace_comm_agree(e->comm, mine));
-    gr_comm_at("collect", 0);
+    gr_comm_at("collect", -1);
     GR_TRY(gr_comm_allgatherv(e->comm, packed.data, n, sizes, (void **)&all));
     for (int32_t r = 0; r < e->comm->n_ranks; r++) total += sizes[r];
     unpack_results(&e->batch, all, total);

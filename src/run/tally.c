@@ -62,7 +62,7 @@ grace_status gr_tally_sync(gr_tally *t, gr_network *net, int32_t n_prefill, int3
     share_own(t, net);
     t->shared[N_PREFILL] = n_prefill;
     t->shared[N_DECODE] = n_decode;
-    gr_comm_at("start of a step", 0);
+    gr_comm_at("start of a step", -1);
     GR_TRY(gr_comm_allreduce(net->comm, t->shared, HEADER + 2 * t->n_layers * t->n_ranks, GR_SUM));
     add_step(t);
     t->n_prefill += t->shared[N_PREFILL];
