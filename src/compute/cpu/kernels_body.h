@@ -8,11 +8,17 @@
 
 #include "compute/compute.h"
 
+/* Registers want every small loop unrolled and every step inlined; plain C (and its sanitizers) are better off without. */
+#if !defined(PLAIN_LOOPS)
 #define INLINE static inline __attribute__((always_inline))
 #if defined(__clang__)
 #define UNROLL _Pragma("unroll")
 #else
 #define UNROLL _Pragma("GCC unroll 16")
+#endif
+#else
+#define INLINE static inline
+#define UNROLL
 #endif
 
 INLINE int64_t dtype_size(grace_dtype dtype) { return dtype == GRACE_F32 ? 4 : 2; }

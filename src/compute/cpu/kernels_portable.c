@@ -4,6 +4,7 @@
 #include <string.h>
 
 #define LEVEL portable
+#define PLAIN_LOOPS
 #define TILE_ROWS 2
 #define REG_LANES 16
 #define PARTS 16
@@ -76,7 +77,7 @@ static inline float scale_by_power(float a, float n) {
 }
 static inline v16 v16_ldexp(v16 a, v16 n) { EACH(scale_by_power(a.p[j], n.p[j])); }
 
-static inline __attribute__((always_inline)) v16 v16_fold(const v16 a[4][4], int n) {
+static inline v16 v16_fold(const v16 a[4][4], int n) {
     v16 r = {{0}};
     for (int i = 0; i < 4 * n; i++) {
         v16 v = a[i / 4][i % 4];
