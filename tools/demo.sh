@@ -1,19 +1,28 @@
 #!/bin/sh
 # The demo: profile a model on its text samples, plan for 2 nodes x 2 ranks, climb the ladder of the paper's Table 1, draw the report.
-#   tools/demo.sh [--wire RATE] [--model DIR] [--repeat N] [--out DIR] [--grace PROGRAM]
 set -eu
 root=$(CDPATH='' cd "$(dirname "$0")/.." && pwd)
 model=$root/models/tiny-olmoe out=$root/out wire='' repeat=1 grace=$root/build/release/grace ranks=2x2
-usage() { sed -n '2,3s/^# //p' "$0" >&2; exit 64; }
+usage() {
+    sed -n '2s/^# //p' "$0"
+    echo "usage: ./run demo [--wire RATE] [--model DIR] [--repeat N] [--out DIR]"
+    echo "  --wire RATE   as root: the two nodes are network namespaces joined by a link of that rate, e.g. 1gbit"
+    echo "  --model DIR   another model folder (default models/tiny-olmoe)"
+    echo "  --repeat N    timed runs of every rung, the median is shown (default 1)"
+    echo "  --out DIR     where trace, plans, numbers and report go (default out)"
+}
 while [ $# -gt 0 ]; do
-    [ $# -ge 2 ] || usage
+    case $1 in
+    --help | -h) usage; exit 0 ;;
+    esac
+    [ $# -ge 2 ] || { usage >&2; exit 64; }
     case $1 in
     --wire) wire=$2 ;;
     --model) model=$2 ;;
     --repeat) repeat=$2 ;;
     --out) out=$2 ;;
     --grace) grace=$2 ;;
-    *) usage ;;
+    *) usage >&2; exit 64 ;;
     esac
     shift 2
 done
