@@ -1,22 +1,36 @@
-/* Causal attention over paged keys and values. First every row's q and k are normed, clipped and turned and k, v appended; then tasks
- * (a few rows of one sequence, one kv head) take scores with the same tile kernel as linear, a two-pass softmax and the weighted sum
+/* Causal attention over paged keys and values. First every row's q and k are normed, clipped and turned and k, v appended. Then tasks
+ * (some rows of one sequence, one kv head) take scores page by page with the tile kernel of linear, a two-pass softmax, and the weighted sum
  * of values in the canonical order over positions. A row thus depends on its own position and the cache before it: not on chunks, pages
- * or threads. */
+ * or threads. Positions of one head lie a power of two apart in wide models, where a cache holds only a few of them: a task copies the
+ * piece it works on (a page of keys, 16 elements of all values) side by side and uses it for all its rows. */
 #include "compute/cpu/cpu.h"
 
 #include <math.h>
 #include <string.h>
 
-enum { ROWS_PER_TASK = GR_TILE_ROWS_MAX };
+enum { QUERIES_PER_TASK = 32 };
 
 typedef struct attention_args {
     const gr_cpu *cpu;
     const gr_attention *a;
     const int32_t *first_row;       /* [n_blocks + 1] rows of one block are rows of one sequence */
     int32_t n_blocks;
-    int32_t scores_stride;          /* floats of one row's scores */
+    int32_t group;                  /* heads that share a kv head */
+    int32_t queries_max;            /* of a task */
+    int32_t n_positions;            /* of the longest sequence, rounded up to a page */
     float scale;
 } attention_args;
+
+/* What a task works in; one per thread. */
+typedef struct workspace {
+    float *scores;                  /* [queries_max, n_positions] */
+    float *values;                  /* [n_positions, 16] */
+    float *keys;                    /* [GR_KV_PAGE, head_dim] */
+    float *total;                   /* [queries_max] */
+} workspace;
+
+/* Queries of a task: (row, head of the kv head's group), row by row. */
+typedef struct task_cut { int32_t first_row, n_queries, kv_head; const int32_t *pages; } task_cut;
 
 static int32_t least(int32_t a, int32_t b) { return a < b ? a : b; }
 
@@ -56,59 +70,90 @@ static void row_task(void *args, int64_t row, int32_t thread) {
 }
 
 /* ---- heads ---- */
-/* Scores of up to a tile of queries against positions [0, n); whole pages, what lies beyond n is never used. */
-static void score_queries(const attention_args *x, const int32_t *pages, int32_t head, int32_t n, gr_tile *t, float *scores) {
+static size_t workspace_floats(const attention_args *x) {
+    const size_t n = (size_t)x->queries_max * ((size_t)x->n_positions + 1) + (size_t)x->n_positions * 16 + (size_t)GR_KV_PAGE * (size_t)x->a->head_dim;
+    return (n + 15) / 16 * 16;
+}
+
+static workspace workspace_of(const attention_args *x, int32_t thread) {
+    workspace w;
+    w.scores = (float *)x->cpu->scores.data + workspace_floats(x) * (size_t)thread;
+    w.values = w.scores + (int64_t)x->queries_max * x->n_positions;
+    w.keys = w.values + (int64_t)x->n_positions * 16;
+    w.total = w.keys + (int64_t)GR_KV_PAGE * x->a->head_dim;
+    return w;
+}
+
+/* Where query i lies in q and out, and how many positions it sees. */
+static int64_t query_offset(const attention_args *x, const task_cut *cut, int32_t i) {
+    return ((int64_t)(cut->first_row + i / x->group) * x->a->n_heads + cut->kv_head * x->group + i % x->group) * x->a->head_dim;
+}
+static int32_t query_sees(const attention_args *x, const task_cut *cut, int32_t i) { return x->a->position_of_row[cut->first_row + i / x->group] + 1; }
+
+/* The kv head's first element at position at of k_pages or v_pages. */
+static const float *head_at(const attention_args *x, const task_cut *cut, const float *cache, int32_t at) {
     const gr_attention *a = x->a;
-    const int64_t n_kv = (int64_t)a->n_kv_heads * a->head_dim;
-    t->w_stride = n_kv * (int64_t)sizeof(float);
-    t->dtype = GRACE_F32;
-    t->n_outs = GR_KV_PAGE;
-    t->k = a->head_dim;
+    return cache + (((int64_t)cut->pages[at / GR_KV_PAGE] * GR_KV_PAGE + at % GR_KV_PAGE) * a->n_kv_heads + cut->kv_head) * a->head_dim;
+}
+
+/* Keys of the page from position `at` on: in place, or side by side when several tiles of queries read them. */
+static void open_keys(const attention_args *x, const task_cut *cut, int32_t at, float *keys, gr_tile *t) {
+    const int64_t stride = (int64_t)x->a->n_kv_heads * x->a->head_dim;
+    const float *from = head_at(x, cut, x->a->k_pages, at);
+    *t = (gr_tile){.w = from, .w_stride = stride * (int64_t)sizeof *from, .dtype = GRACE_F32, .n_outs = GR_KV_PAGE, .k = x->a->head_dim};
+    if (cut->n_queries <= x->cpu->k->tile_rows) return;
+    for (int32_t j = 0; j < GR_KV_PAGE; j++) memcpy(keys + j * x->a->head_dim, from + j * stride, (size_t)x->a->head_dim * sizeof *keys);
+    t->w = keys;
+    t->w_stride = x->a->head_dim * (int64_t)sizeof *keys;
+}
+
+/* Scores of all queries against the positions they see; whole pages, what lies beyond is never used. */
+static void score_queries(const attention_args *x, const task_cut *cut, const workspace *w, int32_t n) {
+    gr_tile t;
     for (int32_t at = 0; at < n; at += GR_KV_PAGE) {
-        t->w = a->k_pages + pages[at / GR_KV_PAGE] * GR_KV_PAGE * n_kv + (int64_t)head * a->head_dim;
-        for (int32_t r = 0; r < t->n_rows; r++) t->out[r] = scores + (int64_t)r * x->scores_stride + at;
-        x->cpu->k->tile(t);
+        open_keys(x, cut, at, w->keys, &t);
+        for (int32_t i = 0; i < cut->n_queries; i += t.n_rows) {
+            t.n_rows = least(x->cpu->k->tile_rows, cut->n_queries - i);
+            if (query_sees(x, cut, i + t.n_rows - 1) <= at) continue;
+            for (int32_t r = 0; r < t.n_rows; r++) {
+                t.x[r] = x->a->q + query_offset(x, cut, i + r);
+                t.out[r] = w->scores + (int64_t)(i + r) * x->n_positions + at;
+            }
+            x->cpu->k->tile(&t);
+        }
     }
 }
 
-static void weigh_query(const attention_args *x, const int32_t *pages, int32_t kv_head, int32_t n, float *scores, float *out) {
-    const gr_attention *a = x->a;
-    const int64_t n_kv = (int64_t)a->n_kv_heads * a->head_dim;
-    gr_weigh g = {.p = scores, .n = n, .v = a->v_pages + (int64_t)kv_head * a->head_dim, .pages = pages, .page_stride = GR_KV_PAGE * n_kv,
-                  .stride = n_kv, .head_dim = a->head_dim, .out = out};
-    g.total = x->cpu->k->softmax(scores, n, x->scale);
-    x->cpu->k->weigh(&g);
-}
-
-/* Queries of a task: (row, head of the kv head's group), row by row; query i is at this offset of q and out. */
-static int64_t query_offset(const gr_attention *a, int32_t first_row, int32_t kv_head, int32_t i) {
-    const int32_t group = a->n_heads / a->n_kv_heads;
-    return ((int64_t)(first_row + i / group) * a->n_heads + kv_head * group + i % group) * a->head_dim;
+static void copy_values(const attention_args *x, const task_cut *cut, int32_t d, int32_t n_out, int32_t n, float *values) {
+    const int64_t stride = (int64_t)x->a->n_kv_heads * x->a->head_dim;
+    for (int32_t at = 0; at < n; at += GR_KV_PAGE)
+        x->cpu->k->pack(head_at(x, cut, x->a->v_pages, at) + d, stride, least(GR_KV_PAGE, n - at), n_out, values + 16 * (int64_t)at);
 }
 
 static void head_task(void *args, int64_t task, int32_t thread) {
     const attention_args *x = args;
     const gr_attention *a = x->a;
-    const int32_t block = (int32_t)(task / a->n_kv_heads), kv_head = (int32_t)(task % a->n_kv_heads), group = a->n_heads / a->n_kv_heads;
-    const int32_t row = x->first_row[block], n_queries = (x->first_row[block + 1] - row) * group;
-    const int32_t *pages = a->page_table + (int64_t)a->sequence_of_row[row] * a->pages_max;
-    float *scores = (float *)x->cpu->scores.data + (int64_t)thread * GR_TILE_ROWS_MAX * x->scores_stride;
-    gr_tile t;
-    for (int32_t i = 0; i < n_queries; i += t.n_rows) {
-        t.n_rows = least(x->cpu->k->tile_rows, n_queries - i);
-        for (int32_t r = 0; r < t.n_rows; r++) t.x[r] = a->q + query_offset(a, row, kv_head, i + r);
-        score_queries(x, pages, kv_head, a->position_of_row[row + (i + t.n_rows - 1) / group] + 1, &t, scores);
-        for (int32_t r = 0; r < t.n_rows; r++)
-            weigh_query(x, pages, kv_head, a->position_of_row[row + (i + r) / group] + 1, scores + (int64_t)r * x->scores_stride,
-                        a->out + query_offset(a, row, kv_head, i + r));
+    const int32_t block = (int32_t)(task / a->n_kv_heads), row = x->first_row[block], end = x->first_row[block + 1];
+    const task_cut cut = {row, (end - row) * x->group, (int32_t)(task % a->n_kv_heads), a->page_table + (int64_t)a->sequence_of_row[row] * a->pages_max};
+    const int32_t n = a->position_of_row[end - 1] + 1;
+    const workspace w = workspace_of(x, thread);
+    score_queries(x, &cut, &w, n);
+    for (int32_t i = 0; i < cut.n_queries; i++)
+        w.total[i] = x->cpu->k->softmax(w.scores + (int64_t)i * x->n_positions, query_sees(x, &cut, i), x->scale);
+    for (int32_t d = 0; d < a->head_dim; d += 16) {
+        const int32_t n_out = least(16, a->head_dim - d);
+        copy_values(x, &cut, d, n_out, n, w.values);
+        for (int32_t i = 0; i < cut.n_queries; i++)
+            x->cpu->k->weigh(&(gr_weigh){.p = w.scores + (int64_t)i * x->n_positions, .total = w.total[i], .n = query_sees(x, &cut, i), .v = w.values,
+                                         .n_out = n_out, .out = a->out + query_offset(x, &cut, i) + d});
     }
 }
 
 /* Cuts the rows into blocks of one sequence each; first_row has room for n_rows + 1. */
-static int32_t cut_rows(const gr_attention *a, int32_t *first_row) {
+static int32_t cut_rows(const gr_attention *a, int32_t rows_per_task, int32_t *first_row) {
     int32_t n = 0;
     for (int32_t row = 0; row < a->n_rows; row++) {
-        const bool same = n > 0 && a->sequence_of_row[row] == a->sequence_of_row[row - 1] && row - first_row[n - 1] < ROWS_PER_TASK;
+        const bool same = n > 0 && a->sequence_of_row[row] == a->sequence_of_row[row - 1] && row - first_row[n - 1] < rows_per_task;
         if (!same) first_row[n++] = row;
     }
     first_row[n] = a->n_rows;
@@ -142,12 +187,14 @@ grace_status gr_cpu_attention(gr_compute *c, const gr_attention *a) {
         if (position > last) last = position;
         n_scores += position + 1;
     }
-    attention_args x = {.cpu = cpu, .a = a, .scale = 1.0f / sqrtf((float)a->head_dim)};
-    x.scores_stride = (int32_t)(last / GR_KV_PAGE + 1) * GR_KV_PAGE;
+    attention_args x = {.cpu = cpu, .a = a, .group = a->n_heads / a->n_kv_heads, .scale = 1.0f / sqrtf((float)a->head_dim)};
+    const int32_t rows_per_task = (int32_t)gr_ceil_div(QUERIES_PER_TASK, x.group);
+    x.queries_max = rows_per_task * x.group;
+    x.n_positions = (int32_t)(last / GR_KV_PAGE + 1) * GR_KV_PAGE;
     GR_TRY(gr_rope_reserve(&cpu->rope, a->rope_theta, a->head_dim, (int32_t)last + 1));
-    GR_TRY(gr_scratch_reserve(&cpu->scores, sizeof(float) * GR_TILE_ROWS_MAX * (size_t)cpu->n_threads * (size_t)x.scores_stride, "attention scores"));
+    GR_TRY(gr_scratch_reserve(&cpu->scores, sizeof(float) * workspace_floats(&x) * (size_t)cpu->n_threads, "attention scores"));
     GR_TRY(gr_scratch_reserve(&cpu->tasks, sizeof(int32_t) * ((size_t)a->n_rows + 1), "attention tasks"));
-    x.n_blocks = cut_rows(a, cpu->tasks.data);
+    x.n_blocks = cut_rows(a, rows_per_task, cpu->tasks.data);
     x.first_row = cpu->tasks.data;
     gr_cpu_for(cpu, a->n_rows, (int64_t)a->n_rows * (a->n_heads + 2 * a->n_kv_heads) * a->head_dim, row_task, &x);
     gr_cpu_for(cpu, (int64_t)x.n_blocks * a->n_kv_heads, 2 * n_scores * a->n_heads * a->head_dim, head_task, &x);

@@ -26,7 +26,7 @@ typedef struct gr_cpu {
     gr_scratch hidden;          /* experts: silu(gate) * up of every pair */
     gr_scratch up;              /* experts: [n_threads, GR_TILE_ROWS_MAX, GR_BLOCK_OUTS_MAX] */
     gr_scratch tasks;           /* experts, attention: how the work was cut */
-    gr_scratch scores;          /* attention: [n_threads, GR_TILE_ROWS_MAX, positions]; gate: logits; sample: probabilities */
+    gr_scratch scores;          /* attention: a workspace per thread; gate: logits; sample: probabilities */
     gr_scratch order;           /* sample: ids */
     gr_rope_table rope;
 } gr_cpu;

@@ -21,17 +21,14 @@ typedef struct gr_tile {
     float *out[GR_TILE_ROWS_MAX];           /* [n_outs] each */
 } gr_tile;
 
-/* One head of one row: out[d] = sum over positions j of p[j] * v(j)[d] / total; the canonical sum over j, so partial j takes
- * place j of every page. */
+/* Up to 16 elements of one head of one row: out[d] = sum over positions j of p[j] * v[j][d] / total, the canonical sum over j. */
 typedef struct gr_weigh {
     const float *p;                         /* [n] */
     float total;
     int32_t n;                              /* positions */
-    const float *v;                         /* the head's first value in page 0 */
-    const int32_t *pages;                   /* page of each GR_KV_PAGE positions */
-    int64_t page_stride, stride;            /* floats from page to page, from position to position */
-    int32_t head_dim;
-    float *out;                             /* [head_dim] */
+    const float *v;                         /* [n, 16] */
+    int32_t n_out;                          /* 1..16 */
+    float *out;                             /* [n_out] */
 } gr_weigh;
 
 /* out[i] (+)= sum over j < n of weight[j] * in[index[j]][i]; weight NULL: all 1. */
@@ -52,6 +49,7 @@ typedef struct gr_kernels {
     void (*norm)(const float *x, const float *w, int32_t n, float eps, float *out);     /* x / rms(x) * w; out may be x */
     float (*softmax)(float *x, int32_t n, float scale);     /* x = exp(scale x - max), returns their canonical sum; n >= 1 */
     void (*exp)(float *x, int32_t n);
+    void (*pack)(const float *from, int64_t stride, int32_t n, int32_t m, float *to);   /* to [n, 16]: the first m <= 16 of each, then zeros */
     void (*weigh)(const gr_weigh *g);
     void (*silu_mul)(float *gate, const float *up, int32_t n);      /* gate = silu(gate) * up */
     void (*rope)(float *x, const float *cosine, const float *sine, int32_t half);   /* element i turns with i + half */

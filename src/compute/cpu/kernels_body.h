@@ -6,8 +6,6 @@
 #include <math.h>
 #include <string.h>
 
-#include "compute/compute.h"
-
 /* Registers want every small loop unrolled and every step inlined; plain C (and its sanitizers) are better off without. */
 #if !defined(PLAIN_LOOPS)
 #define INLINE static inline __attribute__((always_inline))
@@ -238,35 +236,29 @@ static void norm(const float *x, const float *w, int32_t n, float eps, float *ou
     for (i = 0; i < n; i++) out[i] = x[i] * scale * w[i];
 }
 
-/* ---- attention's second product: 16 partials over positions for 16 elements of the head ---- */
-INLINE void weigh_parts(const gr_weigh *g, int32_t d, int32_t m, int first, v16 part[PARTS]) {
+static void pack(const float *from, int64_t stride, int32_t n, int32_t m, float *to) {
+    if (m == 16)
+        for (int32_t j = 0; j < n; j++) v16_store(to + 16 * j, v16_load(from + j * stride));
+    else
+        for (int32_t j = 0; j < n; j++) v16_store(to + 16 * j, v16_load_n(from + j * stride, m));
+}
+
+/* ---- attention's second product: 16 partials over positions for 16 elements of the head, PARTS at a time ---- */
+INLINE void weigh_parts(const gr_weigh *g, int first, v16 part[PARTS]) {
     UNROLL for (int j = 0; j < PARTS; j++) part[j] = v16_zero();
-    for (int32_t at = 0; at < g->n; at += GR_KV_PAGE) {
-        const float *v = g->v + g->pages[at / GR_KV_PAGE] * g->page_stride + first * g->stride + d, *p = g->p + at + first;
-        const int32_t rest = g->n - at - first;
-        if (rest >= PARTS) {
-            UNROLL for (int j = 0; j < PARTS; j++) {
-                v16 value = m == 16 ? v16_load(v + j * g->stride) : v16_load_n(v + j * g->stride, m);
-                part[j] = v16_fma(v16_set(p[j]), value, part[j]);
-            }
-        } else {
-            UNROLL for (int j = 0; j < PARTS; j++) {
-                if (j < rest) part[j] = v16_fma(v16_set(p[j]), m == 16 ? v16_load(v + j * g->stride) : v16_load_n(v + j * g->stride, m), part[j]);
-            }
-        }
+    int32_t at = first;
+    for (; at + PARTS <= g->n; at += 16) {
+        UNROLL for (int j = 0; j < PARTS; j++) part[j] = v16_fma(v16_set(g->p[at + j]), v16_load(g->v + 16 * (int64_t)(at + j)), part[j]);
+    }
+    UNROLL for (int j = 0; j < PARTS; j++) {
+        if (at + j < g->n) part[j] = v16_fma(v16_set(g->p[at + j]), v16_load(g->v + 16 * (int64_t)(at + j)), part[j]);
     }
 }
 
-INLINE void weigh_sixteen(const gr_weigh *g, int32_t d, int32_t m) {
-    v16 part[16];
-    UNROLL for (int first = 0; first < 16; first += PARTS) weigh_parts(g, d, m, first, part + first);
-    v16_store_n(g->out + d, v16_div(fold_vectors(part), v16_set(g->total)), m);
-}
-
 static void weigh(const gr_weigh *g) {
-    int32_t d = 0;
-    for (; d + 16 <= g->head_dim; d += 16) weigh_sixteen(g, d, 16);
-    if (d < g->head_dim) weigh_sixteen(g, d, g->head_dim - d);
+    v16 part[16];
+    UNROLL for (int first = 0; first < 16; first += PARTS) weigh_parts(g, first, part + first);
+    v16_store_n(g->out, v16_div(fold_vectors(part), v16_set(g->total)), g->n_out);
 }
 
 /* ---- element by element: the compiler's vectors round like plain C ---- */
@@ -335,5 +327,5 @@ static float read_all(const float *x, int64_t n) {
 #define TEXT(a) TEXT_(a)
 const gr_kernels JOIN(gr_kernels_, LEVEL) = {
     .name = TEXT(LEVEL), .tile_rows = TILE_ROWS, .tile = tile, .widen = widen, .norm = norm, .softmax = softmax, .exp = exp_row,
-    .weigh = weigh, .silu_mul = silu_mul, .rope = rope, .clip = clip, .add = add, .sum_row = sum_row, .burn = burn, .read = read_all,
+    .pack = pack, .weigh = weigh, .silu_mul = silu_mul, .rope = rope, .clip = clip, .add = add, .sum_row = sum_row, .burn = burn, .read = read_all,
 };
