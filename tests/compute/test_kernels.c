@@ -6,7 +6,8 @@ static const gr_kernels *kernels_of(int level) {
 #ifdef GRACE_X86
     __builtin_cpu_init();
     if (level == 1) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c") ? &gr_kernels_avx2 : NULL;
-    if (level == 2) return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") ? &gr_kernels_avx512 : NULL;
+    if (level == 2) return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+                      __builtin_cpu_supports("avx512dq") ? &gr_kernels_avx512 : NULL;
 #endif
     return level == 0 ? &gr_kernels_portable : NULL;
 }

@@ -68,13 +68,15 @@ static void check_distribution(gr_compute *c, const float *logits, int32_t vocab
 static void draws_follow_the_cut_distribution(void **state) {
     (void)state;
     enum { VOCAB = 40 };
-    static const struct { float temperature, top_p; int32_t top_k; } cases[] = {{1, 1, 0}, {0.7f, 1, 0}, {1, 1, 5}, {1, 0.8f, 0}, {1.5f, 0.9f, 12}, {1, 1, 1}, {1, 1e-6f, 0}, {1, 1, 100}};
+    static const struct { float temperature, top_p; int32_t top_k; } cases[] = {
+        {1, 1, 0}, {0.7f, 1, 0}, {1, 1, 5}, {1, 0.8f, 0}, {1.5f, 0.9f, 12}, {1, 1, 1}, {1, 1e-6f, 0}, {1, 1, 100}};
     gr_rng rng = seeded(41);
     gr_compute *c = open_one();
     float logits[VOCAB];
     for (int i = 0; i < VOCAB; i++) logits[i] = 2 * uniform(&rng);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
-        check_distribution(c, logits, VOCAB, (gr_sampling){.temperature = cases[i].temperature, .top_p = cases[i].top_p, .top_k = cases[i].top_k, .seed = 7 + i});
+        check_distribution(c, logits, VOCAB, (gr_sampling){.temperature = cases[i].temperature, .top_p = cases[i].top_p, .top_k = cases[i].top_k,
+                                                           .seed = 7 + i});
     c->ops->free(c);
 }
 
