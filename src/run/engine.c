@@ -20,6 +20,7 @@ struct grace_engine {
     gr_tally tally;
     gr_recorder *recorder;
     int64_t kv_tokens;
+    int32_t n_domains;                  /* of the trace */
     double started_us;                  /* of the first step */
 };
 
@@ -33,15 +34,17 @@ grace_request grace_request_defaults(void) {
     return (grace_request){.n_generate = 16, .top_p = 1, .score_next = -1, .domain = -1};
 }
 
-/* All ranks must hold the same plan and options: a hash of both is compared. */
-static uint64_t hash_plan(const grace_plan *plan, const grace_engine_options *opt) {
-    int32_t facts[] = {plan->cluster.n_nodes, plan->cluster.gpus_per_node, plan->n_layers, plan->n_experts, plan->top_k,
-                       (int32_t)opt->route,   (int32_t)opt->exchange,      opt->exact,     opt->n_tokens_max};
+/* All ranks must hold the same model, plan and options: a hash of what they must agree on is compared. */
+static uint64_t hash_setup(const grace_model_info *m, const grace_plan *plan, const grace_engine_options *opt) {
+    int64_t facts[] = {plan->cluster.n_nodes, plan->cluster.gpus_per_node, plan->n_layers, plan->n_experts, plan->top_k,
+                       opt->route, opt->exchange, opt->exact, opt->n_tokens_max, opt->kv_tokens, opt->trace_path != NULL, opt->n_trace_domains,
+                       (int64_t)m->fingerprint, m->context_max, m->n_bytes};
     uint64_t h = gr_hash64(facts, sizeof facts, plan->fingerprint);
     for (int32_t l = 0; l < plan->n_layers; l++) {
         const grace_plan_layer *pl = &plan->layers[l];
         h = gr_hash64(pl->expert_of_slot, (size_t)pl->n_slots * sizeof(int32_t), h);
         h = gr_hash64(pl->rank_of_slot, (size_t)pl->n_slots * sizeof(int32_t), h);
+        h = gr_hash64(pl->slots_of_expert, (size_t)pl->n_slots * sizeof(int32_t), h);
         h = gr_hash64(pl->poll_weight, (size_t)pl->n_slots * sizeof(float), h);
     }
     return h;
@@ -93,8 +96,9 @@ grace_status grace_engine_open(const grace_model *model, const grace_engine_opti
     e->comm = opt.comm;
     e->info = grace_model_describe(model);
     e->kv_tokens = opt.kv_tokens;
+    e->n_domains = opt.n_trace_domains;
     GR_TRY(grace_comm_agree(e->comm, choose_plan(e, options, &opt.plan)));
-    GR_TRY(check_same(e->comm, hash_plan(opt.plan, &opt), "model, plan and options"));
+    GR_TRY(check_same(e->comm, hash_setup(e->info, opt.plan, &opt), "model, plan and options"));
     GR_TRY(gr_network_open(model, &opt, &e->net));
     GR_TRY(grace_comm_agree(e->comm, gr_batch_init(&e->batch, e->comm->rank, e->comm->n_ranks, opt.n_tokens_max)));
     GR_TRY(grace_comm_agree(e->comm, gr_tally_init(&e->tally, e->comm->n_ranks, e->info->n_moe_layers)));
@@ -142,6 +146,8 @@ static grace_status check_request(const grace_engine *e, const grace_request *re
     GR_CHECK(req->temperature >= 0 && isfinite(req->temperature), GRACE_ERR_ARG, "temperature: expected 0 or more, found %g", (double)req->temperature);
     GR_CHECK(req->top_p > 0 && req->top_p <= 1, GRACE_ERR_ARG, "top-p: expected above 0, at most 1, found %g", (double)req->top_p);
     GR_CHECK(req->top_k >= 0, GRACE_ERR_ARG, "top-k: expected 0 (off) or more, found %d", req->top_k);
+    GR_CHECK(!e->recorder || (req->domain >= -1 && req->domain < e->n_domains), GRACE_ERR_ARG, "domain: expected -1 (none) to %d, found %d",
+             e->n_domains - 1, req->domain);
     GR_CHECK(req->score_next < e->info->vocab, GRACE_ERR_ARG, "token to score: expected an id below %d, found %d", e->info->vocab, req->score_next);
 done:
     return st;

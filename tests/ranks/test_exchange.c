@@ -116,7 +116,7 @@ static void note_quiet(const grace_plan *plan, const world_tokens *w, const naiv
             }
     }
     seen.silent_round += total == 0;
-    for (int32_t n = 0; total > 0 && n < plan->cluster.n_nodes; n++) seen.quiet_node += of_node[n] == 0;
+    for (int32_t n = 0; total > 0 && n_ranks > g && n < plan->cluster.n_nodes; n++) seen.quiet_node += of_node[n] == 0;
 }
 
 /* ---- the exchange against the answer ---- */
