@@ -1,0 +1,155 @@
+/* From text to a report: profile, inspect, plan, run, bench ladder, report. Each step reads what the one before wrote. */
+#include "program.h"
+
+static void profile_writes_a_trace(void **state) {
+    (void)state;
+    GRACE(0, "profile", "-m", MODEL, SAMPLES "/prose.txt", SAMPLES "/math.txt", SAMPLES "/code.txt", "--documents", "even", "--tokens", "512",
+          "--window", "64", "-o", "chain.trace", "--json");
+    gr_json *o = printed_json();
+    assert_string_equal(text_of(o, "trace"), "chain.trace");
+    assert_true(number_of(o, "tokens") == 3 * 512);
+    assert_int_equal(gr_json_length(member(o, "layers")), 8);
+    gr_json_free(o);
+    assert_int_equal(n_files("chain.trace*"), 1);
+}
+
+static void inspect_shows_the_trace(void **state) {
+    (void)state;
+    GRACE(0, "inspect", "chain.trace", "--json");
+    gr_json *o = printed_json();
+    assert_string_equal(text_of(o, "kind"), "trace");
+    assert_string_equal(text_of(o, "domains"), "prose math code");
+    assert_true(number_of(o, "tokens") == 3 * 512);
+    assert_true(number_of(o, "moe_layers") == 8 && number_of(o, "experts") == 64 && number_of(o, "top_k") == 8);
+    gr_json_free(o);
+}
+
+static void inspect_shows_the_model_the_trace_is_of(void **state) {
+    (void)state;
+    char fingerprint[32];
+    GRACE(0, "inspect", MODEL, "--json");
+    gr_json *o = printed_json();
+    assert_string_equal(text_of(o, "kind"), "model");
+    assert_true(number_of(o, "hidden") == 192 && number_of(o, "vocabulary") == 4096 && number_of(o, "context") == 2048);
+    snprintf(fingerprint, sizeof fingerprint, "%s", text_of(o, "fingerprint"));
+    gr_json_free(o);
+    GRACE(0, "inspect", "chain.trace", "--json");
+    o = printed_json();
+    assert_string_equal(text_of(o, "fingerprint"), fingerprint);
+    gr_json_free(o);
+}
+
+static void plan_reads_the_trace(void **state) {
+    (void)state;
+    GRACE(0, "plan", "chain.trace", "--cluster", "node:2 gpu:2", "-o", "chain.json", "--json");
+    gr_json *o = printed_json();
+    assert_int_equal(gr_json_length(member(o, "layers")), 8);
+    assert_true(number_of(o, "affinity_inside_node") >= number_of(o, "affinity_inside_gpu"));
+    double replicas = number_of(o, "replicas");
+    gr_json_free(o);
+    GRACE(0, "inspect", "chain.json", "--json");
+    o = printed_json();
+    assert_string_equal(text_of(o, "kind"), "plan");
+    assert_string_equal(text_of(o, "cluster"), "node:2 gpu:2");
+    assert_true(number_of(o, "replicas") == replicas);
+    assert_true(number_of(o, "slots") == 8 * 64 + replicas);
+    gr_json_free(o);
+}
+
+static void the_same_trace_gives_the_same_plan(void **state) {
+    (void)state;
+    GRACE(0, "plan", "chain.trace", "-o", "again.json");
+    char *first = read_file("chain.json", NULL), *again = read_file("again.json", NULL);
+    assert_string_equal(again, first);
+    free(first);
+    free(again);
+}
+
+/* Each planner and replication a plan can be asked for, from one domain and from every second sequence. */
+static void plans_of_every_kind_are_made(void **state) {
+    (void)state;
+    static const char *const kinds[] = {"--planner=contiguous", "--planner=uniform", "--grouping=free", "--grouping=uniform", "--replication=fixed",
+                                        "--replication=none", "--ratio=0.5", "--domain=math", "--sequences=odd", "--cluster=3x2", "--cluster=1x1"};
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+        GRACE(0, "plan", "chain.trace", kinds[i], "-o", "kind.json");
+        GRACE(0, "inspect", "kind.json");
+        assert_non_null(strstr(last.out, "moe_layers"));
+    }
+}
+
+static void a_trace_of_a_run_can_be_planned(void **state) {
+    (void)state;
+    GRACE(0, "run", "-m", MODEL, "-p", "The old captain", "-n", "8", "--trace", "run.trace", "--ranks", "2x2", "--plan", "chain.json", "--json");
+    gr_json *o = printed_json();
+    int32_t n_ids = (int32_t)gr_json_length(member(o, "token_ids"));
+    assert_int_equal(n_ids, 8);
+    gr_json_free(o);
+    GRACE(0, "inspect", "run.trace", "--json");
+    o = printed_json();
+    assert_true(number_of(o, "ranks") == 4 && number_of(o, "nodes") == 2 && number_of(o, "sequences") == 1);
+    gr_json_free(o);
+    GRACE(0, "plan", "run.trace", "-o", "run.json");
+}
+
+static void every_rung_of_the_ladder_is_identical(void **state) {
+    (void)state;
+    GRACE(0, "bench", "ladder", "-m", MODEL, "--trace", "chain.trace", SAMPLES "/prose.txt", SAMPLES "/math.txt", SAMPLES "/code.txt",
+          "--sequences", "8", "--prefill", "16", "--decode", "4", "--ranks", "2x2", "-o", "ladder.json", "--plans", "plans", "--json");
+    gr_json *o = printed_json();
+    const gr_json *rungs = member(o, "rungs");
+    assert_int_equal(gr_json_length(rungs), 7);
+    for (size_t i = 0; i < 7; i++) {
+        bool identical = false;
+        assert_true(gr_json_is_bool(member(gr_json_at(rungs, i), "identical"), &identical));
+        if (!identical) fail_msg("rung '%s' changed the output", text_of(gr_json_at(rungs, i), "name"));
+    }
+    gr_json_free(o);
+    assert_int_equal(n_files("plans/rung-?.json"), 7);
+    assert_int_equal(n_files("ladder.json*"), 1);
+}
+
+static void report_draws_the_ladder(void **state) {
+    (void)state;
+    size_t n;
+    GRACE(0, "report", "ladder.json", "-o", "report.html", "--json");
+    gr_json *o = printed_json();
+    char *page = read_file("report.html", &n);
+    assert_true(number_of(o, "bytes") == (double)n);
+    assert_non_null(strstr(page, "</html>"));
+    assert_non_null(strstr(page, "<svg"));
+    assert_null(strstr(page, "src="));              /* self-contained */
+    assert_null(strstr(page, "<link"));
+    free(page);
+    gr_json_free(o);
+    GRACE(0, "report", "ladder.json", "-o", "report.html");
+    assert_non_null(strstr(last.out, "HG + HSC + DR + TAR"));
+    assert_null(strstr(last.out, " no\n"));
+}
+
+static void the_other_benches_print_json(void **state) {
+    (void)state;
+    GRACE(0, "bench", "plan", "chain.trace", "--repeat", "1", "--json");
+    gr_json *o = printed_json();
+    assert_true(number_of(o, "median_us") > 0);
+    gr_json_free(o);
+    GRACE(0, "bench", "moe", "-m", MODEL, "--tokens", "16", "--steps", "2", "--json");
+    o = printed_json();
+    assert_true(number_of(o, "layer_us") > 0 && number_of(o, "bookkeeping_share") > 0);
+    gr_json_free(o);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(profile_writes_a_trace),
+        cmocka_unit_test(inspect_shows_the_trace),
+        cmocka_unit_test(inspect_shows_the_model_the_trace_is_of),
+        cmocka_unit_test(plan_reads_the_trace),
+        cmocka_unit_test(the_same_trace_gives_the_same_plan),
+        cmocka_unit_test(plans_of_every_kind_are_made),
+        cmocka_unit_test(a_trace_of_a_run_can_be_planned),
+        cmocka_unit_test(every_rung_of_the_ladder_is_identical),
+        cmocka_unit_test(report_draws_the_ladder),
+        cmocka_unit_test(the_other_benches_print_json),
+    };
+    return cmocka_run_group_tests(tests, folder_enter, folder_leave);
+}

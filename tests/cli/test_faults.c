@@ -1,0 +1,110 @@
+/* Jobs of several ranks that cannot go on: they end within seconds, with a failure, the reason once, and nothing left behind. */
+#include "program.h"
+
+#include <signal.h>
+#include <time.h>
+
+#include "base/clock.h"
+
+enum { SOON_S = 30 };                   /* on a machine busy with other tests; by itself it takes one or two seconds */
+
+static void ended_soon_for(const char *reason) {
+    if (count(last.err, reason) != 1) fail_msg("expected '%s' once in:\n%s", reason, last.err);
+    if (strstr(last.err, "--------")) fail_msg("mpirun printed a banner:\n%s", last.err);
+    assert_string_equal(last.out, "");
+    assert_true(last.seconds < SOON_S);
+    assert_int_equal(n_running(NULL, NULL), 0);
+}
+
+static void a_plan_for_more_ranks_is_refused_once(void **state) {
+    (void)state;
+    GRACE(0, "plan", PROFILED, "--cluster", "2x2", "-o", "plan.json");
+    GRACE(1, "run", "-m", MODEL, "-p", "hello", "-n", "2", "--ranks", "1x2", "--plan", "plan.json", "--json");
+    ended_soon_for("plan is for cluster node:2 gpu:2, this run has node:1 gpu:2");
+    complains("grace: ");
+}
+
+static void a_model_that_is_not_there_is_reported_once(void **state) {
+    (void)state;
+    GRACE(1, "run", "-m", "nothing", "-p", "hello", "--ranks", "2x2");
+    ended_soon_for("nothing/config.json: No such file or directory");
+    complains("grace: ");
+}
+
+/* Three ranks are well and wait; the fourth is in another folder. */
+static void one_rank_that_fails_to_load_ends_the_job(void **state) {
+    (void)state;
+    ends_with(1, WORDS(GRACE_MPIRUN, "-q", "-np", "3", GRACE_PROGRAM, "run", "-m", MODEL, "-p", "hello", "--nodes", "2",
+                       ":", "-np", "1", GRACE_PROGRAM, "run", "-m", "nothing", "-p", "hello", "--nodes", "2"));
+    ended_soon_for("rank 3: nothing/config.json: No such file or directory");
+    complains("grace: ");
+}
+
+static void a_request_that_no_rank_can_run_is_reported_once(void **state) {
+    (void)state;
+    GRACE(1, "run", "-m", MODEL, "-p", "hello", "-n", "5000", "--ranks", "1x2", "--trace", "never.trace");
+    ended_soon_for("to generate: the model's context is 2048");
+    complains("grace: ");
+    assert_int_equal(n_files("never.trace*"), 0);
+}
+
+static void a_nan_on_one_rank_ends_the_job(void **state) {
+    (void)state;
+    model_link();
+    model_poke("model-00001-of-00003.safetensors", "model.layers.0.mlp.gate.weight", (const uint16_t[]){0x7FC0}, 2);
+    GRACE(1, "run", "-m", "m", "-p", "hello", "-n", "2", "--ranks", "2x2", "--trace", "nan.trace");      /* one request: rank 0's */
+    ended_soon_for("grace: rank 0: layer 0: router logit of row 0, expert 0 is nan, expected a finite number");
+    assert_int_equal(n_files("nan.trace"), 0);
+}
+
+static void wait_until(bool (*ready)(void)) {
+    for (int i = 0; i < 6000 && !ready(); i++) nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
+    assert_true(ready());
+}
+
+static bool recording(void) { return n_files("long.trace.*") > 0; }
+static bool nobody_left(void) { return n_running(NULL, NULL) == 0; }
+
+/* In the middle of 2000 tokens, which take several seconds at least. */
+static void a_killed_rank_ends_the_job(void **state) {
+    (void)state;
+    pid_t victim = 0, job = start(WORDS(GRACE_PROGRAM, "run", "-m", MODEL, "-p", "hello", "-n", "2000", "--ignore-eos", "--ranks", "2x2", "--json",
+                                        "--trace", "long.trace"));
+    wait_until(recording);
+    nanosleep(&(struct timespec){.tv_nsec = 300000000}, NULL);
+    assert_int_equal(n_running("OMPI_COMM_WORLD_RANK=2", &victim), 1);
+    double killed_us = gr_now_us();
+    assert_int_equal(kill(victim, SIGKILL), 0);
+    finish(job, 128 + SIGKILL);
+    wait_until(nobody_left);
+    assert_true(gr_now_us() - killed_us < SOON_S * 1e6);
+    ended_soon_for("grace: a rank was killed by signal 9 (Killed); the job was ended");
+    says("waiting for rank 2");
+    assert_int_equal(n_files("long.trace"), 0);
+    SHELL(0, "$G inspect long.trace.*.partial && rm long.trace.*");     /* what was recorded keeps its temporary name, and can be read */
+}
+
+static void an_interrupted_job_ends_with_all_its_ranks(void **state) {
+    (void)state;
+    pid_t job = start(WORDS(GRACE_PROGRAM, "run", "-m", MODEL, "-p", "hello", "-n", "2000", "--ignore-eos", "--ranks", "1x2", "--json", "--trace",
+                            "long.trace"));
+    wait_until(recording);
+    assert_int_equal(kill(job, SIGTERM), 0);
+    finish(job, ANY_FAILURE);            /* 143, or what mpirun makes of it */
+    wait_until(nobody_left);
+    assert_string_equal(last.out, "");
+    assert_int_equal(n_files("long.trace"), 0);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_plan_for_more_ranks_is_refused_once),
+        cmocka_unit_test(a_model_that_is_not_there_is_reported_once),
+        cmocka_unit_test(one_rank_that_fails_to_load_ends_the_job),
+        cmocka_unit_test(a_request_that_no_rank_can_run_is_reported_once),
+        cmocka_unit_test(a_nan_on_one_rank_ends_the_job),
+        cmocka_unit_test(a_killed_rank_ends_the_job),
+        cmocka_unit_test(an_interrupted_job_ends_with_all_its_ranks),
+    };
+    return cmocka_run_group_tests(tests, folder_enter, folder_leave);
+}
