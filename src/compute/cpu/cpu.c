@@ -42,15 +42,21 @@ void gr_cpu_for(const gr_cpu *cpu, int64_t n_tasks, int64_t cost, gr_cpu_task ru
     for (int64_t i = 0; i < n_tasks; i++) run(args, i, 0);
 }
 
-/* ---- memory ---- */
+/* ---- memory: calloc, so that large buffers cost only the pages that are touched; the word before an aligned block keeps its start ---- */
+
 static grace_status alloc_bytes(size_t bytes, void **out) {
     grace_status st = GRACE_OK;
-    void *p = NULL;
-    const size_t size = (bytes + ALIGN - 1) / ALIGN * ALIGN;
-    GR_CHECK(size >= bytes && !posix_memalign(&p, ALIGN, size ? size : ALIGN), GRACE_ERR_MEMORY, "no memory for %zu bytes", bytes);
-    *out = memset(p, 0, size ? size : ALIGN);
+    char *start = bytes <= SIZE_MAX - 2 * ALIGN ? calloc(1, bytes + 2 * ALIGN) : NULL;
+    GR_CHECK(start, GRACE_ERR_MEMORY, "no memory for %zu bytes", bytes);
+    char *aligned = start + (2 * ALIGN - (uintptr_t)start % ALIGN);
+    ((void **)aligned)[-1] = start;
+    *out = aligned;
 done:
     return st;
+}
+
+static void release(void *memory) {
+    if (memory) free(((void **)memory)[-1]);
 }
 
 static grace_status cpu_alloc(gr_compute *c, size_t bytes, void **out) {
@@ -60,12 +66,12 @@ static grace_status cpu_alloc(gr_compute *c, size_t bytes, void **out) {
 
 static void cpu_release(gr_compute *c, void *memory) {
     (void)c;
-    free(memory);
+    release(memory);
 }
 
 grace_status gr_scratch_reserve(gr_scratch *s, size_t bytes, const char *what) {
     if (bytes <= s->size) return GRACE_OK;
-    free(s->data);
+    release(s->data);
     *s = (gr_scratch){0};
     const size_t size = bytes + bytes / 4;      /* steps grow a little at a time: do not follow each */
     grace_status st = alloc_bytes(size, &s->data);
@@ -170,7 +176,7 @@ static void cpu_free(gr_compute *c) {
     if (!c) return;
     gr_cpu *cpu = gr_cpu_of(c);
     gr_scratch *all[] = {&cpu->tile, &cpu->hidden, &cpu->up, &cpu->tasks, &cpu->scores, &cpu->order};
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]->data);
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) release(all[i]->data);
     gr_rope_free(&cpu->rope);
     free(cpu);
 }
