@@ -25,9 +25,9 @@ typedef struct grace_plan_layer {
     int32_t *first_slot;            /* [n_ranks + 1] a rank's slots */
     int32_t *slots_first;           /* [n_experts + 1] CSR into slots_of_expert */
     int32_t *slots_of_expert;       /* [n_slots] per expert, the primary first, then by rank */
-    float *poll_weight;             /* [n_slots] inverse predicted load of the slot's rank, normalised per expert (paper Eq. 4) */
+    float *poll_weight;             /* [n_slots] sums to 1 per expert: inverse predicted load of the slot's rank (paper Eq. 4); auto: docs/planner.md */
     double *load_before;            /* [n_ranks] profiled pairs with primaries only */
-    double *load_after;             /* [n_ranks] predicted with replicas (paper Eq. 4) */
+    double *load_after;             /* [n_ranks] predicted with replicas (paper Eq. 4; planners beyond the paper: under TAR with homes alike) */
     int32_t n_replica;              /* paper Eq. 3; 0 when replication is off */
 } grace_plan_layer;
 
@@ -47,7 +47,24 @@ typedef struct grace_plan {
     void *memory;                   /* owner of all tables; freed by grace_plan_free() */
 } grace_plan;
 
-typedef enum grace_planner { GRACE_PLANNER_CONTIGUOUS, GRACE_PLANNER_UNIFORM, GRACE_PLANNER_GRACE } grace_planner;
+/* ---- bundles: the distinct sets of experts that tokens chose, with counts, layer by layer; what AUTO searches on ---- */
+enum { GRACE_BUNDLES_MAX = 1 << 24, GRACE_BUNDLES_DEFAULT = 1 << 15 };
+typedef struct grace_bundles grace_bundles;
+
+/* domain and parity select as for grace_profile_build(). homes: keep the homes of the trace's sequences (for measuring a plan for that very
+ * cluster); else homes are taken as random. A layer with more than n_max distinct sets is sampled: every 2nd, 4th, ... token. Memory:
+ * n_layers * n_max * (2 * top_k + 8) bytes at most. Fails with ARG, MEMORY. The caller frees. */
+grace_status grace_bundles_build(const grace_trace *t, int32_t domain, int32_t parity, bool homes, int32_t n_max, grace_bundles **out);
+void grace_bundles_free(grace_bundles *b);          /* accepts NULL */
+
+typedef enum grace_planner {
+    GRACE_PLANNER_CONTIGUOUS, GRACE_PLANNER_UNIFORM, GRACE_PLANNER_GRACE,
+    GRACE_PLANNER_RANDOM,           /* equal numbers dealt at random */
+    GRACE_PLANNER_EPLB,             /* DeepSeek's load balancer */
+    GRACE_PLANNER_REPLICATE_NODE,   /* every node holds every expert */
+    GRACE_PLANNER_AUTO,             /* ours: a search on bundles from the others' plans (docs/planner.md) */
+    GRACE_N_PLANNERS
+} grace_planner;
 typedef enum grace_grouping { GRACE_GROUPING_CONTROLLED, GRACE_GROUPING_FREE, GRACE_GROUPING_UNIFORM } grace_grouping;   /* second level of grace */
 typedef enum grace_replication { GRACE_REPLICATION_NONE, GRACE_REPLICATION_FIXED, GRACE_REPLICATION_DYNAMIC } grace_replication;
 
@@ -56,13 +73,25 @@ typedef struct grace_plan_options {
     grace_grouping grouping;            /* CONTROLLED. The next three are GRACE's; the other planners are baselines and have no copies */
     grace_replication replication;      /* DYNAMIC */
     double r;                           /* < 0: choose at the knee; else 0 to 1, for CONTROLLED */
-    uint64_t seed;                      /* of k-means */
+    uint64_t seed;                      /* of k-means and of RANDOM */
+    /* Memory for EPLB, REPLICATE_NODE and AUTO: slots a rank holds over all layers. */
+    double memory;                      /* as a multiple of n_layers * n_experts / n_ranks, 1 or more; 0: by the next */
+    int32_t slots_per_rank;             /* the same, slots a layer; 0: what the fullest rank of GRACE with these options holds */
+    int32_t eplb_groups;                /* 1. EPLB: equal runs of experts that the router treats as one */
+    /* AUTO */
+    const grace_bundles *bundles;       /* borrowed; AUTO fails with ARG without them */
+    double balance;                     /* 1.1. Bound on max/mean predicted load in every layer, kept where it can be */
+    double w_node, w_gpu;               /* 1, 0.1. What a row between nodes and one inside a node cost */
+    double time_limit_s;                /* 0: none. What the search may take; a plan cut short depends on the machine's speed */
 } grace_plan_options;
+
+/* "contiguous", "uniform", "grace", "random", "eplb", "replicate-node", "auto" */
+const char *grace_planner_name(grace_planner planner);
 
 grace_plan_options grace_plan_defaults(void);
 
 /* profile -> plan. Deterministic for a seed. Fails with ARG (an option, an affinity that is not symmetric, a negative load), NUMERIC (a load or
- * affinity that is no finite number), LIMIT (more ranks than experts). The caller frees. */
+ * affinity that is no finite number), LIMIT (more ranks than experts; a memory that cannot hold the model, by how much). The caller frees. */
 grace_status grace_plan_build(const grace_profile *profile, grace_cluster cluster, const grace_plan_options *opt, grace_plan **out);
 /* Expert e on rank e * D / n, no replicas, no profile: plain expert parallelism. */
 grace_status grace_plan_contiguous(int32_t n_layers, int32_t n_experts, int32_t top_k, grace_cluster cluster, grace_plan **out);

@@ -8,7 +8,10 @@
 #include "base/hash.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "plan/baselines.h"
+#include "plan/budget.h"
 #include "plan/cluster.h"
+#include "plan/cost.h"
 #include "plan/hierarchy.h"
 #include "plan/knee.h"
 #include "plan/replicate.h"
@@ -28,17 +31,33 @@ typedef struct builder {
 
 grace_plan_options grace_plan_defaults(void) {
     return (grace_plan_options){
-        .planner = GRACE_PLANNER_GRACE, .grouping = GRACE_GROUPING_CONTROLLED, .replication = GRACE_REPLICATION_DYNAMIC, .r = -1};
+        .planner = GRACE_PLANNER_GRACE, .grouping = GRACE_GROUPING_CONTROLLED, .replication = GRACE_REPLICATION_DYNAMIC, .r = -1,
+        .eplb_groups = 1, .balance = 1.1, .w_node = 1, .w_gpu = 0.1};
+}
+
+const char *grace_planner_name(grace_planner planner) {
+    static const char *const names[] = {"contiguous", "uniform", "grace", "random", "eplb", "replicate-node", "auto"};
+    GR_ASSERT((unsigned)planner < GRACE_N_PLANNERS);
+    return names[planner];
 }
 
 /* ---- what comes in ---- */
 
 static grace_status check_options(const grace_plan_options *opt) {
     grace_status st = GRACE_OK;
-    GR_CHECK((unsigned)opt->planner <= GRACE_PLANNER_GRACE, GRACE_ERR_ARG, "plan: no planner has number %d", (int)opt->planner);
+    GR_CHECK((unsigned)opt->planner < GRACE_N_PLANNERS, GRACE_ERR_ARG, "plan: no planner has number %d", (int)opt->planner);
     GR_CHECK((unsigned)opt->grouping <= GRACE_GROUPING_UNIFORM, GRACE_ERR_ARG, "plan: no grouping has number %d", (int)opt->grouping);
     GR_CHECK((unsigned)opt->replication <= GRACE_REPLICATION_DYNAMIC, GRACE_ERR_ARG, "plan: no replication has number %d", (int)opt->replication);
     GR_CHECK(opt->r <= 1, GRACE_ERR_ARG, "plan: ratio r: expected at most 1 (or below 0: chosen at the knee), found %g", opt->r);
+    GR_CHECK(opt->memory == 0 || (opt->memory >= 1 && opt->memory <= GRACE_RANKS_MAX), GRACE_ERR_ARG,
+             "plan: memory: expected 1 to %d times the model (or 0: not given), found %g", GRACE_RANKS_MAX, opt->memory);
+    GR_CHECK(opt->slots_per_rank >= 0 && opt->slots_per_rank <= GR_PLAN_EXPERTS_MAX, GRACE_ERR_ARG,
+             "plan: slots a rank and layer: expected 1 to %d (or 0: not given), found %d", GR_PLAN_EXPERTS_MAX, opt->slots_per_rank);
+    GR_CHECK(opt->eplb_groups >= 1, GRACE_ERR_ARG, "plan: expected at least 1 group for eplb, found %d", opt->eplb_groups);
+    GR_CHECK(opt->balance >= 1, GRACE_ERR_ARG, "plan: balance: expected a bound of 1 or more on max/mean load, found %g", opt->balance);
+    GR_CHECK(opt->w_node >= 0 && opt->w_node <= 1e9 && opt->w_gpu >= 0 && opt->w_gpu <= 1e9, GRACE_ERR_ARG,
+             "plan: weights of rows: expected 0 to 1e9, found %g between nodes and %g inside", opt->w_node, opt->w_gpu);
+    GR_CHECK(opt->time_limit_s >= 0, GRACE_ERR_ARG, "plan: time limit: expected 0 seconds (none) or more, found %g", opt->time_limit_s);
 done:
     return st;
 }
@@ -200,12 +219,70 @@ done:
     return st;
 }
 
-static void describe(builder *b) {
-    static const char *const planners[] = {"contiguous", "uniform", "grace"};
+/* ---- baselines: placements that look at no affinity ---- */
+
+static grace_status place_baseline(builder *b, int32_t layer, int32_t slots_per_rank) {
+    grace_status st = GRACE_OK;
     grace_plan *plan = b->plan;
-    snprintf(plan->planner, sizeof plan->planner, "%s", planners[b->opt.planner]);
+    grace_plan_layer *pl = &plan->layers[layer];
+    int32_t n_copies = 0, *ranks = ranks_of(b, layer);
+    if (b->opt.planner == GRACE_PLANNER_RANDOM) GR_TRY(gr_place_random(b->n, b->n_ranks, layer_seed(b, layer), ranks));
+    if (b->opt.planner == GRACE_PLANNER_REPLICATE_NODE) GR_TRY(gr_place_replicate_node(load_of(b, layer), b->n, plan->cluster, ranks, b->copies, &n_copies));
+    if (b->opt.planner == GRACE_PLANNER_EPLB)
+        GR_TRY(gr_place_eplb(load_of(b, layer), b->n, plan->cluster, slots_per_rank, b->opt.eplb_groups, ranks, b->copies, &n_copies));
+    GR_TRY(gr_plan_place(plan, layer, ranks, b->copies, n_copies));
+    gr_rank_loads(load_of(b, layer), ranks, b->n, b->n_ranks, pl->load_before);
+    GR_TRY(gr_plan_settle(plan, layer, load_of(b, layer)));
+done:
+    return st;
+}
+
+/* A budget between two whole numbers of experts a rank is rounded down, but the experts themselves always fit. */
+static grace_status baseline_slots(builder *b, int32_t *slots_per_rank) {
+    grace_status st = GRACE_OK;
+    int64_t budget = 0, each = (b->n + b->n_ranks - 1) / b->n_ranks;
+    int32_t per_gpu = (b->n + b->plan->cluster.gpus_per_node - 1) / b->plan->cluster.gpus_per_node;
+    bool given = b->opt.memory > 0 || b->opt.slots_per_rank > 0;
+    if (b->opt.planner == GRACE_PLANNER_EPLB || given) GR_TRY(gr_slot_budget(b->profile, b->plan->cluster, &b->opt, &budget));
+    GR_CHECK(b->opt.planner != GRACE_PLANNER_REPLICATE_NODE || !given || budget / b->n_layers >= per_gpu, GRACE_ERR_LIMIT,
+             "plan: every expert on every node takes %d slots a rank and layer, the memory given has %d", per_gpu, (int32_t)(budget / b->n_layers));
+    *slots_per_rank = (int32_t)(budget / b->n_layers > each ? budget / b->n_layers : each);
+done:
+    return st;
+}
+
+static grace_status place_baselines(builder *b) {
+    grace_status st = GRACE_OK;
+    int32_t slots_per_rank;
+    GR_TRY(baseline_slots(b, &slots_per_rank));
+    for (int32_t l = 0; l < b->n_layers; l++) GR_TRY(place_baseline(b, l, slots_per_rank));
+done:
+    return st;
+}
+
+static grace_status fill(builder *b) {
+    grace_status st = GRACE_OK;
+    switch (b->opt.planner) {
+    case GRACE_PLANNER_RANDOM:
+    case GRACE_PLANNER_EPLB:
+    case GRACE_PLANNER_REPLICATE_NODE: return place_baselines(b);
+    case GRACE_PLANNER_AUTO: return gr_fail(GRACE_ERR_UNSUPPORTED, "plan: planner auto is not built in");
+    default:
+        GR_TRY(group(b));
+        GR_TRY(place(b));
+    }
+done:
+    return st;
+}
+
+/* A planner beyond the paper has no grouping of the paper's kinds, and its copies, if it makes any, go by its own name. */
+static void describe(builder *b) {
+    grace_plan *plan = b->plan;
+    bool has_copies = b->opt.planner >= GRACE_PLANNER_EPLB;
+    const char *name = grace_planner_name(b->opt.planner);
+    snprintf(plan->planner, sizeof plan->planner, "%s", name);
     if (b->opt.planner == GRACE_PLANNER_GRACE) snprintf(plan->grouping, sizeof plan->grouping, "%s", gr_grouping_name(b->opt.grouping));
-    snprintf(plan->replication, sizeof plan->replication, "%s", gr_replication_name(b->opt.replication));
+    snprintf(plan->replication, sizeof plan->replication, "%s", has_copies ? name : gr_replication_name(b->opt.replication));
     plan->fingerprint = b->profile->info.fingerprint;
     plan->seed = b->opt.seed;
 }
@@ -215,8 +292,7 @@ grace_status grace_plan_build(const grace_profile *profile, grace_cluster cluste
     builder b;
     GR_TRY(builder_open(profile, cluster, opt, &b));
     if (b.opt.planner != GRACE_PLANNER_GRACE) b.opt.replication = GRACE_REPLICATION_NONE;      /* what baselines are: no copies */
-    GR_TRY(group(&b));
-    GR_TRY(place(&b));
+    GR_TRY(fill(&b));
     describe(&b);
     *out = b.plan, b.plan = NULL;
 done:

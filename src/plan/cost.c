@@ -1,0 +1,201 @@
+#include "plan/cost.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "plan/tables.h"
+
+enum { TURNS = 64, SETTLE_ROUNDS = 4 };
+
+/* ---- shares ---- */
+
+typedef struct hosts { int32_t n; int32_t rank[GRACE_RANKS_MAX]; double weight[GRACE_RANKS_MAX]; } hosts;
+
+/* Copies on ranks from begin to end. */
+static void hosts_between(const grace_plan_layer *pl, int32_t expert, int32_t begin, int32_t end, hosts *h) {
+    h->n = 0;
+    for (int32_t i = pl->slots_first[expert]; i < pl->slots_first[expert + 1]; i++) {
+        int32_t slot = pl->slots_of_expert[i], rank = pl->rank_of_slot[slot];
+        if (rank < begin || rank >= end) continue;
+        h->rank[h->n] = rank;
+        h->weight[h->n++] = (double)pl->poll_weight[slot];
+    }
+}
+
+/* Weights to whole turns by largest remainder, earlier hosts first among equals: what the router deals (run/router.h). */
+static void weights_to_shares(hosts *h) {
+    double total = 0, rest[GRACE_RANKS_MAX];
+    int32_t left = TURNS;
+    for (int32_t i = 0; i < h->n; i++) total += h->weight[i];
+    for (int32_t i = 0; i < h->n; i++) {
+        double share = total > 0 ? TURNS * h->weight[i] / total : (double)TURNS / h->n;
+        h->weight[i] = floor(share);
+        rest[i] = share - h->weight[i];
+        left -= (int32_t)h->weight[i];
+    }
+    for (; left > 0; left--) {
+        int32_t most = 0;
+        for (int32_t i = 1; i < h->n; i++)
+            if (rest[i] > rest[most]) most = i;
+        h->weight[most] += 1;
+        rest[most] = -1;
+    }
+    for (int32_t i = 0; i < h->n; i++) h->weight[i] /= TURNS;
+}
+
+/* paper Alg. 4: this GPU, else this node, else anyone. */
+static void hosts_for(const grace_plan *plan, int32_t layer, int32_t expert, int32_t home, hosts *h) {
+    const grace_plan_layer *pl = &plan->layers[layer];
+    int32_t g = plan->cluster.gpus_per_node, node = home / g;
+    hosts_between(pl, expert, home, home + 1, h);
+    if (h->n == 0) hosts_between(pl, expert, node * g, (node + 1) * g, h);
+    if (h->n == 0) hosts_between(pl, expert, 0, grace_cluster_ranks(plan->cluster), h);
+    weights_to_shares(h);
+}
+
+static void put_hosts(const hosts *h, int32_t list, gr_shares *s) {
+    int32_t at = s->first[list];
+    for (int32_t i = 0; i < h->n; i++) {
+        if (h->weight[i] <= 0) continue;
+        s->rank[at] = h->rank[i];
+        s->share[at++] = h->weight[i];
+    }
+    s->first[list + 1] = at;
+}
+
+grace_status gr_shares_build(const grace_plan *plan, int32_t layer, gr_shares *out) {
+    grace_status st = GRACE_OK;
+    gr_shares s = {.n_ranks = grace_cluster_ranks(plan->cluster), .n_experts = plan->n_experts, .gpus_per_node = plan->cluster.gpus_per_node};
+    size_t n_lists = (size_t)s.n_ranks * (size_t)s.n_experts, n_most = (size_t)s.n_ranks * (size_t)plan->layers[layer].n_slots;
+    GR_CHECK(n_most <= INT32_MAX, GRACE_ERR_LIMIT, "cost: %d ranks with %d slots are too many to list", s.n_ranks, plan->layers[layer].n_slots);
+    GR_CALLOC(s.first, n_lists + 1);
+    GR_CALLOC(s.rank, n_most);
+    GR_CALLOC(s.share, n_most);
+    for (int32_t home = 0; home < s.n_ranks; home++)
+        for (int32_t e = 0; e < s.n_experts; e++) {
+            hosts h;
+            hosts_for(plan, layer, e, home, &h);
+            put_hosts(&h, home * s.n_experts + e, &s);
+        }
+    *out = s;
+    return st;
+done:
+    gr_shares_free(&s);
+    return st;
+}
+
+void gr_shares_free(gr_shares *s) {
+    free(s->first), free(s->rank), free(s->share);
+    memset(s, 0, sizeof *s);
+}
+
+/* ---- rows ---- */
+
+/* Chances that nothing of a set goes somewhere, with lists of the places where they are not 1. */
+typedef struct visits {
+    double *rank_missed, *node_missed, *node_part;  /* [n_ranks], [n_nodes] all 1, [n_nodes] all 0 between uses */
+    int32_t *ranks, *nodes;                         /* touched */
+    int32_t n_ranks, n_nodes;
+} visits;
+
+static void visits_free(visits *v) { free(v->rank_missed), free(v->node_missed), free(v->node_part), free(v->ranks), free(v->nodes); }
+
+static grace_status visits_alloc(int32_t n_ranks, visits *v) {
+    grace_status st = GRACE_OK;
+    GR_CALLOC(v->rank_missed, n_ranks);
+    GR_CALLOC(v->node_missed, n_ranks);
+    GR_CALLOC(v->node_part, n_ranks);
+    GR_CALLOC(v->ranks, n_ranks);
+    GR_CALLOC(v->nodes, n_ranks);
+    for (int32_t r = 0; r < n_ranks; r++) v->rank_missed[r] = v->node_missed[r] = -1;      /* -1: not in the list */
+done:
+    return st;
+}
+
+static void meet(double chance, int32_t place, double *missed, int32_t *list, int32_t *n) {
+    if (missed[place] < 0) missed[place] = 1, list[(*n)++] = place;
+    missed[place] *= 1 - chance;
+}
+
+/* An expert's turn falls on one rank only, so that its chances of a node's ranks add up to the node's. */
+static void visit(const gr_shares *s, int32_t home, int32_t expert, visits *v) {
+    int32_t list = home * s->n_experts + expert, begin = s->first[list], end = s->first[list + 1];
+    for (int32_t i = begin; i < end; i++) {
+        v->node_part[s->rank[i] / s->gpus_per_node] += s->share[i];
+        meet(s->share[i], s->rank[i], v->rank_missed, v->ranks, &v->n_ranks);
+    }
+    for (int32_t i = begin; i < end; i++) {
+        int32_t node = s->rank[i] / s->gpus_per_node;
+        if (v->node_part[node] <= 0) continue;
+        meet(fmin(v->node_part[node], 1), node, v->node_missed, v->nodes, &v->n_nodes);
+        v->node_part[node] = 0;
+    }
+}
+
+static gr_rows_cost collect_visits(const gr_shares *s, int32_t home, visits *v) {
+    gr_rows_cost c = {0, 0};
+    int32_t g = s->gpus_per_node;
+    for (int32_t i = 0; i < v->n_nodes; i++) {
+        if (v->nodes[i] != home / g) c.cross += 1 - v->node_missed[v->nodes[i]];
+        v->node_missed[v->nodes[i]] = -1;
+    }
+    for (int32_t i = 0; i < v->n_ranks; i++) {
+        if (v->ranks[i] % g != home % g) c.intra += 1 - v->rank_missed[v->ranks[i]];
+        v->rank_missed[v->ranks[i]] = -1;
+    }
+    v->n_nodes = v->n_ranks = 0;
+    return c;
+}
+
+grace_status gr_cost_rows(const gr_shares *s, const gr_bundle_layer *b, int32_t top_k, gr_rows_cost *out) {
+    grace_status st = GRACE_OK;
+    visits v = {0};
+    gr_rows_cost sum = {0, 0};
+    GR_TRY(visits_alloc(s->n_ranks, &v));
+    for (int32_t i = 0; i < b->n; i++) {
+        int32_t begin = b->home ? b->home[i] : 0, end = b->home ? begin + 1 : s->n_ranks;
+        GR_CHECK(begin >= 0 && end <= s->n_ranks, GRACE_ERR_ARG, "cost: a token's home is rank %d of %d", begin, s->n_ranks);
+        for (int32_t home = begin; home < end; home++) {
+            for (int32_t j = 0; j < top_k; j++) visit(s, home, b->experts[(size_t)i * (size_t)top_k + (size_t)j], &v);
+            gr_rows_cost c = collect_visits(s, home, &v);
+            sum.cross += c.cross * b->count[i] / (end - begin);
+            sum.intra += c.intra * b->count[i] / (end - begin);
+        }
+    }
+    *out = (gr_rows_cost){0, 0};
+    if (b->n_tokens > 0) *out = (gr_rows_cost){sum.cross / (double)b->n_tokens, sum.intra / (double)b->n_tokens};
+done:
+    visits_free(&v);
+    return st;
+}
+
+/* ---- loads ---- */
+
+void gr_cost_loads(const gr_shares *s, const double *load, double *rank_load) {
+    memset(rank_load, 0, (size_t)s->n_ranks * sizeof *rank_load);
+    for (int32_t home = 0; home < s->n_ranks; home++)
+        for (int32_t e = 0; e < s->n_experts; e++)
+            for (int32_t list = home * s->n_experts + e, i = s->first[list]; i < s->first[list + 1]; i++)
+                rank_load[s->rank[i]] += load[e] * s->share[i] / s->n_ranks;
+}
+
+double gr_max_over_mean(const double *rank_load, int32_t n_ranks) {
+    double sum = 0, most = 0;
+    for (int32_t r = 0; r < n_ranks; r++) sum += rank_load[r], most = fmax(most, rank_load[r]);
+    return sum > 0 ? most * n_ranks / sum : 1;
+}
+
+grace_status gr_plan_settle(grace_plan *plan, int32_t layer, const double *load) {
+    grace_status st = GRACE_OK;
+    gr_shares s = {0};
+    for (int i = 0; i < SETTLE_ROUNDS; i++) {
+        if (i > 0) gr_plan_weigh(plan, layer);
+        gr_shares_free(&s);
+        GR_TRY(gr_shares_build(plan, layer, &s));
+        gr_cost_loads(&s, load, plan->layers[layer].load_after);
+    }
+done:
+    gr_shares_free(&s);
+    return st;
+}

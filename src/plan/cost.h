@@ -1,0 +1,37 @@
+/* What a placement costs, exactly: rows per link class and loads under topology-aware routing (paper Alg. 4), in expectation over the token's
+ * home (all ranks alike, unless bundles say) and over the router's turns (independent between experts). No sampling: for each home, a rank or
+ * node is visited unless every expert of the set goes elsewhere. */
+#ifndef GR_PLAN_COST_H
+#define GR_PLAN_COST_H
+#include <stdint.h>
+
+#include "plan/bundle.h"
+
+/* Who serves an expert for tokens of a home: ranks with shares that sum to 1, in 64ths like the router's turns. */
+typedef struct gr_shares {
+    int32_t n_ranks, n_experts, gpus_per_node;
+    int32_t *first;             /* [n_ranks * n_experts + 1] CSR by home, then expert */
+    int32_t *rank;
+    double *share;
+} gr_shares;
+
+grace_status gr_shares_build(const grace_plan *plan, int32_t layer, gr_shares *out);
+void gr_shares_free(gr_shares *s);
+
+/* Rows a token dispatches in a layer; combine sends as many back. cross: one per remote node visited. intra: one per GPU visited, in each node
+ * beside the GPU where the row enters it (home, or home's peer). */
+typedef struct gr_rows_cost { double cross, intra; } gr_rows_cost;
+
+grace_status gr_cost_rows(const gr_shares *s, const gr_bundle_layer *b, int32_t top_k, gr_rows_cost *out);
+
+/* load [n_experts] pairs -> rank_load [n_ranks] pairs, homes alike. */
+void gr_cost_loads(const gr_shares *s, const double *load, double *rank_load);
+
+/* The heaviest rank over the mean; 1 when there is no load. */
+double gr_max_over_mean(const double *rank_load, int32_t n_ranks);
+
+/* load_after and poll weights (inverse load) of a layer that is placed, for planners that are not the paper's: each depends on the other, so
+ * weights start even and are found in a few rounds. load [n_experts]. */
+grace_status gr_plan_settle(grace_plan *plan, int32_t layer, const double *load);
+
+#endif
