@@ -58,7 +58,8 @@ static void answer_free(answer *a) {
 
 /* ---- one case ---- */
 
-typedef struct scene { gr_comm *comm; grace_plan *plan; gr_random_requests all; answer answer; grace_engine_options opt; char path[128]; } scene;
+typedef struct scene { gr_comm *comm; grace_plan *plan; gr_random_requests all; answer answer; grace_engine_options opt; } scene;
+static char world_path[128];       /* of the trace of a run over all ranks */
 
 static scene scene_new(gr_comm *comm, grace_exchange kind, uint64_t seed) {
     scene s = {.comm = comm, .opt = world_options()};
@@ -69,8 +70,8 @@ static scene scene_new(gr_comm *comm, grace_exchange kind, uint64_t seed) {
     s.all = gr_random_requests_new(&rng, n, WORLD_VOCAB, WORLD_PROMPT_MAX, 5);
     s.answer = answer_new(&s.all, ranks_comm(1)->rank);
     s.opt.comm = comm, s.opt.plan = s.plan, s.opt.exchange = kind, s.opt.route = (grace_route)(seed % 3);
-    trace_path(s.path, sizeof s.path, "world", 0);
-    s.opt.trace_path = s.path;
+    trace_path(world_path, sizeof world_path, "world", 0);
+    s.opt.trace_path = world_path;
     snprintf(case_name, sizeof case_name, "rank %d of %d, %d nodes, exchange %d, route %d, seed %llu", comm->rank, comm->n_ranks, comm->n_nodes, (int)kind,
              (int)s.opt.route, (unsigned long long)seed);
     return s;
@@ -100,7 +101,7 @@ static void check_exact(scene *s) {
     s->opt.exact = true;
     grace_engine *engine = run_requests(model, &s->opt, &s->all, &found);
     claim(memcmp(&found, &s->answer.result, sizeof found) == 0);
-    grace_trace *t = open_trace(s->path);
+    grace_trace *t = open_trace(world_path);
     routing r = routing_read(t);
     claim(r.n_tokens == s->answer.routing.n_tokens);
     claim(memcmp(r.experts, s->answer.routing.experts, sizeof *r.experts * WORLD_REQUESTS_MAX * WORLD_POSITIONS * (size_t)(r.n_layers * r.top_k)) == 0);
@@ -145,7 +146,7 @@ static double check_fast(scene *s) {
     watch_logits(&s->all, logits);
     grace_engine *engine = run_requests(model, &s->opt, &s->all, &once);
     double apart = check_bound(s, logits);
-    grace_trace *t = open_trace(s->path);
+    grace_trace *t = open_trace(world_path);
     check_numbers(s, engine, t);
     grace_trace_close(t);
     grace_engine_close(engine);

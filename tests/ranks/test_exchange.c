@@ -13,7 +13,7 @@
 #include "support/naive_route.h"
 #include "support/random_plan.h"
 
-enum { ROWS = 6, K_MAX = 4, HIDDEN = 5, EXPERTS = 10, RANKS_MAX = 8, ROUNDS = 24 };
+enum { ROWS = 6, K_MAX = 4, HIDDEN = 5, EXPERTS = 10, RANKS_MAX = 8, ROUNDS = 15 };
 
 #define claim(condition)                                                                                                  \
     do {                                                                                                                  \

@@ -51,23 +51,29 @@ static inline double naive_share(const float *weight, int32_t n, int32_t i) {
     return sum > 0 ? 64 * (double)weight[i] / sum : 64.0 / n;
 }
 
-/* Turns of host i by largest remainder: one more than the floor for those among the `left` that lost most, the earlier first. */
-static inline int32_t naive_turns(const float *weight, int32_t n, int32_t i) {
-    double lost_i = naive_share(weight, n, i) - floor(naive_share(weight, n, i));
-    int32_t left = 64, before = 0;
-    for (int32_t j = 0; j < n; j++) {
-        double share = naive_share(weight, n, j), lost = share - floor(share);
-        left -= (int32_t)floor(share);
-        if (lost > lost_i || (lost == lost_i && j < i)) before++;       /* NOLINT: ties are exact by intention */
+/* Turns of every host by largest remainder: the floor of its share, one more for those among the `left` that lost most, the earlier first. */
+static inline void naive_turns(const float *weight, int32_t n, int32_t *turns) {
+    double lost[GRACE_RANKS_MAX];
+    int32_t left = 64;
+    for (int32_t i = 0; i < n; i++) {
+        turns[i] = (int32_t)floor(naive_share(weight, n, i));
+        lost[i] = naive_share(weight, n, i) - turns[i];
+        left -= turns[i];
     }
-    return (int32_t)floor(naive_share(weight, n, i)) + (before < left);
+    for (int32_t i = 0; i < n; i++) {
+        int32_t before = 0;
+        for (int32_t j = 0; j < n; j++) before += lost[j] > lost[i] || (lost[j] == lost[i] && j < i);
+        turns[i] += before < left;
+    }
 }
 
 /* Turn t holds the card that lies at t's bits read backwards; cards are dealt host after host. */
 static inline int32_t naive_host(const float *weight, int32_t n, int32_t turn) {
-    int32_t card = 0, host = 0;
+    int32_t turns[GRACE_RANKS_MAX], card = 0, host = 0;
+    if (n == 1) return 0;
+    naive_turns(weight, n, turns);
     for (int32_t i = 0, t = turn; i < 6; i++, t /= 2) card = 2 * card + t % 2;
-    for (; host < n - 1 && card >= naive_turns(weight, n, host); host++) card -= naive_turns(weight, n, host);
+    for (; card >= turns[host]; host++) card -= turns[host];
     return host;
 }
 
