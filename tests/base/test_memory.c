@@ -9,9 +9,11 @@
 
 #include "base/memory.h"
 
-/* A request no machine can serve must come back as NULL from the sanitizer's allocator too. */
+/* A request no machine can serve must come back as NULL from the sanitizers' allocators too. */
 const char *__asan_default_options(void);
 const char *__asan_default_options(void) { return "allocator_may_return_null=1"; }
+const char *__tsan_default_options(void);
+const char *__tsan_default_options(void) { return "allocator_may_return_null=1"; }
 
 static void arena_arrays_are_zeroed_aligned_and_apart(void **state) {
     (void)state;
