@@ -175,10 +175,12 @@ static grace_status run_once(const arguments *a, gr_session *s, const gr_rung *r
     GR_TRY(grace_engine_open(s->model, &opt, &engine));
     GR_TRY(submit_all(engine, batch));
     double start = gr_now_us();
+    s->running = true;
     GR_TRY(grace_engine_run(engine));
     double wall_us = gr_now_us() - start;
     GR_TRY(grace_engine_collect(engine));
     GR_TRY(grace_engine_stats(engine, &stats));
+    s->running = false;
     *time = (outcome){stats.moe_us, wall_us};
     *hash = grace_engine_logits_hash(engine);
     if (out) gr_ladder_set_stats(out, &stats);
@@ -219,12 +221,10 @@ static grace_status run_ladder(arguments *a, gr_session *s, int argc, char **arg
     GR_TRY(grace_comm_agree(s->comm, pick_batch(a, s, ladder->domains, &batch)));
     GR_TRY(grace_comm_agree(s->comm, s->rank == 0 ? make_plans(a, cluster, ladder) : GRACE_OK));
     GR_TRY(grace_comm_agree(s->comm, s->rank == 0 ? reference_hash(a, s, &batch, &ladder->reference) : GRACE_OK));
-    s->running = true;
     for (int i = 0; i < N_RUNGS; i++) {
         GR_TRY(run_rung(a, s, i, &batch, ladder));
         gr_progress_update(&progress, i + 1);
     }
-    s->running = false;
     gr_progress_end(&progress);
     if (s->rank == 0) {
         gr_ladder_head head = {.argc = argc, .argv = argv, .commit = a->commit, .command = a->command, .cluster = cluster, .sequences = a->sequences,

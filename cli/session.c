@@ -52,7 +52,8 @@ done:
 
 int gr_session_close(gr_session *s, grace_status st) {
     if (st && (s->rank == 0 || s->running)) {
-        if (s->running && s->n_ranks > 1) fprintf(stderr, "grace: rank %d: %s\n", s->rank, grace_last_error());
+        bool named = strncmp(grace_last_error(), "rank ", 5) == 0;      /* the transport and agreements name a rank themselves */
+        if (s->running && s->n_ranks > 1 && !named) fprintf(stderr, "grace: rank %d: %s\n", s->rank, grace_last_error());
         else fprintf(stderr, "grace: %s\n", grace_last_error());
     }
     if (st && s->running && s->n_ranks > 1) grace_comm_abort(s->comm, 1);

@@ -11,6 +11,8 @@ static grace_status open_weight(gr_network *net, const grace_tensor *t, gr_weigh
     return t->data ? net->compute->ops->weight_open(net->compute, t, out) : GRACE_OK;
 }
 
+static int64_t tensor_bytes(const grace_tensor *t) { return t->rows * t->cols * (t->dtype == GRACE_F32 ? 4 : 2); }
+
 static grace_status open_hosted(gr_network *net, const gr_layer_tensors *t, gr_layer *layer) {
     grace_status st = GRACE_OK;
     const grace_plan_layer *pl = &net->plan->layers[layer->moe];
@@ -23,6 +25,8 @@ static grace_status open_hosted(gr_network *net, const gr_layer_tensors *t, gr_l
         GR_TRY(open_weight(net, &e->gate, &layer->gate[s]));
         GR_TRY(open_weight(net, &e->up, &layer->up[s]));
         GR_TRY(open_weight(net, &e->down, &layer->down[s]));
+        if (pl->slots_of_expert[pl->slots_first[pl->expert_of_slot[first + s]]] != first + s)
+            net->replica_bytes += tensor_bytes(&e->gate) + tensor_bytes(&e->up) + tensor_bytes(&e->down);
     }
 done:
     return st;
@@ -215,7 +219,7 @@ static grace_status moe(gr_network *net, const gr_step *step, int32_t l) {
     lap(net, &mark, GRACE_TIME_GATE);
 
     gr_router_place(net->router, layer->moe, n, m->top_k, net->experts, step->sequence, step->position, net->slots);
-    gr_route route = {.n_rows = n, .slot = net->slots, .weight = net->weights, .rank_of_slot = pl->rank_of_slot,
+    gr_route route = {.n_rows = n, .slot = net->slots, .weight = net->weights, .rank_of_slot = pl->rank_of_slot, .n_slots_all = pl->n_slots,
                       .first_slot = pl->first_slot[rank], .n_slots = pl->first_slot[rank + 1] - pl->first_slot[rank]};
     lap(net, &mark, GRACE_TIME_ROUTE);      /* the exchange adds the time of its lists */
 
@@ -233,10 +237,9 @@ static grace_status moe(gr_network *net, const gr_step *step, int32_t l) {
     lap(net, &mark, GRACE_TIME_EXPERTS);
 
     gr_comm_at("combine", l);
-    GR_TRY(gr_exchange_combine(net->exchange, net->h));
-    GR_TRY(ops->add(c, net->x, net->h, (int64_t)n * m->hidden));
+    GR_TRY(gr_exchange_combine(net->exchange, net->x));
 done:
-    if (st) gr_fail_in(st, "layer %d", l);
+    if (st && st != GRACE_ERR_COMM) gr_fail_in(st, "layer %d", l);      /* the transport names the place itself */
     return st;
 }
 

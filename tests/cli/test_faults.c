@@ -2,7 +2,9 @@
 #include "program.h"
 
 #include <signal.h>
+#include <sys/stat.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 
@@ -29,6 +31,19 @@ static void a_model_that_is_not_there_is_reported_once(void **state) {
     GRACE(1, "run", "-m", "nothing", "-p", "hello", "--ranks", "2x2");
     ended_soon_for("nothing/config.json: No such file or directory");
     complains("grace: ");
+}
+
+static void a_ladder_of_another_models_trace_is_refused_once(void **state) {
+    (void)state;
+    assert_int_equal(mkdir("half", 0777), 0);
+    assert_int_equal(symlink(PROFILED "/topk.u8", "half/topk.u8"), 0);
+    write_text("half/meta.json", "{\"model\": \"half\", \"layers\": 4, \"moe_layers\": [0, 1, 2, 3], \"experts\": 64, \"top_k\": 8,"
+                                 " \"tokens\": 40960, \"sequence_length\": 512}");
+    GRACE(1, "bench", "ladder", "-m", MODEL, "--trace", "half", SAMPLES "/prose.txt", "--sequences", "4", "--prefill", "8", "--decode", "1",
+          "--ranks", "1x2", "-o", "never.json");
+    ended_soon_for("plan is for 4 MoE layers of 64 experts, top-8; the model has 8 of 64, top-8");
+    complains("grace: ");
+    assert_int_equal(n_files("never.json*"), 0);
 }
 
 /* Three ranks are well and wait; the fourth is in another folder. */
@@ -84,6 +99,23 @@ static void a_killed_rank_ends_the_job(void **state) {
     SHELL(0, "$G inspect long.trace.*.partial && rm long.trace.*");     /* what was recorded keeps its temporary name, and can be read */
 }
 
+/* Alive, and never answers. */
+static void a_stopped_rank_is_named_after_the_deadline(void **state) {
+    (void)state;
+    pid_t victim = 0, job = start(WORDS(GRACE_PROGRAM, "run", "-m", MODEL, "-p", "hello", "-n", "2000", "--ignore-eos", "--ranks", "1x2", "--json",
+                                        "--deadline", "2", "--trace", "long.trace"));
+    wait_until(recording);
+    assert_int_equal(n_running("OMPI_COMM_WORLD_RANK=1", &victim), 1);
+    assert_int_equal(kill(victim, SIGSTOP), 0);
+    finish(job, 1);
+    wait_until(nobody_left);
+    ended_soon_for("grace: rank 0: ");          /* "dispatch of layer 5: 3 rows from rank 1 missing after 2 s", wherever it was */
+    assert_int_equal(count(last.err, "rank 0: "), 1);
+    says(" rank 1 ");
+    says(" after 2 s");
+    assert_int_equal(n_files("long.trace*"), 0);
+}
+
 static void an_interrupted_job_ends_with_all_its_ranks(void **state) {
     (void)state;
     pid_t job = start(WORDS(GRACE_PROGRAM, "run", "-m", MODEL, "-p", "hello", "-n", "2000", "--ignore-eos", "--ranks", "1x2", "--json", "--trace",
@@ -100,10 +132,12 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_plan_for_more_ranks_is_refused_once),
         cmocka_unit_test(a_model_that_is_not_there_is_reported_once),
+        cmocka_unit_test(a_ladder_of_another_models_trace_is_refused_once),
         cmocka_unit_test(one_rank_that_fails_to_load_ends_the_job),
         cmocka_unit_test(a_request_that_no_rank_can_run_is_reported_once),
         cmocka_unit_test(a_nan_on_one_rank_ends_the_job),
         cmocka_unit_test(a_killed_rank_ends_the_job),
+        cmocka_unit_test(a_stopped_rank_is_named_after_the_deadline),
         cmocka_unit_test(an_interrupted_job_ends_with_all_its_ranks),
     };
     return cmocka_run_group_tests(tests, folder_enter, folder_leave);
