@@ -1,0 +1,300 @@
+#include <math.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "plan/refine.h"
+
+/* ---- state ---- */
+
+static const uint16_t *set_of(const gr_nodes *s, int32_t b) { return s->bundles->experts + (size_t)b * (size_t)s->top_k; }
+static int64_t *empty_of(const gr_nodes *s, int32_t expert, int32_t home) { return s->empty + ((size_t)expert * s->n_nodes + home) * s->n_nodes; }
+static uint16_t *pins_of(const gr_nodes *s, int32_t b, int32_t home) { return s->pins + ((size_t)b * s->n_nodes + home) * s->n_nodes; }
+
+/* The expert that is alone in being fetched from the node, the one in flux aside. */
+static int32_t find_sole(const gr_nodes *s, int32_t b, int32_t home, int32_t node, int32_t in_flux) {
+    const uint16_t *set = set_of(s, b);
+    for (int32_t j = 0; j < s->top_k; j++)
+        if (set[j] != in_flux && s->fetch[set[j] * s->n_nodes + home] == node) return set[j];
+    gr_assert_failed(__FILE__, __LINE__, "a pin without its expert");
+}
+
+static void add_empty(gr_nodes *s, int32_t b, int32_t home, int32_t node, int64_t count) {
+    const uint16_t *set = set_of(s, b);
+    for (int32_t j = 0; j < s->top_k; j++) empty_of(s, set[j], home)[node] += count;
+}
+
+static void leave(gr_nodes *s, int32_t b, int32_t home, int32_t node, int32_t expert) {
+    int64_t count = s->bundles->count[b], *sole = s->sole + home;
+    int32_t left = --pins_of(s, b, home)[node];
+    if (left > 1) return;
+    if (left == 1) {
+        sole[(size_t)find_sole(s, b, home, node, expert) * s->n_nodes] += count;
+        return;
+    }
+    s->cost -= count;
+    sole[(size_t)expert * s->n_nodes] -= count;
+    add_empty(s, b, home, node, count);
+}
+
+static void join(gr_nodes *s, int32_t b, int32_t home, int32_t node, int32_t expert) {
+    int64_t count = s->bundles->count[b], *sole = s->sole + home;
+    int32_t before = pins_of(s, b, home)[node]++;
+    if (before > 1) return;
+    if (before == 1) {
+        sole[(size_t)find_sole(s, b, home, node, expert) * s->n_nodes] -= count;
+        return;
+    }
+    s->cost += count;
+    sole[(size_t)expert * s->n_nodes] += count;
+    add_empty(s, b, home, node, -count);
+}
+
+/* Tokens of a home get the expert elsewhere from now on; -1: at home. */
+static void set_fetch(gr_nodes *s, int32_t expert, int32_t home, int32_t to) {
+    int16_t *fetch = &s->fetch[expert * s->n_nodes + home];
+    int32_t from = *fetch;
+    if (from == to) return;
+    for (int32_t i = s->first[expert]; i < s->first[expert + 1]; i++) {
+        if (from >= 0) leave(s, s->bundle[i], home, from, expert);
+        if (to >= 0) join(s, s->bundle[i], home, to, expert);
+    }
+    *fetch = (int16_t)to;
+}
+
+double gr_nodes_load(const gr_nodes *s, int32_t expert, int32_t node) {
+    double share = s->load[expert] / s->n_nodes;
+    return (gr_nodes_hosts(s, expert, node) ? share : 0) + (s->primary[expert] == node ? share * (s->n_nodes - s->n_hosts[expert]) : 0);
+}
+
+static void count_loads(gr_nodes *s) {
+    memset(s->node_load, 0, (size_t)s->n_nodes * sizeof *s->node_load);
+    for (int32_t e = 0; e < s->n; e++)
+        for (int32_t node = 0; node < s->n_nodes; node++) s->node_load[node] += gr_nodes_load(s, e, node);
+}
+
+static grace_status list_bundles(gr_nodes *s) {
+    grace_status st = GRACE_OK;
+    int32_t n_pairs = s->n_bundles * s->top_k;
+    const uint16_t *experts = s->bundles->experts;
+    GR_CALLOC(s->first, (size_t)s->n + 2);
+    GR_CALLOC(s->bundle, n_pairs);
+    for (int32_t i = 0; i < n_pairs; i++) s->first[experts[i] + 2]++;
+    for (int32_t e = 0; e < s->n; e++) s->first[e + 2] += s->first[e + 1];
+    for (int32_t i = 0; i < n_pairs; i++) s->bundle[s->first[experts[i] + 1]++] = i / s->top_k;
+done:
+    return st;
+}
+
+/* All primaries on node 0, so that node 0 visits nobody and everyone else node 0, for whatever a bundle holds. */
+static void start_on_node_0(gr_nodes *s) {
+    for (int32_t e = 0; e < s->n; e++) {
+        s->n_hosts[e] = 1;
+        s->fetch[e * s->n_nodes] = -1;
+    }
+    s->n_slots = s->n;
+    for (int32_t b = 0; b < s->n_bundles; b++) {
+        const uint16_t *set = set_of(s, b);
+        int64_t count = s->bundles->count[b];
+        for (int32_t home = 0; home < s->n_nodes; home++) {
+            if (home > 0) pins_of(s, b, home)[0] = (uint16_t)s->top_k;
+            if (home > 0) s->cost += count;
+            if (home > 0 && s->top_k == 1) s->sole[set[0] * s->n_nodes + home] += count;
+            for (int32_t node = home > 0; node < s->n_nodes; node++) add_empty(s, b, home, node, count);
+        }
+    }
+}
+
+grace_status gr_nodes_open(const gr_bundle_layer *bundles, int32_t top_k, const double *load, int32_t n, grace_cluster cluster, gr_nodes *out) {
+    grace_status st = GRACE_OK;
+    size_t nodes = (size_t)cluster.n_nodes, pairs = (size_t)n * nodes;
+    gr_nodes s = {.n = n, .n_nodes = cluster.n_nodes, .n_gpus = grace_cluster_ranks(cluster), .top_k = top_k, .n_bundles = bundles->n,
+                  .bundles = bundles, .load = load, .bound = 1.1, .gpu_bound = 1.1, .price = -1};
+    for (int32_t e = 0; e < n; e++) s.total_load += load[e], s.most_load = fmax(s.most_load, load[e]);
+    GR_TRY(list_bundles(&s));
+    GR_CALLOC(s.fetch, pairs);
+    GR_CALLOC(s.primary, n);
+    GR_CALLOC(s.n_hosts, n);
+    GR_CALLOC(s.pins, (size_t)s.n_bundles * nodes * nodes);
+    GR_CALLOC(s.sole, pairs);
+    GR_CALLOC(s.empty, pairs * nodes);
+    GR_CALLOC(s.node_load, nodes);
+    GR_CALLOC(s.locked, pairs);
+    GR_CALLOC(s.done, pairs);
+    start_on_node_0(&s);
+    count_loads(&s);
+    *out = s;
+    return st;
+done:
+    gr_nodes_close(&s);
+    return st;
+}
+
+void gr_nodes_close(gr_nodes *s) {
+    free(s->first), free(s->bundle), free(s->fetch), free(s->primary), free(s->n_hosts), free(s->pins), free(s->sole), free(s->empty);
+    free(s->node_load), free(s->locked), free(s->done);
+    memset(s, 0, sizeof *s);
+}
+
+/* ---- operations ---- */
+
+/* Where tokens of a home get the expert once op is done. */
+static int32_t fetch_after(const gr_nodes *s, gr_node_op op, int32_t home) {
+    bool hosted = (gr_nodes_hosts(s, op.expert, home) && home != op.drop) || home == op.add;
+    return hosted ? -1 : op.primary;
+}
+
+int64_t gr_nodes_gain(const gr_nodes *s, gr_node_op op) {
+    int64_t gain = 0;
+    for (int32_t home = 0; home < s->n_nodes; home++) {
+        int32_t from = s->fetch[op.expert * s->n_nodes + home], to = fetch_after(s, op, home);
+        if (from == to) continue;
+        if (from >= 0) gain += s->sole[op.expert * s->n_nodes + home];
+        if (to >= 0) gain -= empty_of(s, op.expert, home)[to];
+    }
+    return gain;
+}
+
+static int32_t more_copies(gr_node_op op) { return (op.add >= 0) - (op.drop >= 0); }
+
+void gr_nodes_apply(gr_nodes *s, gr_node_op op) {
+    int32_t e = op.expert;
+    for (int32_t node = 0; node < s->n_nodes; node++) s->node_load[node] -= gr_nodes_load(s, e, node);
+    for (int32_t home = 0; home < s->n_nodes; home++) set_fetch(s, e, home, fetch_after(s, op, home));
+    s->primary[e] = op.primary;
+    s->n_hosts[e] = (int16_t)(s->n_hosts[e] + more_copies(op));
+    s->n_slots += more_copies(op);
+    for (int32_t node = 0; node < s->n_nodes; node++) s->node_load[node] += gr_nodes_load(s, e, node);
+}
+
+double gr_nodes_rows(const gr_nodes *s) {
+    return s->bundles->n_tokens > 0 ? (double)s->cost / s->n_nodes / (double)s->bundles->n_tokens : 0;
+}
+
+/* ---- score ---- */
+
+static double over(double load, double mean, double bound) { return mean > 0 ? fmax(0, load / mean - bound) : 0; }
+
+/* What loads over the bounds cost, in rows a token. Moving a share x of a node's load saves at most x * top_k rows, so that twice that much is
+ * never worth it. slack: load a node may have beyond the bound. */
+static double penalty(const gr_nodes *s, double node_load, double expert_load, double slack) {
+    double mean = s->total_load / s->n_nodes, gpu_mean = s->total_load / s->n_gpus;
+    return 2 * s->top_k * (over(node_load - slack, mean, s->bound) + over(expert_load, gpu_mean, s->gpu_bound) * s->n_nodes / s->n_gpus);
+}
+
+static double load_after(const gr_nodes *s, gr_node_op op, int32_t node) {
+    double share = s->load[op.expert] / s->n_nodes;
+    int32_t n_hosts = s->n_hosts[op.expert] + more_copies(op);
+    return (fetch_after(s, op, node) < 0 ? share : 0) + (op.primary == node ? share * (s->n_nodes - n_hosts) : 0);
+}
+
+static double penalty_change(const gr_nodes *s, gr_node_op op, double slack) {
+    double change = 0;
+    for (int32_t node = 0; node < s->n_nodes; node++) {
+        double before = gr_nodes_load(s, op.expert, node), after = load_after(s, op, node), rest = s->node_load[node] - before;
+        change += penalty(s, rest + after, after, slack) - penalty(s, s->node_load[node], before, slack);
+    }
+    return change;
+}
+
+static double rows_saved(const gr_nodes *s, gr_node_op op) {
+    return s->bundles->n_tokens > 0 ? (double)gr_nodes_gain(s, op) / s->n_nodes / (double)s->bundles->n_tokens : 0;
+}
+
+/* What an operation adds to the score. */
+static double change_of(const gr_nodes *s, gr_node_op op, double slack) {
+    double price = s->price < 0 ? 0 : s->price;
+    return penalty_change(s, op, slack) - rows_saved(s, op) + price * more_copies(op);
+}
+
+/* ---- a pass ---- */
+
+typedef struct choice { const gr_nodes *s; double slack, best; gr_node_op op; bool found; } choice;
+
+static bool locked(const gr_nodes *s, int32_t expert, int32_t node) { return s->locked[expert * s->n_nodes + node]; }
+
+static void consider(choice *c, gr_node_op op) {
+    const gr_nodes *s = c->s;
+    if (op.add >= 0 && locked(s, op.expert, op.add)) return;
+    if (op.drop >= 0 && locked(s, op.expert, op.drop)) return;
+    if (op.add < 0 && op.drop < 0 && locked(s, op.expert, op.primary)) return;
+    if (s->price < 0 && more_copies(op) > 0) return;
+    double change = change_of(s, op, c->slack);
+    if (c->found && change >= c->best) return;
+    c->best = change, c->op = op, c->found = true;
+}
+
+/* Everything that can happen to an expert in one step and has to do with node q. */
+static void consider_node(choice *c, int16_t expert, int16_t q) {
+    const gr_nodes *s = c->s;
+    int16_t p = s->primary[expert];
+    if (q == p) return;
+    if (!gr_nodes_hosts(s, expert, q)) {
+        consider(c, (gr_node_op){expert, q, p, q});                 /* the primary moves */
+        consider(c, (gr_node_op){expert, q, -1, p});                /* a copy more */
+        return;
+    }
+    consider(c, (gr_node_op){expert, -1, q, p});                    /* a copy less */
+    consider(c, (gr_node_op){expert, -1, p, q});                    /* the primary goes, the copy takes its place */
+    consider(c, (gr_node_op){expert, -1, -1, q});                   /* they change places */
+    for (int16_t to = 0; to < s->n_nodes; to++)
+        if (!gr_nodes_hosts(s, expert, to)) consider(c, (gr_node_op){expert, to, q, p});
+}
+
+static void lock(gr_nodes *s, gr_node_op op) {
+    uint8_t *row = s->locked + (size_t)op.expert * s->n_nodes;
+    if (op.add >= 0) row[op.add] = 1;
+    if (op.drop >= 0) row[op.drop] = 1;
+    if (op.add < 0 && op.drop < 0) row[op.primary] = 1;
+}
+
+static void undo(gr_nodes *s, gr_node_op done) { gr_nodes_apply(s, (gr_node_op){done.expert, done.drop, done.add, done.primary}); }
+
+/* Inside a pass a node may be over its bound by the heaviest expert, or no two experts could ever change places. */
+double gr_nodes_pass(gr_nodes *s) {
+    int32_t n_done = 0, n_best = 0, n_most = s->n * s->n_nodes;
+    double score = 0, best = 0;
+    memset(s->locked, 0, (size_t)n_most);
+    while (n_done < n_most) {
+        choice c = {.s = s, .slack = s->most_load};
+        for (int32_t e = 0; e < s->n; e++)
+            for (int32_t q = 0; q < s->n_nodes; q++) consider_node(&c, (int16_t)e, (int16_t)q);
+        if (!c.found) break;
+        score += change_of(s, c.op, 0);
+        s->done[n_done] = (gr_node_op){c.op.expert, c.op.add, c.op.drop, s->primary[c.op.expert]};      /* the primary to go back to */
+        gr_nodes_apply(s, c.op);
+        lock(s, c.op);
+        n_done++;
+        if (score < best - 1e-9) best = score, n_best = n_done;
+    }
+    while (n_done > n_best) undo(s, s->done[--n_done]);
+    return -best;
+}
+
+/* ---- copies one by one ---- */
+
+bool gr_nodes_best_copy(const gr_nodes *s, gr_node_op *op, double *saved) {
+    bool found = false;
+    for (int32_t e = 0; e < s->n; e++)
+        for (int32_t q = 0; q < s->n_nodes; q++) {
+            gr_node_op more = {(int16_t)e, (int16_t)q, -1, s->primary[e]};
+            if (gr_nodes_hosts(s, e, q)) continue;
+            double gain = rows_saved(s, more) - penalty_change(s, more, 0);
+            if (!found || gain > *saved) *saved = gain, *op = more, found = true;
+        }
+    return found;
+}
+
+bool gr_nodes_worst_copy(const gr_nodes *s, gr_node_op *op, double *saved) {
+    bool found = false;
+    for (int32_t e = 0; e < s->n; e++)
+        for (int32_t q = 0; q < s->n_nodes; q++) {
+            if (!gr_nodes_hosts(s, e, q) || s->n_hosts[e] < 2) continue;
+            for (int32_t p = 0; p < s->n_nodes; p++) {
+                gr_node_op less = {(int16_t)e, -1, (int16_t)q, (int16_t)p};
+                if (p == q || !gr_nodes_hosts(s, e, p) || (q != s->primary[e] && p != s->primary[e])) continue;
+                double loss = penalty_change(s, less, 0) - rows_saved(s, less);
+                if (!found || loss < *saved) *saved = loss, *op = less, found = true;
+            }
+        }
+    return found;
+}
