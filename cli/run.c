@@ -94,7 +94,7 @@ static grace_status print_texts(const gr_session *s, const grace_engine *engine)
 }
 
 static void set_result(gr_json *o, const gr_session *s, const grace_result *r) {
-    static const char *const finish_names[] = {"none", "length", "eos", "context"};
+    static const char *const finish_names[] = {"none", "length", "eos"};
     char *text = NULL;
     size_t n;
     if (grace_tokenizer_decode(s->tokenizer, r->ids, r->n_ids, 1, &text, &n) == GRACE_OK) gr_json_set_string(o, "text", text);

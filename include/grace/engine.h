@@ -71,7 +71,7 @@ typedef struct grace_request {
     void (*on_logits)(void *user, int32_t request, int32_t position, const float *logits);   /* [vocab], every row computed */
 } grace_request;
 
-typedef enum grace_finish { GRACE_FINISH_NONE, GRACE_FINISH_LENGTH, GRACE_FINISH_EOS, GRACE_FINISH_CONTEXT } grace_finish;
+typedef enum grace_finish { GRACE_FINISH_NONE, GRACE_FINISH_LENGTH, GRACE_FINISH_EOS } grace_finish;
 
 typedef struct grace_result {
     int32_t home;                   /* rank */
@@ -117,7 +117,7 @@ typedef struct grace_stats {
     int32_t n_ranks, n_nodes, n_layers, n_steps;
     int64_t n_tokens;               /* rows computed by all ranks */
     int64_t n_prefill, n_decode;    /* of them */
-    double prefill_us, decode_us;   /* wall time of steps with any prefill row, and of the others */
+    double prefill_us, decode_us;   /* wall time of the steps; a step with rows of both kinds is shared between them by rows */
     grace_link_count dispatch[GRACE_N_STAGES][GRACE_N_LINKS], combine[GRACE_N_STAGES][GRACE_N_LINKS];   /* all ranks */
     int64_t *pair_rows;             /* [n_ranks from, n_ranks to] rows dispatched plus combined, all stages; self: rows that stay */
     int64_t *load;                  /* [n_layers, n_ranks] (token, expert) pairs computed */
@@ -126,7 +126,7 @@ typedef struct grace_stats {
     int64_t idle_pairs;             /* sum over steps, layers, ranks of (largest load - own) */
     double pair_us;                 /* measured expert time per pair, all ranks */
     double idle_model_us;           /* idle_pairs * pair_us */
-    double idle_measured_us;        /* sum of (slowest rank's expert time - own); < 0: not measured (fewer cores than ranks) */
+    double idle_measured_us;        /* sum of (slowest rank's expert time - own); < 0: not measured (some machine has fewer cores than ranks) */
     double time_us[GRACE_N_TIMES];  /* mean over ranks */
     double moe_us;                  /* route + dispatch + experts + combine, of the slowest rank */
     int64_t replica_bytes_max;      /* bytes of secondary slots on the rank with most */

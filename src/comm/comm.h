@@ -5,6 +5,7 @@
  * at once with COMM and buffers of transfers in flight may be freed. Closing is local: it never waits. */
 #ifndef GR_COMM_COMM_H
 #define GR_COMM_COMM_H
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -38,7 +39,8 @@ struct gr_comm {
     const gr_comm_ops *ops;
     int32_t rank, n_ranks;
     int32_t n_nodes, gpus_per_node;     /* rank r is GPU r % G of node r / G; a communicator from split is one node */
-    double deadline_s;
+    double deadline_s;                  /* longest wait without any progress */
+    bool oversubscribed;                /* more ranks than cores on some machine: waits sleep, times of ranks are not comparable */
 };
 
 int32_t gr_comm_node(const gr_comm *c, int32_t rank);       /* node of any rank */

@@ -252,15 +252,15 @@ static void pause_after(double idle_us, bool oversubscribed) {
 
 static grace_status wait_all(const mpi_comm *c, gr_request *r) {
     grace_status st = GRACE_OK;
-    double start_us = gr_now_us(), progress_us = start_us;
+    double progress_us = gr_now_us();
     for (int n_done = 0; r->n_left > 0;) {
         GR_TRY(test_some(c, r, &n_done));
         double now_us = gr_now_us();
         if (n_done > 0) progress_us = now_us;
         if (r->n_left == 0) break;
-        if (now_us - start_us > 1e6 * c->base.deadline_s) return late(c, r);
+        if (now_us - progress_us > 1e6 * c->base.deadline_s) return late(c, r);
         gr_place_wait(first_missing(c, r));
-        pause_after(now_us - progress_us, c->oversubscribed);
+        pause_after(now_us - progress_us, c->base.oversubscribed);
     }
 done:
     gr_place_wait(-1);
@@ -289,7 +289,7 @@ static grace_status mpi_split(gr_comm *base, int32_t color, gr_comm **out) {
     GR_CHECK(color >= 0, GRACE_ERR_ARG, "color of a split: expected 0 or more, found %d", color);
     GR_TRY(gr_mpi_barrier(c));       /* MPI_Comm_split cannot be bounded, so nobody enters it before everybody is there */
     GR_TRY(gr_mpi_status(MPI_Comm_split(c->mpi, color, c->base.rank, &comm), "MPI_Comm_split"));
-    GR_TRY(gr_mpi_wrap(comm, c->base.deadline_s, c->oversubscribed, &part));
+    GR_TRY(gr_mpi_wrap(comm, c->base.deadline_s, c->base.oversubscribed, &part));
     *out = &part->base;
 done:
     return st;
@@ -352,7 +352,7 @@ grace_status gr_mpi_wrap(MPI_Comm comm, double deadline_s, bool oversubscribed, 
     MPI_Comm_rank(comm, &rank);
     MPI_Comm_size(comm, &n_ranks);
     c->base = (gr_comm){.ops = &mpi_ops, .rank = rank, .n_ranks = n_ranks, .n_nodes = 1, .gpus_per_node = n_ranks, .deadline_s = deadline_s};
-    c->oversubscribed = oversubscribed;
+    c->base.oversubscribed = oversubscribed;
     c->tag = 1;
     GR_TRY(find_world_ranks(c));
     *out = c;

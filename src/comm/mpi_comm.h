@@ -19,7 +19,6 @@ typedef struct mpi_comm {
     int next_type;                      /* slot to reuse */
     gr_request *spare;                  /* finished requests, to be used again: a step allocates nothing */
     gr_request *busy;                   /* in flight */
-    bool oversubscribed;                /* more ranks than cores on this machine: waiting must not burn a core */
 } mpi_comm;
 
 /* Make comm a communicator of one node. */

@@ -134,7 +134,7 @@ done:
 
 static void warn_few_cores(const mpi_comm *c, int32_t n_local, long n_cores) {
     const char *yields = getenv("OMPI_MCA_mpi_yield_when_idle");
-    if (c->base.rank != 0 || !c->oversubscribed || (yields && strcmp(yields, "1") == 0)) return;
+    if (c->base.rank != 0 || !c->base.oversubscribed || (yields && strcmp(yields, "1") == 0)) return;
     gr_log(GR_WARN, "mpi", "%d ranks on %ld cores without mpi_yield_when_idle: expect waits of milliseconds (grace run --ranks sets what is needed, see "
            "docs/launch.md)", n_local, n_cores);
 }
@@ -145,7 +145,9 @@ static grace_status arrange(mpi_comm *c, int32_t n_nodes) {
     long n_cores = sysconf(_SC_NPROCESSORS_ONLN);
     GR_CALLOC(first, c->base.n_ranks);
     GR_TRY(find_machines(c, first, &n_local));
-    c->oversubscribed = n_local > n_cores;
+    int64_t oversubscribed = n_local > n_cores;
+    GR_TRY(gr_comm_allreduce(&c->base, &oversubscribed, 1, GR_MAX));
+    c->base.oversubscribed = oversubscribed != 0;
     warn_few_cores(c, n_local, n_cores);
     if (n_nodes > 0) GR_TRY(check_divisible(c->base.n_ranks, n_nodes));
     else GR_TRY(check_machines(first, c->base.n_ranks, &n_nodes));

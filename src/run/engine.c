@@ -174,9 +174,10 @@ const grace_result *grace_engine_result(const grace_engine *e, int32_t request) 
 
 /* -log softmax(logits)[target] in double. */
 static double negative_log_likelihood(const float *logits, int32_t vocab, int32_t target) {
-    double most = logits[0], sum = 0;
+    double most = logits[0], sum;
     for (int32_t i = 1; i < vocab; i++) most = logits[i] > most ? logits[i] : most;
-    for (int32_t i = 0; i < vocab; i++) sum += exp(logits[i] - most);
+    sum = exp(logits[0] - most);
+    for (int32_t i = 1; i < vocab; i++) sum += exp(logits[i] - most);
     return log(sum) + most - logits[target];
 }
 
@@ -247,18 +248,17 @@ done:
 
 grace_status grace_engine_step(grace_engine *e, bool *more) {
     grace_status st = GRACE_OK;
-    bool any_prefill;
     double start = gr_now_us(), mark;
     if (e->tally.n_steps == 0) e->started_us = start;
     gr_batch_fill(&e->batch, &e->net->kv);
-    GR_TRY(gr_tally_sync(&e->tally, e->net, e->batch.n_prefill, e->batch.n_decode, more, &any_prefill));
+    GR_TRY(gr_tally_sync(&e->tally, e->net, e->batch.n_prefill, e->batch.n_decode, more));
     if (!*more) goto done;
     GR_TRY(gr_network_forward(e->net, &e->batch.step));
     mark = gr_now_us();
     GR_TRY(draw(e));
     e->net->time_us[GRACE_TIME_LOGITS] += gr_now_us() - mark;
     gr_batch_advance(&e->batch, &e->net->kv);
-    gr_tally_step(&e->tally, any_prefill, gr_now_us() - start);
+    gr_tally_step(&e->tally, gr_now_us() - start);
     if (e->recorder) GR_TRY(gr_recorder_step(e->recorder, &e->batch.step, e->tally.n_steps - 1));
 done:
     return st;

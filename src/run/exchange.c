@@ -58,7 +58,7 @@ static grace_status alloc_buffers(gr_exchange *ex) {
     int64_t own = ex->opt.n_rows_max, k = ex->opt.top_k, ranks = ex->world->n_ranks, nodes = ex->two_stage ? ex->world->n_nodes : 1;
     int64_t received_a = own * (nodes - 1), source = own + received_a, entries = source * k;
     int64_t arrived_entries = own * ranks * k, arrived = ex->opt.kind == GRACE_EXCHANGE_PER_EXPERT ? arrived_entries : own * ranks;
-    int64_t back_a = received_a * (ex->opt.exact ? k : 1), moved = arrived_entries > entries ? arrived_entries : entries;
+    int64_t moved = arrived_entries > entries ? arrived_entries : entries;
     bool per_expert = ex->opt.kind == GRACE_EXCHANGE_PER_EXPERT;
     GR_CHECK(moved * 3 < INT32_MAX, GRACE_ERR_LIMIT, "%d rows a step, top_k %d and %d ranks need %lld list entries, the exchange counts to %d",
              ex->opt.n_rows_max, ex->opt.top_k, ex->world->n_ranks, (long long)(moved * 3), INT32_MAX);
@@ -82,7 +82,7 @@ static grace_status alloc_buffers(gr_exchange *ex) {
     GR_TRY(alloc_rows(ex, &ex->sent, moved));
     GR_TRY(alloc_rows(ex, &ex->arrived_rows, arrived));
     GR_TRY(alloc_rows(ex, &ex->results, arrived_entries));
-    GR_TRY(alloc_rows(ex, &ex->home, entries + own * k + back_a));
+    GR_TRY(alloc_rows(ex, &ex->home, entries + own * k));
 done:
     return st;
 }
@@ -172,6 +172,9 @@ grace_status gr_exchange_build(gr_exchange *ex, const gr_route *route) {
     GR_ASSERT(route->n_rows <= ex->opt.n_rows_max && route->n_slots <= ex->opt.n_slots_max);
     ex->route = *route;
     take_own_rows(ex);
+    ex->hop[A].slot_to = route->n_slots_all;
+    ex->hop[B].slot_from = route->first_slot;
+    ex->hop[B].slot_to = route->first_slot + route->n_slots;
     if (ex->two_stage) {
         gr_hop_begin(&ex->hop[A]);
         gr_hop_count(&ex->hop[A], &ex->source, route->rank_of_slot, 0, route->n_rows);
@@ -201,11 +204,10 @@ done:
     return st;
 }
 
-static grace_status wait_lists(gr_hop *hop, gr_rows *rows) {
+static grace_status move_lists(gr_hop *hop) {
     gr_request *request = NULL;
     grace_status st = gr_hop_lists_start(hop, &request);
-    if (!st) st = gr_comm_wait(hop->comm, request);
-    return st ? st : gr_hop_lists_parse(hop, rows);
+    return st ? st : gr_comm_wait(hop->comm, request);
 }
 
 /* Stage A: our rows leave for other nodes; while they travel, the lists of what comes are turned into stage B's. */
@@ -215,10 +217,11 @@ static grace_status cross_nodes(gr_exchange *ex, gr_request **rows_a, double *ma
     gr_request *counts = ex->counts_a;
     ex->counts_a = NULL;
     GR_TRY(gr_comm_wait(hop->comm, counts));
-    gr_hop_counts_done(hop);
+    GR_TRY(gr_hop_counts_done(hop));
     GR_TRY(start_rows(ex, A, ex->source_rows + (int64_t)ex->route.n_rows * ex->opt.hidden, rows_a));
-    GR_TRY(wait_lists(hop, &ex->source));
+    GR_TRY(move_lists(hop));
     lap(mark, &ex->counts.move_us[0]);
+    GR_TRY(gr_hop_lists_parse(hop, &ex->source));
     gr_hop_count(&ex->hop[B], &ex->source, ex->route.rank_of_slot, ex->route.n_rows, ex->source.n);
     lap(mark, &ex->counts.list_us);
 done:
@@ -231,9 +234,7 @@ static void group_pairs(gr_exchange *ex) {
     int32_t n_entries = ex->arrived.first[ex->arrived.n];
     memset(ex->first_pair, 0, ((size_t)route->n_slots + 2) * sizeof(int32_t));
     for (int32_t e = 0; e < n_entries; e++) {
-        int32_t s = ex->arrived.slot[e] - route->first_slot;
-        GR_ASSERT(s >= 0 && s < route->n_slots);
-        ex->first_pair[s + 2]++;
+        ex->first_pair[ex->arrived.slot[e] - route->first_slot + 2]++;
     }
     for (int32_t s = 0; s < route->n_slots; s++) ex->first_pair[s + 2] += ex->first_pair[s + 1];
     for (int32_t r = 0; r < ex->arrived.n; r++)
@@ -254,10 +255,11 @@ grace_status gr_exchange_dispatch(gr_exchange *ex, gr_arrived *out) {
     lap(&mark, &ex->counts.list_us);
     GR_TRY(gr_hop_counts_start(hop, &counts_b));
     GR_TRY(gr_comm_wait(hop->comm, counts_b));
-    gr_hop_counts_done(hop);
-    ex->arrived.n = 0;
-    GR_TRY(wait_lists(hop, &ex->arrived));
+    GR_TRY(gr_hop_counts_done(hop));
+    GR_TRY(move_lists(hop));
     lap(&mark, &ex->counts.move_us[0]);
+    ex->arrived.n = 0;
+    GR_TRY(gr_hop_lists_parse(hop, &ex->arrived));
     group_pairs(ex);
     lap(&mark, &ex->counts.list_us);
     GR_TRY(gr_comm_wait(ex->world, rows_a));
@@ -304,17 +306,17 @@ static grace_status collect_forwarded(gr_exchange *ex) {
 }
 
 /* exact, at home: gate weight times row, choice after choice in order of gate weight, whatever way a row came. */
-static grace_status sum_choices(gr_exchange *ex, float *y) {
+static void list_choices(gr_exchange *ex) {
     int32_t n_entries = ex->source.first[ex->route.n_rows], n_b = n_returned(ex, &ex->hop[B]);
     for (int32_t e = 0; e < n_entries; e++) {
         int32_t near = ex->hop[B].send_of_entry[e];
         ex->sum_index[e] = near >= 0 ? near : n_b + ex->hop[A].send_of_entry[e];
     }
-    return ex->compute->ops->sum_rows(ex->compute, ex->home, ex->source.first, ex->sum_index, ex->route.weight, ex->route.n_rows, ex->opt.hidden, false, y);
+    memcpy(ex->sum_first, ex->source.first, ((size_t)ex->route.n_rows + 1) * sizeof(int32_t));
 }
 
 /* fast, at home: the partial sums of this node's ranks in their order, then of the other nodes in theirs. */
-static grace_status sum_partials(gr_exchange *ex, float *y) {
+static void list_partials(gr_exchange *ex) {
     const gr_hop *a = &ex->hop[A], *b = &ex->hop[B];
     int32_t n = 0, n_b = n_returned(ex, b);
     for (int32_t r = 0; r < ex->route.n_rows; r++) {
@@ -323,7 +325,6 @@ static grace_status sum_partials(gr_exchange *ex, float *y) {
         for (int32_t i = a->copies_first[r]; ex->two_stage && i < a->copies_first[r + 1]; i++) ex->sum_index[n++] = n_b + a->copies[i];
     }
     ex->sum_first[ex->route.n_rows] = n;
-    return ex->compute->ops->sum_rows(ex->compute, ex->home, ex->sum_first, ex->sum_index, NULL, ex->route.n_rows, ex->opt.hidden, false, y);
 }
 
 grace_status gr_exchange_combine(gr_exchange *ex, float *y) {
@@ -335,7 +336,12 @@ grace_status gr_exchange_combine(gr_exchange *ex, float *y) {
         GR_TRY(collect_forwarded(ex));
         GR_TRY(send_back(ex, A, ex->sent, ex->home + (int64_t)n_returned(ex, &ex->hop[B]) * ex->opt.hidden));
     }
-    GR_TRY(ex->opt.exact ? sum_choices(ex, y) : sum_partials(ex, y));
+    lap(&mark, &ex->counts.move_us[1]);
+    if (ex->opt.exact) list_choices(ex);
+    else list_partials(ex);
+    lap(&mark, &ex->counts.list_us);
+    GR_TRY(ex->compute->ops->sum_rows(ex->compute, ex->home, ex->sum_first, ex->sum_index, ex->opt.exact ? ex->route.weight : NULL, ex->route.n_rows,
+                                      ex->opt.hidden, true, y));
     lap(&mark, &ex->counts.move_us[1]);
 done:
     return st;

@@ -28,6 +28,7 @@ typedef struct gr_route {
     const int32_t *slot;            /* [n_rows, top_k] by falling gate weight */
     const float *weight;            /* [n_rows, top_k] */
     const int32_t *rank_of_slot;    /* the layer's placement */
+    int32_t n_slots_all;            /* slots of the layer on all ranks */
     int32_t first_slot, n_slots;    /* slots hosted here */
 } gr_route;
 
@@ -57,7 +58,7 @@ float *gr_exchange_rows(gr_exchange *ex);
 /* The three calls of a layer, in this order, on every rank, also with no rows. All collective. */
 grace_status gr_exchange_build(gr_exchange *ex, const gr_route *route);         /* lists of the first stage; counts leave */
 grace_status gr_exchange_dispatch(gr_exchange *ex, gr_arrived *out);            /* rows arrive, once per (token, GPU) */
-grace_status gr_exchange_combine(gr_exchange *ex, float *y);                    /* y [n_rows, hidden]: weighted sums, at home */
+grace_status gr_exchange_combine(gr_exchange *ex, float *y);                    /* y [n_rows, hidden] += weighted sums, at home */
 
 gr_exchange_counts *gr_exchange_counts_of(gr_exchange *ex);                     /* running totals; the caller may reset them */
 

@@ -8,7 +8,8 @@ grace_status gr_hop_init(gr_hop *hop, gr_comm *comm, const int32_t *peer_of_rank
                          int32_t source_entries_max, int32_t send_rows_max, int32_t recv_rows_max, int32_t recv_entries_max) {
     grace_status st = GRACE_OK;
     size_t peers = (size_t)comm->n_ranks;
-    *hop = (gr_hop){.comm = comm, .peer_of_rank = peer_of_rank, .per_expert = per_expert};
+    *hop = (gr_hop){.comm = comm, .peer_of_rank = peer_of_rank, .per_expert = per_expert, .recv_rows_max = recv_rows_max,
+                    .recv_entries_max = recv_entries_max, .slot_to = INT32_MAX};
     GR_CALLOC(hop->send_rows, peers);
     GR_CALLOC(hop->recv_rows, peers);
     GR_CALLOC(hop->send_entries, peers);
@@ -118,12 +119,17 @@ grace_status gr_hop_counts_start(gr_hop *hop, gr_request **request) {
     return gr_comm_alltoallv_start(hop->comm, &xfer, request);
 }
 
-void gr_hop_counts_done(gr_hop *hop) {
+grace_status gr_hop_counts_done(gr_hop *hop) {
     hop->n_recv = hop->n_recv_entries = 0;
     for (int32_t p = 0; p < hop->comm->n_ranks; p++) {
-        hop->n_recv += hop->recv_rows[p] = hop->counts_in[2 * p];
-        hop->n_recv_entries += hop->recv_entries[p] = hop->counts_in[2 * p + 1];
+        int32_t rows = hop->counts_in[2 * p], entries = hop->counts_in[2 * p + 1];
+        if (rows < 0 || entries < rows || rows > hop->recv_rows_max - hop->n_recv || entries > hop->recv_entries_max - hop->n_recv_entries)
+            return gr_fail(GRACE_ERR_COMM, "peer %d announces %d rows with %d entries; there is room for %d and %d", p, rows, entries,
+                           hop->recv_rows_max - hop->n_recv, hop->recv_entries_max - hop->n_recv_entries);
+        hop->n_recv += hop->recv_rows[p] = rows;
+        hop->n_recv_entries += hop->recv_entries[p] = entries;
     }
+    return GRACE_OK;
 }
 
 grace_status gr_hop_lists_start(gr_hop *hop, gr_request **request) {
@@ -142,6 +148,8 @@ grace_status gr_hop_lists_parse(const gr_hop *hop, gr_rows *rows) {
         int32_t n = *word++;
         if (n < 1 || n > end - entry) return gr_fail(GRACE_ERR_COMM, "row %d of %d arrived with %d entries, at most %d left", i, hop->n_recv, n, end - entry);
         for (int32_t j = 0; j < n; j++, entry++, word += 2) {
+            if (word[0] < hop->slot_from || word[0] >= hop->slot_to)
+                return gr_fail(GRACE_ERR_COMM, "slot %d arrived, expected %d to %d", word[0], hop->slot_from, hop->slot_to - 1);
             rows->slot[entry] = word[0];
             memcpy(&rows->weight[entry], &word[1], sizeof(float));
         }

@@ -19,6 +19,8 @@ typedef struct gr_hop {
     bool per_expert;                /* no deduplication: a row per entry */
     int32_t n_send, n_recv;         /* rows */
     int32_t n_send_entries, n_recv_entries;
+    int32_t recv_rows_max, recv_entries_max;    /* what the buffers hold: peers are not trusted with more */
+    int32_t slot_from, slot_to;     /* slots that may arrive: [slot_from, slot_to) */
     int32_t *send_rows, *recv_rows, *send_entries, *recv_entries;   /* [n_peers] */
     int32_t *row_of_send;           /* [n_send] source row; by peer, then source row */
     int32_t *send_of_entry;         /* [source entries] index among the sent entries, -1: not sent by this hop */
@@ -41,9 +43,10 @@ void gr_hop_fill(gr_hop *hop, const gr_rows *source, const int32_t *rank_of_slot
 
 /* Exchange of counts, then of lists. */
 grace_status gr_hop_counts_start(gr_hop *hop, gr_request **request);
-void gr_hop_counts_done(gr_hop *hop);               /* after the wait: n_recv and friends are known */
+grace_status gr_hop_counts_done(gr_hop *hop);       /* after the wait: n_recv and friends are known. Fails with COMM on impossible counts */
 grace_status gr_hop_lists_start(gr_hop *hop, gr_request **request);
-/* After the wait: append what arrived to rows (slot and weight arrays with room). Fails with COMM on lists that contradict the counts. */
+/* After the wait: append what arrived to rows (slot and weight arrays with room). Fails with COMM on lists that contradict the counts and on
+ * slots that do not belong here. */
 grace_status gr_hop_lists_parse(const gr_hop *hop, gr_rows *rows);
 
 int64_t gr_hop_list_bytes(const gr_hop *hop, int32_t peer);     /* counts and lists sent to a peer */

@@ -39,6 +39,7 @@ typedef struct gr_network {
     float *weights;
     gr_on_gate *on_gate;
     void *on_gate_user;
+    int64_t replica_bytes;              /* of the slots here that are not primaries */
     double time_us[GRACE_N_TIMES];
     int64_t *step_load;                 /* [n_moe_layers] pairs computed here in the current step */
     double *step_expert_us;             /* [n_moe_layers] */

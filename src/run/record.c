@@ -10,6 +10,8 @@ struct gr_recorder {
     grace_trace_writer *writer;     /* rank 0 */
     uint16_t *experts;              /* [n_rows_max, n_layers, top_k] of the current step */
     char *packed;                   /* segments, then experts, as sent to rank 0 */
+    int32_t *sizes, *to, *from;     /* [n_ranks] bytes of every rank's packed, and what this rank sends and receives */
+    char *all;                      /* rank 0: every rank's packed, room for the worst step */
     int32_t n_rows_max;
 };
 
@@ -23,7 +25,14 @@ grace_status gr_recorder_open(gr_comm *comm, const char *path, const grace_trace
     rec->info = *info;
     rec->n_rows_max = n_rows_max;
     GR_CALLOC(rec->experts, (size_t)n_rows_max * row);
-    GR_CALLOC(rec->packed, sizeof(int32_t) + (size_t)n_rows_max * (sizeof(grace_trace_segment) + row * sizeof(uint16_t)));
+    size_t most = sizeof(int32_t) + (size_t)n_rows_max * (sizeof(grace_trace_segment) + row * sizeof(uint16_t));
+    GR_CHECK(most <= INT32_MAX / (size_t)comm->n_ranks, GRACE_ERR_LIMIT, "recording %d rows a step on %d ranks: expected at most %d bytes of choices, found %zu",
+             n_rows_max, comm->n_ranks, INT32_MAX / comm->n_ranks, most);
+    GR_CALLOC(rec->packed, most);
+    GR_CALLOC(rec->sizes, comm->n_ranks);
+    GR_CALLOC(rec->to, comm->n_ranks);
+    GR_CALLOC(rec->from, comm->n_ranks);
+    if (comm->rank == 0) GR_CALLOC(rec->all, most * (size_t)comm->n_ranks);
     if (comm->rank == 0) mine = grace_trace_create(path, info, domains, n_domains, &rec->writer);
     GR_TRY(grace_comm_agree(comm, mine));
     *out = rec;
@@ -85,14 +94,15 @@ done:
 
 grace_status gr_recorder_step(gr_recorder *rec, const gr_step *step, int32_t step_number) {
     grace_status st = GRACE_OK, mine = GRACE_OK;
-    int32_t sizes[GRACE_RANKS_MAX], n = pack(rec, step, step_number);
-    char *all = NULL, *at;
-    GR_TRY(gr_comm_allgatherv(rec->comm, rec->packed, n, sizes, (void **)&all));
-    at = all;
-    for (int32_t r = 0; rec->writer && !mine && r < rec->comm->n_ranks; at += sizes[r++]) mine = write_rank(rec, at);
+    int32_t n = pack(rec, step, step_number);
+    const char *at = rec->all;
+    GR_TRY(gr_comm_allgather(rec->comm, &n, sizeof n, rec->sizes));
+    rec->to[0] = n;
+    for (int32_t r = 0; r < rec->comm->n_ranks; r++) rec->from[r] = rec->comm->rank == 0 ? rec->sizes[r] : 0;
+    GR_TRY(gr_comm_alltoallv(rec->comm, &(gr_xfer){rec->packed, rec->to, rec->all, rec->from, 1}));
+    for (int32_t r = 0; rec->writer && !mine && r < rec->comm->n_ranks; at += rec->sizes[r++]) mine = write_rank(rec, at);
     GR_TRY(grace_comm_agree(rec->comm, mine));
 done:
-    free(all);
     return st;
 }
 
@@ -110,5 +120,9 @@ void gr_recorder_free(gr_recorder *rec) {
     if (rec->writer) grace_trace_abandon(rec->writer);
     free(rec->experts);
     free(rec->packed);
+    free(rec->sizes);
+    free(rec->to);
+    free(rec->from);
+    free(rec->all);
     free(rec);
 }

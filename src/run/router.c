@@ -32,6 +32,7 @@ static int32_t reverse_bits6(int32_t t) {
 
 void gr_router_deal(const float *weight, int32_t n, int32_t *host_of_turn) {
     int32_t turns[GRACE_RANKS_MAX], dealt = 0;
+    GR_ASSERT(n >= 1 && n <= GRACE_RANKS_MAX);
     quantise(weight, n, turns);
     for (int32_t i = 0; i < n; i++)
         for (int32_t j = 0; j < turns[i]; j++) host_of_turn[reverse_bits6(dealt++)] = i;

@@ -2,7 +2,6 @@
 
 #include <math.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/memory.h"
 
@@ -57,7 +56,7 @@ static void add_step(gr_tally *t) {
     t->pending = false;
 }
 
-grace_status gr_tally_sync(gr_tally *t, gr_network *net, int32_t n_prefill, int32_t n_decode, bool *more, bool *any_prefill) {
+grace_status gr_tally_sync(gr_tally *t, gr_network *net, int32_t n_prefill, int32_t n_decode, bool *more) {
     grace_status st = GRACE_OK;
     share_own(t, net);
     t->shared[N_PREFILL] = n_prefill;
@@ -67,16 +66,17 @@ grace_status gr_tally_sync(gr_tally *t, gr_network *net, int32_t n_prefill, int3
     add_step(t);
     t->n_prefill += t->shared[N_PREFILL];
     t->n_decode += t->shared[N_DECODE];
-    *any_prefill = t->shared[N_PREFILL] > 0;
     *more = t->shared[N_PREFILL] + t->shared[N_DECODE] > 0;
 done:
     return st;
 }
 
-void gr_tally_step(gr_tally *t, bool any_prefill, double wall_us) {
+void gr_tally_step(gr_tally *t, double wall_us) {
+    double prefill = (double)t->shared[N_PREFILL], decode = (double)t->shared[N_DECODE];
     t->n_steps++;
     t->pending = true;
-    *(any_prefill ? &t->prefill_us : &t->decode_us) += wall_us;
+    t->prefill_us += wall_us * prefill / (prefill + decode);
+    t->decode_us += wall_us * decode / (prefill + decode);
 }
 
 /* ---- at the end ---- */
@@ -87,19 +87,6 @@ typedef struct share {
     double time_us[GRACE_N_TIMES], moe_us, prefill_us, decode_us;
     int64_t replica_bytes;
 } share;
-
-static int64_t weight_bytes(const grace_model_info *m) { return 3 * (int64_t)m->hidden * m->expert_width * 2; }
-
-/* Bytes of the slots that are not primaries; weights are counted as bf16, as they lie on disk and in memory. */
-static int64_t replica_bytes(const gr_network *net) {
-    int64_t n = 0;
-    for (int32_t l = 0; l < net->plan->n_layers; l++) {
-        const grace_plan_layer *pl = &net->plan->layers[l];
-        for (int32_t s = pl->first_slot[net->comm->rank]; s < pl->first_slot[net->comm->rank + 1]; s++)
-            n += pl->slots_of_expert[pl->slots_first[pl->expert_of_slot[s]]] != s;
-    }
-    return n * weight_bytes(net->info);
-}
 
 static void fill_share(const gr_tally *t, gr_network *net, share *mine) {
     const gr_exchange_counts *c = gr_exchange_counts_of(net->exchange);
@@ -112,7 +99,7 @@ static void fill_share(const gr_tally *t, gr_network *net, share *mine) {
     mine->moe_us = mine->time_us[GRACE_TIME_ROUTE] + mine->time_us[GRACE_TIME_DISPATCH] + mine->time_us[GRACE_TIME_EXPERTS] + mine->time_us[GRACE_TIME_COMBINE];
     mine->prefill_us = t->prefill_us;
     mine->decode_us = t->decode_us;
-    mine->replica_bytes = replica_bytes(net);
+    mine->replica_bytes = net->replica_bytes;
 }
 
 static void add_links(grace_link_count sum[GRACE_N_STAGES][GRACE_N_LINKS], const grace_link_count one[GRACE_N_STAGES][GRACE_N_LINKS]) {
@@ -162,9 +149,9 @@ grace_status gr_tally_stats(gr_tally *t, gr_network *net, grace_stats *out) {
     gr_comm *comm = net->comm;
     share mine = {0}, *all = NULL;
     grace_stats s = {.n_ranks = comm->n_ranks, .n_nodes = comm->n_nodes, .n_layers = t->n_layers, .n_steps = t->n_steps};
-    bool more, any;
+    bool more;
     GR_CALLOC(all, comm->n_ranks);
-    if (t->pending) GR_TRY(gr_tally_sync(t, net, 0, 0, &more, &any));
+    if (t->pending) GR_TRY(gr_tally_sync(t, net, 0, 0, &more));
     fill_share(t, net, &mine);
     GR_TRY(gr_comm_allgather(comm, &mine, sizeof mine, all));
     GR_TRY(gr_comm_allgather(comm, gr_exchange_counts_of(net->exchange)->pair_rows, (size_t)comm->n_ranks * sizeof(int64_t), t->pair_rows));
@@ -178,7 +165,7 @@ grace_status gr_tally_stats(gr_tally *t, gr_network *net, grace_stats *out) {
     s.idle_pairs = t->idle_pairs;
     s.pair_us = t->n_pairs ? t->expert_us / (double)t->n_pairs : 0;
     s.idle_model_us = (double)t->idle_pairs * s.pair_us;
-    s.idle_measured_us = sysconf(_SC_NPROCESSORS_ONLN) >= comm->n_ranks ? t->idle_us : -1;
+    s.idle_measured_us = comm->oversubscribed ? -1 : t->idle_us;
     s.kv_tokens_displaced = s.replica_bytes_max / (2 * (int64_t)net->info->n_layers * net->info->n_kv_heads * net->info->head_dim * (int64_t)sizeof(float));
     *out = s;
 done:

@@ -23,8 +23,9 @@ void gr_tally_free(gr_tally *t);
 
 /* Once at the start of every step: adds up over the ranks the loads of the step before, and how many rows of each kind come now.
  * *more is false when no rank has any. Collective. */
-grace_status gr_tally_sync(gr_tally *t, gr_network *net, int32_t n_prefill, int32_t n_decode, bool *more, bool *any_prefill);
-void gr_tally_step(gr_tally *t, bool any_prefill, double wall_us);      /* after the step's forward */
+grace_status gr_tally_sync(gr_tally *t, gr_network *net, int32_t n_prefill, int32_t n_decode, bool *more);
+/* After the step's forward: a mixed step's time is shared between prefill and decode by their rows. */
+void gr_tally_step(gr_tally *t, double wall_us);
 
 /* Collective. */
 grace_status gr_tally_stats(gr_tally *t, gr_network *net, grace_stats *out);

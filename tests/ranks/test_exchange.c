@@ -192,12 +192,12 @@ static void one_round(gr_exchange *ex, gr_comm *comm, gr_rng *rng, grace_route r
     world_tokens *w = malloc(sizeof *w);
     int32_t me = comm->rank;
     gr_arrived arrived;
-    float y[ROWS * HIDDEN];
+    float y[ROWS * HIDDEN] = {0};
     draw_tokens(rng, comm->n_ranks, top_k, w);
     place_tokens(plan, route, w);
     check_placing(plan, me, route, w);
     fill_rows(gr_exchange_rows(ex), me, w->n_rows[me]);
-    gr_route placed = {w->n_rows[me], w->slots[me], w->weight[me], pl->rank_of_slot, pl->first_slot[me], pl->first_slot[me + 1] - pl->first_slot[me]};
+    gr_route placed = {w->n_rows[me], w->slots[me], w->weight[me], pl->rank_of_slot, pl->n_slots, pl->first_slot[me], pl->first_slot[me + 1] - pl->first_slot[me]};
     assert_ok(gr_exchange_build(ex, &placed));
     assert_ok(gr_exchange_dispatch(ex, &arrived));
     check_arrived(&arrived, plan, w, me);
@@ -253,9 +253,10 @@ static void the_special_cases_occurred(void **state) {
     (void)state;
     int32_t n = ranks_comm(1)->n_ranks;
     bool nodes = n > 1, pairs = n == 4 || n == 6 || n == 8;     /* several nodes; nodes of several GPUs among several nodes */
-    print_message("%d ranks: tiers %lld/%lld/%lld, far nodes with several copies %lld, empty ranks %lld, idle ranks %lld, empty experts %lld, quiet nodes %lld\n", n,
-                  (long long)seen.tier[0], (long long)seen.tier[1], (long long)seen.tier[2], (long long)seen.several_far, (long long)seen.empty_rank,
-                  (long long)seen.idle_rank, (long long)seen.empty_expert, (long long)seen.quiet_node);
+    print_message("%d ranks: tiers %lld/%lld/%lld, far nodes with several copies %lld, empty ranks %lld, idle ranks %lld, ", n,
+                  (long long)seen.tier[0], (long long)seen.tier[1], (long long)seen.tier[2], (long long)seen.several_far,
+                  (long long)seen.empty_rank, (long long)seen.idle_rank);
+    print_message("empty experts %lld, quiet nodes %lld\n", (long long)seen.empty_expert, (long long)seen.quiet_node);
     assert_true(seen.tier[NAIVE_SAME_RANK] > 0 && seen.empty_expert > 0 && seen.idle_rank > 0 && seen.silent_round > 0);
     if (nodes) assert_true(seen.tier[NAIVE_SAME_NODE] > 0 && seen.tier[NAIVE_ANYWHERE] > 0 && seen.empty_rank > 0 && seen.quiet_node > 0);
     if (pairs) assert_true(seen.several_far > 0);
