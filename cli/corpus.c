@@ -97,6 +97,9 @@ grace_status gr_corpus_requests(gr_request_list *list, const grace_tokenizer *to
     grace_status st = GRACE_OK;
     for (int32_t i = 0; i < n_files; i++) {
         GR_TRY(domain_name(files[i], &names[i]));
+        for (int32_t j = 0; j < i; j++)
+            GR_CHECK(strcmp(names[j], names[i]) != 0, GRACE_ERR_ARG, "%s and %s would both be the domain '%s': name the files differently", files[j], files[i],
+                     names[i]);
         GR_TRY(add_file(list, tok, files[i], i, opt));
     }
 done:

@@ -53,8 +53,8 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     switch (key) {
     case ARGP_KEY_INIT: state->child_inputs[0] = &a->run; break;
     case KEY_TRACE: a->trace = arg; break;
-    case KEY_SEQUENCES: a->sequences = (int32_t)gr_arg_int(state, "sequences", arg, 1, 1 << 20); break;
-    case KEY_PREFILL: a->prefill = (int32_t)gr_arg_int(state, "prefill", arg, 1, 1 << 20); break;
+    case KEY_SEQUENCES: a->sequences = (int32_t)gr_arg_int(state, "sequences", arg, 1, 1 << 15); break;
+    case KEY_PREFILL: a->prefill = (int32_t)gr_arg_int(state, "prefill", arg, 1, 1 << 15); break;
     case KEY_DECODE: a->decode = (int32_t)gr_arg_int(state, "decode", arg, 0, 1 << 20); break;
     case KEY_REPEAT: a->repeat = (int32_t)gr_arg_int(state, "repeat", arg, 1, REPEAT_MAX); break;
     case KEY_DOCUMENTS: a->documents = (gr_documents)gr_arg_choice(state, "documents", arg, gr_documents_names, 3); break;
@@ -155,7 +155,11 @@ done:
 
 /* ---- running a rung ---- */
 
-typedef struct outcome { double moe_us, wall_us; } outcome;
+typedef struct outcome {
+    double moe_us, wall_us;
+    uint64_t hash;
+    gr_json *stats;
+} outcome;
 
 static int by_moe(const void *a, const void *b) {
     double x = ((const outcome *)a)->moe_us, y = ((const outcome *)b)->moe_us;
@@ -163,7 +167,7 @@ static int by_moe(const void *a, const void *b) {
 }
 
 static grace_status run_once(const arguments *a, gr_session *s, const gr_rung *rung, const grace_plan *plan, bool exact, const gr_request_list *batch,
-                             outcome *time, gr_json *out, uint64_t *hash, gr_ladder *texts) {
+                             outcome *out, gr_ladder *texts) {
     grace_status st = GRACE_OK;
     grace_engine *engine = NULL;
     grace_engine_options opt = a->run.engine;
@@ -177,38 +181,51 @@ static grace_status run_once(const arguments *a, gr_session *s, const gr_rung *r
     double start = gr_now_us();
     s->running = true;
     GR_TRY(grace_engine_run(engine));
-    double wall_us = gr_now_us() - start;
+    out->wall_us = gr_now_us() - start;
     GR_TRY(grace_engine_collect(engine));
     GR_TRY(grace_engine_stats(engine, &stats));
     s->running = false;
-    *time = (outcome){stats.moe_us, wall_us};
-    *hash = grace_engine_logits_hash(engine);
-    if (out) gr_ladder_set_stats(out, &stats);
+    out->moe_us = stats.moe_us;
+    out->hash = grace_engine_logits_hash(engine);
+    out->stats = gr_stats_json(&stats);
     if (texts && s->rank == 0) st = gr_ladder_take_texts(texts, s->tokenizer, engine, batch);
 done:
     grace_engine_close(engine);
     return st;
 }
 
+/* The timed runs; afterwards in order of their MoE time. Fast mode must repeat to the bit. */
+static grace_status run_timed(const arguments *a, gr_session *s, const gr_rung *rung, const grace_plan *plan, const gr_request_list *batch, outcome *runs) {
+    grace_status st = GRACE_OK;
+    for (int r = 0; r < a->repeat; r++) {
+        GR_TRY(run_once(a, s, rung, plan, false, batch, &runs[r], NULL));
+        GR_CHECK(runs[r].hash == runs[0].hash, GRACE_ERR_NUMERIC, "%s: fast mode gave other logits when repeated", rung->name);
+    }
+    qsort(runs, (size_t)a->repeat, sizeof *runs, by_moe);
+done:
+    return st;
+}
+
 static grace_status run_rung(const arguments *a, gr_session *s, int i, const gr_request_list *batch, gr_ladder *ladder) {
     grace_status st = GRACE_OK;
     grace_plan *plan = NULL;
-    outcome times[REPEAT_MAX], exact_time;
-    uint64_t fast_hash, hash;
+    outcome runs[REPEAT_MAX] = {0}, exact = {0}, *median = &runs[a->repeat / 2];
     char path[4096];
     gr_json *out = gr_ladder_add_rung(ladder, &rungs[i]);
     plan_path(a, i, path, sizeof path);
     GR_TRY(grace_comm_agree(s->comm, grace_plan_load(path, &plan)));
-    for (int r = 0; r < a->repeat; r++) GR_TRY(run_once(a, s, &rungs[i], plan, false, batch, &times[r], r == 0 ? out : NULL, &fast_hash, NULL));
-    GR_TRY(run_once(a, s, &rungs[i], plan, true, batch, &exact_time, NULL, &hash, i + 1 == N_RUNGS ? ladder : NULL));
-    qsort(times, (size_t)a->repeat, sizeof *times, by_moe);
-    gr_ladder_set_times(out, times[a->repeat / 2].moe_us, times[a->repeat - 1].moe_us - times[0].moe_us, times[a->repeat / 2].wall_us);
-    gr_ladder_set_identity(ladder, out, plan, path, hash);
+    GR_TRY(run_timed(a, s, &rungs[i], plan, batch, runs));
+    GR_TRY(run_once(a, s, &rungs[i], plan, true, batch, &exact, i + 1 == N_RUNGS ? ladder : NULL));
+    gr_ladder_set_stats(out, median->stats);
+    gr_ladder_set_times(out, median->moe_us, (runs[a->repeat - 1].moe_us - runs[0].moe_us) / 2, median->wall_us);
+    gr_ladder_set_identity(ladder, out, plan, path, exact.hash);
     if (i + 1 == N_RUNGS) {
         ladder->last_plan = plan;
         plan = NULL;
     }
 done:
+    for (int r = 0; r < a->repeat; r++) gr_json_free(runs[r].stats);
+    gr_json_free(exact.stats);
     grace_plan_free(plan);
     return st;
 }

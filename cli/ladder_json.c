@@ -25,16 +25,14 @@ gr_json *gr_ladder_add_rung(gr_ladder *ladder, const gr_rung *rung) {
     return o;
 }
 
-/* The stats of a run use the names the report reads; only what a rung does not show is left out. */
-void gr_ladder_set_stats(gr_json *rung, const grace_stats *stats) {
-    gr_json *all = gr_stats_json(stats);
-    for (const gr_json_member *m = gr_json_first(all); m; m = gr_json_next(all, m)) gr_json_set(rung, gr_json_key(m), gr_json_share(gr_json_value(m)));
-    gr_json_free(all);
+/* The stats of a run use the names the report reads. */
+void gr_ladder_set_stats(gr_json *rung, const gr_json *stats) {
+    for (const gr_json_member *m = gr_json_first(stats); m; m = gr_json_next(stats, m)) gr_json_set(rung, gr_json_key(m), gr_json_share(gr_json_value(m)));
 }
 
-void gr_ladder_set_times(gr_json *rung, double moe_us, double spread_us, double wall_us) {
+void gr_ladder_set_times(gr_json *rung, double moe_us, double half_range_us, double wall_us) {
     gr_json_set_real(rung, "moe_us", moe_us);
-    gr_json_set_real(rung, "moe_us_spread", spread_us);
+    gr_json_set_real(rung, "moe_us_spread", half_range_us);
     gr_json_set_real(rung, "wall_us", wall_us);
 }
 

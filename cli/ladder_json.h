@@ -32,8 +32,8 @@ typedef struct gr_ladder_head {
 } gr_ladder_head;
 
 gr_json *gr_ladder_add_rung(gr_ladder *ladder, const gr_rung *rung);        /* borrowed */
-void gr_ladder_set_stats(gr_json *rung, const grace_stats *stats);
-void gr_ladder_set_times(gr_json *rung, double moe_us, double spread_us, double wall_us);
+void gr_ladder_set_stats(gr_json *rung, const gr_json *stats);      /* of gr_stats_json() */
+void gr_ladder_set_times(gr_json *rung, double moe_us, double half_range_us, double wall_us);
 void gr_ladder_set_identity(gr_ladder *ladder, gr_json *rung, const grace_plan *plan, const char *path, uint64_t hash);
 /* The first request of each domain with what it generated. */
 grace_status gr_ladder_take_texts(gr_ladder *ladder, const grace_tokenizer *tok, const grace_engine *engine, const gr_request_list *batch);

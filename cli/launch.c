@@ -113,37 +113,31 @@ done:
     return st;
 }
 
-/* How many words of argv the option at i takes (0: it is another one): "--ranks X" or "--ranks=X". */
-static int option_words(char **argv, int argc, int i) {
-    static const char *const names[] = {"--ranks", "--nodes", "--wire"};
-    for (size_t k = 0; k < sizeof names / sizeof *names; k++) {
-        size_t n = strlen(names[k]);
-        if (strncmp(argv[i], names[k], n) != 0) continue;
-        if (argv[i][n] == '=') return 1;
-        if (argv[i][n] == '\0') return i + 1 < argc ? 2 : 1;
-    }
-    return 0;
+/* The arguments go on as they are; what the parent decided travels beside them (gr_launch_job). */
+static char **build_argv(const command *c, int argc, char **argv) {
+    char **all = calloc((size_t)c->n + (size_t)argc + 1, sizeof *all);
+    if (!all) return NULL;
+    memcpy(all, c->argv, (size_t)c->n * sizeof *all);
+    for (int i = 1; i < argc; i++) all[c->n + i - 1] = argv[i];
+    return all;
 }
 
-/* --nodes goes where the first of the removed options was, so that it lands among the options. */
-static char **build_argv(command *c, int argc, char **argv) {
-    char **all = calloc((size_t)c->n + (size_t)argc + 3, sizeof *all);
-    int n = c->n;
-    bool placed = false;
-    if (!all) return NULL;
-    memcpy(all, c->argv, (size_t)n * sizeof *all);
-    for (int i = 1; i < argc;) {
-        int words = option_words(argv, argc, i);
-        if (words == 0) all[n++] = argv[i];
-        if (words > 0 && !placed) {
-            all[n++] = "--nodes";
-            all[n++] = c->n_nodes;
-            placed = true;
-        }
-        i += words > 0 ? words : 1;
-    }
-    GR_ASSERT(placed);                  /* somebody asked for ranks */
-    return all;
+#define JOB_VARIABLE "GRACE_JOB"        /* "NODES TERMINAL WIRE", from the parent to its ranks */
+
+gr_launched_job gr_launch_job(void) {
+    const char *text = getenv(JOB_VARIABLE);
+    gr_launched_job job = {0};
+    int terminal = 0;
+    if (!text || sscanf(text, "%d %d %31s", &job.n_nodes, &terminal, job.wire) < 2) return (gr_launched_job){0};
+    job.inside = true;
+    job.terminal = terminal != 0;
+    return job;
+}
+
+static void set_job(int n_nodes, const char *wire) {
+    char text[64];
+    snprintf(text, sizeof text, "%d %d %s", n_nodes, isatty(STDERR_FILENO) == 1, wire ? wire : "");
+    setenv(JOB_VARIABLE, text, 1);
 }
 
 /* ---- the child ---- */
@@ -165,9 +159,9 @@ static void set_environment(int n_ranks) {
 }
 
 static void log_launch(const command *c, int n_ranks, const char *wire) {
-    const char *threads = getenv("OMP_NUM_THREADS");
-    gr_log(GR_INFO, "launch", "%s: %d ranks, %s nodes, OMP_NUM_THREADS=%s, OMP_WAIT_POLICY=passive, mpi_yield_when_idle=1, oversubscribe, no binding%s%s%s",
-           wire ? "tools/wire.sh" : "mpirun", n_ranks, c->n_nodes, threads ? threads : "?", wire ? ", wire " : "", wire ? wire : "",
+    const char *threads = getenv("OMP_NUM_THREADS"), *policy = getenv("OMP_WAIT_POLICY");
+    gr_log(GR_INFO, "launch", "%s: %d ranks, %s nodes, OMP_NUM_THREADS=%s, OMP_WAIT_POLICY=%s, mpi_yield_when_idle=1, oversubscribe, no binding%s%s%s",
+           wire ? "tools/wire.sh" : "mpirun", n_ranks, c->n_nodes, threads ? threads : "?", policy ? policy : "?", wire ? ", wire " : "", wire ? wire : "",
            geteuid() == 0 ? ", as root" : "");
 }
 
@@ -242,6 +236,7 @@ grace_status gr_launch_ranks(int argc, char **argv, int n_ranks, int n_nodes, co
     all = build_argv(&c, argc, argv);
     GR_CHECK(all != NULL, GRACE_ERR_MEMORY, "no memory for %d arguments", argc);
     set_environment(n_ranks);
+    set_job(n_nodes, wire_or_null);
     log_launch(&c, n_ranks, wire_or_null);
     GR_TRY(run_child(all, exit_code));
     explain(*exit_code);

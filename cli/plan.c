@@ -30,6 +30,7 @@ typedef struct arguments {
     const char *trace, *output, *domain;
     int32_t parity;
     bool json;
+    const char *only_grace;         /* an option given that means something for the planner grace only */
 } arguments;
 
 static error_t parse(int key, char *arg, struct argp_state *state) {
@@ -41,9 +42,9 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         if (grace_cluster_parse(arg, &a->cluster)) argp_error(state, "--cluster: %s", grace_last_error());
         break;
     case KEY_PLANNER: a->plan.planner = (grace_planner)gr_arg_choice(state, "planner", arg, planners, 3); break;
-    case KEY_GROUPING: a->plan.grouping = (grace_grouping)gr_arg_choice(state, "grouping", arg, groupings, 3); break;
-    case KEY_REPLICATION: a->plan.replication = (grace_replication)gr_arg_choice(state, "replication", arg, replications, 3); break;
-    case KEY_R: a->plan.r = gr_arg_number(state, "ratio", arg, 0, 1); break;
+    case KEY_GROUPING: a->plan.grouping = (grace_grouping)gr_arg_choice(state, "grouping", arg, groupings, 3); a->only_grace = "grouping"; break;
+    case KEY_REPLICATION: a->plan.replication = (grace_replication)gr_arg_choice(state, "replication", arg, replications, 3); a->only_grace = "replication"; break;
+    case KEY_R: a->plan.r = gr_arg_number(state, "ratio", arg, 0, 1); a->only_grace = "ratio"; break;
     case KEY_SEED: a->plan.seed = (uint64_t)gr_arg_int(state, "seed", arg, 0, INT64_MAX); break;
     case KEY_DOMAIN: a->domain = arg; break;
     case KEY_SEQUENCES: a->parity = gr_arg_choice(state, "sequences", arg, sequences, 3) - 1; break;
@@ -55,6 +56,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         break;
     case ARGP_KEY_END:
         if (!a->trace) argp_error(state, "expected a trace");
+        if (a->only_grace && a->plan.planner != GRACE_PLANNER_GRACE) argp_error(state, "--%s is for --planner grace", a->only_grace);
         break;
     default: return ARGP_ERR_UNKNOWN;
     }

@@ -109,23 +109,26 @@ done:
     return st;
 }
 
+static grace_status show_file(const arguments *a) {
+    grace_trace *trace = NULL;
+    grace_status st = grace_trace_open(a->output, &trace, NULL);
+    if (!st) st = show(a, trace);
+    grace_trace_close(trace);
+    return st;
+}
+
 static grace_status profile(arguments *a, gr_session *s, char **names) {
     grace_status st = GRACE_OK;
     gr_request_list list = {0};
     grace_engine *engine = NULL;
-    grace_trace *trace = NULL;
     GR_TRY(grace_comm_agree(s->comm, gr_corpus_requests(&list, s->tokenizer, a->files, a->n_files, &a->corpus, names)));
     a->run.engine.trace_path = a->output;
     a->run.engine.trace_domains = (const char *const *)names;
     a->run.engine.n_trace_domains = a->n_files;
     GR_TRY(grace_engine_open(s->model, &a->run.engine, &engine));
     GR_TRY(run_all(s, engine, &list));
-    if (s->rank == 0) {
-        GR_TRY(grace_trace_open(a->output, &trace, NULL));
-        GR_TRY(show(a, trace));
-    }
+    GR_TRY(grace_comm_agree(s->comm, s->rank == 0 ? show_file(a) : GRACE_OK));
 done:
-    grace_trace_close(trace);
     grace_engine_close(engine);
     gr_requests_free(&list);
     return st;

@@ -4,13 +4,14 @@
 #include "base/clock.h"
 #include "base/status.h"
 #include "cli.h"
+#include "launch.h"
 
 enum { BAR = 24 };
 static const double QUIET_US = 2e6, REDRAW_US = 1e5;
 
 gr_progress gr_progress_start(const char *label, const char *unit, double total) {
     double now = gr_now_us();
-    return (gr_progress){label, unit, total, now, now, label && isatty(STDERR_FILENO) == 1};
+    return (gr_progress){label, unit, total, now, now, label && (isatty(STDERR_FILENO) == 1 || gr_launch_job().terminal)};
 }
 
 void gr_progress_update(gr_progress *p, double done) {

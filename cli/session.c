@@ -19,7 +19,7 @@ done:
 
 bool gr_session_relaunch(const gr_run_options *opt, int argc, char **argv, int *exit_code) {
     int n_ranks, n_nodes;
-    if (!opt->ranks || grace_comm_launched()) return false;
+    if (!opt->ranks || grace_comm_launched()) return false;     /* in a job, gr_session_open() judges --ranks */
     *exit_code = 1;
     grace_status st = count_ranks(opt, &n_ranks, &n_nodes);
     if (!st) st = gr_launch_ranks(argc, argv, n_ranks, n_nodes, opt->wire, exit_code);
@@ -36,26 +36,41 @@ done:
     return st;
 }
 
-grace_status gr_session_open(gr_run_options *opt, gr_session *s) {
+static grace_status check_job(gr_run_options *opt) {
     grace_status st = GRACE_OK;
+    gr_launched_job job = gr_launch_job();
+    if (job.inside) opt->n_nodes = job.n_nodes;
+    GR_CHECK(!opt->ranks || job.inside, GRACE_ERR_ARG, "--ranks %s starts a job, but this process is in one already: leave it out, --nodes cuts the job's ranks",
+             opt->ranks);
+done:
+    return st;
+}
+
+grace_status gr_session_open(gr_run_options *opt, gr_session *s) {
+    grace_status st = GRACE_OK, job = check_job(opt);
     grace_transport transport = grace_comm_launched() ? GRACE_TRANSPORT_MPI : GRACE_TRANSPORT_SELF;
     *s = (gr_session){.n_ranks = 1};
     GR_TRY(grace_comm_open(transport, opt->n_nodes, opt->deadline_s, &s->comm));
     s->rank = grace_comm_rank(s->comm);
     s->n_ranks = grace_cluster_ranks(grace_comm_cluster(s->comm));
-    GR_TRY(grace_comm_agree(s->comm, open_files(opt, s)));
+    GR_TRY(grace_comm_agree(s->comm, job ? job : open_files(opt, s)));
     opt->engine.comm = s->comm;
     opt->engine.plan = s->plan;
 done:
     return st;
 }
 
+/* A failure all ranks know of is rank 0's to tell. One that befell this rank alone, in a run or waiting for a peer, it tells itself. */
+static void tell(const gr_session *s, grace_status st) {
+    const char *message = grace_last_error();
+    bool alone = s->n_ranks > 1 && (s->running || st == GRACE_ERR_COMM);
+    bool named = strncmp(message, "rank ", 5) == 0;     /* the transport and agreements name a rank themselves */
+    if (alone && !named) fprintf(stderr, "grace: rank %d: %s\n", s->rank, message);
+    else if (alone || s->rank == 0) fprintf(stderr, "grace: %s\n", message);
+}
+
 int gr_session_close(gr_session *s, grace_status st) {
-    if (st && (s->rank == 0 || s->running)) {
-        bool named = strncmp(grace_last_error(), "rank ", 5) == 0;      /* the transport and agreements name a rank themselves */
-        if (s->running && s->n_ranks > 1 && !named) fprintf(stderr, "grace: rank %d: %s\n", s->rank, grace_last_error());
-        else fprintf(stderr, "grace: %s\n", grace_last_error());
-    }
+    if (st) tell(s, st);
     if (st && s->running && s->n_ranks > 1) grace_comm_abort(s->comm, 1);
     grace_plan_free(s->plan);
     grace_tokenizer_close(s->tokenizer);

@@ -8,7 +8,7 @@ says() { grep -q -e "$1" "$out" || fail "expected: $1"; }
 runs() { expected=$1; shift; timeout -k 5 30 "$prog" "$@" > "$out" 2>&1; code=$?; [ $code -eq "$expected" ] || fail "$*: exit code $code, not $expected"; }
 
 echo hello | GRACE_LOG=info "$prog" --before x --ranks 2x2 ok > "$out" 2>&1 || fail "a good job failed"
-says '^\[--before\]\[x\]\[--nodes\]\[2\]\[ok\] stdin: hello$'
+says '^\[--before\]\[x\]\[--ranks\]\[2x2\]\[ok\] nodes: 2 stdin: hello$'
 says 'launch: mpirun: 4 ranks, 2 nodes'
 
 runs 137 --ranks 3 kill

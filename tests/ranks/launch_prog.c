@@ -16,6 +16,7 @@ static const char *value_of(int argc, char **argv, const char *name) {
 static void show(int argc, char **argv) {
     char line[64] = "";
     for (int i = 1; i < argc; i++) printf("[%s]", argv[i]);
+    printf(" nodes: %d", gr_launch_job().n_nodes);
     printf(" stdin: %s\n", fgets(line, sizeof line, stdin) ? strtok(line, "\n") : "nothing");
     fflush(stdout);
 }
