@@ -121,7 +121,7 @@ static gr_json *affinity_json(const grace_plan *plan, const grace_profile *profi
     return o;
 }
 
-/* METHOD 4, Table 1: cross-node traffic against Occult, per cent, rung by rung. */
+/* docs/paper.md, Table 1: cross-node traffic against Occult, per cent, rung by rung. */
 static gr_json *paper_json(void) {
     gr_json *o = gr_json_new_object(), *cross = gr_json_new_array();
     static const double printed[] = {-35.6, -50.7, -41.6, -41.8, -52.1};

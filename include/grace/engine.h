@@ -36,7 +36,7 @@ typedef struct grace_engine_options {
     const grace_plan *plan;         /* NULL: contiguous. Borrowed until close */
     grace_route route;              /* TAR */
     grace_exchange exchange;        /* HSC */
-    bool exact;                     /* DESIGN 3: no plan, policy, exchange or world size changes a bit */
+    bool exact;                     /* docs/architecture.md, Modes: no plan, policy, exchange or world size changes a bit */
     int32_t n_tokens_max;           /* rows a rank computes in one step; 512 */
     int64_t kv_tokens;              /* KV cache, tokens per rank; 16384 */
     int32_t n_threads;              /* 0: OMP_NUM_THREADS or all cores */
@@ -97,7 +97,7 @@ int64_t grace_engine_n_rows(const grace_engine *engine);        /* computed so f
 const grace_result *grace_engine_result(const grace_engine *engine, int32_t request);   /* borrowed until close */
 uint64_t grace_engine_logits_hash(const grace_engine *engine);  /* of all requests' hashes, in order; after collect */
 
-/* ---- numbers (DESIGN 7) ---- */
+/* ---- numbers (docs/architecture.md, Numbers) ---- */
 enum { GRACE_LINK_SELF, GRACE_LINK_INTRA, GRACE_LINK_CROSS, GRACE_N_LINKS };
 enum { GRACE_STAGE_CROSS, GRACE_STAGE_NODE, GRACE_N_STAGES };   /* hsc stage 1 and 2; flat and per-expert use NODE only */
 enum {

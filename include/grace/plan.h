@@ -17,7 +17,7 @@ typedef struct grace_cluster { int32_t n_nodes, gpus_per_node; } grace_cluster; 
 grace_status grace_cluster_parse(const char *text, grace_cluster *out);     /* also "2x2" */
 static inline int32_t grace_cluster_ranks(grace_cluster c) { return c.n_nodes * c.gpus_per_node; }
 
-/* ---- plan: plain tables, one per MoE layer; METHOD names, DESIGN 2 ---- */
+/* ---- plan: plain tables, one per MoE layer; docs/architecture.md, Tables ---- */
 typedef struct grace_plan_layer {
     int32_t n_slots;
     int32_t *expert_of_slot;        /* [n_slots] */

@@ -67,7 +67,7 @@ grace_trace_sequence grace_trace_sequence_at(const grace_trace *t, int32_t index
 grace_trace_segment grace_trace_segment_at(const grace_trace *t, int32_t index);
 const uint16_t *grace_trace_experts(const grace_trace *t);   /* [n_tokens, n_layers, top_k], segment after segment; borrowed */
 
-/* ---- profile: what the planner needs (METHOD 0: affinity A, load w) ---- */
+/* ---- profile: what the planner needs: affinity A, load w (docs/paper.md) ---- */
 typedef struct grace_profile {
     grace_trace_info info;
     int64_t n_tokens;

@@ -1,7 +1,7 @@
 /* Backends: a table of coarse operations on backend memory.
  *
  * Contract of every entry. Activations are float32 on cpu. A row's result depends on that row alone: never on how many rows, which rows,
- * how many threads or which instruction set computed it (DESIGN 3). On cpu every sum of products over an index k runs in ONE canonical
+ * how many threads or which instruction set computed it (docs/architecture.md, Modes). On cpu every sum of products over an index k runs in ONE canonical
  * order, whatever the instruction set: 16 partial sums, partial j takes the products of k = j, j+16, j+32, ... in that order by fused
  * multiply-add starting from 0, missing elements of the last block are products of zeros; then the partials are folded in halves:
  * p[j] += p[j+8] (j < 8), p[j] += p[j+4] (j < 4), p[j] += p[j+2], p[0] += p[1]. Portable C, AVX2 and AVX-512 give the same bits.

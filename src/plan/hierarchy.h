@@ -1,4 +1,4 @@
-/* Experts of one layer -> ranks: clusters first, sizes second, so that many ratios r can be tried on the same clusters (METHOD 1.1). */
+/* Experts of one layer -> ranks: clusters first, sizes second, so that many ratios r can be tried on the same clusters (docs/paper.md). */
 #ifndef GR_PLAN_HIERARCHY_H
 #define GR_PLAN_HIERARCHY_H
 #include <stdint.h>

@@ -1,4 +1,4 @@
-/* Trace -> load and affinity (METHOD 0), the planner's only view of the routing. */
+/* Trace -> load and affinity (docs/paper.md), the planner's only view of the routing. */
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>

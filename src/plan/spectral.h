@@ -1,4 +1,4 @@
-/* Spectral clustering of an affinity matrix (METHOD 1.1): normalised Laplacian, leading eigenvectors, k-means on unit rows. */
+/* Spectral clustering of an affinity matrix (docs/paper.md): normalised Laplacian, leading eigenvectors, k-means on unit rows. */
 #ifndef GR_PLAN_SPECTRAL_H
 #define GR_PLAN_SPECTRAL_H
 #include <stdint.h>

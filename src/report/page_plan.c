@@ -114,7 +114,7 @@ void gr_page_texts(gr_out *out, const gr_report_data *d) {
     gr_html_section_end(out);
 }
 
-/* ---- definitions (DESIGN 7) ---- */
+/* ---- definitions (docs/architecture.md, Numbers) ---- */
 
 void gr_page_terms(gr_out *out) {
     static const char *const terms[][2] = {

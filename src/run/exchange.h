@@ -1,4 +1,4 @@
-/* The exchange: token rows to the ranks that run their experts, and the results home (METHOD 3, DESIGN 3).
+/* The exchange: token rows to the ranks that run their experts, and the results home (docs/architecture.md; paper: hierarchical sparse communication).
  *
  *   flat, per-expert                       hsc
  *   origin --B--> expert rank              origin --A--> same local index, other node --B--> expert rank

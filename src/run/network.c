@@ -199,7 +199,7 @@ done:
     return st;
 }
 
-/* Rows -> experts (gate) -> slots (place) -> ranks (dispatch) -> results -> home (combine). METHOD 2-3, DESIGN 3. */
+/* Rows -> experts (gate) -> slots (place) -> ranks (dispatch) -> results -> home (combine). */
 static grace_status moe(gr_network *net, const gr_step *step, int32_t l) {
     grace_status st = GRACE_OK;
     const grace_model_info *m = net->info;

@@ -1,4 +1,4 @@
-/* Which copy of an expert serves a token: routing policies compiled into a table (DESIGN 2; paper Alg. 3-4). */
+/* Which copy of an expert serves a token: routing policies compiled into a table (docs/architecture.md, Tables; paper Alg. 3-4). */
 #ifndef GR_RUN_ROUTER_H
 #define GR_RUN_ROUTER_H
 #include <stdint.h>

@@ -1,4 +1,4 @@
-/* The numbers of a run (DESIGN 7): what each rank counts, and what all of them make together. */
+/* The numbers of a run (docs/architecture.md, Numbers): what each rank counts, and what all of them make together. */
 #ifndef GR_RUN_TALLY_H
 #define GR_RUN_TALLY_H
 #include "comm/comm.h"

@@ -1,4 +1,4 @@
-/* Rows and bytes an exchange must move, counted from first principles (METHOD 3, DESIGN 7): sets of (token, node) and (token, GPU).
+/* Rows and bytes an exchange must move, counted from first principles (docs/architecture.md, Numbers): sets of (token, node) and (token, GPU).
  * One token at a time, without lists, peers or hops. */
 #ifndef GR_TESTS_NAIVE_COUNT_H
 #define GR_TESTS_NAIVE_COUNT_H

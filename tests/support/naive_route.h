@@ -1,4 +1,4 @@
-/* The routing policies a second time, slowly and straight from the text (METHOD 2, DESIGN 2): which slot a token's choice goes to.
+/* The routing policies a second time, slowly and straight from the text (docs/paper.md, docs/architecture.md): which slot a token's choice goes to.
  * Shares no code with src/run/router.c, not even the hash. */
 #ifndef GR_TESTS_NAIVE_ROUTE_H
 #define GR_TESTS_NAIVE_ROUTE_H
