@@ -156,10 +156,13 @@ static void run_experts(const gr_arrived *a, const grace_plan *plan, int32_t ran
                 a->results[(int64_t)p * HIDDEN + i] = apply_expert(pl->expert_of_slot[s], a->rows[(int64_t)a->row_of_pair[p] * HIDDEN + i]);
 }
 
+/* What y holds before the sums are added. */
+static float before(int32_t i) { return (float)(100 + i); }
+
 static void check_sums(const float *y, const world_tokens *w, int32_t rank) {
     for (int32_t row = 0; row < w->n_rows[rank]; row++)
         for (int32_t i = 0; i < HIDDEN; i++) {
-            double sum = 0;
+            double sum = (double)before(row * HIDDEN + i);
             for (int32_t j = row * w->top_k; j < (row + 1) * w->top_k; j++)
                 sum += (double)w->weight[rank][j] * (double)apply_expert(w->experts[rank][j], value_of(rank, row, i));
             claim((double)y[row * HIDDEN + i] == sum);
@@ -192,16 +195,18 @@ static void one_round(gr_exchange *ex, gr_comm *comm, gr_rng *rng, grace_route r
     world_tokens *w = malloc(sizeof *w);
     int32_t me = comm->rank;
     gr_arrived arrived;
-    float y[ROWS * HIDDEN] = {0};
+    float y[ROWS * HIDDEN];
     draw_tokens(rng, comm->n_ranks, top_k, w);
     place_tokens(plan, route, w);
     check_placing(plan, me, route, w);
     fill_rows(gr_exchange_rows(ex), me, w->n_rows[me]);
-    gr_route placed = {w->n_rows[me], w->slots[me], w->weight[me], pl->rank_of_slot, pl->n_slots, pl->first_slot[me], pl->first_slot[me + 1] - pl->first_slot[me]};
+    gr_route placed = {.n_rows = w->n_rows[me], .slot = w->slots[me], .weight = w->weight[me], .rank_of_slot = pl->rank_of_slot,
+                       .n_slots_all = pl->n_slots, .first_slot = pl->first_slot[me], .n_slots = pl->first_slot[me + 1] - pl->first_slot[me]};
     assert_ok(gr_exchange_build(ex, &placed));
     assert_ok(gr_exchange_dispatch(ex, &arrived));
     check_arrived(&arrived, plan, w, me);
     run_experts(&arrived, plan, me);
+    for (int32_t i = 0; i < ROWS * HIDDEN; i++) y[i] = before(i);
     assert_ok(gr_exchange_combine(ex, y));
     check_sums(y, w, me);
     count_tokens(total, plan, w);

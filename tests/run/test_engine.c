@@ -1,4 +1,5 @@
-/* The engine in one process: what a request gives depends on that request alone; limits and bad input end in a sentence. */
+/* The engine in one process (run/engine.c, run/network.c, run/tally.c, run/record.c): what a request gives depends on that request alone; limits
+ * and bad input end in a sentence. tests/ranks/test_engine.c has several ranks. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
@@ -404,6 +405,24 @@ static void a_recorded_trace_holds_what_the_gate_chose(void **state) {
     free(found);
 }
 
+static void an_engine_closed_before_the_end_leaves_no_trace(void **state) {
+    (void)state;
+    static const int32_t prompt[] = {1, 2, 3};
+    char path[128];
+    grace_engine_options opt = small();
+    bool more;
+    snprintf(path, sizeof path, "%s/trace", dir);
+    opt.trace_path = path;
+    grace_engine *engine = open_engine(&opt);
+    grace_request req = grace_request_defaults();
+    req.prompt = prompt, req.n_prompt = 3, req.ignore_eos = true;
+    assert_ok(grace_engine_submit(engine, &req));
+    assert_ok(grace_engine_step(engine, &more));
+    assert_true(more);
+    grace_engine_close(engine);
+    assert_int_equal(access(path, F_OK), -1);
+}
+
 /* ---- refusals ---- */
 
 static void requests_that_cannot_be_served_are_refused_with_both_sides(void **state) {
@@ -565,6 +584,7 @@ int main(void) {
         with_model(a_prompts_score_is_the_sum_over_its_rows_and_the_token_after),
         with_model(one_rank_moves_nothing_and_is_never_idle),
         with_model(a_recorded_trace_holds_what_the_gate_chose),
+        with_model(an_engine_closed_before_the_end_leaves_no_trace),
         with_model(requests_that_cannot_be_served_are_refused_with_both_sides),
         with_model(a_domain_the_trace_does_not_have_is_refused_before_the_request_counts),
         with_model(the_whole_context_can_be_used),

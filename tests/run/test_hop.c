@@ -157,7 +157,7 @@ static void exchange_lists(gr_hop *hop) {
     gr_request *request = NULL;
     assert_int_equal(gr_hop_counts_start(hop, &request), GRACE_OK);
     assert_int_equal(gr_comm_wait(hop->comm, request), GRACE_OK);
-    gr_hop_counts_done(hop);
+    assert_int_equal(gr_hop_counts_done(hop), GRACE_OK);
     assert_int_equal(gr_hop_lists_start(hop, &request), GRACE_OK);
     assert_int_equal(gr_comm_wait(hop->comm, request), GRACE_OK);
 }
@@ -225,12 +225,53 @@ static void lists_that_contradict_the_counts_are_refused(void **state) {
     check_damaged(3, 1, "3 entries announced, 2 arrived");
 }
 
+static void slots_that_do_not_belong_here_are_refused(void **state) {
+    (void)state;
+    check_damaged(1, -1, "slot -1 arrived, expected 0 to 2147483646");
+    const int32_t rank_of_slot[SLOTS] = {0};
+    source s = {.first = {0, 2}, .slot = {3, 5}, .weight = {1, 2}};
+    gr_comm *self = NULL;
+    gr_hop hop;
+    s.rows = (gr_rows){1, s.first, s.slot, s.weight};
+    open_self(&self, &hop, &s, rank_of_slot);
+    for (int32_t to = 5; to <= 6; to++) {           /* this rank hosts [3, to) */
+        arrived a = {.first = {0}};
+        a.rows = (gr_rows){0, a.first, a.slot, a.weight};
+        hop.slot_from = 3, hop.slot_to = to;
+        assert_int_equal(gr_hop_lists_parse(&hop, &a.rows), to == 6 ? GRACE_OK : GRACE_ERR_COMM);
+        if (to == 5) assert_string_equal(grace_last_error(), "slot 5 arrived, expected 3 to 4");
+    }
+    gr_hop_free(&hop);
+    grace_comm_close(self);
+}
+
+static void counts_that_cannot_be_are_refused(void **state) {
+    (void)state;
+    static const int32_t peer_of_rank[] = {0};
+    static const struct { int32_t rows, entries; } bad[] = {{-1, 0}, {3, 2}, {0, -1}, {5, 5}, {4, 9}, {INT32_MAX, INT32_MAX}};
+    gr_comm *self = NULL;
+    gr_hop hop;
+    assert_int_equal(gr_comm_self_open(&self), GRACE_OK);
+    assert_int_equal(gr_hop_init(&hop, self, peer_of_rank, false, 4, 8, 4, 4, 8), GRACE_OK);
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        hop.counts_in[0] = bad[i].rows, hop.counts_in[1] = bad[i].entries;
+        assert_int_equal(gr_hop_counts_done(&hop), GRACE_ERR_COMM);
+        assert_non_null(strstr(grace_last_error(), "there is room for 4 and 8"));
+    }
+    hop.counts_in[0] = 4, hop.counts_in[1] = 8;
+    assert_int_equal(gr_hop_counts_done(&hop), GRACE_OK);
+    gr_hop_free(&hop);
+    grace_comm_close(self);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(lists_of_random_rows_are_those_of_a_brute_force),
         cmocka_unit_test(a_row_goes_once_to_a_peer_however_many_of_its_experts_are_there),
         cmocka_unit_test(what_arrives_is_what_was_sent_behind_what_was_there),
         cmocka_unit_test(lists_that_contradict_the_counts_are_refused),
+        cmocka_unit_test(slots_that_do_not_belong_here_are_refused),
+        cmocka_unit_test(counts_that_cannot_be_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
