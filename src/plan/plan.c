@@ -8,6 +8,7 @@
 #include "base/hash.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "plan/auto.h"
 #include "plan/baselines.h"
 #include "plan/budget.h"
 #include "plan/cluster.h"
@@ -263,11 +264,12 @@ done:
 static grace_status fill(builder *b) {
     grace_status st = GRACE_OK;
     switch (b->opt.planner) {
-    case GRACE_PLANNER_RANDOM:
+    case GRACE_PLANNER_RANDOM: b->opt.replication = GRACE_REPLICATION_NONE; return place_baselines(b);
     case GRACE_PLANNER_EPLB:
     case GRACE_PLANNER_REPLICATE_NODE: return place_baselines(b);
-    case GRACE_PLANNER_AUTO: return gr_fail(GRACE_ERR_UNSUPPORTED, "plan: planner auto is not built in");
+    case GRACE_PLANNER_AUTO: return gr_plan_auto(b->profile, &b->opt, b->plan);
     default:
+        if (b->opt.planner != GRACE_PLANNER_GRACE) b->opt.replication = GRACE_REPLICATION_NONE;     /* what baselines are: no copies */
         GR_TRY(group(b));
         GR_TRY(place(b));
     }
@@ -278,11 +280,10 @@ done:
 /* A planner beyond the paper has no grouping of the paper's kinds, and its copies, if it makes any, go by its own name. */
 static void describe(builder *b) {
     grace_plan *plan = b->plan;
-    bool has_copies = b->opt.planner >= GRACE_PLANNER_EPLB;
     const char *name = grace_planner_name(b->opt.planner);
     snprintf(plan->planner, sizeof plan->planner, "%s", name);
     if (b->opt.planner == GRACE_PLANNER_GRACE) snprintf(plan->grouping, sizeof plan->grouping, "%s", gr_grouping_name(b->opt.grouping));
-    snprintf(plan->replication, sizeof plan->replication, "%s", has_copies ? name : gr_replication_name(b->opt.replication));
+    snprintf(plan->replication, sizeof plan->replication, "%s", b->opt.planner < GRACE_PLANNER_EPLB ? gr_replication_name(b->opt.replication) : name);
     plan->fingerprint = b->profile->info.fingerprint;
     plan->seed = b->opt.seed;
 }
@@ -291,7 +292,6 @@ grace_status grace_plan_build(const grace_profile *profile, grace_cluster cluste
     grace_status st = GRACE_OK;
     builder b;
     GR_TRY(builder_open(profile, cluster, opt, &b));
-    if (b.opt.planner != GRACE_PLANNER_GRACE) b.opt.replication = GRACE_REPLICATION_NONE;      /* what baselines are: no copies */
     GR_TRY(fill(&b));
     describe(&b);
     *out = b.plan, b.plan = NULL;

@@ -53,6 +53,9 @@ bool gr_nodes_best_copy(const gr_nodes *s, gr_node_op *op, double *saved);
 /* The copy that is missed least, and the rows a token it saves; false: there is none. */
 bool gr_nodes_worst_copy(const gr_nodes *s, gr_node_op *op, double *saved);
 
+/* Go to a state remembered as copies of fetch and primary. */
+void gr_nodes_restore(gr_nodes *s, const int16_t *fetch, const int16_t *primary);
+
 static inline bool gr_nodes_hosts(const gr_nodes *s, int32_t expert, int32_t node) { return s->fetch[expert * s->n_nodes + node] < 0; }
 /* Pairs of an expert that a node computes. */
 double gr_nodes_load(const gr_nodes *s, int32_t expert, int32_t node);

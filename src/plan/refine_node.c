@@ -170,30 +170,39 @@ double gr_nodes_rows(const gr_nodes *s) {
     return s->bundles->n_tokens > 0 ? (double)s->cost / s->n_nodes / (double)s->bundles->n_tokens : 0;
 }
 
+void gr_nodes_restore(gr_nodes *s, const int16_t *fetch, const int16_t *primary) {
+    s->n_slots = 0;
+    for (int32_t e = 0; e < s->n; e++) {
+        s->n_hosts[e] = 0;
+        s->primary[e] = primary[e];
+        for (int32_t home = 0; home < s->n_nodes; home++) {
+            set_fetch(s, e, home, fetch[e * s->n_nodes + home]);
+            s->n_hosts[e] = (int16_t)(s->n_hosts[e] + (fetch[e * s->n_nodes + home] < 0));
+        }
+        s->n_slots += s->n_hosts[e];
+    }
+    count_loads(s);
+}
+
 /* ---- score ---- */
 
-static double over(double load, double mean, double bound) { return mean > 0 ? fmax(0, load / mean - bound) : 0; }
+static double over(double load, double cap) { return load > cap ? load - cap : 0; }
 
-/* What loads over the bounds cost, in rows a token. Moving a share x of a node's load saves at most x * top_k rows, so that twice that much is
- * never worth it. slack: load a node may have beyond the bound. */
-static double penalty(const gr_nodes *s, double node_load, double expert_load, double slack) {
-    double mean = s->total_load / s->n_nodes, gpu_mean = s->total_load / s->n_gpus;
-    return 2 * s->top_k * (over(node_load - slack, mean, s->bound) + over(expert_load, gpu_mean, s->gpu_bound) * s->n_nodes / s->n_gpus);
-}
+/* Rows a token that a pair over a bound costs. Moving a share x of a node's load saves at most x * top_k rows, so that twice that much is never
+ * worth it. */
+static double pair_unit(const gr_nodes *s) { return s->total_load > 0 ? 2.0 * s->top_k * s->n_nodes / s->total_load : 0; }
 
-static double load_after(const gr_nodes *s, gr_node_op op, int32_t node) {
-    double share = s->load[op.expert] / s->n_nodes;
-    int32_t n_hosts = s->n_hosts[op.expert] + more_copies(op);
-    return (fetch_after(s, op, node) < 0 ? share : 0) + (op.primary == node ? share * (s->n_nodes - n_hosts) : 0);
-}
-
+/* What an operation adds to the penalties for loads over the bounds. slack: pairs a node may have beyond its bound. */
 static double penalty_change(const gr_nodes *s, gr_node_op op, double slack) {
-    double change = 0;
+    double share = s->load[op.expert] / s->n_nodes, cap = s->bound * s->total_load / s->n_nodes + slack, change = 0;
+    double hot = s->gpu_bound * s->total_load / s->n_gpus;     /* more than a GPU should have at all */
+    int32_t elsewhere = s->n_nodes - s->n_hosts[op.expert], elsewhere_after = elsewhere - more_copies(op), primary = s->primary[op.expert];
     for (int32_t node = 0; node < s->n_nodes; node++) {
-        double before = gr_nodes_load(s, op.expert, node), after = load_after(s, op, node), rest = s->node_load[node] - before;
-        change += penalty(s, rest + after, after, slack) - penalty(s, s->node_load[node], before, slack);
+        double before = (gr_nodes_hosts(s, op.expert, node) ? share : 0) + (node == primary ? share * elsewhere : 0);
+        double after = (fetch_after(s, op, node) < 0 ? share : 0) + (node == op.primary ? share * elsewhere_after : 0), load = s->node_load[node];
+        if (before != after) change += over(load - before + after, cap) - over(load, cap) + over(after, hot) - over(before, hot);
     }
-    return change;
+    return change * pair_unit(s);
 }
 
 static double rows_saved(const gr_nodes *s, gr_node_op op) {
@@ -265,6 +274,7 @@ double gr_nodes_pass(gr_nodes *s) {
         lock(s, c.op);
         n_done++;
         if (score < best - 1e-9) best = score, n_best = n_done;
+        if (n_done - n_best > s->n) break;              /* long enough to have walked through all experts, to a copy of each for one */
     }
     while (n_done > n_best) undo(s, s->done[--n_done]);
     return -best;

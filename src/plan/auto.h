@@ -1,0 +1,40 @@
+/* Planner auto: a search on bundles (docs/planner.md). In steps that the planner runs in this order:
+ *   nodes    every layer from the paper's grouping, refined; then copies, at one price for all layers, until memory is spent
+ *   labels   which node of a layer is which of the cluster, so that every node's memory is used alike
+ *   GPUs     inside each node, refined under the bound on load; a copy more where one expert is too hot for a GPU
+ *   tables   slots, shares of copies inside a node, loads */
+#ifndef GR_PLAN_AUTO_H
+#define GR_PLAN_AUTO_H
+#include "plan/refine.h"
+#include "plan/tables.h"
+
+typedef struct gr_auto_layer {
+    gr_nodes nodes;
+    gr_bundle_layer sample;     /* what nodes searches on, its own arrays */
+    gr_parts *parts;            /* [n_nodes] */
+    int16_t *fetch, *primary;   /* a state of nodes to come back to */
+    int32_t *node_label;        /* [n_nodes] node of the cluster */
+    int32_t *gpu_label;         /* [n_nodes, gpus] GPU of that node */
+    gr_copy *relief;            /* [n * n_ranks] copies inside a node; rank: node * gpus + part, before labels */
+    int32_t n_relief;
+} gr_auto_layer;
+
+typedef struct gr_auto {
+    const grace_profile *profile;
+    grace_plan_options opt;
+    grace_cluster cluster;
+    int32_t n_layers, n, n_ranks, top_k;
+    int64_t slots_of_rank;      /* over all layers */
+    double deadline_us;         /* 0: none */
+    gr_auto_layer *layers;
+} gr_auto;
+
+/* Fills all layers of plan, which has none. Fails with ARG (no bundles, or those of another trace), LIMIT (memory), NUMERIC, MEMORY. */
+grace_status gr_plan_auto(const grace_profile *profile, const grace_plan_options *opt, grace_plan *plan);
+
+/* auto_place.c: labels, GPUs, tables. */
+grace_status gr_auto_label_nodes(gr_auto *a);
+grace_status gr_auto_place_gpus(gr_auto *a);
+grace_status gr_auto_fill_tables(gr_auto *a, grace_plan *plan);
+
+#endif
