@@ -40,44 +40,55 @@ static int by_value(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-static grace_status measure(const arguments *a) {
+/* us [repeat] ascending, after one warm-up. */
+static grace_status time_planning(const arguments *a, const grace_profile *profile, double *us) {
     grace_status st = GRACE_OK;
-    grace_trace *trace = NULL;
-    grace_profile *profile = NULL;
-    grace_plan *plan = NULL;
-    double us[REPEAT_MAX], start = gr_now_us(), profile_us;
-    GR_TRY(grace_trace_open(a->trace, &trace, NULL));
-    GR_TRY(grace_profile_build(trace, -1, -1, &profile));
-    GR_CHECK(profile->n_tokens > 0, GRACE_ERR_ARG, "%s: expected tokens to plan from, found none", a->trace);
-    profile_us = gr_now_us() - start;
     for (int i = -1; i < a->repeat; i++) {
         grace_plan_options opt = grace_plan_defaults();
-        start = gr_now_us();
+        grace_plan *plan = NULL;
+        double start = gr_now_us();
         GR_TRY(grace_plan_build(profile, a->cluster, &opt, &plan));
         if (i >= 0) us[i] = gr_now_us() - start;
         grace_plan_free(plan);
-        plan = NULL;
     }
     qsort(us, (size_t)a->repeat, sizeof *us, by_value);
+done:
+    return st;
+}
+
+static grace_status print(const arguments *a, const grace_profile *profile, double profile_us, const double *us) {
+    int32_t n_ranks = grace_cluster_ranks(a->cluster);
+    if (!a->json) {
+        printf("plan: %d layers x %d experts, %lld tokens, %d ranks: %.1f ms (%.1f to %.1f), reading and counting the trace %.1f ms\n",
+               profile->info.n_layers, profile->info.n_experts, (long long)profile->n_tokens, n_ranks, us[a->repeat / 2] * 1e-3, us[0] * 1e-3,
+               us[a->repeat - 1] * 1e-3, profile_us * 1e-3);
+        return GRACE_OK;
+    }
     gr_json *o = gr_json_new_object();
     gr_json_set_string(o, "bench", "plan");
     gr_json_set_int(o, "layers", profile->info.n_layers);
     gr_json_set_int(o, "experts", profile->info.n_experts);
     gr_json_set_int(o, "tokens", profile->n_tokens);
-    gr_json_set_int(o, "ranks", grace_cluster_ranks(a->cluster));
+    gr_json_set_int(o, "ranks", n_ranks);
     gr_json_set_real(o, "profile_us", profile_us);
     gr_json_set_real(o, "median_us", us[a->repeat / 2]);
     gr_json_set_real(o, "min_us", us[0]);
     gr_json_set_real(o, "max_us", us[a->repeat - 1]);
-    if (a->json) st = gr_print_json(o);
-    else {
-        printf("plan: %d layers x %d experts, %lld tokens, %d ranks: %.1f ms (%.1f to %.1f), reading and counting the trace %.1f ms\n",
-               profile->info.n_layers, profile->info.n_experts, (long long)profile->n_tokens, grace_cluster_ranks(a->cluster),
-               us[a->repeat / 2] * 1e-3, us[0] * 1e-3, us[a->repeat - 1] * 1e-3, profile_us * 1e-3);
-        gr_json_free(o);
-    }
+    return gr_print_json(o);
+}
+
+static grace_status measure(const arguments *a) {
+    grace_status st = GRACE_OK;
+    grace_trace *trace = NULL;
+    grace_profile *profile = NULL;
+    double us[REPEAT_MAX], start = gr_now_us(), profile_us;
+    GR_TRY(grace_trace_open(a->trace, &trace, NULL));
+    GR_TRY(grace_profile_build(trace, -1, -1, &profile));
+    profile_us = gr_now_us() - start;
+    GR_CHECK(profile->n_tokens > 0, GRACE_ERR_ARG, "%s: expected tokens to plan from, found none", a->trace);
+    GR_TRY(time_planning(a, profile, us));
+    st = print(a, profile, profile_us, us);
 done:
-    grace_plan_free(plan);
     grace_profile_free(profile);
     grace_trace_close(trace);
     return st;

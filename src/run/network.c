@@ -199,43 +199,56 @@ done:
     return st;
 }
 
-/* Rows -> experts (gate) -> slots (place) -> ranks (dispatch) -> results -> home (combine). */
-static grace_status moe(gr_network *net, const gr_step *step, int32_t l) {
+/* The rows the exchange will send, and what the gate chooses for them. */
+static grace_status gate(gr_network *net, const gr_step *step, const gr_layer *layer) {
     grace_status st = GRACE_OK;
     const grace_model_info *m = net->info;
-    const gr_layer *layer = &net->layers[l];
     const gr_compute_ops *ops = net->compute->ops;
-    gr_compute *c = net->compute;
-    const grace_plan_layer *pl = &net->plan->layers[layer->moe];
-    int32_t n = step->n_rows, rank = net->comm->rank;
     float *rows = gr_exchange_rows(net->exchange);
     double mark = gr_now_us();
-    gr_arrived arrived;
-
-    gr_comm_at("gate", l);
-    GR_TRY(ops->norm(c, layer->mlp_norm, m->rms_eps, net->x, n, rows));
-    GR_TRY(ops->gate(c, layer->router, rows, n, m->top_k, m->norm_topk, net->experts, net->weights));
+    GR_TRY(ops->norm(net->compute, layer->mlp_norm, m->rms_eps, net->x, step->n_rows, rows));
+    GR_TRY(ops->gate(net->compute, layer->router, rows, step->n_rows, m->top_k, m->norm_topk, net->experts, net->weights));
     if (net->on_gate) net->on_gate(net->on_gate_user, layer->moe, step, net->experts, net->weights);
     lap(net, &mark, GRACE_TIME_GATE);
+done:
+    return st;
+}
 
-    gr_router_place(net->router, layer->moe, n, m->top_k, net->experts, step->sequence, step->position, net->slots);
-    gr_route route = {.n_rows = n, .slot = net->slots, .weight = net->weights, .rank_of_slot = pl->rank_of_slot, .n_slots_all = pl->n_slots,
-                      .first_slot = pl->first_slot[rank], .n_slots = pl->first_slot[rank + 1] - pl->first_slot[rank]};
+static gr_route place(gr_network *net, const gr_step *step, const gr_layer *layer) {
+    const grace_plan_layer *pl = &net->plan->layers[layer->moe];
+    int32_t first = pl->first_slot[net->comm->rank], n_slots = pl->first_slot[net->comm->rank + 1] - first;
+    double mark = gr_now_us();
+    gr_router_place(net->router, layer->moe, step->n_rows, net->info->top_k, net->experts, step->sequence, step->position, net->slots);
     lap(net, &mark, GRACE_TIME_ROUTE);      /* the exchange adds the time of its lists */
+    return (gr_route){.n_rows = step->n_rows, .slot = net->slots, .weight = net->weights, .rank_of_slot = pl->rank_of_slot,
+                      .n_slots_all = pl->n_slots, .first_slot = first, .n_slots = n_slots};
+}
 
+static grace_status run_experts(gr_network *net, const gr_layer *layer, int32_t n_slots, const gr_arrived *arrived) {
+    double mark = gr_now_us();
+    gr_experts e = {.n_slots = n_slots, .gate = (const gr_weight *const *)layer->gate, .up = (const gr_weight *const *)layer->up,
+                    .down = (const gr_weight *const *)layer->down, .first_pair = arrived->first_pair, .row_of_pair = arrived->row_of_pair,
+                    .in = arrived->rows, .out = arrived->results};
+    grace_status st = net->compute->ops->experts(net->compute, &e);
+    net->step_load[layer->moe] = arrived->n_pairs;
+    net->step_expert_us[layer->moe] = gr_now_us() - mark;
+    lap(net, &mark, GRACE_TIME_EXPERTS);
+    return st;
+}
+
+/* Rows -> experts (gate) -> slots (place) -> ranks (dispatch) -> results -> home, into the residual stream (combine). */
+static grace_status moe(gr_network *net, const gr_step *step, int32_t l) {
+    grace_status st = GRACE_OK;
+    const gr_layer *layer = &net->layers[l];
+    gr_route route;
+    gr_arrived arrived;
+    gr_comm_at("gate", l);
+    GR_TRY(gate(net, step, layer));
+    route = place(net, step, layer);
     gr_comm_at("dispatch", l);
     GR_TRY(gr_exchange_build(net->exchange, &route));
     GR_TRY(gr_exchange_dispatch(net->exchange, &arrived));
-    mark = gr_now_us();
-
-    gr_experts e = {.n_slots = route.n_slots, .gate = (const gr_weight *const *)layer->gate, .up = (const gr_weight *const *)layer->up,
-                    .down = (const gr_weight *const *)layer->down, .first_pair = arrived.first_pair, .row_of_pair = arrived.row_of_pair,
-                    .in = arrived.rows, .out = arrived.results};
-    GR_TRY(ops->experts(c, &e));
-    net->step_load[layer->moe] = arrived.n_pairs;
-    net->step_expert_us[layer->moe] = gr_now_us() - mark;
-    lap(net, &mark, GRACE_TIME_EXPERTS);
-
+    GR_TRY(run_experts(net, layer, route.n_slots, &arrived));
     gr_comm_at("combine", l);
     GR_TRY(gr_exchange_combine(net->exchange, net->x));
 done:
