@@ -2,8 +2,8 @@
 # Proof of the README's first lines: a minimal system of this machine's own release with nothing but git, a clone, ./run demo, ./run test.
 # usage: tools/fresh.sh [--keep] [COMMAND_OF_RUN...]        as root; the commands are demo and test unless given
 #
-# It runs in its own mount and process namespaces: whatever happens, nothing stays mounted and nothing keeps running. What is cloned is
-# the last commit. apt's sources and proxies are those of this machine; its other settings and any passwords stay here.
+# The work is done in mount and process namespaces of its own: whatever happens, nothing stays mounted and nothing keeps running, and the
+# directory can be removed afterwards from outside. What is cloned is the last commit. apt's sources and proxies are those of this machine; its other settings and any passwords stay here.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -12,20 +12,38 @@ die() { say "$*" >&2; exit 1; }
 
 [ "$(id -u)" -eq 0 ] || die "debootstrap and chroot need root"
 command -v debootstrap >/dev/null || die "debootstrap is not installed: ./run fresh installs it"
+
+# ---- outside: makes the directory, waits, removes it ----
+
+outside() {
+    local base keep=0 child status=0
+    if [ "${1:-}" = --keep ]; then keep=1; shift; fi
+    base=$(mktemp -d "${TMPDIR:-/var/tmp}/grace-fresh.XXXXXX")
+    unshare --mount --pid --fork --kill-child --propagation private "tools/$(basename "$0")" --inside "$base" "$@" &
+    child=$!
+    trap 'kill $child 2>/dev/null' INT TERM
+    wait $child || status=$?
+    while kill -0 $child 2>/dev/null; do wait $child || status=$?; done
+    if [ $keep -eq 1 ]; then say "kept: chroot $base/root, then cd /root/grace (log: $base/log)"; else rm -rf --one-file-system "$base"; fi
+    return $status
+}
+
 if [ "${1:-}" != --inside ]; then
-    exec unshare --mount --pid --fork --kill-child --propagation private "tools/$(basename "$0")" --inside "$@"
+    outside "$@"
+    exit
 fi
-shift
-keep=0
-if [ "${1:-}" = --keep ]; then keep=1; shift; fi
-commands=("${@:-demo}")
+
+# ---- inside ----
+
+base=$2
+root=$base/root
+log=$base/log
+shift 2
+commands=("$@")
 [ $# -gt 0 ] || commands=(demo test)
 
 # shellcheck source=/dev/null
 suite=$(. /etc/os-release && echo "$VERSION_CODENAME")
-base=$(mktemp -d "${TMPDIR:-/var/tmp}/grace-fresh.XXXXXX")
-root=$base/root
-log=$base/log
 
 # ---- this machine's way to packages ----
 
@@ -79,17 +97,6 @@ clone() {
     git clone --quiet --bare --no-hardlinks . "$root/root/grace.git"
     in_root git clone --quiet /root/grace.git /root/grace
 }
-
-clean_up() {
-    local status=$?
-    if [ $keep -eq 1 ]; then say "kept: chroot $root, then cd /root/grace (log: $log)"; return; fi
-    umount -R "$root/dev/shm" "$root/dev" "$root/sys" "$root/proc" 2>/dev/null || true
-    if mountpoint -q "$root/dev"; then say "still mounted in this namespace: $base is left for you to remove"; return; fi
-    rm -rf --one-file-system "$base"
-    return $status
-}
-trap clean_up EXIT
-trap 'exit 130' INT TERM
 
 [ -z "$(git status --porcelain --untracked-files=no)" ] || say "there are uncommitted changes: the last commit is what is tried"
 say "$suite, $(nproc) cores, commit $(git rev-parse --short HEAD)"
