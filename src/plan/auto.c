@@ -89,9 +89,9 @@ static void auto_close(gr_auto *a) {
 
 /* ---- nodes ---- */
 
+/* Strict passes and loose ones in turn, until neither helps. */
 static void refine(const gr_auto *a, gr_nodes *s, int32_t n_passes) {
-    for (int32_t i = 0; i < n_passes && !late(a); i++)
-        if (gr_nodes_pass(s) < 1e-6) return;
+    for (int32_t i = 0, idle = 0; i < n_passes && idle < 2 && !late(a); i++) idle = gr_nodes_pass(s, i % 2 ? s->most_load : 0) < 1e-6 ? idle + 1 : 0;
 }
 
 /* From the paper's grouping, without copies. */
@@ -203,11 +203,14 @@ done:
 }
 
 static grace_status place_nodes(gr_auto *a) {
-    int64_t target = a->slots_of_rank * a->n_ranks;
-    grace_status st = start_from_grace(a);
-    if (st) return st;
+    grace_status st = GRACE_OK;
+    int64_t target = a->slots_of_rank * a->n_ranks, n_relief;
+    GR_TRY(start_from_grace(a));
     buy_copies(a, target);
-    return count_slots(a) < target ? adjust(a, target) : GRACE_OK;
+    GR_TRY(gr_auto_count_relief(a, &n_relief));
+    GR_TRY(adjust(a, target - n_relief));
+done:
+    return st;
 }
 
 grace_status gr_plan_auto(const grace_profile *profile, const grace_plan_options *opt, grace_plan *plan) {

@@ -33,6 +33,7 @@ typedef struct gr_auto {
 grace_status gr_plan_auto(const grace_profile *profile, const grace_plan_options *opt, grace_plan *plan);
 
 /* auto_place.c: labels, GPUs, tables. */
+grace_status gr_auto_count_relief(gr_auto *a, int64_t *n_copies);      /* copies that GPUs will want for balance, by load alone */
 grace_status gr_auto_label_nodes(gr_auto *a);
 grace_status gr_auto_place_gpus(gr_auto *a);
 grace_status gr_auto_fill_tables(gr_auto *a, grace_plan *plan);

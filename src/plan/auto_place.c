@@ -99,22 +99,27 @@ done:
 
 /* ---- GPUs ---- */
 
-static grace_status refine_gpus(gr_auto *a, gr_auto_layer *al) {
+static grace_status open_gpus(gr_auto *a, gr_auto_layer *al, bool with_edges) {
     grace_status st = GRACE_OK;
     const gr_nodes *s = &al->nodes;
     double mean = s->total_load / a->n_ranks, tokens = (double)s->bundles->n_tokens * s->n_nodes;
+    al->n_relief = 0;
     for (int32_t node = 0; node < s->n_nodes; node++) {
         gr_parts *p = &al->parts[node];
         gr_parts_close(p);
-        GR_TRY(gr_parts_open(s, node, p));
+        GR_TRY(gr_parts_open(s, node, with_edges, p));
         p->cap = fmax(a->opt.balance * mean, s->node_load[node] / gpus_of(a));
         p->load_unit = mean > 0 ? 2 * s->top_k / mean : 0;
         p->count_unit = tokens > 0 ? a->opt.w_gpu / tokens : 0;
-        for (int32_t i = 0; i < GPU_PASSES_MAX; i++)
-            if (gr_parts_pass(p) < 1e-9) break;
     }
 done:
     return st;
+}
+
+static void refine_gpus(const gr_auto *a, gr_auto_layer *al) {
+    for (int32_t node = 0; node < a->cluster.n_nodes; node++)
+        for (int32_t i = 0; i < GPU_PASSES_MAX; i++)
+            if (gr_parts_pass(&al->parts[node]) < 1e-9) break;
 }
 
 /* Loads of a node's GPUs with copies inside it, which share an expert's load evenly. on [n_items, gpus]: who hosts what. */
@@ -172,6 +177,19 @@ static grace_status relieve(gr_auto *a, gr_auto_layer *al, int32_t node, int64_t
     }
 done:
     free(on), free(load);
+    return st;
+}
+
+grace_status gr_auto_count_relief(gr_auto *a, int64_t *n_copies) {
+    grace_status st = GRACE_OK;
+    *n_copies = 0;
+    for (int32_t l = 0; l < a->n_layers; l++) {
+        int64_t room = INT64_MAX;
+        GR_TRY(open_gpus(a, &a->layers[l], false));
+        for (int32_t node = 0; node < a->cluster.n_nodes; node++) GR_TRY(relieve(a, &a->layers[l], node, &room));
+        *n_copies += a->layers[l].n_relief;
+    }
+done:
     return st;
 }
 
@@ -263,7 +281,8 @@ grace_status gr_auto_place_gpus(gr_auto *a) {
     GR_CALLOC(room, a->cluster.n_nodes);
     for (int32_t node = 0; node < a->cluster.n_nodes; node++) room[node] = a->slots_of_rank * g;
     for (int32_t l = 0; l < a->n_layers; l++) {
-        GR_TRY(refine_gpus(a, &a->layers[l]));
+        GR_TRY(open_gpus(a, &a->layers[l], true));
+        refine_gpus(a, &a->layers[l]);
         for (int32_t node = 0; node < a->cluster.n_nodes; node++) room[a->layers[l].node_label[node]] -= a->layers[l].parts[node].n;
     }
     for (int32_t l = 0; l < a->n_layers; l++)

@@ -46,8 +46,9 @@ void gr_nodes_apply(gr_nodes *s, gr_node_op op);
 /* Rows (tokens x homes) that an operation saves; exact. */
 int64_t gr_nodes_gain(const gr_nodes *s, gr_node_op op);
 double gr_nodes_rows(const gr_nodes *s);            /* cross-node rows a token */
-/* One pass; what the score fell by: rows a token + price x copies + penalties for loads over the bounds. 0: no pass will help. */
-double gr_nodes_pass(gr_nodes *s);
+/* One pass; what the score fell by: rows a token + price x copies + penalties for loads over the bounds. slack: pairs that a node may be over
+ * its bound on the way; with none experts cannot change places, with the heaviest expert's load the way may not lead back. */
+double gr_nodes_pass(gr_nodes *s, double slack);
 /* The copy more that saves most rows a token for what it costs in balance; false: every node hosts every expert. */
 bool gr_nodes_best_copy(const gr_nodes *s, gr_node_op *op, double *saved);
 /* The copy that is missed least, and the rows a token it saves; false: there is none. */
@@ -82,8 +83,8 @@ typedef struct gr_parts {
     int32_t *done, *before;     /* [n] a pass: items moved, and where they were */
 } gr_parts;
 
-/* The node's experts on its GPUs by load alone: heaviest first, each to the lightest. Fails with MEMORY. */
-grace_status gr_parts_open(const gr_nodes *nodes, int32_t node, gr_parts *out);
+/* The node's experts on its GPUs by load alone: heaviest first, each to the lightest. Without edges there is only load. Fails with MEMORY. */
+grace_status gr_parts_open(const gr_nodes *nodes, int32_t node, bool with_edges, gr_parts *out);
 void gr_parts_close(gr_parts *s);
 void gr_parts_move(gr_parts *s, int32_t item, int32_t part);
 /* One pass; what the score (cost in count_unit, loads over the cap in load_unit) fell by. */

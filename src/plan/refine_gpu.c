@@ -50,14 +50,15 @@ static void add_bundle(builder *b, int32_t index) {
     }
 }
 
-static grace_status list_edges(builder *b) {
+static grace_status list_edges(builder *b, bool with_edges) {
     grace_status st = GRACE_OK;
     gr_parts *s = b->s;
-    size_t edges_most = (size_t)b->nodes->n_bundles * (size_t)b->nodes->n_nodes;
+    int32_t n_bundles = with_edges ? b->nodes->n_bundles : 0;
+    size_t edges_most = (size_t)n_bundles * (size_t)b->nodes->n_nodes;
     GR_CALLOC(s->count, edges_most);
     GR_CALLOC(s->edge_first, edges_most + 1);
     GR_CALLOC(s->edge_item, edges_most * (size_t)b->nodes->top_k);
-    for (int32_t i = 0; i < b->nodes->n_bundles; i++) add_bundle(b, i);
+    for (int32_t i = 0; i < n_bundles; i++) add_bundle(b, i);
     GR_CALLOC(s->item_first, (size_t)s->n + 2);
     GR_CALLOC(s->item_edge, b->n_pins);
     for (int32_t i = 0; i < b->n_pins; i++) s->item_first[s->edge_item[i] + 2]++;
@@ -119,13 +120,13 @@ static void count_edges(gr_parts *s) {
     }
 }
 
-grace_status gr_parts_open(const gr_nodes *nodes, int32_t node, gr_parts *out) {
+grace_status gr_parts_open(const gr_nodes *nodes, int32_t node, bool with_edges, gr_parts *out) {
     grace_status st = GRACE_OK;
     gr_parts s = {.n_parts = nodes->n_gpus / nodes->n_nodes, .load_unit = 1};
     builder b = {.nodes = nodes, .node = node, .s = &s};
     GR_CALLOC(b.item_of, nodes->n);
     GR_TRY(list_items(&b));
-    GR_TRY(list_edges(&b));
+    GR_TRY(list_edges(&b, with_edges));
     GR_CALLOC(s.part, s.n);
     GR_CALLOC(s.part_load, s.n_parts);
     GR_CALLOC(s.pins, (size_t)s.n_edges * (size_t)s.n_parts);

@@ -258,13 +258,12 @@ static void lock(gr_nodes *s, gr_node_op op) {
 
 static void undo(gr_nodes *s, gr_node_op done) { gr_nodes_apply(s, (gr_node_op){done.expert, done.drop, done.add, done.primary}); }
 
-/* Inside a pass a node may be over its bound by the heaviest expert, or no two experts could ever change places. */
-double gr_nodes_pass(gr_nodes *s) {
+double gr_nodes_pass(gr_nodes *s, double slack) {
     int32_t n_done = 0, n_best = 0, n_most = s->n * s->n_nodes;
     double score = 0, best = 0;
     memset(s->locked, 0, (size_t)n_most);
     while (n_done < n_most) {
-        choice c = {.s = s, .slack = s->most_load};
+        choice c = {.s = s, .slack = slack};
         for (int32_t e = 0; e < s->n; e++)
             for (int32_t q = 0; q < s->n_nodes; q++) consider_node(&c, (int16_t)e, (int16_t)q);
         if (!c.found) break;
