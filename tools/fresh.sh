@@ -21,10 +21,10 @@ outside() {
     base=$(mktemp -d "${TMPDIR:-/var/tmp}/grace-fresh.XXXXXX")
     unshare --mount --pid --fork --kill-child --propagation private "tools/$(basename "$0")" --inside "$base" "$@" &
     child=$!
-    trap 'kill $child 2>/dev/null' INT TERM
+    trap 'kill -KILL $child 2>/dev/null' INT TERM        # unshare ignores the others; its death ends all that is inside
     wait $child || status=$?
-    while kill -0 $child 2>/dev/null; do wait $child || status=$?; done
-    if [ $keep -eq 1 ]; then say "kept: chroot $base/root, then cd /root/grace (log: $base/log)"; else rm -rf --one-file-system "$base"; fi
+    while kill -0 $child 2>/dev/null; do sleep 0.2; done
+    if [ $keep -eq 1 ]; then say "kept: chroot $base/root, then cd /root/grace (log: $base/log)"; else rm -rf --one-file-system "$base" || { sleep 1; rm -rf --one-file-system "$base"; }; fi
     return $status
 }
 
@@ -79,7 +79,7 @@ bootstrap() {
     mirror=$(sources | awk -v suite="$suite" '$2 == suite && $3 == "main" { print $1; exit }')
     [ -n "$mirror" ] || die "apt knows no source for $suite main: is this Debian or Ubuntu, and has apt-get update been run?"
     use_apt_proxy
-    debootstrap --variant=minbase --include=git "$suite" "$root" "$mirror"
+    debootstrap --variant=minbase --include=git "$suite" "$root" "$mirror" || return
     copy_apt_settings
 }
 
