@@ -1,0 +1,63 @@
+/* What lies at a path, found out by looking. */
+#include <errno.h>
+#include <limits.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/status.h"
+#include "interop/interop.h"
+#include "interop/sglang.h"
+
+static bool ends_with(const char *path, const char *tail) {
+    size_t n = strlen(path), tail_n = strlen(tail);
+    return n >= tail_n && strcmp(path + n - tail_n, tail) == 0;
+}
+
+static grace_status find_in(const char *folder, const char *name, char *path, size_t size, bool *found) {
+    grace_status st = gr_path_join(path, size, folder, name);
+    *found = !st && access(path, F_OK) == 0;
+    return st;
+}
+
+static grace_status open_folder(const char *path, const gr_foreign_options *opt, grace_trace **trace, grace_profile **profile) {
+    grace_status st = GRACE_OK;
+    char file[PATH_MAX];
+    bool found = false;
+    GR_TRY(find_in(path, "coact.csv", file, sizeof file, &found));
+    if (found) return gr_coact_load(path, opt->seed, opt->n_tokens, trace, NULL);
+    GR_TRY(find_in(path, "load.csv", file, sizeof file, &found));
+    if (found) return gr_load_csv_load(file, opt->top_k, profile);
+    GR_TRY(grace_trace_open(path, trace, NULL));
+done:
+    return st;
+}
+
+static grace_status open_recording(const char *path, const gr_foreign_options *opt, grace_trace **trace, grace_profile **profile) {
+    grace_status st = GRACE_OK;
+    gr_file map = {0};
+    gr_torch file = {0};
+    GR_TRY(gr_file_map(path, &map));
+    GR_TRY(gr_torch_open(path, map.data, map.n, &file));
+    if (gr_sglang_has_tokens(&file)) GR_TRY(gr_sglang_parse_trace(path, map.data, map.n, trace));
+    else GR_TRY(gr_sglang_parse_profile(path, map.data, map.n, opt->top_k, profile));
+done:
+    gr_torch_close(&file);
+    gr_file_unmap(&map);
+    return st;
+}
+
+grace_status gr_foreign_open(const char *path, const gr_foreign_options *opt, grace_trace **trace, grace_profile **profile) {
+    grace_status st = GRACE_OK;
+    struct stat info;
+    *trace = NULL, *profile = NULL;
+    GR_CHECK(stat(path, &info) == 0, GRACE_ERR_IO, "%s: %s", path, strerror(errno));
+    if (S_ISDIR(info.st_mode)) GR_TRY(open_folder(path, opt, trace, profile));
+    else if (ends_with(path, ".csv")) GR_TRY(gr_load_csv_load(path, opt->top_k, profile));
+    else if (ends_with(path, ".json")) GR_TRY(gr_eplb_load(path, opt->top_k, profile));
+    else if (ends_with(path, ".pt")) GR_TRY(open_recording(path, opt, trace, profile));
+    else GR_TRY(grace_trace_open(path, trace, NULL));
+done:
+    return st;
+}
