@@ -84,6 +84,7 @@ bootstrap() {
 }
 
 mount_system() {  # gone with the namespace
+    mount --bind "$root" "$root"                # ip netns wants / to be a mount point
     mount -t proc proc "$root/proc"
     mount -t sysfs -o ro sysfs "$root/sys"
     mount --bind /dev "$root/dev"
