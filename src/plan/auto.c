@@ -10,7 +10,7 @@
 
 /* Pins of one layer: bundles x nodes x nodes. More bundles than that are sampled. */
 enum { PINS_MAX = 1 << 20, BUNDLES_MAX = 1 << 14, PASSES_MAX = 8, PRICE_STEPS_MAX = 40, BISECTIONS = 4 };
-static const double PRICE_STEP = 0.75, NODE_SHARE = 0.6;        /* NODE_SHARE: of the allowance for load that nodes may use up; the rest is for GPUs */
+static const double PRICE_STEP = 0.5, NODE_SHARE = 0.6;        /* NODE_SHARE: of the allowance for load that nodes may use up; the rest is for GPUs */
 
 static bool late(const gr_auto *a) { return a->deadline_us > 0 && gr_now_us() > a->deadline_us; }
 
@@ -170,6 +170,7 @@ static void buy_copies(gr_auto *a, int64_t target) {
         if (low > 0 && high / low < 1.05) break;
         price = low < 0 ? price * PRICE_STEP : sqrt(high * low);
     }
+    if (high > 0) refine_at(a, high, PASSES_MAX);
 }
 
 /* One layer's best copy to add, or worst to drop, remembered until the layer changes. */

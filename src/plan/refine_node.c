@@ -49,16 +49,16 @@ static void join(gr_nodes *s, int32_t b, int32_t home, int32_t node, int32_t exp
     add_empty(s, b, home, node, -count);
 }
 
-/* Tokens of a home get the expert elsewhere from now on; -1: at home. */
-static void set_fetch(gr_nodes *s, int32_t expert, int32_t home, int32_t to) {
-    int16_t *fetch = &s->fetch[expert * s->n_nodes + home];
-    int32_t from = *fetch;
-    if (from == to) return;
-    for (int32_t i = s->first[expert]; i < s->first[expert + 1]; i++) {
-        if (from >= 0) leave(s, s->bundle[i], home, from, expert);
-        if (to >= 0) join(s, s->bundle[i], home, to, expert);
-    }
-    *fetch = (int16_t)to;
+/* Tokens of each home get the expert there from now on; -1: at home. to [N]. Bundle by bundle, whose pins lie together. */
+static void set_fetch(gr_nodes *s, int32_t expert, const int16_t *to) {
+    int16_t *fetch = &s->fetch[expert * s->n_nodes];
+    for (int32_t i = s->first[expert]; i < s->first[expert + 1]; i++)
+        for (int32_t home = 0; home < s->n_nodes; home++) {
+            if (fetch[home] == to[home]) continue;
+            if (fetch[home] >= 0) leave(s, s->bundle[i], home, fetch[home], expert);
+            if (to[home] >= 0) join(s, s->bundle[i], home, to[home], expert);
+        }
+    memcpy(fetch, to, (size_t)s->n_nodes * sizeof *fetch);
 }
 
 double gr_nodes_load(const gr_nodes *s, int32_t expert, int32_t node) {
@@ -158,8 +158,10 @@ static int32_t more_copies(gr_node_op op) { return (op.add >= 0) - (op.drop >= 0
 
 void gr_nodes_apply(gr_nodes *s, gr_node_op op) {
     int32_t e = op.expert;
+    int16_t to[GRACE_RANKS_MAX];
     for (int32_t node = 0; node < s->n_nodes; node++) s->node_load[node] -= gr_nodes_load(s, e, node);
-    for (int32_t home = 0; home < s->n_nodes; home++) set_fetch(s, e, home, fetch_after(s, op, home));
+    for (int32_t home = 0; home < s->n_nodes; home++) to[home] = (int16_t)fetch_after(s, op, home);
+    set_fetch(s, e, to);
     s->primary[e] = op.primary;
     s->n_hosts[e] = (int16_t)(s->n_hosts[e] + more_copies(op));
     s->n_slots += more_copies(op);
@@ -175,10 +177,8 @@ void gr_nodes_restore(gr_nodes *s, const int16_t *fetch, const int16_t *primary)
     for (int32_t e = 0; e < s->n; e++) {
         s->n_hosts[e] = 0;
         s->primary[e] = primary[e];
-        for (int32_t home = 0; home < s->n_nodes; home++) {
-            set_fetch(s, e, home, fetch[e * s->n_nodes + home]);
-            s->n_hosts[e] = (int16_t)(s->n_hosts[e] + (fetch[e * s->n_nodes + home] < 0));
-        }
+        if (memcmp(s->fetch + e * s->n_nodes, fetch + e * s->n_nodes, (size_t)s->n_nodes * sizeof *fetch) != 0) set_fetch(s, e, fetch + e * s->n_nodes);
+        for (int32_t home = 0; home < s->n_nodes; home++) s->n_hosts[e] = (int16_t)(s->n_hosts[e] + (fetch[e * s->n_nodes + home] < 0));
         s->n_slots += s->n_hosts[e];
     }
     count_loads(s);
