@@ -6,20 +6,34 @@
 #include "base/clock.h"
 #include "base/status.h"
 #include "cli.h"
+#include "interop/interop.h"
 #include "plan/cut.h"
+#include "plan/equalise.h"
 
-enum { KEY_CLUSTER = 0x200, KEY_PLANNER, KEY_GROUPING, KEY_REPLICATION, KEY_R, KEY_SEED, KEY_DOMAIN, KEY_SEQUENCES, KEY_JSON };
+enum { KEY_CLUSTER = 0x200, KEY_PLANNER, KEY_GROUPING, KEY_REPLICATION, KEY_R, KEY_SEED, KEY_DOMAIN, KEY_SEQUENCES, KEY_JSON,
+       KEY_MEMORY, KEY_SLOTS, KEY_BALANCE, KEY_TIME, KEY_EQUAL, KEY_FORMAT, KEY_MODEL_LAYERS, KEY_TOP_K };
+
+typedef enum format { FORMAT_GRACE, FORMAT_SGLANG, FORMAT_FLAT, FORMAT_TRTLLM, FORMAT_ASCEND, FORMAT_OMNI, N_FORMATS } format;
 
 static const struct argp_option options[] = {
     {"cluster", KEY_CLUSTER, "SHAPE", 0, "\"node:2 gpu:2\" or 2x2 (default)", 0},
-    {"planner", KEY_PLANNER, "NAME", 0, "grace (default: the paper's), uniform (balanced spectral groups, no nodes, no replicas) or contiguous", 0},
+    {"planner", KEY_PLANNER, "NAME", 0, "grace (default: the paper's), auto (a search from the others' plans), uniform (balanced spectral groups), "
+     "contiguous, random, eplb or replicate-node", 0},
     {"grouping", KEY_GROUPING, "KIND", 0, "grace, inside a node: controlled (default), free or uniform", 0},
     {"replication", KEY_REPLICATION, "KIND", 0, "grace: dynamic (default), fixed or none", 0},
     {"ratio", KEY_R, "R", 0, "grace: group sizes may differ from the mean by this share (default: chosen at the knee)", 0},
+    {"memory", KEY_MEMORY, "X", 0, "auto, eplb, replicate-node: slots of a rank as a multiple of experts / ranks (default: as grace uses)", 0},
+    {"replica-slots", KEY_SLOTS, "N", 0, "the same as a number: slots of a rank in a layer, primaries included", 0},
+    {"balance", KEY_BALANCE, "X", 0, "auto: bound on max/mean predicted load (default 1.1)", 0},
+    {"time-limit", KEY_TIME, "SECONDS", 0, "auto: stop searching then (default: none; a plan cut short depends on the machine)", 0},
+    {"equal-slots", KEY_EQUAL, 0, 0, "fill every rank of every layer up to as many slots with useful replicas", 0},
     {"seed", KEY_SEED, "N", 0, "of the clustering (default 0)", 0},
     {"domain", KEY_DOMAIN, "NAME", 0, "only this domain of the trace", 0},
     {"sequences", KEY_SEQUENCES, "WHICH", 0, "all (default), even or odd ones", 0},
+    {"top-k", KEY_TOP_K, "K", 0, "experts a token chooses, for inputs that do not say it", 0},
     {"output", 'o', "FILE", 0, "the plan (default plan.json)", 0},
+    {"format", KEY_FORMAT, "NAME", 0, "grace (default), or for another engine: sglang, flat, trtllm, ascend, omni (docs/interop.md)", 0},
+    {"model-layers", KEY_MODEL_LAYERS, "N", 0, "sglang, trtllm: layers of the model when its first ones are dense (default: the plan's)", 0},
     {"json", KEY_JSON, 0, 0, "print one JSON object", 0},
     {0},
 };
@@ -31,21 +45,52 @@ typedef struct arguments {
     int32_t parity;
     bool json;
     const char *only_grace;         /* an option given that means something for the planner grace only */
+    const char *only_budget;        /* ... for planners that take a memory budget */
+    const char *only_auto;          /* ... for auto */
+    bool equal_slots;
+    format format;
+    int32_t model_layers;
+    gr_foreign_options foreign;
 } arguments;
 
+static grace_planner choose_planner(struct argp_state *state, const char *name) {
+    const char *names[GRACE_N_PLANNERS];
+    for (int i = 0; i < GRACE_N_PLANNERS; i++) names[i] = grace_planner_name((grace_planner)i);
+    return (grace_planner)gr_arg_choice(state, "planner", name, names, GRACE_N_PLANNERS);
+}
+
+/* An option that the chosen planner would ignore is refused. */
+static void check_together(struct argp_state *state, const arguments *a) {
+    grace_planner p = a->plan.planner;
+    bool starts_from_grace = p == GRACE_PLANNER_GRACE || p == GRACE_PLANNER_AUTO, budget = p == GRACE_PLANNER_EPLB || p == GRACE_PLANNER_REPLICATE_NODE || p == GRACE_PLANNER_AUTO;
+    if (a->only_grace && !starts_from_grace) argp_error(state, "--%s is for --planner grace", a->only_grace);
+    if (a->only_budget && !budget) argp_error(state, "--%s is for --planner auto, eplb or replicate-node", a->only_budget);
+    if (a->only_auto && p != GRACE_PLANNER_AUTO) argp_error(state, "--%s is for --planner auto", a->only_auto);
+    if (a->plan.memory > 0 && a->plan.slots_per_rank > 0) argp_error(state, "--memory and --replica-slots say the same: give one");
+    if (a->model_layers && a->format != FORMAT_SGLANG && a->format != FORMAT_TRTLLM) argp_error(state, "--model-layers is for --format sglang or trtllm");
+}
+
 static error_t parse(int key, char *arg, struct argp_state *state) {
-    static const char *const planners[] = {"contiguous", "uniform", "grace"}, *const groupings[] = {"controlled", "free", "uniform"},
+    static const char *const formats[] = {"grace", "sglang", "flat", "trtllm", "ascend", "omni"}, *const groupings[] = {"controlled", "free", "uniform"},
                             *const replications[] = {"none", "fixed", "dynamic"}, *const sequences[] = {"all", "even", "odd"};
     arguments *a = state->input;
     switch (key) {
     case KEY_CLUSTER:
         if (grace_cluster_parse(arg, &a->cluster)) argp_error(state, "--cluster: %s", grace_last_error());
         break;
-    case KEY_PLANNER: a->plan.planner = (grace_planner)gr_arg_choice(state, "planner", arg, planners, 3); break;
+    case KEY_PLANNER: a->plan.planner = choose_planner(state, arg); break;
+    case KEY_MEMORY: a->plan.memory = gr_arg_number(state, "memory", arg, 1, 1e6); a->only_budget = "memory"; break;
+    case KEY_SLOTS: a->plan.slots_per_rank = (int32_t)gr_arg_int(state, "replica-slots", arg, 1, 1 << 20); a->only_budget = "replica-slots"; break;
+    case KEY_BALANCE: a->plan.balance = gr_arg_number(state, "balance", arg, 1, 1e6); a->only_auto = "balance"; break;
+    case KEY_TIME: a->plan.time_limit_s = gr_arg_number(state, "time-limit", arg, 0, 1e9); a->only_auto = "time-limit"; break;
+    case KEY_EQUAL: a->equal_slots = true; break;
+    case KEY_FORMAT: a->format = (format)gr_arg_choice(state, "format", arg, formats, N_FORMATS); break;
+    case KEY_MODEL_LAYERS: a->model_layers = (int32_t)gr_arg_int(state, "model-layers", arg, 1, 4096); break;
+    case KEY_TOP_K: a->foreign.top_k = (int32_t)gr_arg_int(state, "top-k", arg, 1, 65536); break;
     case KEY_GROUPING: a->plan.grouping = (grace_grouping)gr_arg_choice(state, "grouping", arg, groupings, 3); a->only_grace = "grouping"; break;
     case KEY_REPLICATION: a->plan.replication = (grace_replication)gr_arg_choice(state, "replication", arg, replications, 3); a->only_grace = "replication"; break;
     case KEY_R: a->plan.r = gr_arg_number(state, "ratio", arg, 0, 1); a->only_grace = "ratio"; break;
-    case KEY_SEED: a->plan.seed = (uint64_t)gr_arg_int(state, "seed", arg, 0, INT64_MAX); break;
+    case KEY_SEED: a->plan.seed = a->foreign.seed = (uint64_t)gr_arg_int(state, "seed", arg, 0, INT64_MAX); break;
     case KEY_DOMAIN: a->domain = arg; break;
     case KEY_SEQUENCES: a->parity = gr_arg_choice(state, "sequences", arg, sequences, 3) - 1; break;
     case 'o': a->output = arg; break;
@@ -56,7 +101,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         break;
     case ARGP_KEY_END:
         if (!a->trace) argp_error(state, "expected a trace");
-        if (a->only_grace && a->plan.planner != GRACE_PLANNER_GRACE) argp_error(state, "--%s is for --planner grace", a->only_grace);
+        check_together(state, a);
         break;
     default: return ARGP_ERR_UNKNOWN;
     }
@@ -123,29 +168,67 @@ static grace_status print_json(const arguments *a, const grace_plan *plan, doubl
     return gr_print_json(o);
 }
 
-static grace_status plan_trace(const arguments *a) {
+/* The selection of the input, as the planner wants it: a profile, and for a search the sets of experts tokens chose. */
+static grace_status read_input(const arguments *a, grace_profile **profile, grace_bundles **bundles) {
     grace_status st = GRACE_OK;
     grace_trace *trace = NULL;
-    grace_profile *profile = NULL;
-    grace_plan *plan = NULL;
     int32_t domain;
-    double start, us, inside_gpu, inside_node;
-    GR_TRY(grace_trace_open(a->trace, &trace, NULL));
+    GR_TRY(gr_foreign_open(a->trace, &a->foreign, &trace, profile));
+    GR_CHECK(trace || (!a->domain && a->parity < 0), GRACE_ERR_ARG, "%s has loads only: expected no --domain and no --sequences", a->trace);
+    GR_CHECK(trace || a->plan.planner != GRACE_PLANNER_AUTO, GRACE_ERR_ARG, "%s has loads only: --planner auto needs a trace of tokens", a->trace);
+    if (!trace) goto done;
     GR_TRY(find_domain(trace, a->domain, &domain));
-    GR_TRY(grace_profile_build(trace, domain, a->parity, &profile));
-    GR_CHECK(profile->n_tokens > 0, GRACE_ERR_ARG, "%s: expected tokens to plan from, found none%s", a->trace,
+    GR_TRY(grace_profile_build(trace, domain, a->parity, profile));
+    GR_CHECK((*profile)->n_tokens > 0, GRACE_ERR_ARG, "%s: expected tokens to plan from, found none%s", a->trace,
              domain >= 0 || a->parity >= 0 ? " in the selection" : "");
+    if (a->plan.planner == GRACE_PLANNER_AUTO) GR_TRY(grace_bundles_build(trace, domain, a->parity, false, GRACE_BUNDLES_DEFAULT, bundles));
+done:
+    grace_trace_close(trace);
+    return st;
+}
+
+static grace_status make_equal(const grace_profile *profile, grace_plan **plan) {
+    grace_plan *equal = NULL;
+    grace_status st = gr_plan_equalise(*plan, profile, 0, &equal);
+    if (st) return st;
+    grace_plan_free(*plan);
+    *plan = equal;
+    return GRACE_OK;
+}
+
+static grace_status save(const arguments *a, const grace_plan *plan) {
+    gr_layer_map map = {.n_model_layers = a->model_layers};
+    switch (a->format) {
+    case FORMAT_SGLANG: return gr_sglang_plan_save(plan, &map, a->output);
+    case FORMAT_FLAT: return gr_flat_plan_save(plan, a->output);
+    case FORMAT_TRTLLM: return gr_trtllm_plan_save(plan, &map, 0, a->output);
+    case FORMAT_ASCEND: return gr_ascend_plan_save(plan, a->output);
+    case FORMAT_OMNI: return gr_omni_plan_save(plan, a->output);
+    default: return grace_plan_save(plan, a->output);
+    }
+}
+
+static grace_status plan_trace(const arguments *a) {
+    grace_status st = GRACE_OK;
+    grace_profile *profile = NULL;
+    grace_bundles *bundles = NULL;
+    grace_plan *plan = NULL;
+    grace_plan_options opt = a->plan;
+    double start, us, inside_gpu, inside_node;
+    GR_TRY(read_input(a, &profile, &bundles));
+    opt.bundles = bundles;
     start = gr_now_us();
-    GR_TRY(grace_plan_build(profile, a->cluster, &a->plan, &plan));
+    GR_TRY(grace_plan_build(profile, a->cluster, &opt, &plan));
+    if (a->equal_slots) GR_TRY(make_equal(profile, &plan));
     us = gr_now_us() - start;
     GR_TRY(gr_plan_cut(plan, profile, &inside_gpu, &inside_node));
-    GR_TRY(grace_plan_save(plan, a->output));
+    GR_TRY(save(a, plan));
     if (a->json) st = print_json(a, plan, inside_gpu, inside_node, us);
     else print_table(a, plan, inside_gpu, inside_node, us);
 done:
     grace_plan_free(plan);
+    grace_bundles_free(bundles);
     grace_profile_free(profile);
-    grace_trace_close(trace);
     return st;
 }
 
