@@ -8,13 +8,20 @@
 #include "base/memory.h"
 #include "plan/budget.h"
 
-/* Pins of one layer: bundles x nodes x nodes. More bundles than that are sampled. */
-enum { PINS_MAX = 1 << 20, BUNDLES_MAX = 1 << 14, PASSES_MAX = 8, PRICE_STEPS_MAX = 40, BISECTIONS = 4 };
+enum { PASSES_MAX = 8, PRICE_STEPS_MAX = 40, BISECTIONS = 4 };
 static const double PRICE_STEP = 0.5, NODE_SHARE = 0.6;        /* NODE_SHARE: of the allowance for load that nodes may use up; the rest is for GPUs */
 
 static bool late(const gr_auto *a) { return a->deadline_us > 0 && gr_now_us() > a->deadline_us; }
 
 /* ---- open ---- */
+
+/* A layer's bundles take bundles x nodes x nodes pins: few nodes may have more bundles. */
+static int32_t bundles_most(int32_t n_nodes) {
+    int32_t squares = n_nodes * n_nodes, fast = (1 << 17) / squares, small = (1 << 21) / squares;
+    if (fast > 1 << 14) return 1 << 14;
+    if (fast > 1 << 12) return fast;
+    return small > 1 << 12 ? 1 << 12 : small > 64 ? small : 64;
+}
 
 /* Every stride-th bundle, so that the search stays small. */
 static grace_status sample_bundles(const gr_bundle_layer *b, int32_t top_k, int32_t n_max, gr_bundle_layer *out) {
@@ -34,10 +41,9 @@ done:
 static grace_status layer_open(gr_auto *a, int32_t layer) {
     grace_status st = GRACE_OK;
     gr_auto_layer *al = &a->layers[layer];
-    int32_t nodes = a->cluster.n_nodes, n_max = PINS_MAX / nodes / nodes;
+    int32_t nodes = a->cluster.n_nodes;
     size_t n = (size_t)a->n;
-    n_max = n_max < 64 ? 64 : n_max > BUNDLES_MAX ? BUNDLES_MAX : n_max;
-    GR_TRY(sample_bundles(&a->opt.bundles->layers[layer], a->top_k, n_max, &al->sample));
+    GR_TRY(sample_bundles(&a->opt.bundles->layers[layer], a->top_k, bundles_most(nodes), &al->sample));
     GR_TRY(gr_nodes_open(&al->sample, a->top_k, a->profile->load + (size_t)layer * n, a->n, a->cluster, &al->nodes));
     GR_CALLOC(al->parts, nodes);
     GR_CALLOC(al->fetch, n * (size_t)nodes);

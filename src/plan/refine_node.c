@@ -260,6 +260,7 @@ static void undo(gr_nodes *s, gr_node_op done) { gr_nodes_apply(s, (gr_node_op){
 
 double gr_nodes_pass(gr_nodes *s, double slack) {
     int32_t n_done = 0, n_best = 0, n_most = s->n * s->n_nodes;
+    int32_t patience = s->n_nodes > 2 ? s->n / 2 : s->n;        /* of two nodes: long enough to walk through all experts, to a copy of each */
     double score = 0, best = 0;
     memset(s->locked, 0, (size_t)n_most);
     while (n_done < n_most) {
@@ -273,7 +274,7 @@ double gr_nodes_pass(gr_nodes *s, double slack) {
         lock(s, c.op);
         n_done++;
         if (score < best - 1e-9) best = score, n_best = n_done;
-        if (n_done - n_best > s->n) break;              /* long enough to have walked through all experts, to a copy of each for one */
+        if (n_done - n_best > patience) break;
     }
     while (n_done > n_best) undo(s, s->done[--n_done]);
     return -best;
