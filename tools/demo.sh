@@ -32,6 +32,7 @@ set -- "$samples/prose.txt" "$samples/math.txt" "$samples/code.txt"
 mkdir -p "$out"
 commit=$(git -C "$root" rev-parse --short HEAD 2>/dev/null || echo unknown)
 command="./run demo${wire:+ --wire $wire}"
+[ "$repeat" = 1 ] || command="$command --repeat $repeat"
 start=$(date +%s)
 
 echo "1. profile: 8,192 tokens of each domain, from the even documents"
