@@ -116,8 +116,10 @@ static grace_status list_below(machine *m, size_t n, gr_pickle_kind kind, gr_pic
     return GRACE_OK;
 }
 
-static grace_status extend(gr_pickle_list *list, const gr_pickle_value *values, size_t n) {
+/* The top n values are added to the list and leave the stack. */
+static grace_status move_top(machine *m, size_t n, gr_pickle_list *list) {
     grace_status st = GRACE_OK;
+    if (n == 0) return st;
     if (n > list->capacity - list->n) {
         size_t wanted = list->n + n > 2 * list->capacity ? list->n + n : 2 * list->capacity;
         gr_pickle_value *grown = realloc(list->items, wanted * sizeof *grown);
@@ -125,20 +127,20 @@ static grace_status extend(gr_pickle_list *list, const gr_pickle_value *values, 
         list->items = grown;
         list->capacity = wanted;
     }
-    if (n) memcpy(list->items + list->n, values, n * sizeof *values);
+    m->n_stack -= n;
+    memcpy(list->items + list->n, m->stack + m->n_stack, n * sizeof *list->items);
     list->n += n;
 done:
     return st;
 }
 
-/* The top n values leave the stack and are added to the list or dict below them. */
+/* The same, with the list or dict below them. */
 static grace_status add_top(machine *m, size_t n, gr_pickle_kind kind) {
     grace_status st = GRACE_OK;
     gr_pickle_list *list;
     GR_TRY(list_below(m, n, kind, &list));
     if (kind == GR_PICKLE_DICT && n % 2) GR_TRY(damaged(m, "a dict gets a key without a value"));
-    GR_TRY(extend(list, m->stack + m->n_stack - n, n));
-    m->n_stack -= n;
+    GR_TRY(move_top(m, n, list));
 done:
     return st;
 }
@@ -150,8 +152,7 @@ static grace_status build(machine *m, gr_pickle_kind kind, size_t n) {
     size_t floor = m->n_marks ? m->marks[m->n_marks - 1] : 0;
     if (m->n_stack - floor < n) GR_TRY(damaged(m, "the pickle takes a value from an empty stack"));
     PUSH(p->lists, p->n_lists, p->lists_capacity, ((gr_pickle_list){0}));
-    GR_TRY(extend(&p->lists[p->n_lists - 1], m->stack + m->n_stack - n, n));
-    m->n_stack -= n;
+    GR_TRY(move_top(m, n, &p->lists[p->n_lists - 1]));
     GR_TRY(push(m, (gr_pickle_value){.kind = kind, .index = p->n_lists - 1}));
 done:
     return st;

@@ -25,6 +25,20 @@ static gr_json *dense_row(int32_t n_slots, int32_t n_experts) {
     return row;
 }
 
+/* One line: a number a line, as people's files have it, would make a thousand pages. */
+static grace_status save_line(const gr_json *root, const char *path) {
+    grace_status st = GRACE_OK;
+    char *text = NULL;
+    gr_buf line = {0};
+    GR_TRY(gr_json_write(root, 0, &text, NULL));
+    GR_TRY(gr_buf_printf(&line, "%s\n", text));
+    GR_TRY(gr_file_replace(path, line.data, line.n));
+done:
+    free(text);
+    gr_buf_free(&line);
+    return st;
+}
+
 /* ids [n_layers] ascending: rows between them are dense layers. */
 static gr_json *table_json(const grace_plan *plan, const int32_t *ids, int32_t n_model_layers) {
     gr_json *rows = gr_json_new_array();
@@ -44,7 +58,7 @@ grace_status gr_sglang_plan_save(const grace_plan *plan, const gr_layer_map *map
     GR_CALLOC(ids, plan->n_layers);
     GR_TRY(gr_layer_map_ids(map, plan->n_layers, ids, &n_model_layers));
     gr_json_set(root, "physical_to_logical_map", table_json(plan, ids, n_model_layers));
-    GR_TRY(gr_json_save(root, path));
+    GR_TRY(save_line(root, path));
 done:
     gr_json_free(root);
     free(ids);
@@ -57,7 +71,7 @@ grace_status gr_flat_plan_save(const grace_plan *plan, const char *path) {
     int32_t n_slots = 0;
     GR_TRY(gr_slots_per_rank(plan, &n_slots));
     for (int32_t l = 0; l < plan->n_layers; l++) gr_json_push(rows, row_json(&plan->layers[l], 0, plan->layers[l].n_slots));
-    GR_TRY(gr_json_save(rows, path));
+    GR_TRY(save_line(rows, path));
 done:
     gr_json_free(rows);
     return st;
@@ -88,7 +102,7 @@ grace_status gr_ascend_plan_save(const grace_plan *plan, const char *path) {
         gr_json_set(layer, "device_list", devices_json(plan, &plan->layers[l]));
         gr_json_push(layers, layer);
     }
-    GR_TRY(gr_json_save(root, path));
+    GR_TRY(save_line(root, path));
 done:
     gr_json_free(root);
     return st;

@@ -1,0 +1,71 @@
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include "interop/csv.h"
+#include "interop/files.h"
+
+static const char *const names[] = {"b", "a"};
+
+static grace_status read_all(const char *text, double *values, int32_t *n_rows) {
+    gr_csv csv;
+    bool more = true;
+    grace_status st = gr_csv_open("t.csv", text, strlen(text), names, 2, &csv);
+    for (*n_rows = 0; !st && more; *n_rows += more) st = gr_csv_next(&csv, values + 2 * *n_rows, &more);
+    return st;
+}
+
+static void columns_are_found_by_name_and_others_ignored(void **state) {
+    (void)state;
+    double v[8] = {0};
+    int32_t n = 0;
+    assert_ok(read_all("a,other,b\r\n1,x,2.5\r\n3,,1e3\n", v, &n));
+    assert_int_equal(n, 2);
+    assert_true(v[0] == 2.5 && v[1] == 1 && v[2] == 1000 && v[3] == 3);
+    assert_ok(read_all("b,a", v, &n));
+    assert_int_equal(n, 0);
+}
+
+static void bad_tables_are_refused_with_their_line(void **state) {
+    (void)state;
+    static const struct { const char *text, *part; } cases[] = {
+        {"", "expected a column 'b' in the first line"},
+        {"a,c\n", "expected a column 'b'"},
+        {"a,b,a\n", "two columns are called 'a'"},
+        {"a,b\n1\n", "line 2: expected 2 columns, found 1"},
+        {"a,b\n1,2\n\n", "line 3: expected 2 columns, found 1"},
+        {"a,b\n1,-2\n", "line 2: expected a number of 0 or more, found '-2'"},
+        {"a,b\n1,nan\n", "found 'nan'"},
+        {"a,b\n1,0x10\n", "found '0x10'"},
+        {"a,b\n1,1e999\n", "found '1e999'"},
+        {"a,b\n1, 2\n", "found ' 2'"},
+        {"a,b\n1,\n", "found ''"},
+        {"a,b\n1,1-2\n", "found '1-2'"},
+        {"a,b\n1,0000000000000000000000000000000000000000000000000001\n", "expected a number"},
+        {",,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,,\n", "line 1: more than 64 columns"},
+    };
+    double v[8];
+    int32_t n;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) assert_failed(read_all(cases[i].text, v, &n), GRACE_ERR_FORMAT, cases[i].part);
+}
+
+static void whole_numbers_are_whole(void **state) {
+    (void)state;
+    gr_csv csv = {.where = "t.csv", .line = 7};
+    int64_t v = 0;
+    assert_ok(gr_csv_whole(&csv, "layer", 12, 12, &v));
+    assert_int_equal(v, 12);
+    assert_failed(gr_csv_whole(&csv, "layer", 13, 12, &v), GRACE_ERR_FORMAT, "line 7: layer: expected a whole number up to 12, found 13");
+    assert_failed(gr_csv_whole(&csv, "layer", 1.5, 12, &v), GRACE_ERR_FORMAT, "found 1.5");
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(columns_are_found_by_name_and_others_ignored),
+        cmocka_unit_test(bad_tables_are_refused_with_their_line),
+        cmocka_unit_test(whole_numbers_are_whole),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
