@@ -209,16 +209,20 @@ done:
 /* ---- parts that must be what they usually are ---- */
 
 /* Some files say "no normalizer" as an empty sequence. */
-static grace_status check_normalizer(const gr_json *json) {
+static grace_status read_normalizer(grace_tokenizer *tok, const gr_json *json) {
     static const char where[] = "tokenizer.json: normalizer";
     grace_status st = GRACE_OK;
     const char *type;
     const gr_json *parts;
     if (gr_json_kind_of(json) == GR_JSON_NULL) return st;
     GR_TRY(gr_json_string(json, where, "type", &type));
-    GR_CHECK(!strcmp(type, "Sequence"), GRACE_ERR_UNSUPPORTED, "%s: type '%.100s' is not supported, expected null", where, type);
+    if (!strcmp(type, "NFC")) {
+        tok->nfc = true;
+        return st;
+    }
+    GR_CHECK(!strcmp(type, "Sequence"), GRACE_ERR_UNSUPPORTED, "%s: type '%.100s' is not supported (NFC and null are)", where, type);
     GR_TRY(gr_json_array(json, where, "normalizers", &parts));
-    for (size_t i = 0; i < gr_json_length(parts) && !st; i++) st = check_normalizer(gr_json_at(parts, i));
+    for (size_t i = 0; i < gr_json_length(parts) && !st; i++) st = read_normalizer(tok, gr_json_at(parts, i));
 done:
     return st;
 }
@@ -244,7 +248,7 @@ static grace_status build_parts(grace_tokenizer *tok, const gr_json *root) {
     size_t n_added = 0;
     GR_TRY(check_type(root, "model", "BPE", &model));
     GR_TRY(check_type(root, "decoder", "ByteLevel", &decoder));
-    GR_TRY(check_normalizer(gr_json_get(root, "normalizer")));
+    GR_TRY(read_normalizer(tok, gr_json_get(root, "normalizer")));
     GR_TRY(gr_json_object_in(root, top, "pre_tokenizer", &part));
     GR_TRY(gr_pretokenizer_build(part, &tok->pre));
     GR_TRY(gr_json_object_in(model, "tokenizer.json: model", "vocab", &vocab));

@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "text/normalize.h"
 #include "text/unicode.h"
 
 enum { TEXT_MAX = 1 << 30 };        /* bytes in one call; ids are counted in int32_t */
@@ -15,7 +16,8 @@ int32_t grace_tokenizer_id(const grace_tokenizer *tok, const char *token) { retu
 /* What one call needs besides the tokenizer, so that the tokenizer stays unchanged. */
 typedef struct encoding {
     const grace_tokenizer *tok;
-    const char *text;
+    const char *text;               /* the caller's, or normal.data */
+    gr_buf normal;
     gr_searcher searcher;
     gr_segments first, all;         /* after the first and the second set of added tokens */
     gr_pieces pieces;
@@ -25,6 +27,7 @@ typedef struct encoding {
 
 static void encoding_free(encoding *e) {
     gr_searcher_close(&e->searcher);
+    gr_buf_free(&e->normal);
     free(e->first.data);
     free(e->all.data);
     gr_pieces_free(&e->pieces);
@@ -38,9 +41,25 @@ static grace_status push_all(gr_ids *ids, const gr_ids *more) {
     return st;
 }
 
+/* From here on the segments lie in the normalised text. */
+static grace_status normalize(encoding *e) {
+    grace_status st = GRACE_OK;
+    for (size_t i = 0; i < e->first.n; i++) {
+        gr_segment *segment = &e->first.data[i];
+        size_t start = e->normal.n;
+        if (segment->id < 0) GR_TRY(gr_nfc_append(&e->normal, e->text + segment->start, segment->end - segment->start));
+        segment->start = start;
+        segment->end = e->normal.n;
+    }
+    if (e->normal.data) e->text = e->normal.data;
+done:
+    return st;
+}
+
 static grace_status find_added(encoding *e, size_t n) {
     grace_status st = GRACE_OK;
     GR_TRY(gr_added_split(&e->tok->added, &e->searcher, e->text, 0, n, &e->first));
+    if (e->tok->nfc) GR_TRY(normalize(e));
     for (size_t i = 0; i < e->first.n; i++) {
         gr_segment *segment = &e->first.data[i];
         if (segment->id < 0)

@@ -14,6 +14,7 @@ struct grace_tokenizer {
     gr_arena *arena;                    /* everything below but the patterns */
     gr_vocab vocab;                     /* the model's tokens and the added ones */
     gr_bpe bpe;
+    bool nfc;                           /* text is normalised before it is cut */
     gr_pretokenizer *pre;
     gr_pattern *word;                   /* NULL when no added token is single_word */
     gr_added_set added, added_after;    /* normalized false; true */
