@@ -117,9 +117,12 @@ done:
 }
 
 static void refine_gpus(const gr_auto *a, gr_auto_layer *al) {
-    for (int32_t node = 0; node < a->cluster.n_nodes; node++)
+    for (int32_t node = 0; node < a->cluster.n_nodes; node++) {
+        gr_parts *p = &al->parts[node];
+        for (int32_t i = 0; i < p->n && gr_parts_swap(p); i++) continue;
         for (int32_t i = 0; i < GPU_PASSES_MAX; i++)
-            if (gr_parts_pass(&al->parts[node]) < 1e-9) break;
+            if (gr_parts_pass(p) < 1e-9) break;
+    }
 }
 
 /* Loads of a node's GPUs with copies inside it, which share an expert's load evenly. on [n_items, gpus]: who hosts what. */

@@ -89,5 +89,7 @@ void gr_parts_close(gr_parts *s);
 void gr_parts_move(gr_parts *s, int32_t item, int32_t part);
 /* One pass; what the score (cost in count_unit, loads over the cap in load_unit) fell by. */
 double gr_parts_pass(gr_parts *s);
+/* Two items of different parts change places where that lowers what is over the cap most; false: no two do. */
+bool gr_parts_swap(gr_parts *s);
 
 #endif

@@ -229,3 +229,20 @@ double gr_parts_pass(gr_parts *s) {
     for (; n_done > n_best; n_done--) gr_parts_move(s, s->done[n_done - 1], s->before[n_done - 1]);
     return -best;
 }
+
+bool gr_parts_swap(gr_parts *s) {
+    double best = -1e-6;
+    int32_t a = -1, b = -1;
+    for (int32_t i = 0; i < s->n; i++)
+        for (int32_t j = 0; j < s->n; j++) {
+            double x = s->part_load[s->part[i]], y = s->part_load[s->part[j]], d = s->load[i] - s->load[j];
+            if (s->part[i] == s->part[j] || x <= s->cap) continue;
+            double change = fmax(0, x - d - s->cap) + fmax(0, y + d - s->cap) - (x - s->cap) - fmax(0, y - s->cap);
+            if (change < best) best = change, a = i, b = j;
+        }
+    if (a < 0) return false;
+    int32_t part = s->part[a];
+    gr_parts_move(s, a, s->part[b]);
+    gr_parts_move(s, b, part);
+    return true;
+}

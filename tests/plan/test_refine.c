@@ -195,6 +195,34 @@ static void parts_keep_exact_books(void **state) {
     }
 }
 
+/* The excess over the cap falls with every swap, sizes stay, and at the end no two items could have lowered it. */
+static void swaps_lower_what_is_over_the_cap(void **state) {
+    (void)state;
+    for (uint64_t seed = 1; seed <= 30; seed++) {
+        gr_rng rng = gr_rng_seed(seed);
+        world w = world_open(&rng, seed);
+        gr_parts p;
+        claim(gr_parts_open(&w.nodes, 0, true, &p) == GRACE_OK, seed);
+        for (int32_t i = 0; i < p.n; i++) gr_parts_move(&p, i, i % p.n_parts);
+        p.cap = 1.02 * w.nodes.total_load / p.n_parts;
+        double before = INFINITY, over = 0;
+        do {
+            over = 0;
+            for (int32_t part = 0; part < p.n_parts; part++) over += fmax(0, p.part_load[part] - p.cap);
+            claim(over < before && p.cost == count_parts(&p), seed);
+            before = over;
+        } while (gr_parts_swap(&p));
+        for (int32_t i = 0; i < p.n; i++)
+            for (int32_t j = 0; j < p.n; j++) {
+                double x = p.part_load[p.part[i]], y = p.part_load[p.part[j]], d = p.load[i] - p.load[j];
+                if (p.part[i] == p.part[j] || x <= p.cap) continue;
+                claim(fmax(0, x - d - p.cap) + fmax(0, y + d - p.cap) > x - p.cap + fmax(0, y - p.cap) - 1e-5, seed);
+            }
+        gr_parts_close(&p);
+        world_close(&w);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(gains_are_the_difference_of_two_counts),
@@ -203,6 +231,7 @@ int main(void) {
         cmocka_unit_test(a_pass_only_improves),
         cmocka_unit_test(free_copies_end_at_full_replication),
         cmocka_unit_test(parts_keep_exact_books),
+        cmocka_unit_test(swaps_lower_what_is_over_the_cap),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
