@@ -75,15 +75,16 @@ done:
     return st;
 }
 
-static grace_status allocate(const char *where, int64_t n_layers, int64_t n_experts, gr_loads *out) {
+grace_status gr_loads_alloc(const char *where, int64_t n_layers, int64_t n_experts, gr_loads *out) {
     grace_status st = GRACE_OK;
-    GR_CHECK(n_layers >= 1 && n_layers <= GR_TRACE_LAYERS_MAX && n_experts >= 1 && n_experts <= GR_TRACE_EXPERTS_MAX, GRACE_ERR_FORMAT,
-             "%s: expected 1 to %d layers of 1 to %d experts, found %" PRId64 " of %" PRId64, where, GR_TRACE_LAYERS_MAX, GR_TRACE_EXPERTS_MAX, n_layers,
-             n_experts);
+    bool fits = n_layers >= 1 && n_layers <= GR_TRACE_LAYERS_MAX && n_experts >= 1 && n_experts <= GR_TRACE_EXPERTS_MAX;
+    GR_CHECK(fits, GRACE_ERR_FORMAT, "%s: expected 1 to %d layers of 1 to %d experts, found %" PRId64 " of %" PRId64, where, GR_TRACE_LAYERS_MAX,
+             GR_TRACE_EXPERTS_MAX, n_layers, n_experts);
     out->n_layers = (int32_t)n_layers;
     out->n_experts = (int32_t)n_experts;
     GR_CALLOC(out->layer_id, n_layers);
     GR_CALLOC(out->load, n_layers * n_experts);
+    for (int32_t l = 0; l < out->n_layers; l++) out->layer_id[l] = l;
 done:
     return st;
 }
@@ -98,7 +99,7 @@ grace_status gr_loads_parse_csv(const char *where, const char *text, size_t n, g
     for (size_t i = 0; i < r.n; i++)
         if (r.items[i].expert >= n_experts) n_experts = r.items[i].expert + 1;
     GR_TRY(check_full(where, &r, n_experts));
-    GR_TRY(allocate(where, (int64_t)r.n / n_experts, n_experts, &loads));
+    GR_TRY(gr_loads_alloc(where, (int64_t)r.n / n_experts, n_experts, &loads));
     for (size_t i = 0; i < r.n; i++) loads.load[i] = r.items[i].count;
     for (int32_t l = 0; l < loads.n_layers; l++) loads.layer_id[l] = r.items[(size_t)l * (size_t)n_experts].layer;
     *out = loads, loads = (gr_loads){0};
@@ -132,11 +133,8 @@ grace_status gr_loads_parse_json(const char *where, const char *text, size_t n, 
     GR_TRY(gr_json_parse(where, text, n, &root));
     GR_CHECK(gr_json_kind_of(root) == GR_JSON_ARRAY, GRACE_ERR_FORMAT, "%s: expected an array of arrays of loads, found %s", where,
              gr_json_kind_name(root));
-    GR_TRY(allocate(where, (int64_t)gr_json_length(root), (int64_t)gr_json_length(gr_json_at(root, 0)), &loads));
-    for (int32_t l = 0; l < loads.n_layers; l++) {
-        loads.layer_id[l] = l;
-        GR_TRY(read_json_row(where, gr_json_at(root, (size_t)l), l, &loads));
-    }
+    GR_TRY(gr_loads_alloc(where, (int64_t)gr_json_length(root), (int64_t)gr_json_length(gr_json_at(root, 0)), &loads));
+    for (int32_t l = 0; l < loads.n_layers; l++) GR_TRY(read_json_row(where, gr_json_at(root, (size_t)l), l, &loads));
     *out = loads, loads = (gr_loads){0};
 done:
     gr_json_free(root);

@@ -13,6 +13,9 @@ typedef struct gr_loads {
     double *load;               /* [n_layers, n_experts] finite, 0 or more */
 } gr_loads;
 
+/* Zeros; layers are numbered from 0. Free it also after a failure. Fails with FORMAT (sizes outside what a trace may have), MEMORY. */
+grace_status gr_loads_alloc(const char *where, int64_t n_layers, int64_t n_experts, gr_loads *out);
+
 /* CSV with columns layer, expert, count; rows in any order, every expert of every layer once. Any text is safe; memory follows its length. */
 grace_status gr_loads_parse_csv(const char *where, const char *text, size_t n, gr_loads *out);
 /* [[...], ...] with rows of equal length; layers are numbered from 0. */

@@ -144,7 +144,8 @@ grace_status gr_npy_print(const int32_t *values, const int64_t *size, int32_t n_
     unsigned char prefix[10] = {0x93, 'N', 'U', 'M', 'P', 'Y', 1, 0}, item[4];
     int64_t n = 1;
     GR_TRY(gr_buf_printf(&header, "{'descr': '<i4', 'fortran_order': False, 'shape': ("));
-    for (int32_t d = 0; d < n_dims; n *= size[d], d++) GR_TRY(gr_buf_printf(&header, "%" PRId64 "%s", size[d], d + 1 < n_dims ? ", " : n_dims == 1 ? "," : ""));
+    for (int32_t d = 0; d < n_dims; n *= size[d], d++)
+        GR_TRY(gr_buf_printf(&header, "%" PRId64 "%s", size[d], d + 1 < n_dims ? ", " : n_dims == 1 ? "," : ""));
     GR_TRY(gr_buf_printf(&header, "), }"));
     while ((sizeof prefix + header.n + 1) % 64) GR_TRY(gr_buf_printf(&header, " "));       /* elements begin at a multiple of 64 */
     GR_TRY(gr_buf_printf(&header, "\n"));

@@ -375,7 +375,7 @@ static grace_status step(machine *m) {
     case OP_EMPTY_DICT: return build(m, GR_PICKLE_DICT, 0);
     case OP_TUPLE1:
     case OP_TUPLE2:
-    case OP_TUPLE3: return build(m, GR_PICKLE_TUPLE, (size_t)(*op - OP_TUPLE1 + 1));
+    case OP_TUPLE3: return build(m, GR_PICKLE_TUPLE, (size_t)*op - OP_TUPLE1 + 1);
     case OP_TUPLE:
     case OP_APPENDS:
     case OP_SETITEMS: return close_mark(m, *op);

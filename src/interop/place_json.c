@@ -119,8 +119,8 @@ done:
 
 static grace_status read_experts(const char *where, const gr_json *array, size_t n, int32_t *out) {
     grace_status st = GRACE_OK;
-    GR_CHECK(gr_json_kind_of(array) == GR_JSON_ARRAY && gr_json_length(array) == n, GRACE_ERR_FORMAT, "%s: expected an array of %zu experts, found %s of %zu",
-             where, n, gr_json_kind_name(array), gr_json_length(array));
+    GR_CHECK(gr_json_kind_of(array) == GR_JSON_ARRAY && gr_json_length(array) == n, GRACE_ERR_FORMAT,
+             "%s: expected an array of %zu experts, found %s of %zu", where, n, gr_json_kind_name(array), gr_json_length(array));
     for (size_t i = 0; i < n; i++) {
         int64_t expert = 0;
         GR_TRY(gr_json_int_at(array, where, i, 0, GR_PLAN_EXPERTS_MAX - 1, &expert));

@@ -39,10 +39,10 @@ static grace_status read_map(gr_recording *r) {
     grace_status st = GRACE_OK;
     gr_tensor map;
     GR_TRY(gr_torch_tensor(&r->file, &r->file.pickle.root, "last_physical_to_logical_map", 2, 2, &map));
-    GR_CHECK(gr_tensor_is_integer(&map) && map.size[0] >= 1 && map.size[0] <= GR_TRACE_LAYERS_MAX && map.size[1] >= 1 &&
-                 map.size[1] <= GR_TRACE_EXPERTS_MAX,
-             GRACE_ERR_FORMAT, "%s: the map of physical experts: expected whole numbers, 1 to %d layers, 1 to %d experts, found %" PRId64 " by %" PRId64,
-             r->where, GR_TRACE_LAYERS_MAX, GR_TRACE_EXPERTS_MAX, map.size[0], map.size[1]);
+    bool fits = map.size[0] >= 1 && map.size[0] <= GR_TRACE_LAYERS_MAX && map.size[1] >= 1 && map.size[1] <= GR_TRACE_EXPERTS_MAX;
+    GR_CHECK(fits && gr_tensor_is_integer(&map), GRACE_ERR_FORMAT,
+             "%s: the map of physical experts: expected whole numbers, at most %d layers x %d experts, found %" PRId64 " x %" PRId64, r->where,
+             GR_TRACE_LAYERS_MAX, GR_TRACE_EXPERTS_MAX, map.size[0], map.size[1]);
     r->n_layers = (int32_t)map.size[0];
     r->n_physical = (int32_t)map.size[1];
     GR_CALLOC(r->logical, map.n);
@@ -105,20 +105,6 @@ bool gr_sglang_has_tokens(const gr_torch *file) {
 
 /* ---- loads ---- */
 
-static grace_status allocate(const char *where, int64_t n_layers, int64_t n_experts, gr_loads *out) {
-    grace_status st = GRACE_OK;
-    GR_CHECK(n_layers >= 1 && n_layers <= GR_TRACE_LAYERS_MAX && n_experts >= 1 && n_experts <= GR_TRACE_EXPERTS_MAX, GRACE_ERR_FORMAT,
-             "%s: expected 1 to %d layers of 1 to %d experts, found %" PRId64 " of %" PRId64, where, GR_TRACE_LAYERS_MAX, GR_TRACE_EXPERTS_MAX, n_layers,
-             n_experts);
-    out->n_layers = (int32_t)n_layers;
-    out->n_experts = (int32_t)n_experts;
-    GR_CALLOC(out->layer_id, n_layers);
-    GR_CALLOC(out->load, n_layers * n_experts);
-    for (int32_t l = 0; l < out->n_layers; l++) out->layer_id[l] = l;
-done:
-    return st;
-}
-
 static grace_status add_load(const char *where, gr_loads *loads, int64_t layer, int64_t expert, double count) {
     grace_status st = GRACE_OK;
     GR_CHECK(isfinite(count) && count >= 0, GRACE_ERR_FORMAT, "%s: layer %" PRId64 ", expert %" PRId64 ": expected a count of 0 or more, found %g", where,
@@ -136,7 +122,7 @@ static grace_status sum_logical(const gr_torch *file, gr_loads *out) {
     int32_t first = t.n_dims - 2;
     int64_t n_steps = first ? t.size[0] : 1, step_stride = first ? t.stride[0] : 0;
     GR_CHECK(t.n > 0, GRACE_ERR_FORMAT, "%s: 'logical_count' is empty: nothing was recorded", file->where);
-    GR_TRY(allocate(file->where, t.size[first], t.size[first + 1], out));
+    GR_TRY(gr_loads_alloc(file->where, t.size[first], t.size[first + 1], out));
     for (int64_t s = 0; s < n_steps; s++)
         for (int64_t l = 0; l < out->n_layers; l++)
             for (int64_t e = 0; e < out->n_experts; e++)
@@ -149,7 +135,7 @@ done:
 static grace_status sum_physical(const gr_recording *r, gr_loads *out) {
     grace_status st = GRACE_OK;
     size_t used = 0;
-    GR_TRY(allocate(r->where, r->n_layers, r->n_experts, out));
+    GR_TRY(gr_loads_alloc(r->where, r->n_layers, r->n_experts, out));
     for (size_t pass = 0; pass < r->records->n; pass++) {
         gr_tensor t;
         GR_TRY(gr_recording_tensor(r, pass, "global_physical_count", 2, &used, &t));

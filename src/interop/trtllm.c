@@ -145,15 +145,15 @@ static grace_status read_layer(reader *r) {
     int64_t id = 0;
     size_t before = r->n_experts;
     GR_TRY(read_number(r, "a layer's number", GR_PLAN_LAYERS_MAX - 1, &id));
-    GR_CHECK(r->n_layers == 0 || id > r->layer_ids[r->n_layers - 1], GRACE_ERR_FORMAT, "%s: line %" PRId64 ": expected layers in ascending order", r->where,
-             r->line);
+    GR_CHECK(r->n_layers == 0 || id > r->layer_ids[r->n_layers - 1], GRACE_ERR_FORMAT,
+             "%s: line %" PRId64 ": expected layers in ascending order", r->where, r->line);
     if (!accept(r, ":")) GR_TRY(wrong(r, "':'"));
     skip_spaces(r);
     GR_TRY(accept(r, "[") ? read_flow(r) : read_block(r));
     GR_TRY(reserve(&r->layer_ids, sizeof *r->layer_ids, r->n_layers, &r->layers_capacity));
     r->layer_ids[r->n_layers++] = id;
-    GR_CHECK((r->n_experts - before) * r->n_layers == r->n_experts, GRACE_ERR_FORMAT, "%s: layer %" PRId64 " has %zu slots, others before it have more or less",
-             r->where, id, r->n_experts - before);
+    GR_CHECK((r->n_experts - before) * r->n_layers == r->n_experts, GRACE_ERR_FORMAT,
+             "%s: layer %" PRId64 " has %zu slots, others before it have more or less", r->where, id, r->n_experts - before);
 done:
     return st;
 }

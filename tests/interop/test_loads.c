@@ -7,6 +7,7 @@
 #include "interop/files.h"
 #include "interop/interop.h"
 #include "interop/loads.h"
+#include "interop/meta.h"
 
 static void rows_come_in_any_order_and_layers_keep_their_numbers(void **state) {
     (void)state;
@@ -43,7 +44,8 @@ static void eplb_weights_are_rows_of_loads(void **state) {
     assert_true(loads.n_layers == 2 && loads.n_experts == 3 && loads.load[1] == 132.5 && loads.load[5] == 0);
     gr_loads_free(&loads);
     static const struct { const char *text, *part; } cases[] = {
-        {"{}", "expected an array of arrays of loads, found an object"}, {"[]", "found 0 of 0"}, {"[1]", "found 1 of 0"}, {"[[1],[]]", "row 1: expected an array of 1 loads"},
+        {"{}", "expected an array of arrays of loads, found an object"}, {"[]", "found 0 of 0"}, {"[1]", "found 1 of 0"},
+        {"[[1],[]]", "row 1: expected an array of 1 loads"},
         {"[[1,2],{\"a\":1,\"b\":2}]", "row 1: expected an array of 2 loads, found an object"}, {"[[1],[\"2\"]]", "expected a number, found a string"},
         {"[[-1]]", "expected a load of 0 or more, found -1"}, {"[[1]", "no valid JSON"},
     };
@@ -79,6 +81,22 @@ static void a_profile_of_loads_has_no_affinity(void **state) {
     scratch_free(folder);
 }
 
+static void meta_json_is_looked_for_beside_the_table(void **state) {
+    (void)state;
+    char *folder = scratch_new();
+    gr_meta meta = {.top_k = 7};
+    assert_ok(gr_meta_load(in(folder, "load.csv"), &meta));
+    assert_true(!meta.found && meta.top_k == 0);
+    put_text(in(folder, "meta.json"), "{\"layers\":2,\"experts\":300,\"top_k\":256}");
+    assert_ok(gr_meta_load(in(folder, "load.csv"), &meta));
+    assert_true(meta.found && meta.n_layers == 2 && meta.n_experts == 300 && meta.top_k == 256 && meta.model[0] == 0);
+    put_text(in(folder, "meta.json"), "{\"layers\":2,\"experts\":300,\"top_k\":257}");
+    assert_failed(gr_meta_load(in(folder, "load.csv"), &meta), GRACE_ERR_FORMAT, "'top_k': expected 1 to 256, found 257");
+    put_text(in(folder, "meta.json"), "{\"layers\":\"2\"}");
+    assert_failed(gr_meta_load(in(folder, "load.csv"), &meta), GRACE_ERR_FORMAT, "'layers': expected an integer, found a string");
+    scratch_free(folder);
+}
+
 static void real_loads_are_read(void **state) {
     (void)state;
     static const char *const files[] = {"olmoe-ai2-domains/load.csv", "olmoe-ai2-domains/load_c4.csv", "olmoe-moelens-domains/load.csv",
@@ -104,6 +122,7 @@ int main(void) {
         cmocka_unit_test(tables_with_holes_are_refused),
         cmocka_unit_test(eplb_weights_are_rows_of_loads),
         cmocka_unit_test(a_profile_of_loads_has_no_affinity),
+        cmocka_unit_test(meta_json_is_looked_for_beside_the_table),
         cmocka_unit_test(real_loads_are_read),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

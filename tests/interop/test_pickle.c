@@ -15,7 +15,8 @@
 static void scalars_come_out_as_they_went_in(void **state) {
     (void)state;
     gr_pickle p = {0};
-    assert_ok(PARSE("\x80\2(K\xffM\xff\xffJ\xfe\xff\xff\xff\x8a\5\0\0\0\0\xff\x8a\0\x8a\x8\0\0\0\0\0\0\0\x80G\x3f\xf8\0\0\0\0\0\0\x88\x89NX\2\0\0\0hit.", &p));
+    assert_ok(PARSE("\x80\2(K\xffM\xff\xffJ\xfe\xff\xff\xff\x8a\5\0\0\0\0\xff"
+                    "\x8a\0\x8a\x8\0\0\0\0\0\0\0\x80G\x3f\xf8\0\0\0\0\0\0\x88\x89NX\2\0\0\0hit.", &p));
     const gr_pickle_list *v = gr_pickle_items(&p, &p.root);
     static const int64_t integers[] = {255, 65535, -2, -4294967296, 0, INT64_MIN};
     assert_int_equal(v->n, 11);
@@ -82,12 +83,16 @@ static void damage_is_named(void **state) {
     (void)state;
     static const struct { const char *text; size_t n; const char *part; } cases[] = {
         BAD("", "cut short"), BAD("\x80", "cut short"), BAD("\x80\2N", "cut short"), BAD("\x80\2.", "empty stack"), BAD("\x80\2NN.", "values left over"),
-        BAD("\x80\2(N.", "values left over"), BAD("\x80\2t.", "a mark it never set"), BAD("\x80\2K\1(\x85.", "empty stack"), BAD("\x80\2K\1K\2a.", "expected a list to add to"),
+        BAD("\x80\2(N.", "values left over"), BAD("\x80\2t.", "a mark it never set"), BAD("\x80\2K\1(\x85.", "empty stack"),
+        BAD("\x80\2K\1K\2a.", "expected a list to add to"),
         BAD("\x80\2](K\1a.", "expected a list to add to"), BAD("\x80\2}(K\1u.", "a key without a value"), BAD("\x80\2]K\1K\1s.", "expected a dict"),
         BAD("\x80\2h\0.", "a memo it never made"), BAD("\x80\2Nq\1.", "not numbered in turn"), BAD("\x80\2q\0.", "not numbered in turn"),
-        BAD("\x80\2Nr\xff\xff\xff\xff.", "not numbered in turn"), BAD("\x80\2X\xff\xff\xff\xffhi.", "cut short"), BAD("\x80\2ctorch\nIntStorage", "cut short"),
-        BAD("\x80\2K\1)R.", "a known function"), BAD("\x80\2ctorch\nIntStorage\n)R.", "only an empty OrderedDict"), BAD("\x80\2NQ.", "expected ('storage'"),
-        BAD("\x80\2(X\7\0\0\0storageccollections\nOrderedDict\nX\1\0\0\0000X\3\0\0\0cpuK\1tQ.", "expected ('storage'"), BAD("\x80\2\x8a\11000000000.", "more than 64 bits"),
+        BAD("\x80\2Nr\xff\xff\xff\xff.", "not numbered in turn"), BAD("\x80\2X\xff\xff\xff\xffhi.", "cut short"),
+        BAD("\x80\2ctorch\nIntStorage", "cut short"),
+        BAD("\x80\2K\1)R.", "a known function"), BAD("\x80\2ctorch\nIntStorage\n)R.", "only an empty OrderedDict"),
+        BAD("\x80\2NQ.", "expected ('storage'"),
+        BAD("\x80\2(X\7\0\0\0storageccollections\nOrderedDict\nX\1\0\0\0000X\3\0\0\0cpuK\1tQ.", "expected ('storage'"),
+        BAD("\x80\2\x8a\11000000000.", "more than 64 bits"),
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         gr_pickle p = {0};

@@ -34,7 +34,8 @@ static void real_tokens(uint64_t seed, uint16_t *chosen) {
         uint16_t *ids = chosen + t * TOP_K;
         uint32_t clique = gr_rng_below(&rng, 4);
         for (int k = 0; k < TOP_K;) {
-            uint32_t a = gr_rng_below(&rng, 6), b = gr_rng_below(&rng, 6), e = (gr_rng_below(&rng, 5) ? clique : gr_rng_below(&rng, 4)) * 6 + (a < b ? a : b);
+            uint32_t a = gr_rng_below(&rng, 6), b = gr_rng_below(&rng, 6), where = gr_rng_below(&rng, 5) ? clique : gr_rng_below(&rng, 4);
+            uint32_t e = where * 6 + (a < b ? a : b);
             bool again = false;
             for (int j = 0; j < k; j++) again |= ids[j] == e;
             if (!again) ids[k++] = (uint16_t)e;
