@@ -255,7 +255,8 @@ done:
 
 int gr_bench_ladder_main(int argc, char **argv) {
     static const struct argp_child children[] = {{&gr_run_argp, 0, 0, 0}, {0}};
-    static const struct argp argp = {options, parse, "TEXT_FILE...", "Run a batch through the plans, exchanges and policies of the paper's Table 1.", children, 0, 0};
+    static const struct argp argp = {options, parse, "TEXT_FILE...", "Run a batch through the plans, exchanges and policies of the paper's Table 1.",
+                                     children, 0, 0};
     arguments a = {.run = gr_run_defaults(), .plans = "plans", .output = "ladder.json", .sequences = 64, .prefill = 64, .decode = 16, .repeat = 1,
                    .documents = GR_DOCUMENTS_ODD};
     gr_session session;

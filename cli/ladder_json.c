@@ -178,9 +178,10 @@ static void set_machine(gr_json *o) {
     char machine[512], date[32];
     struct utsname u;
     time_t now = time(NULL);
+    struct tm utc;
     uname(&u);
     snprintf(machine, sizeof machine, "%s %s, %ld cores", u.sysname, u.machine, sysconf(_SC_NPROCESSORS_ONLN));
-    strftime(date, sizeof date, "%Y-%m-%d %H:%M UTC", gmtime(&now));
+    strftime(date, sizeof date, "%Y-%m-%d %H:%M UTC", gmtime_r(&now, &utc));
     gr_json_set_string(o, "machine", machine);
     gr_json_set_string(o, "date", date);
 }
@@ -188,7 +189,8 @@ static void set_machine(gr_json *o) {
 static grace_status set_command(gr_json *o, const gr_ladder_head *head) {
     gr_buf text = {0};
     grace_status st = gr_buf_printf(&text, "%s", head->command ? head->command : "grace");
-    for (int i = head->command ? head->argc : 1; i < head->argc && !st; i++) st = gr_buf_printf(&text, strpbrk(head->argv[i], " \t") ? " '%s'" : " %s", head->argv[i]);
+    for (int i = head->command ? head->argc : 1; i < head->argc && !st; i++)
+        st = gr_buf_printf(&text, strpbrk(head->argv[i], " \t") ? " '%s'" : " %s", head->argv[i]);
     gr_json_set_string(o, "command", text.data);
     gr_buf_free(&text);
     return st;

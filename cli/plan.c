@@ -62,7 +62,8 @@ static grace_planner choose_planner(struct argp_state *state, const char *name) 
 /* An option that the chosen planner would ignore is refused. */
 static void check_together(struct argp_state *state, const arguments *a) {
     grace_planner p = a->plan.planner;
-    bool starts_from_grace = p == GRACE_PLANNER_GRACE || p == GRACE_PLANNER_AUTO, budget = p == GRACE_PLANNER_EPLB || p == GRACE_PLANNER_REPLICATE_NODE || p == GRACE_PLANNER_AUTO;
+    bool starts_from_grace = p == GRACE_PLANNER_GRACE || p == GRACE_PLANNER_AUTO;
+    bool budget = p == GRACE_PLANNER_EPLB || p == GRACE_PLANNER_REPLICATE_NODE || p == GRACE_PLANNER_AUTO;
     if (a->only_grace && !starts_from_grace) argp_error(state, "--%s is for --planner grace", a->only_grace);
     if (a->only_budget && !budget) argp_error(state, "--%s is for --planner auto, eplb or replicate-node", a->only_budget);
     if (a->only_auto && p != GRACE_PLANNER_AUTO) argp_error(state, "--%s is for --planner auto", a->only_auto);
@@ -87,8 +88,14 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case KEY_FORMAT: a->format = (format)gr_arg_choice(state, "format", arg, formats, N_FORMATS); break;
     case KEY_MODEL_LAYERS: a->model_layers = (int32_t)gr_arg_int(state, "model-layers", arg, 1, 4096); break;
     case KEY_TOP_K: a->foreign.top_k = (int32_t)gr_arg_int(state, "top-k", arg, 1, 65536); break;
-    case KEY_GROUPING: a->plan.grouping = (grace_grouping)gr_arg_choice(state, "grouping", arg, groupings, 3); a->only_grace = "grouping"; break;
-    case KEY_REPLICATION: a->plan.replication = (grace_replication)gr_arg_choice(state, "replication", arg, replications, 3); a->only_grace = "replication"; break;
+    case KEY_GROUPING:
+        a->plan.grouping = (grace_grouping)gr_arg_choice(state, "grouping", arg, groupings, 3);
+        a->only_grace = "grouping";
+        break;
+    case KEY_REPLICATION:
+        a->plan.replication = (grace_replication)gr_arg_choice(state, "replication", arg, replications, 3);
+        a->only_grace = "replication";
+        break;
     case KEY_R: a->plan.r = gr_arg_number(state, "ratio", arg, 0, 1); a->only_grace = "ratio"; break;
     case KEY_SEED: a->plan.seed = a->foreign.seed = (uint64_t)gr_arg_int(state, "seed", arg, 0, INT64_MAX); break;
     case KEY_DOMAIN: a->domain = arg; break;

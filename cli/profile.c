@@ -136,7 +136,8 @@ done:
 
 int gr_cmd_profile(int argc, char **argv) {
     static const struct argp_child children[] = {{&gr_run_argp, 0, 0, 0}, {0}};
-    static const struct argp argp = {options, parse, "TEXT_FILE...", "Run text through a model and record which experts fire: one file per domain.", children, 0, 0};
+    static const struct argp argp = {options, parse, "TEXT_FILE...", "Run text through a model and record which experts fire: one file per domain.",
+                                     children, 0, 0};
     arguments a = {.run = gr_run_defaults(), .corpus = {GR_DOCUMENTS_ALL, 512, 0}, .output = "profile.trace"};
     gr_session session;
     char *names[64] = {0};

@@ -40,8 +40,8 @@ static grace_status check_job(gr_run_options *opt) {
     grace_status st = GRACE_OK;
     gr_launched_job job = gr_launch_job();
     if (job.inside) opt->n_nodes = job.n_nodes;
-    GR_CHECK(!opt->ranks || job.inside, GRACE_ERR_ARG, "--ranks %s starts a job, but this process is in one already: leave it out, --nodes cuts the job's ranks",
-             opt->ranks);
+    GR_CHECK(!opt->ranks || job.inside, GRACE_ERR_ARG,
+             "--ranks %s starts a job, but this process is in one already: leave it out, --nodes cuts the job's ranks", opt->ranks);
 done:
     return st;
 }

@@ -157,7 +157,8 @@ static void what_is_missing_or_of_another_kind_is_named(void **state) {
 static void end_of_text_ids_of_both_files_are_joined_without_repeats(void **state) {
     (void)state;
     grace_model_info info;
-    const char *more = "{\"eos_token_id\": [7, 50279, 3], \"temperature\": 0.6, \"anything\": true}", *none = "{}", *many = "{\"eos_token_id\": [1,2,3,4,5,6,7,8,9]}";
+    const char *more = "{\"eos_token_id\": [7, 50279, 3], \"temperature\": 0.6, \"anything\": true}", *none = "{}";
+    const char *many = "{\"eos_token_id\": [1,2,3,4,5,6,7,8,9]}";
     assert_int_equal(parse(released, &info), GRACE_OK);
     assert_int_equal(gr_config_parse_generation("g", more, strlen(more), &info), GRACE_OK);
     assert_int_equal(gr_config_parse_generation("g", none, strlen(none), &info), GRACE_OK);

@@ -1,4 +1,4 @@
-/* The mpi transport against plain arithmetic: what rank s sends to rank r is a pure function of (s, r, row, seed). */
+/* The mpi transport (comm/mpi.c, comm/mpi_job.c) against plain arithmetic: what rank s sends to rank r is a pure function of (s, r, row, seed). */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -58,7 +58,8 @@ static void a_tokenizer_that_asks_for_nfc_sees_composed_text(void **state) {
 /* A mark after an added token has nothing to join: the token is cut out first. */
 static void added_tokens_are_found_before_text_is_normalised(void **state) {
     (void)state;
-    static const char added[] = "{\"id\":256,\"content\":\"<e>e\",\"single_word\":false,\"lstrip\":false,\"rstrip\":false,\"normalized\":false,\"special\":true}";
+    static const char added[] = "{\"id\":256,\"content\":\"<e>e\",\"single_word\":false,"
+                                "\"lstrip\":false,\"rstrip\":false,\"normalized\":false,\"special\":true}";
     grace_tokenizer *tok = byte_level_open(&(byte_level){.root = "\"normalizer\":{\"type\":\"NFC\"},", .added = added});
     int32_t *ids, n;
     const char text[] = "e\xCC\x81<e>e\xCC\x81";

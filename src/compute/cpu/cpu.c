@@ -1,6 +1,9 @@
 /* The cpu backend: opening, memory, weights, threads, and the entries that are one loop. */
 #include "compute/cpu/cpu.h"
 
+#ifdef GRACE_X86
+#include <cpuid.h>
+#endif
 #include <stdlib.h>
 #include <string.h>
 
@@ -24,8 +27,7 @@ static int32_t default_threads(void) {
 
 #ifdef _OPENMP
 static void run_parallel(const gr_cpu *cpu, int64_t n_tasks, gr_cpu_task run, void *args) {
-    const int64_t chunk = n_tasks / (cpu->n_threads * 16) + 1;
-#pragma omp parallel for schedule(dynamic, chunk) num_threads(cpu->n_threads)
+#pragma omp parallel for schedule(dynamic, n_tasks / (cpu->n_threads * 16) + 1) num_threads(cpu->n_threads)
     for (int64_t i = 0; i < n_tasks; i++) run(args, i, omp_get_thread_num());
 }
 #endif
@@ -187,13 +189,21 @@ static const gr_compute_ops cpu_ops = {
     .experts = gr_cpu_experts, .gather = cpu_gather, .sum_rows = cpu_sum_rows, .add = cpu_add, .sample = gr_cpu_sample, .free = cpu_free,
 };
 
+#ifdef GRACE_X86
+/* clang's __builtin_cpu_supports does not know it. */
+static bool has_f16c(void) {
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+#endif
+
 static bool machine_has(const gr_kernels *k) {
 #ifdef GRACE_X86
     __builtin_cpu_init();
     if (k == &gr_kernels_avx512)
         return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
                __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("fma");
-    if (k == &gr_kernels_avx2) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    if (k == &gr_kernels_avx2) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
 #endif
     return k == &gr_kernels_portable;
 }

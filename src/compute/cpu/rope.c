@@ -24,6 +24,7 @@ static void fill(gr_rope_table *t, int32_t first, int32_t last) {
 }
 
 static grace_status grow(float **table, int64_t n) {
+    GR_ASSERT(n > 0);
     float *grown = realloc(*table, (size_t)n * sizeof *grown);
     if (!grown) return gr_fail(GRACE_ERR_MEMORY, "rope table: no memory for %lld floats", (long long)n);
     *table = grown;
@@ -34,7 +35,7 @@ grace_status gr_rope_reserve(gr_rope_table *t, float theta, int32_t head_dim, in
     grace_status st = GRACE_OK;
     const int32_t half = head_dim / 2;
     if (t->theta != theta || t->half != half) gr_rope_free(t);
-    if (n_positions <= t->n_positions) return st;
+    if (n_positions <= t->n_positions || half == 0) return st;
     int64_t n = 2 * (int64_t)t->n_positions;
     if (n < n_positions) n = n_positions;
     if (n > INT32_MAX) n = INT32_MAX;
