@@ -81,7 +81,7 @@ typedef struct grace_plan_options {
     /* AUTO */
     const grace_bundles *bundles;       /* borrowed; AUTO fails with ARG without them */
     double balance;                     /* 1.1. Bound on max/mean predicted load in every layer, kept where it can be */
-    double w_node, w_gpu;               /* 1, 0.1. What a row between nodes and one inside a node cost */
+    double w_gpu;                       /* 0.1. What a row inside a node costs where one between nodes costs 1 */
     double time_limit_s;                /* 0: none. What the search may take; a plan cut short depends on the machine's speed */
 } grace_plan_options;
 

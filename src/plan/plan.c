@@ -33,7 +33,7 @@ typedef struct builder {
 grace_plan_options grace_plan_defaults(void) {
     return (grace_plan_options){
         .planner = GRACE_PLANNER_GRACE, .grouping = GRACE_GROUPING_CONTROLLED, .replication = GRACE_REPLICATION_DYNAMIC, .r = -1,
-        .eplb_groups = 1, .balance = 1.1, .w_node = 1, .w_gpu = 0.1};
+        .eplb_groups = 1, .balance = 1.1, .w_gpu = 0.1};
 }
 
 const char *grace_planner_name(grace_planner planner) {
@@ -56,8 +56,7 @@ static grace_status check_options(const grace_plan_options *opt) {
              "plan: slots a rank and layer: expected 1 to %d (or 0: not given), found %d", GR_PLAN_EXPERTS_MAX, opt->slots_per_rank);
     GR_CHECK(opt->eplb_groups >= 1, GRACE_ERR_ARG, "plan: expected at least 1 group for eplb, found %d", opt->eplb_groups);
     GR_CHECK(opt->balance >= 1, GRACE_ERR_ARG, "plan: balance: expected a bound of 1 or more on max/mean load, found %g", opt->balance);
-    GR_CHECK(opt->w_node >= 0 && opt->w_node <= 1e9 && opt->w_gpu >= 0 && opt->w_gpu <= 1e9, GRACE_ERR_ARG,
-             "plan: weights of rows: expected 0 to 1e9, found %g between nodes and %g inside", opt->w_node, opt->w_gpu);
+    GR_CHECK(opt->w_gpu >= 0 && opt->w_gpu <= 1e9, GRACE_ERR_ARG, "plan: weight of rows inside a node: expected 0 to 1e9, found %g", opt->w_gpu);
     GR_CHECK(opt->time_limit_s >= 0, GRACE_ERR_ARG, "plan: time limit: expected 0 seconds (none) or more, found %g", opt->time_limit_s);
 done:
     return st;

@@ -206,9 +206,9 @@ static void options_that_cannot_be_are_refused(void **state) {
     assert_refused(&w, GRACE_ERR_ARG, "memory");
     w.opt.memory = 0, w.opt.balance = 0.9;
     assert_refused(&w, GRACE_ERR_ARG, "balance");
-    w.opt.balance = 1.1, w.opt.w_node = -1;
-    assert_refused(&w, GRACE_ERR_ARG, "weights of rows");
-    w.opt.w_node = 1, w.opt.time_limit_s = -1;
+    w.opt.balance = 1.1, w.opt.w_gpu = -1;
+    assert_refused(&w, GRACE_ERR_ARG, "weight of rows");
+    w.opt.w_gpu = 0.1, w.opt.time_limit_s = -1;
     assert_refused(&w, GRACE_ERR_ARG, "time limit");
     world_close(&w), world_close(&other);
 }

@@ -58,7 +58,10 @@ static void replicate_node_puts_everything_on_every_node_in_balance(void **state
         claim(gr_place_replicate_node(load, N, cluster, ranks, copies, &n_copies) == GRACE_OK, seed);
         claim(n_copies == N * (cluster.n_nodes - 1), seed);
         claim_copies(ranks, copies, n_copies, seed);
-        for (int32_t i = 0; i < n_copies; i++) claim(copies[i].rank % g == ranks[copies[i].expert] % g && copies[i].rank / g != ranks[copies[i].expert] / g, seed);
+        for (int32_t i = 0; i < n_copies; i++) {
+            int32_t primary = ranks[copies[i].expert];
+            claim(copies[i].rank % g == primary % g && copies[i].rank / g != primary / g, seed);
+        }
         for (int32_t e = 0; e < N; e++) per_gpu[ranks[e] % g]++, gpu_load[ranks[e] % g] += load[e], mean += load[e] / g, heaviest = fmax(heaviest, load[e]);
         for (int32_t i = 0; i < g; i++) most = fmax(most, gpu_load[i]);
         for (int32_t i = 0; i < g; i++) claim(per_gpu[i] >= N / g && per_gpu[i] <= (N + g - 1) / g, seed);
