@@ -27,7 +27,8 @@ grace_status gr_recorder_open(gr_comm *comm, const char *path, const grace_trace
     GR_CALLOC(rec->experts, (size_t)n_rows_max * row);
     size_t most = sizeof(int32_t) + (size_t)n_rows_max * (sizeof(grace_trace_segment) + row * sizeof(uint16_t));
     GR_CHECK(most <= INT32_MAX / (size_t)comm->n_ranks, GRACE_ERR_LIMIT,
-             "recording %d rows a step on %d ranks: expected at most %d bytes of choices, found %zu", n_rows_max, comm->n_ranks, INT32_MAX / comm->n_ranks, most);
+             "recording %d rows a step on %d ranks: expected at most %d bytes of choices, found %zu",
+             n_rows_max, comm->n_ranks, INT32_MAX / comm->n_ranks, most);
     GR_CALLOC(rec->packed, most);
     GR_CALLOC(rec->sizes, comm->n_ranks);
     GR_CALLOC(rec->to, comm->n_ranks);

@@ -24,7 +24,7 @@ static void fill(gr_rope_table *t, int32_t first, int32_t last) {
 }
 
 static grace_status grow(float **table, int64_t n) {
-    GR_ASSERT(n > 0);
+    if (n <= 0) return GRACE_OK;
     float *grown = realloc(*table, (size_t)n * sizeof *grown);
     if (!grown) return gr_fail(GRACE_ERR_MEMORY, "rope table: no memory for %lld floats", (long long)n);
     *table = grown;
