@@ -1,6 +1,8 @@
 /* In exact mode no number of ranks, cut into nodes, exchange, policy or plan changes a bit; in fast mode text and counts hold. */
 #include "program.h"
 
+#include <unistd.h>
+
 static char hash_alone[32];
 
 static int write_prompts(void **state) {
@@ -49,6 +51,21 @@ static void on_two_nodes_with_a_plan_by_flat_and_wrr(void **state) {
     gr_json_free(o);
 }
 
+/* Two network namespaces joined at 100 Mbit/s: root, and a machine that lets us make them. */
+static void over_a_real_slow_link(void **state) {
+    (void)state;
+    if (geteuid() != 0 || system(GRACE_SOURCE_DIR "/tools/wire.sh up --rate 100mbit cli$$ >/dev/null 2>&1; s=$?; "
+                                 GRACE_SOURCE_DIR "/tools/wire.sh down cli$$ >/dev/null 2>&1; exit $s") != 0) {
+        puts("skipped: no network namespaces here");
+        skip();
+    }
+    GRACE(0, "run", "-m", MODEL, "--prompts", "prompts.txt", "--exact", "--json", "--ranks", "2x2", "--wire", "100mbit", "--plan", "plan.json");
+    gr_json *o = printed_json();
+    assert_string_equal(text_of(o, "logits_hash"), hash_alone);
+    assert_true(number_of(member(o, "stats"), "nodes") == 2);
+    gr_json_free(o);
+}
+
 static void on_two_nodes_without_a_plan_by_plain_expert_parallelism(void **state) {
     (void)state;
     gr_json *o;
@@ -83,6 +100,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(on_two_nodes_with_a_plan_by_hsc_and_tar),
         cmocka_unit_test(on_two_nodes_with_a_plan_by_flat_and_wrr),
+        cmocka_unit_test(over_a_real_slow_link),
         cmocka_unit_test(on_two_nodes_without_a_plan_by_plain_expert_parallelism),
         cmocka_unit_test(on_one_node_nothing_crosses),
         cmocka_unit_test(under_mpirun_in_fast_mode_the_text_is_the_same),

@@ -9,7 +9,8 @@
 void gr_rope_free(gr_rope_table *t) {
     free(t->cosine);
     free(t->sine);
-    *t = (gr_rope_table){0};
+    t->cosine = t->sine = NULL;
+    t->half = t->n_positions = 0;
 }
 
 static void fill(gr_rope_table *t, int32_t first, int32_t last) {
@@ -24,7 +25,6 @@ static void fill(gr_rope_table *t, int32_t first, int32_t last) {
 }
 
 static grace_status grow(float **table, int64_t n) {
-    if (n <= 0) return GRACE_OK;
     float *grown = realloc(*table, (size_t)n * sizeof *grown);
     if (!grown) return gr_fail(GRACE_ERR_MEMORY, "rope table: no memory for %lld floats", (long long)n);
     *table = grown;
