@@ -5,12 +5,13 @@
 
 #include "base/memory.h"
 #include "plan/tables.h"
+#include "plan/turns.h"
 
-enum { TURNS = 64, SETTLE_ROUNDS = 4 };
+enum { SETTLE_ROUNDS = 4 };
 
 /* ---- shares ---- */
 
-typedef struct hosts { int32_t n; int32_t rank[GRACE_RANKS_MAX]; double weight[GRACE_RANKS_MAX]; } hosts;
+typedef struct hosts { int32_t n; int32_t rank[GRACE_RANKS_MAX], turns[GRACE_RANKS_MAX]; float weight[GRACE_RANKS_MAX]; } hosts;
 
 /* Copies on ranks from begin to end. */
 static void hosts_between(const grace_plan_layer *pl, int32_t expert, int32_t begin, int32_t end, hosts *h) {
@@ -19,29 +20,8 @@ static void hosts_between(const grace_plan_layer *pl, int32_t expert, int32_t be
         int32_t slot = pl->slots_of_expert[i], rank = pl->rank_of_slot[slot];
         if (rank < begin || rank >= end) continue;
         h->rank[h->n] = rank;
-        h->weight[h->n++] = (double)pl->poll_weight[slot];
+        h->weight[h->n++] = pl->poll_weight[slot];
     }
-}
-
-/* Weights to whole turns by largest remainder, earlier hosts first among equals: what the router deals (run/router.h). */
-static void weights_to_shares(hosts *h) {
-    double total = 0, rest[GRACE_RANKS_MAX];
-    int32_t left = TURNS;
-    for (int32_t i = 0; i < h->n; i++) total += h->weight[i];
-    for (int32_t i = 0; i < h->n; i++) {
-        double share = total > 0 ? TURNS * h->weight[i] / total : (double)TURNS / h->n;
-        h->weight[i] = floor(share);
-        rest[i] = share - h->weight[i];
-        left -= (int32_t)h->weight[i];
-    }
-    for (; left > 0; left--) {
-        int32_t most = 0;
-        for (int32_t i = 1; i < h->n; i++)
-            if (rest[i] > rest[most]) most = i;
-        h->weight[most] += 1;
-        rest[most] = -1;
-    }
-    for (int32_t i = 0; i < h->n; i++) h->weight[i] /= TURNS;
 }
 
 /* paper Alg. 4: this GPU, else this node, else anyone. */
@@ -51,15 +31,15 @@ static void hosts_for(const grace_plan *plan, int32_t layer, int32_t expert, int
     hosts_between(pl, expert, home, home + 1, h);
     if (h->n == 0) hosts_between(pl, expert, node * g, (node + 1) * g, h);
     if (h->n == 0) hosts_between(pl, expert, 0, grace_cluster_ranks(plan->cluster), h);
-    weights_to_shares(h);
+    gr_turns_of_weights(h->weight, h->n, h->turns);
 }
 
 static void put_hosts(const hosts *h, int32_t list, gr_shares *s) {
     int32_t at = s->first[list];
     for (int32_t i = 0; i < h->n; i++) {
-        if (h->weight[i] <= 0) continue;
+        if (h->turns[i] == 0) continue;
         s->rank[at] = h->rank[i];
-        s->share[at++] = h->weight[i];
+        s->share[at++] = (double)h->turns[i] / GR_TURNS;
     }
     s->first[list + 1] = at;
 }

@@ -4,26 +4,6 @@
 
 typedef struct hosts { int32_t n; int32_t slot[GRACE_RANKS_MAX]; float weight[GRACE_RANKS_MAX]; } hosts;
 
-/* Largest remainder: floor of each share, then one more turn to those that lost most. */
-static void quantise(const float *weight, int32_t n, int32_t *turns) {
-    double total = 0, lost[GRACE_RANKS_MAX];
-    int32_t given = 0;
-    for (int32_t i = 0; i < n; i++) total += weight[i];
-    for (int32_t i = 0; i < n; i++) {
-        double share = total > 0 ? GR_TURNS * (double)weight[i] / total : (double)GR_TURNS / n;
-        turns[i] = (int32_t)share;
-        lost[i] = share - turns[i];
-        given += turns[i];
-    }
-    for (; given < GR_TURNS; given++) {
-        int32_t most = 0;
-        for (int32_t i = 1; i < n; i++)
-            if (lost[i] > lost[most]) most = i;
-        turns[most]++;
-        lost[most] = -1;
-    }
-}
-
 static int32_t reverse_bits6(int32_t t) {
     int32_t r = 0;
     for (int bit = 0; bit < 6; bit++) r |= (t >> bit & 1) << (5 - bit);
@@ -33,7 +13,7 @@ static int32_t reverse_bits6(int32_t t) {
 void gr_router_deal(const float *weight, int32_t n, int32_t *host_of_turn) {
     int32_t turns[GRACE_RANKS_MAX], dealt = 0;
     GR_ASSERT(n >= 1 && n <= GRACE_RANKS_MAX);
-    quantise(weight, n, turns);
+    gr_turns_of_weights(weight, n, turns);
     for (int32_t i = 0; i < n; i++)
         for (int32_t j = 0; j < turns[i]; j++) host_of_turn[reverse_bits6(dealt++)] = i;
 }

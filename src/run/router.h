@@ -6,8 +6,7 @@
 #include "base/hash.h"
 #include "grace/engine.h"
 #include "grace/plan.h"
-
-enum { GR_TURNS = 64 };     /* entries of an expert's table: weights are quantised to 1/64 */
+#include "plan/turns.h"
 
 typedef struct gr_router {
     int32_t n_layers, n_experts;
