@@ -6,6 +6,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "base/parallel.h"
 #include "plan/budget.h"
 
 enum { PASSES_MAX = 8, PRICE_STEPS_MAX = 40, BISECTIONS = 4 };
@@ -38,8 +39,9 @@ done:
     return st;
 }
 
-static grace_status layer_open(gr_auto *a, int32_t layer) {
+static grace_status layer_open(void *context, int32_t layer) {
     grace_status st = GRACE_OK;
+    gr_auto *a = context;
     gr_auto_layer *al = &a->layers[layer];
     int32_t nodes = a->cluster.n_nodes;
     size_t n = (size_t)a->n;
@@ -83,7 +85,7 @@ static grace_status auto_open(const grace_profile *profile, const grace_plan_opt
     GR_TRY(check_bundles(profile, opt->bundles));
     GR_TRY(gr_slot_budget(profile, cluster, opt, &a->slots_of_rank));
     GR_CALLOC(a->layers, a->n_layers);
-    for (int32_t l = 0; l < a->n_layers; l++) GR_TRY(layer_open(a, l));
+    GR_TRY(gr_parallel(a->n_layers, layer_open, a));
 done:
     return st;
 }
@@ -100,6 +102,20 @@ static void refine(const gr_auto *a, gr_nodes *s, int32_t n_passes) {
     for (int32_t i = 0, idle = 0; i < n_passes && idle < 2 && !late(a); i++) idle = gr_nodes_pass(s, i % 2 ? s->most_load : 0) < 1e-6 ? idle + 1 : 0;
 }
 
+/* What a task for every layer needs. */
+typedef struct layers_task { gr_auto *a; const grace_plan *start; double price; int32_t n_passes; } layers_task;
+
+static grace_status start_layer(void *context, int32_t layer) {
+    const layers_task *t = context;
+    gr_nodes *s = &t->a->layers[layer].nodes;
+    for (int32_t e = 0; e < s->n; e++) {
+        int16_t node = (int16_t)(gr_plan_home(&t->start->layers[layer], e) / t->a->cluster.gpus_per_node);
+        if (node != 0) gr_nodes_apply(s, (gr_node_op){(int16_t)e, node, 0, node});
+    }
+    refine(t->a, s, t->n_passes);
+    return GRACE_OK;
+}
+
 /* From the paper's grouping, without copies. */
 static grace_status start_from_grace(gr_auto *a) {
     grace_status st = GRACE_OK;
@@ -107,14 +123,7 @@ static grace_status start_from_grace(gr_auto *a) {
     grace_plan *plan = NULL;
     paper.planner = GRACE_PLANNER_GRACE, paper.replication = GRACE_REPLICATION_NONE;
     GR_TRY(grace_plan_build(a->profile, a->cluster, &paper, &plan));
-    for (int32_t l = 0; l < a->n_layers; l++) {
-        gr_nodes *s = &a->layers[l].nodes;
-        for (int32_t e = 0; e < a->n; e++) {
-            int16_t node = (int16_t)(gr_plan_home(&plan->layers[l], e) / a->cluster.gpus_per_node);
-            if (node != 0) gr_nodes_apply(s, (gr_node_op){(int16_t)e, node, 0, node});
-        }
-        refine(a, s, PASSES_MAX);
-    }
+    GR_TRY(gr_parallel(a->n_layers, start_layer, &(layers_task){.a = a, .start = plan, .n_passes = PASSES_MAX}));
 done:
     grace_plan_free(plan);
     return st;
@@ -144,11 +153,15 @@ static void go_back(gr_auto *a) {
     for (int32_t l = 0; l < a->n_layers; l++) gr_nodes_restore(&a->layers[l].nodes, a->layers[l].fetch, a->layers[l].primary);
 }
 
-static void refine_at(gr_auto *a, double price, int32_t n_passes) {
-    for (int32_t l = 0; l < a->n_layers; l++) {
-        a->layers[l].nodes.price = price;
-        refine(a, &a->layers[l].nodes, n_passes);
-    }
+static grace_status refine_layer(void *context, int32_t layer) {
+    const layers_task *t = context;
+    t->a->layers[layer].nodes.price = t->price;
+    refine(t->a, &t->a->layers[layer].nodes, t->n_passes);
+    return GRACE_OK;
+}
+
+static grace_status refine_at(gr_auto *a, double price, int32_t n_passes) {
+    return gr_parallel(a->n_layers, refine_layer, &(layers_task){.a = a, .price = price, .n_passes = n_passes});
 }
 
 static double first_price(const gr_auto *a) {
@@ -162,11 +175,12 @@ static double first_price(const gr_auto *a) {
 }
 
 /* One price a copy for all layers, falling until copies take more than the target; then between the last two prices. Ends at or under it. */
-static void buy_copies(gr_auto *a, int64_t target) {
+static grace_status buy_copies(gr_auto *a, int64_t target) {
+    grace_status st = GRACE_OK;
     double price = first_price(a), high = price, low = -1;
     for (int i = 0; i < PRICE_STEPS_MAX + BISECTIONS && price > 0 && !late(a); i++) {
         remember(a);
-        refine_at(a, price, 2);
+        GR_TRY(refine_at(a, price, 2));
         gr_log(GR_DEBUG, "plan", "price %.3g: %lld slots of %lld, %.4f rows", price, (long long)count_slots(a), (long long)target, count_rows(a));
         if (count_slots(a) > target) {
             go_back(a);
@@ -176,7 +190,9 @@ static void buy_copies(gr_auto *a, int64_t target) {
         if (low > 0 && high / low < 1.05) break;
         price = low < 0 ? price * PRICE_STEP : sqrt(high * low);
     }
-    if (high > 0) refine_at(a, high, PASSES_MAX);
+    if (high > 0) GR_TRY(refine_at(a, high, PASSES_MAX));
+done:
+    return st;
 }
 
 /* One layer's best copy to add, or worst to drop, remembered until the layer changes. */
@@ -213,7 +229,7 @@ static grace_status place_nodes(gr_auto *a) {
     grace_status st = GRACE_OK;
     int64_t target = a->slots_of_rank * a->n_ranks, n_relief;
     GR_TRY(start_from_grace(a));
-    buy_copies(a, target);
+    GR_TRY(buy_copies(a, target));
     GR_TRY(gr_auto_count_relief(a, &n_relief));
     GR_TRY(adjust(a, target - n_relief));
 done:

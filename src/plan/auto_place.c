@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "base/parallel.h"
 #include "plan/auto.h"
 #include "plan/cost.h"
 #include "plan/replicate.h"
@@ -116,13 +117,19 @@ done:
     return st;
 }
 
-static void refine_gpus(const gr_auto *a, gr_auto_layer *al) {
+static grace_status refine_gpus(void *context, int32_t layer) {
+    grace_status st = GRACE_OK;
+    gr_auto *a = context;
+    gr_auto_layer *al = &a->layers[layer];
+    GR_TRY(open_gpus(a, al, true));
     for (int32_t node = 0; node < a->cluster.n_nodes; node++) {
         gr_parts *p = &al->parts[node];
         for (int32_t i = 0; i < p->n && gr_parts_swap(p); i++) continue;
         for (int32_t i = 0; i < GPU_PASSES_MAX; i++)
             if (gr_parts_pass(p) < 1e-9) break;
     }
+done:
+    return st;
 }
 
 /* Loads of a node's GPUs with copies inside it, which share an expert's load evenly. on [n_items, gpus]: who hosts what. */
@@ -283,11 +290,9 @@ grace_status gr_auto_place_gpus(gr_auto *a) {
     GR_CALLOC(used, g);
     GR_CALLOC(room, a->cluster.n_nodes);
     for (int32_t node = 0; node < a->cluster.n_nodes; node++) room[node] = a->slots_of_rank * g;
-    for (int32_t l = 0; l < a->n_layers; l++) {
-        GR_TRY(open_gpus(a, &a->layers[l], true));
-        refine_gpus(a, &a->layers[l]);
+    GR_TRY(gr_parallel(a->n_layers, refine_gpus, a));
+    for (int32_t l = 0; l < a->n_layers; l++)
         for (int32_t node = 0; node < a->cluster.n_nodes; node++) room[a->layers[l].node_label[node]] -= a->layers[l].parts[node].n;
-    }
     for (int32_t l = 0; l < a->n_layers; l++)
         for (int32_t node = 0; node < a->cluster.n_nodes; node++)
             GR_TRY(relieve(a, &a->layers[l], node, &room[a->layers[l].node_label[node]]));

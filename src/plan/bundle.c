@@ -5,6 +5,7 @@
 
 #include "base/hash.h"
 #include "base/memory.h"
+#include "base/parallel.h"
 #include "plan/trace.h"
 
 /* A hash map of sets, open addressing; an entry is 1 + the bundle's index, 0 is free. */
@@ -129,23 +130,38 @@ done:
     return st;
 }
 
-/* The stride doubles until a layer's sets fit; it is kept for the layers after, which look alike. */
-static grace_status build(const choice *c, int32_t n_max, grace_bundles **out) {
+typedef struct building { const choice *choice; grace_bundles *bundles; int32_t n_max; int64_t stride; } building;
+
+/* The stride doubles until the layer's sets fit. */
+static grace_status build_layer(building *b, int32_t layer, int64_t *stride) {
     grace_status st = GRACE_OK;
-    grace_bundles *b = NULL;
     set_map map = {0};
-    int64_t stride = 1;
-    int32_t n_most = grace_trace_n_tokens(c->trace) < n_max ? (int32_t)grace_trace_n_tokens(c->trace) : n_max;
-    GR_TRY(map_alloc(n_most > 0 ? n_most : 1, c->trace->info.top_k, &map));
-    GR_TRY(bundles_new(&c->trace->info, &b));
-    for (int32_t l = 0; l < b->n_layers; l++) {
-        while (!count_sets(c, l, stride, &map)) stride *= 2;
-        GR_TRY(keep_layer(&map, c->homes, &b->layers[l]));
-    }
-    *out = b, b = NULL;
+    GR_TRY(map_alloc(b->n_max, b->bundles->top_k, &map));
+    while (!count_sets(b->choice, layer, *stride, &map)) *stride *= 2;
+    GR_TRY(keep_layer(&map, b->choice->homes, &b->bundles->layers[layer]));
 done:
     map_free(&map);
-    grace_bundles_free(b);
+    return st;
+}
+
+static grace_status build_after_first(void *context, int32_t index) {
+    building *b = context;
+    int64_t stride = b->stride;
+    return build_layer(b, index + 1, &stride);
+}
+
+/* Layers look alike, so that all the others start with the first one's stride. */
+static grace_status build(const choice *c, int32_t n_max, grace_bundles **out) {
+    grace_status st = GRACE_OK;
+    grace_bundles *bundles = NULL;
+    int32_t n_most = grace_trace_n_tokens(c->trace) < n_max ? (int32_t)grace_trace_n_tokens(c->trace) : n_max;
+    GR_TRY(bundles_new(&c->trace->info, &bundles));
+    building b = {c, bundles, n_most > 0 ? n_most : 1, 1};
+    GR_TRY(build_layer(&b, 0, &b.stride));
+    GR_TRY(gr_parallel(bundles->n_layers - 1, build_after_first, &b));
+    *out = bundles, bundles = NULL;
+done:
+    grace_bundles_free(bundles);
     return st;
 }
 

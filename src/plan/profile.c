@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "base/parallel.h"
 #include "plan/trace.h"
 
 #define AFFINITY_BYTES_MAX ((int64_t)8 << 30)
@@ -48,22 +49,22 @@ static void store_layer(const uint32_t *load, const uint32_t *pairs, size_t n, d
     }
 }
 
-static grace_status count_layers(const grace_trace *t, const run *runs, int64_t n_runs, grace_profile *p) {
+/* What is counted, and where to. */
+typedef struct counting { const grace_trace *trace; const run *runs; int64_t n_runs; grace_profile *profile; } counting;
+
+static grace_status count_layer(void *context, int32_t layer) {
     grace_status st = GRACE_OK;
-    const grace_trace_info *info = &t->info;
-    size_t n = (size_t)info->n_experts, stride = (size_t)info->n_layers * (size_t)info->top_k;
+    const counting *c = context;
+    const grace_trace_info *info = &c->trace->info;
+    size_t n = (size_t)info->n_experts, stride = (size_t)info->n_layers * (size_t)info->top_k, at = (size_t)layer;
     uint32_t *load = NULL, *pairs = NULL;
     GR_CALLOC(load, n);
     GR_CALLOC(pairs, n * n);
-    for (size_t layer = 0; layer < (size_t)info->n_layers; layer++) {
-        memset(load, 0, n * sizeof *load);
-        memset(pairs, 0, n * n * sizeof *pairs);
-        for (int64_t i = 0; i < n_runs; i++) {
-            const uint16_t *ids = t->experts + (size_t)runs[i].first * stride + layer * (size_t)info->top_k;
-            count_run(ids, runs[i].n, stride, info->top_k, info->n_experts, load, pairs);
-        }
-        store_layer(load, pairs, n, p->load + layer * n, p->affinity + layer * n * n);
+    for (int64_t i = 0; i < c->n_runs; i++) {
+        const uint16_t *ids = c->trace->experts + (size_t)c->runs[i].first * stride + at * (size_t)info->top_k;
+        count_run(ids, c->runs[i].n, stride, info->top_k, info->n_experts, load, pairs);
     }
+    store_layer(load, pairs, n, c->profile->load + at * n, c->profile->affinity + at * n * n);
 done:
     free(load);
     free(pairs);
@@ -98,7 +99,7 @@ grace_status grace_profile_build(const grace_trace *t, int32_t domain, int32_t p
     int64_t n_runs = select_runs(t, domain, parity, runs);
     GR_TRY(allocate(&t->info, &p));
     for (int64_t i = 0; i < n_runs; i++) p->n_tokens += runs[i].n;
-    GR_TRY(count_layers(t, runs, n_runs, p));
+    GR_TRY(gr_parallel(t->info.n_layers, count_layer, &(counting){t, runs, n_runs, p}));
     *out = p;
     p = NULL;
 done:
