@@ -7,13 +7,14 @@
 #include "base/status.h"
 #include "cli.h"
 
-enum { KEY_TOKENS = 0x200, KEY_WINDOW, KEY_DOCUMENTS };
+enum { KEY_TOKENS = 0x200, KEY_WINDOW, KEY_DOCUMENTS, KEY_WEIGHTS };
 
 static const struct argp_option options[] = {
     {0, 0, 0, 0, "Profiling:", 5},
     {"output", 'o', "FILE", 0, "the trace (default profile.trace)", 5},
     {"tokens", KEY_TOKENS, "N", 0, "tokens per file (default 0: all)", 5},
     {"window", KEY_WINDOW, "N", 0, "tokens of a sequence (default 512)", 5},
+    {"weights", KEY_WEIGHTS, "KIND", 0, "keep gate weights too: none (default), u8 (for weights from 0 to 1) or f16", 5},
     {"documents", KEY_DOCUMENTS, "WHICH", 0, "all (default), even or odd ones of each file; byte 0x1e separates documents", 5},
     {0},
 };
@@ -27,12 +28,14 @@ typedef struct arguments {
 } arguments;
 
 static error_t parse(int key, char *arg, struct argp_state *state) {
+    static const char *const weights[] = {"none", "u8", "f16"};
     arguments *a = state->input;
     switch (key) {
     case ARGP_KEY_INIT: state->child_inputs[0] = &a->run; break;
     case 'o': a->output = arg; break;
     case KEY_TOKENS: a->corpus.n_tokens_max = (int32_t)gr_arg_int(state, "tokens", arg, 0, 1 << 30); break;
     case KEY_WINDOW: a->corpus.window = (int32_t)gr_arg_int(state, "window", arg, 2, 1 << 20); break;
+    case KEY_WEIGHTS: a->run.engine.trace_weights = (grace_trace_weights)gr_arg_choice(state, "weights", arg, weights, GRACE_N_WEIGHTS); break;
     case KEY_DOCUMENTS: a->corpus.documents = (gr_documents)gr_arg_choice(state, "documents", arg, gr_documents_names, 3); break;
     case ARGP_KEY_ARG:
         if (a->n_files == (int32_t)(sizeof a->files / sizeof *a->files)) argp_error(state, "more than %d text files", a->n_files);

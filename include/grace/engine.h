@@ -44,6 +44,7 @@ typedef struct grace_engine_options {
     const char *trace_path;         /* record routing there (written by rank 0); NULL: do not */
     const char *const *trace_domains;   /* names requests' domains refer to */
     int32_t n_trace_domains;
+    grace_trace_weights trace_weights;  /* NONE. How the trace keeps gate weights; token ids and phases are always recorded */
 } grace_engine_options;
 
 typedef struct grace_engine grace_engine;

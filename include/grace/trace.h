@@ -9,12 +9,20 @@
 extern "C" {
 #endif
 
+/* How gate weights are kept: not at all; as round(255 w) in one byte, which is for weights from 0 to 1; as IEEE half floats. */
+typedef enum grace_trace_weights { GRACE_WEIGHTS_NONE, GRACE_WEIGHTS_U8, GRACE_WEIGHTS_F16, GRACE_N_WEIGHTS } grace_trace_weights;
+/* What a run of tokens was: part of a prompt, or generated; unknown in foreign traces. */
+typedef enum grace_phase { GRACE_PHASE_UNKNOWN, GRACE_PHASE_PREFILL, GRACE_PHASE_DECODE, GRACE_N_PHASES } grace_phase;
+
 typedef struct grace_trace_info {
     char model[64];             /* a name for people */
     uint64_t fingerprint;       /* grace_model_info.fingerprint; 0: unknown (foreign traces) */
     int32_t n_layers;           /* MoE layers */
     int32_t n_experts, top_k;
     int32_t n_ranks, n_nodes;   /* of the run that recorded it; homes refer to them; 1, 1 when unknown */
+    int32_t vocab;              /* token ids are below it; 0: the trace has no token ids */
+    grace_trace_weights weights;
+    bool synthetic;             /* tokens were made to fit counts, no router chose them */
 } grace_trace_info;
 
 /* One request. Tokens refer to it by its index. */
@@ -30,7 +38,15 @@ typedef struct grace_trace_segment {
     int32_t position;           /* of the first token */
     int32_t n_tokens;
     int32_t step;               /* engine step, ascending */
+    grace_phase phase;
 } grace_trace_segment;
+
+/* What is known of n_tokens tokens. */
+typedef struct grace_trace_tokens {
+    const uint16_t *experts;    /* [n_tokens, n_layers, top_k] largest gate weight first */
+    const int32_t *ids;         /* [n_tokens] token ids; NULL exactly when info.vocab is 0 */
+    const float *weights;       /* [n_tokens, n_layers, top_k] of the experts; NULL exactly when info.weights is NONE */
+} grace_trace_tokens;
 
 /* ---- writing: append while running; what is written up to the last block survives a crash ---- */
 typedef struct grace_trace_writer grace_trace_writer;
@@ -40,9 +56,9 @@ grace_status grace_trace_create(const char *path, const grace_trace_info *info, 
                                 grace_trace_writer **out);
 /* Adds a sequence; its index is the number of sequences added before. */
 grace_status grace_trace_add_sequence(grace_trace_writer *w, grace_trace_sequence seq);
-/* experts [n_tokens, n_layers, top_k], largest gate weight first; checked: in range, no duplicates within a token's layer. Input that
- * is refused (ARG) leaves the writer as it was; after a failed write every later call fails, also finish. No tokens: nothing is recorded. */
-grace_status grace_trace_append(grace_trace_writer *w, grace_trace_segment seg, const uint16_t *experts);
+/* Checked: ids in range, no expert twice within a token's layer, weights that can be kept as info.weights says. Input that is refused
+ * (ARG) leaves the writer as it was; after a failed write every later call fails, also finish. No tokens: nothing is recorded. */
+grace_status grace_trace_append(grace_trace_writer *w, grace_trace_segment seg, grace_trace_tokens tokens);
 /* Writes the last block and the end mark, and frees the writer, also on failure. Until then the file is PATH.XXXXXX.partial; a failed or
  * abandoned trace leaves PATH untouched and no temporary file, a process that dies leaves one that grace_trace_open() reads. */
 grace_status grace_trace_finish(grace_trace_writer *w);
@@ -51,9 +67,9 @@ void grace_trace_abandon(grace_trace_writer *w);    /* accepts NULL */
 /* ---- reading ---- */
 typedef struct grace_trace grace_trace;     /* a whole trace in memory */
 
-/* PATH is one of our files, or a folder with topk.u8|topk.u16 and meta.json. A file cut short is read up to its last whole block and
- * logs a warning; *truncated tells (may be NULL). Any other damage fails with FORMAT. Segments that continue one another within a step
- * come back as one. A folder's sequences get home 0 and step 0. */
+/* PATH is one of our files, or a folder with topk.u8|topk.u16, meta.json and perhaps tokens.u16|tokens.u32 and seqs.csv. A file cut
+ * short is read up to its last whole block and logs a warning; *truncated tells (may be NULL). Any other damage fails with FORMAT. Segments
+ * that continue one another within a step come back as one. A folder's sequences get home 0 and step 0. */
 grace_status grace_trace_open(const char *path, grace_trace **out, bool *truncated);
 void grace_trace_close(grace_trace *t);             /* accepts NULL */
 
@@ -65,7 +81,10 @@ int32_t grace_trace_n_domains(const grace_trace *t);
 const char *grace_trace_domain(const grace_trace *t, int32_t domain);          /* borrowed until close; indices outside are asserted */
 grace_trace_sequence grace_trace_sequence_at(const grace_trace *t, int32_t index);
 grace_trace_segment grace_trace_segment_at(const grace_trace *t, int32_t index);
-const uint16_t *grace_trace_experts(const grace_trace *t);   /* [n_tokens, n_layers, top_k], segment after segment; borrowed */
+/* Segment after segment; borrowed. */
+const uint16_t *grace_trace_experts(const grace_trace *t);      /* [n_tokens, n_layers, top_k] */
+const int32_t *grace_trace_token_ids(const grace_trace *t);     /* [n_tokens]; NULL when the trace has none (info.vocab 0) */
+const float *grace_trace_gate_weights(const grace_trace *t);    /* [n_tokens, n_layers, top_k] as they were kept; NULL when there are none */
 
 /* ---- profile: what the planner needs: affinity A, load w (docs/paper.md) ---- */
 typedef struct grace_profile {

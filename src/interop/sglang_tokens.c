@@ -97,7 +97,7 @@ static grace_status add_run(reading *q, size_t pass, int64_t first, int32_t n, i
         q->n_padded += padded;
         if (padded) continue;
         grace_trace_segment seg = {.sequence = sequence, .position = (int32_t)position + i, .n_tokens = 1, .step = (int32_t)pass};
-        GR_TRY(gr_trace_push_tokens(q->r.where, q->t, q->row, 2, 1));
+        GR_TRY(gr_trace_push_tokens(q->r.where, q->t, &(gr_raw_tokens){.experts = q->row, .expert_bytes = 2}, 1));
         GR_TRY(gr_trace_push_segment(q->r.where, q->t, seg));
     }
 done:

@@ -7,8 +7,10 @@
 #include <sys/stat.h>
 
 #include "base/file.h"
+#include "base/half.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "plan/trace_format.h"
 
 /* ---- checks ---- */
 
@@ -26,6 +28,9 @@ grace_status gr_trace_check_info(const char *where, const grace_trace_info *info
                        info->n_experts < GR_TRACE_TOP_K_MAX ? info->n_experts : GR_TRACE_TOP_K_MAX, status));
     GR_TRY(check_count(where, "ranks", info->n_ranks, GR_TRACE_RANKS_MAX, status));
     GR_TRY(check_count(where, "nodes (at most the ranks)", info->n_nodes, info->n_ranks, status));
+    GR_CHECK(info->vocab >= 0, status, "%s: expected a vocabulary of 0 (no token ids) or more, found %d", where, info->vocab);
+    GR_CHECK(info->weights >= GRACE_WEIGHTS_NONE && info->weights < GRACE_N_WEIGHTS, status, "%s: expected weights of kind 0 to %d, found %d", where,
+             GRACE_N_WEIGHTS - 1, (int)info->weights);
 done:
     return st;
 }
@@ -51,6 +56,8 @@ grace_status gr_trace_check_segment(const char *where, const grace_trace_segment
              "%s: segment %" PRId64 ": position %d with %d tokens is outside 0 to %d", where, index, seg->position, seg->n_tokens, INT32_MAX);
     GR_CHECK(seg->step >= last_step, status, "%s: segment %" PRId64 ": steps ascend: expected %d or later, found %d", where, index, last_step,
              seg->step);
+    GR_CHECK(seg->phase >= 0 && seg->phase < GRACE_N_PHASES, status, "%s: segment %" PRId64 ": expected phase 0 to %d, found %d", where, index,
+             GRACE_N_PHASES - 1, (int)seg->phase);
 done:
     return st;
 }
@@ -75,6 +82,28 @@ grace_status gr_trace_check_experts(const char *where, const grace_trace_info *i
             GR_CHECK(bad < 0, status, "%s: token %" PRId64 ", layer %d: expert %d is chosen twice", where, token, layer, bad);
         }
     }
+done:
+    return st;
+}
+
+grace_status gr_trace_check_ids(const char *where, const grace_trace_info *info, const int32_t *ids, int64_t n_tokens, int64_t first,
+                                grace_status status) {
+    grace_status st = GRACE_OK;
+    for (int64_t i = 0; i < n_tokens; i++)
+        GR_CHECK(ids[i] >= 0 && ids[i] < info->vocab, status, "%s: token %" PRId64 ": expected an id from 0 to %d, found %d", where, first + i,
+                 info->vocab - 1, ids[i]);
+done:
+    return st;
+}
+
+grace_status gr_trace_check_weights(const char *where, const grace_trace_info *info, const float *weights, int64_t n_tokens, int64_t first,
+                                    grace_status status) {
+    grace_status st = GRACE_OK;
+    const float least = info->weights == GRACE_WEIGHTS_U8 ? 0 : -65504, most = info->weights == GRACE_WEIGHTS_U8 ? 1 : 65504;
+    int64_t n_values = (int64_t)info->n_layers * info->top_k;
+    for (int64_t i = 0; i < n_tokens * n_values; i++)
+        GR_CHECK(weights[i] >= least && weights[i] <= most, status, "%s: token %" PRId64 ", layer %" PRId64 ": expected a weight from %g to %g, found %g",
+                 where, first + i / n_values, i % n_values / info->top_k, (double)least, (double)most, (double)weights[i]);
 done:
     return st;
 }
@@ -109,6 +138,8 @@ grace_status gr_trace_new(const char *where, const grace_trace_info *info, grace
     t->info = *info;
     GR_CALLOC(t->domains, GR_TRACE_DOMAINS_MAX);
     GR_CALLOC(t->seen, info->n_experts);
+    if (info->vocab) GR_CALLOC(t->token_ids, 0);
+    if (info->weights) GR_CALLOC(t->weights, 0);
     *out = t;
     t = NULL;
 done:
@@ -164,7 +195,7 @@ done:
 }
 
 static bool continues(const grace_trace_segment *a, const grace_trace_segment *b) {
-    return a->sequence == b->sequence && a->step == b->step && a->position + a->n_tokens == b->position;
+    return a->sequence == b->sequence && a->step == b->step && a->phase == b->phase && a->position + a->n_tokens == b->position;
 }
 
 grace_status gr_trace_push_segment(const char *where, grace_trace *t, grace_trace_segment seg) {
@@ -189,14 +220,40 @@ static void widen_ids(const unsigned char *ids, int id_bytes, int64_t n, uint16_
         for (int64_t i = 0; i < n; i++) out[i] = (uint16_t)(ids[2 * i] | ids[2 * i + 1] << 8);
 }
 
-grace_status gr_trace_push_tokens(const char *where, grace_trace *t, const unsigned char *ids, int id_bytes, int64_t n_tokens) {
+static grace_status push_ids(const char *where, grace_trace *t, const unsigned char *raw, int id_bytes, int64_t n_tokens) {
+    grace_status st = GRACE_OK;
+    GR_TRY(reserve(&t->token_ids, sizeof *t->token_ids, t->n_tokens + n_tokens, &t->ids_capacity));
+    int32_t *ids = t->token_ids + t->n_tokens;
+    for (int64_t i = 0; i < n_tokens; i++) ids[i] = id_bytes == 2 ? raw[2 * i] | raw[2 * i + 1] << 8 : (int32_t)gr_get_u32(raw + 4 * i);
+    GR_TRY(gr_trace_check_ids(where, &t->info, ids, n_tokens, t->n_tokens, GRACE_ERR_FORMAT));
+done:
+    return st;
+}
+
+static grace_status push_weights(const char *where, grace_trace *t, const unsigned char *raw, int64_t n_tokens) {
+    grace_status st = GRACE_OK;
+    int64_t token_values = (int64_t)t->info.n_layers * t->info.top_k, n = n_tokens * token_values;
+    GR_TRY(reserve(&t->weights, sizeof *t->weights, t->n_tokens * token_values + n, &t->weights_capacity));
+    float *weights = t->weights + t->n_tokens * token_values;
+    if (t->info.weights == GRACE_WEIGHTS_U8)
+        for (int64_t i = 0; i < n; i++) weights[i] = (float)raw[i] / 255;
+    else
+        for (int64_t i = 0; i < n; i++) weights[i] = gr_float_of_half((uint16_t)(raw[2 * i] | raw[2 * i + 1] << 8));
+    GR_TRY(gr_trace_check_weights(where, &t->info, weights, n_tokens, t->n_tokens, GRACE_ERR_FORMAT));
+done:
+    return st;
+}
+
+grace_status gr_trace_push_tokens(const char *where, grace_trace *t, const gr_raw_tokens *raw, int64_t n_tokens) {
     grace_status st = GRACE_OK;
     int64_t token_values = (int64_t)t->info.n_layers * t->info.top_k, total = t->n_tokens + n_tokens;
     GR_TRY(gr_trace_check_room(where, &t->info, total));
     GR_TRY(reserve(&t->experts, sizeof *t->experts, total * token_values, &t->values_capacity));
     uint16_t *experts = t->experts + t->n_tokens * token_values;
-    widen_ids(ids, id_bytes, n_tokens * token_values, experts);
+    widen_ids(raw->experts, raw->expert_bytes, n_tokens * token_values, experts);
     GR_TRY(gr_trace_check_experts(where, &t->info, experts, n_tokens, t->n_tokens, t->seen, &t->n_seen, GRACE_ERR_FORMAT));
+    if (t->info.vocab) GR_TRY(push_ids(where, t, raw->ids, raw->id_bytes, n_tokens));
+    if (t->info.weights) GR_TRY(push_weights(where, t, raw->weights, n_tokens));
     t->n_tokens = total;
 done:
     return st;
@@ -236,6 +293,8 @@ void grace_trace_close(grace_trace *t) {
     free(t->sequences);
     free(t->segments);
     free(t->experts);
+    free(t->token_ids);
+    free(t->weights);
     free(t->seen);
     free(t);
 }
@@ -246,6 +305,8 @@ int32_t grace_trace_n_sequences(const grace_trace *t) { return (int32_t)t->n_seq
 int32_t grace_trace_n_segments(const grace_trace *t) { return (int32_t)t->n_segments; }
 int32_t grace_trace_n_domains(const grace_trace *t) { return t->n_domains; }
 const uint16_t *grace_trace_experts(const grace_trace *t) { return t->experts; }
+const int32_t *grace_trace_token_ids(const grace_trace *t) { return t->token_ids; }
+const float *grace_trace_gate_weights(const grace_trace *t) { return t->weights; }
 
 const char *grace_trace_domain(const grace_trace *t, int32_t domain) {
     GR_ASSERT(domain >= 0 && domain < t->n_domains);

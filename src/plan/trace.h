@@ -24,15 +24,26 @@ struct grace_trace {
     grace_trace_sequence *sequences;    /* [n_sequences] */
     grace_trace_segment *segments;      /* [n_segments] */
     uint16_t *experts;                  /* [n_tokens, n_layers, top_k] */
+    int32_t *token_ids;                 /* [n_tokens]; NULL without */
+    float *weights;                     /* [n_tokens, n_layers, top_k]; NULL without */
     int32_t n_domains;
     int64_t n_sequences, n_segments, n_tokens;
-    int64_t sequences_capacity, segments_capacity, values_capacity;
+    int64_t sequences_capacity, segments_capacity, values_capacity, ids_capacity, weights_capacity;
     uint64_t *seen;                     /* [n_experts] the last gate choice that named the expert; see gr_trace_check_experts() */
     uint64_t n_seen;
 };
 
 /* An empty trace. The info is checked (FORMAT, message starts with WHERE). grace_trace_close() it. */
 grace_status gr_trace_new(const char *where, const grace_trace_info *info, grace_trace **out);
+
+/* Tokens as they lie in a file, little endian. */
+typedef struct gr_raw_tokens {
+    const unsigned char *experts;       /* n_tokens x n_layers x top_k */
+    int expert_bytes;                   /* 1 or 2 each */
+    const unsigned char *ids;           /* n_tokens; read when info.vocab is not 0 */
+    int id_bytes;                       /* 2 or 4 each */
+    const unsigned char *weights;       /* as experts, of gr_trace_weight_bytes() each; read when info.weights is not NONE */
+} gr_raw_tokens;
 
 /* Copies a name for people, cut at a whole UTF-8 character when it is too long. */
 void gr_trace_set_model(grace_trace_info *info, const char *name);
@@ -45,8 +56,7 @@ grace_status gr_trace_domain_index(const char *where, grace_trace *t, const char
  * step, is joined to it. After a failure the trace is only good for grace_trace_close(). */
 grace_status gr_trace_push_sequence(const char *where, grace_trace *t, grace_trace_sequence seq);
 grace_status gr_trace_push_segment(const char *where, grace_trace *t, grace_trace_segment seg);
-/* ids: little endian, one byte each (id_bytes 1) or two; n_tokens x n_layers x top_k of them. */
-grace_status gr_trace_push_tokens(const char *where, grace_trace *t, const unsigned char *ids, int id_bytes, int64_t n_tokens);
+grace_status gr_trace_push_tokens(const char *where, grace_trace *t, const gr_raw_tokens *raw, int64_t n_tokens);
 
 /* ---- checks; STATUS is FORMAT for readers and ARG for the writer ---- */
 grace_status gr_trace_check_info(const char *where, const grace_trace_info *info, grace_status status);
@@ -59,6 +69,11 @@ grace_status gr_trace_check_segment(const char *where, const grace_trace_segment
  * caller's, zeroed once: a turn counts gate choices, so nothing is cleared between them. */
 grace_status gr_trace_check_experts(const char *where, const grace_trace_info *info, const uint16_t *experts, int64_t n_tokens, int64_t first,
                                     uint64_t *seen, uint64_t *turn, grace_status status);
+/* Token ids are below info.vocab; weights are finite, and 0 to 1 where one byte keeps them. */
+grace_status gr_trace_check_ids(const char *where, const grace_trace_info *info, const int32_t *ids, int64_t n_tokens, int64_t first,
+                                grace_status status);
+grace_status gr_trace_check_weights(const char *where, const grace_trace_info *info, const float *weights, int64_t n_tokens, int64_t first,
+                                    grace_status status);
 /* LIMIT when a trace of n_tokens could not be held in memory. */
 grace_status gr_trace_check_room(const char *where, const grace_trace_info *info, int64_t n_tokens);
 

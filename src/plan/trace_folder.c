@@ -1,7 +1,8 @@
-/* Foreign traces: a folder with raw ids (topk.u8 or topk.u16), meta.json, and perhaps seqs.csv. */
+/* Foreign traces: a folder with raw experts (topk.u8 or topk.u16), meta.json, and perhaps token ids (tokens.u16 or tokens.u32) and seqs.csv. */
 #include <errno.h>
 #include <inttypes.h>
 #include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -15,8 +16,9 @@ enum { FIELD_MAX = 256, COLUMNS_MAX = 64 };
 
 typedef struct folder {
     const char *path;
-    char meta[PATH_MAX], ids[PATH_MAX], sequences[PATH_MAX];    /* meta.json, topk.*, seqs.csv */
-    int id_bytes;
+    char meta[PATH_MAX], experts[PATH_MAX], ids[PATH_MAX], sequences[PATH_MAX];    /* meta.json, topk.*, tokens.*, seqs.csv */
+    int expert_bytes, id_bytes;     /* of topk.*, of tokens.*; 0: no token ids */
+    grace_phase phase;
     int64_t n_tokens;
     int64_t sequence_length;        /* 0: not given */
     gr_json *json;
@@ -26,11 +28,16 @@ typedef struct folder {
 
 /* ---- meta.json ---- */
 
+/* The first word counts: "prefill (teacher-forced)". */
+static grace_phase phase_of(const char *text) {
+    return strncmp(text, "prefill", 7) == 0 ? GRACE_PHASE_PREFILL : strncmp(text, "decode", 6) == 0 ? GRACE_PHASE_DECODE : GRACE_PHASE_UNKNOWN;
+}
+
 static grace_status read_meta(folder *f) {
     grace_status st = GRACE_OK;
     grace_trace_info info = {.n_ranks = 1, .n_nodes = 1};
-    const char *model = NULL;
-    int64_t layers = 0, experts = 0, top_k = 0;
+    const char *model = NULL, *phase = NULL;
+    int64_t layers = 0, experts = 0, top_k = 0, vocab = 0;
     GR_TRY(gr_json_load(f->meta, &f->json));
     GR_TRY(gr_json_string_or(f->json, f->meta, "model", "", &model));
     GR_TRY(gr_json_int(f->json, f->meta, "layers", 1, GR_TRACE_LAYERS_MAX, &layers));
@@ -38,46 +45,71 @@ static grace_status read_meta(folder *f) {
     GR_TRY(gr_json_int(f->json, f->meta, "top_k", 1, GR_TRACE_TOP_K_MAX, &top_k));
     GR_TRY(gr_json_int(f->json, f->meta, "tokens", 0, GR_TRACE_TOKENS_MAX, &f->n_tokens));
     GR_TRY(gr_json_int_or(f->json, f->meta, "sequence_length", 1, INT32_MAX, 0, &f->sequence_length));
+    GR_TRY(gr_json_int_or(f->json, f->meta, "vocab", 1, INT32_MAX, f->id_bytes == 2 ? 65536 : INT32_MAX, &vocab));
+    GR_TRY(gr_json_bool_or(f->json, f->meta, "synthetic", false, &info.synthetic));
+    GR_TRY(gr_json_string_or(f->json, f->meta, "phase", "", &phase));
+    f->phase = phase_of(phase);
     gr_trace_set_model(&info, model);
     info.n_layers = (int32_t)layers;
     info.n_experts = (int32_t)experts;
     info.top_k = (int32_t)top_k;
+    if (f->id_bytes) info.vocab = (int32_t)vocab;
     GR_TRY(gr_trace_new(f->meta, &info, &f->t));
 done:
     return st;
 }
 
-/* ---- ids ---- */
+/* ---- experts and token ids ---- */
 
 static bool exists(const char *path) { return access(path, F_OK) == 0; }
 
-static grace_status find_ids(folder *f) {
+/* Which of NAME.ONE and NAME.TWO there is: its path and bytes an element, 0: neither. */
+static grace_status find_file(const folder *f, const char *name, int bytes, char *path, int *found) {
     grace_status st = GRACE_OK;
-    char wide[PATH_MAX];
-    GR_TRY(gr_path_join(f->ids, sizeof f->ids, f->path, "topk.u8"));
-    GR_TRY(gr_path_join(wide, sizeof wide, f->path, "topk.u16"));
-    GR_CHECK(exists(f->ids) || exists(wide), GRACE_ERR_IO, "%s: expected topk.u8 or topk.u16 in the folder, found neither", f->path);
-    GR_CHECK(!(exists(f->ids) && exists(wide)), GRACE_ERR_FORMAT, "%s: expected topk.u8 or topk.u16 in the folder, found both", f->path);
-    f->id_bytes = exists(f->ids) ? 1 : 2;
-    if (f->id_bytes == 2) memcpy(f->ids, wide, sizeof wide);
+    char wide[PATH_MAX], narrow_name[16], wide_name[16];
+    snprintf(narrow_name, sizeof narrow_name, "%s.u%d", name, 8 * bytes);
+    snprintf(wide_name, sizeof wide_name, "%s.u%d", name, 16 * bytes);
+    GR_TRY(gr_path_join(path, PATH_MAX, f->path, narrow_name));
+    GR_TRY(gr_path_join(wide, sizeof wide, f->path, wide_name));
+    GR_CHECK(!(exists(path) && exists(wide)), GRACE_ERR_FORMAT, "%s: expected %s or %s in the folder, found both", f->path, narrow_name, wide_name);
+    *found = exists(path) ? bytes : exists(wide) ? 2 * bytes : 0;
+    if (exists(wide)) memcpy(path, wide, sizeof wide);
 done:
     return st;
 }
 
-static grace_status read_ids(folder *f) {
+static grace_status find_files(folder *f) {
+    grace_status st = GRACE_OK;
+    GR_TRY(find_file(f, "topk", 1, f->experts, &f->expert_bytes));
+    GR_CHECK(f->expert_bytes, GRACE_ERR_IO, "%s: expected topk.u8 or topk.u16 in the folder, found neither", f->path);
+    GR_TRY(find_file(f, "tokens", 2, f->ids, &f->id_bytes));
+done:
+    return st;
+}
+
+static grace_status map_file(const folder *f, const char *path, int64_t token_bytes, gr_file *file) {
+    grace_status st = GRACE_OK;
+    GR_TRY(gr_file_map(path, file));
+    GR_CHECK((int64_t)file->n == f->n_tokens * token_bytes, GRACE_ERR_FORMAT,
+             "%s: %" PRId64 " tokens of %" PRId64 " byte(s) take %" PRId64 " bytes, the file has %zu", path, f->n_tokens, token_bytes,
+             f->n_tokens * token_bytes, file->n);
+done:
+    return st;
+}
+
+static grace_status read_tokens(folder *f) {
     grace_status st = GRACE_OK;
     const grace_trace_info *info = &f->t->info;
-    gr_file file = {0};
-    GR_CHECK(f->id_bytes == 2 || info->n_experts <= 256, GRACE_ERR_FORMAT, "%s: one byte an id, but meta.json says %d experts", f->ids,
+    gr_file experts = {0}, ids = {0};
+    GR_CHECK(f->expert_bytes == 2 || info->n_experts <= 256, GRACE_ERR_FORMAT, "%s: one byte an id, but meta.json says %d experts", f->experts,
              info->n_experts);
-    GR_TRY(gr_file_map(f->ids, &file));
-    int64_t expected = f->n_tokens * info->n_layers * info->top_k * f->id_bytes;
-    GR_CHECK((int64_t)file.n == expected, GRACE_ERR_FORMAT,
-             "%s: %" PRId64 " tokens x %d layers x %d experts x %d byte(s) take %" PRId64 " bytes, the file has %zu", f->ids, f->n_tokens,
-             info->n_layers, info->top_k, f->id_bytes, expected, file.n);
-    GR_TRY(gr_trace_push_tokens(f->ids, f->t, file.data, f->id_bytes, f->n_tokens));
+    GR_TRY(map_file(f, f->experts, (int64_t)info->n_layers * info->top_k * f->expert_bytes, &experts));
+    if (f->id_bytes) GR_TRY(map_file(f, f->ids, f->id_bytes, &ids));
+    gr_raw_tokens raw = {.experts = experts.data, .expert_bytes = f->expert_bytes, .ids = ids.data, .id_bytes = f->id_bytes};
+    GR_TRY(gr_trace_push_tokens(f->path, f->t, &raw, f->n_tokens));
 done:
-    gr_file_unmap(&file);
+    gr_file_unmap(&experts);
+    gr_file_unmap(&ids);
     return st;
 }
 
@@ -88,7 +120,7 @@ static grace_status add_sequence(folder *f, const char *where, int64_t n_tokens,
     int32_t index = grace_trace_n_sequences(f->t);
     GR_CHECK(n_tokens <= INT32_MAX, GRACE_ERR_LIMIT, "%s: a sequence of %" PRId64 " tokens, at most %d are allowed", where, n_tokens, INT32_MAX);
     GR_TRY(gr_trace_push_sequence(where, f->t, (grace_trace_sequence){.id = index, .domain = domain}));
-    GR_TRY(gr_trace_push_segment(where, f->t, (grace_trace_segment){.sequence = index, .n_tokens = (int32_t)n_tokens}));
+    GR_TRY(gr_trace_push_segment(where, f->t, (grace_trace_segment){.sequence = index, .n_tokens = (int32_t)n_tokens, .phase = f->phase}));
     f->n_covered += n_tokens;
 done:
     return st;
@@ -277,9 +309,9 @@ grace_status gr_trace_load_folder(const char *path, grace_trace **out) {
     f->path = path;
     GR_TRY(gr_path_join(f->meta, sizeof f->meta, path, "meta.json"));
     GR_TRY(gr_path_join(f->sequences, sizeof f->sequences, path, "seqs.csv"));
-    GR_TRY(find_ids(f));
+    GR_TRY(find_files(f));
     GR_TRY(read_meta(f));
-    GR_TRY(read_ids(f));
+    GR_TRY(read_tokens(f));
     GR_TRY(read_sequences(f));
     *out = f->t;
     f->t = NULL;

@@ -6,15 +6,17 @@
 #include <string.h>
 
 #include "base/hash.h"
+#include "grace/trace.h"
 
 #define GR_TRACE_MAGIC "GRtrace\n"      /* 8 bytes; the newline shows a file that went through a text conversion */
 
 enum {
-    GR_TRACE_VERSION = 1,
+    GR_TRACE_VERSION = 2,               /* written; 1 is read too: no phases, token ids and weights */
     GR_TRACE_PREFIX_BYTES = 24,         /* magic, version, header length, checksum */
     GR_TRACE_BLOCK_BYTES = 32,          /* type, sizes, items, two checksums */
     GR_TRACE_SEQUENCE_BYTES = 12,       /* id, home, domain */
-    GR_TRACE_SEGMENT_BYTES = 16,        /* sequence, position, tokens, step */
+    GR_TRACE_SEGMENT_BYTES = 20,        /* sequence, position, tokens, step, phase */
+    GR_TRACE_SEGMENT_BYTES_V1 = 16,     /* ... without phase */
     GR_TRACE_TOTALS_BYTES = 16,         /* tokens, sequences */
     GR_TRACE_HEADER_MAX = 1 << 20,
     GR_TRACE_RAW_MAX = 64 << 20,        /* of a block before compression: what a reader must be ready to hold */
@@ -74,7 +76,18 @@ static inline gr_trace_block gr_trace_get_block(const unsigned char *p) {
     };
 }
 
-/* Bytes of an expert id. */
-static inline int gr_trace_id_bytes(int32_t n_experts) { return n_experts <= 256 ? 1 : 2; }
+/* Bytes of an expert id, of a token id, of a gate weight; 0: the trace has none. */
+static inline int gr_trace_expert_bytes(int32_t n_experts) { return n_experts <= 256 ? 1 : 2; }
+static inline int gr_trace_id_bytes(int32_t vocab) { return vocab == 0 ? 0 : vocab <= 65536 ? 2 : 4; }
+static inline int gr_trace_weight_bytes(grace_trace_weights weights) { return weights == GRACE_WEIGHTS_F16 ? 2 : weights == GRACE_WEIGHTS_U8; }
+
+/* Bytes of one token in a block: experts, id, weights. */
+static inline size_t gr_trace_token_bytes(const grace_trace_info *info) {
+    size_t n_values = (size_t)info->n_layers * (size_t)info->top_k;
+    return n_values * (size_t)(gr_trace_expert_bytes(info->n_experts) + gr_trace_weight_bytes(info->weights)) + (size_t)gr_trace_id_bytes(info->vocab);
+}
+
+/* "none", "u8", "f16" in a header. */
+static const char *const gr_trace_weights_names[GRACE_N_WEIGHTS] = {"none", "u8", "f16"};
 
 #endif

@@ -20,6 +20,7 @@ typedef struct reader {
     unsigned char *raw;             /* [raw_capacity] a block after decompression */
     size_t raw_capacity;
     ZSTD_DCtx *zstd;
+    uint32_t version;
 } reader;
 
 /* ---- header ---- */
@@ -42,8 +43,21 @@ static grace_status read_count(const char *where, const gr_json *header, const c
     return st;
 }
 
-static grace_status read_info(const char *where, const gr_json *header, grace_trace_info *info) {
+static grace_status read_weights(const char *where, const gr_json *header, grace_trace_weights *out) {
     grace_status st = GRACE_OK;
+    const char *text = NULL;
+    int kind = 0;
+    GR_TRY(gr_json_string(header, where, "weights", &text));
+    while (kind < GRACE_N_WEIGHTS && strcmp(text, gr_trace_weights_names[kind]) != 0) kind++;
+    GR_CHECK(kind < GRACE_N_WEIGHTS, GRACE_ERR_UNSUPPORTED, "%s: 'weights': expected none, u8 or f16, found '%.40s'", where, text);
+    *out = (grace_trace_weights)kind;
+done:
+    return st;
+}
+
+static grace_status read_info(const char *where, uint32_t version, const gr_json *header, grace_trace_info *info) {
+    grace_status st = GRACE_OK;
+    int64_t vocab = 0;
     const char *model = NULL;
     GR_TRY(gr_json_string(header, where, "model", &model));
     gr_trace_set_model(info, model);
@@ -53,6 +67,11 @@ static grace_status read_info(const char *where, const gr_json *header, grace_tr
     GR_TRY(read_count(where, header, "top_k", GR_TRACE_TOP_K_MAX, &info->top_k));
     GR_TRY(read_count(where, header, "ranks", GR_TRACE_RANKS_MAX, &info->n_ranks));
     GR_TRY(read_count(where, header, "nodes", GR_TRACE_RANKS_MAX, &info->n_nodes));
+    if (version == 1) goto done;
+    GR_TRY(gr_json_int(header, where, "vocab", 0, INT32_MAX, &vocab));
+    info->vocab = (int32_t)vocab;
+    GR_TRY(read_weights(where, header, &info->weights));
+    GR_TRY(gr_json_bool_or(header, where, "synthetic", false, &info->synthetic));
 done:
     return st;
 }
@@ -76,7 +95,7 @@ static grace_status read_header_text(reader *r, const char *text, size_t n) {
     gr_json *header = NULL;
     grace_trace_info info = {0};
     GR_TRY(gr_json_parse(r->where, text, n, &header));
-    GR_TRY(read_info(r->where, header, &info));
+    GR_TRY(read_info(r->where, r->version, header, &info));
     GR_TRY(gr_trace_new(r->where, &info, &r->t));
     GR_TRY(read_domains(r, header));
 done:
@@ -87,9 +106,10 @@ done:
 static grace_status read_header(reader *r) {
     grace_status st = GRACE_OK;
     GR_CHECK(r->n >= GR_TRACE_PREFIX_BYTES && memcmp(r->bytes, GR_TRACE_MAGIC, 8) == 0, GRACE_ERR_FORMAT, "%s: is not a trace file", r->where);
-    uint32_t version = gr_get_u32(r->bytes + 8), n = gr_get_u32(r->bytes + 12);
-    GR_CHECK(version == GR_TRACE_VERSION, GRACE_ERR_UNSUPPORTED, "%s: trace format: expected version %d, found %" PRIu32, r->where,
-             GR_TRACE_VERSION, version);
+    uint32_t n = gr_get_u32(r->bytes + 12);
+    r->version = gr_get_u32(r->bytes + 8);
+    GR_CHECK(r->version >= 1 && r->version <= GR_TRACE_VERSION, GRACE_ERR_UNSUPPORTED, "%s: trace format: expected version 1 to %d, found %" PRIu32,
+             r->where, GR_TRACE_VERSION, r->version);
     GR_CHECK(n <= GR_TRACE_HEADER_MAX && n <= r->n - GR_TRACE_PREFIX_BYTES, GRACE_ERR_FORMAT,
              "%s: the header claims %" PRIu32 " bytes, %zu are left in the file", r->where, n, r->n - GR_TRACE_PREFIX_BYTES);
     const char *text = (const char *)r->bytes + GR_TRACE_PREFIX_BYTES;
@@ -119,28 +139,38 @@ done:
     return st;
 }
 
-static grace_trace_segment get_segment(const unsigned char *p) {
-    return (grace_trace_segment){.sequence = get_i32(p), .position = get_i32(p + 4), .n_tokens = get_i32(p + 8), .step = get_i32(p + 12)};
+static grace_trace_segment get_segment(const unsigned char *p, uint32_t version) {
+    return (grace_trace_segment){.sequence = get_i32(p), .position = get_i32(p + 4), .n_tokens = get_i32(p + 8), .step = get_i32(p + 12),
+                                 .phase = version == 1 ? GRACE_PHASE_UNKNOWN : (grace_phase)get_i32(p + 16)};
+}
+
+/* Where experts, ids and weights of a block lie. */
+static gr_raw_tokens lay_out(const grace_trace_info *info, const unsigned char *p, uint64_t n_tokens) {
+    gr_raw_tokens raw = {.experts = p, .expert_bytes = gr_trace_expert_bytes(info->n_experts), .id_bytes = gr_trace_id_bytes(info->vocab)};
+    raw.ids = p + n_tokens * (uint64_t)info->n_layers * (uint64_t)info->top_k * (uint64_t)raw.expert_bytes;
+    raw.weights = raw.ids + n_tokens * (uint64_t)raw.id_bytes;
+    return raw;
 }
 
 static grace_status read_tokens(reader *r, const gr_trace_block *b) {
     grace_status st = GRACE_OK;
     const grace_trace_info *info = &r->t->info;
-    int id_bytes = gr_trace_id_bytes(info->n_experts);
-    uint64_t n_segments = (uint64_t)b->n_items * GR_TRACE_SEGMENT_BYTES, token_bytes = (uint64_t)info->n_layers * info->top_k * id_bytes;
+    size_t segment_bytes = r->version == 1 ? GR_TRACE_SEGMENT_BYTES_V1 : GR_TRACE_SEGMENT_BYTES;
+    uint64_t n_segments = (uint64_t)b->n_items * segment_bytes, token_bytes = gr_trace_token_bytes(info);
     GR_CHECK(n_segments <= b->raw_bytes, GRACE_ERR_FORMAT,
              "%s: block %" PRId64 ": %" PRIu32 " segments take %" PRIu64 " bytes, the block has %" PRIu32, r->where, r->n_blocks, b->n_items,
              n_segments, b->raw_bytes);
-    uint64_t n_ids = b->raw_bytes - n_segments, n_tokens = 0;
+    uint64_t n_rest = b->raw_bytes - n_segments, n_tokens = 0;
     for (uint32_t i = 0; i < b->n_items; i++) {
-        grace_trace_segment seg = get_segment(r->raw + (size_t)i * GR_TRACE_SEGMENT_BYTES);
+        grace_trace_segment seg = get_segment(r->raw + (size_t)i * segment_bytes, r->version);
         GR_TRY(gr_trace_push_segment(r->where, r->t, seg));
         n_tokens += (uint64_t)seg.n_tokens;
     }
-    GR_CHECK(n_ids % token_bytes == 0 && n_ids / token_bytes == n_tokens, GRACE_ERR_FORMAT,
-             "%s: block %" PRId64 ": the segments have %" PRIu64 " tokens of %" PRIu64 " bytes, the ids take %" PRIu64 " bytes", r->where,
-             r->n_blocks, n_tokens, token_bytes, n_ids);
-    GR_TRY(gr_trace_push_tokens(r->where, r->t, r->raw + n_segments, id_bytes, (int64_t)n_tokens));
+    GR_CHECK(n_rest % token_bytes == 0 && n_rest / token_bytes == n_tokens, GRACE_ERR_FORMAT,
+             "%s: block %" PRId64 ": the segments have %" PRIu64 " tokens of %" PRIu64 " bytes, the tokens take %" PRIu64 " bytes", r->where,
+             r->n_blocks, n_tokens, token_bytes, n_rest);
+    gr_raw_tokens raw = lay_out(info, r->raw + n_segments, n_tokens);
+    GR_TRY(gr_trace_push_tokens(r->where, r->t, &raw, (int64_t)n_tokens));
 done:
     return st;
 }

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <limits.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,6 +11,7 @@
 #include <unistd.h>
 #include <zstd.h>
 
+#include "base/half.h"
 #include "base/json.h"
 #include "base/memory.h"
 #include "plan/trace.h"
@@ -17,7 +19,7 @@
 
 enum {
     BLOCK_TOKENS = 64 * 1024,       /* a block is written when it holds this many tokens */
-    BLOCK_ID_BYTES = 1 << 20,       /* ... or this many bytes of ids */
+    BLOCK_TOKEN_BYTES = 1 << 20,    /* ... or this many bytes of them */
     BLOCK_SEQUENCES = 4096,
     LEVEL = 3,                      /* of zstd; ids are close to random, higher levels gain a percent */
 };
@@ -30,11 +32,11 @@ struct grace_trace_writer {
     int32_t n_domains, last_step;
     int64_t n_sequences, n_segments, n_tokens;
     int32_t block_tokens;           /* tokens of a full block */
-    size_t token_bytes;
+    size_t n_values, token_bytes;   /* of a token: layers x top_k; experts, id and weights as written */
     int32_t held_sequences, held_segments, held_tokens;
     unsigned char *sequences;       /* [BLOCK_SEQUENCES] encoded, not yet written */
     unsigned char *segments;        /* [block_tokens] encoded: a segment has at least one token */
-    unsigned char *ids;             /* [block_tokens, token_bytes] */
+    unsigned char *experts, *ids, *weights;     /* [block_tokens] tokens of each, encoded */
     unsigned char *raw, *stored;    /* a block before compression; header and payload after */
     size_t stored_capacity;
     ZSTD_CCtx *zstd;
@@ -76,15 +78,23 @@ done:
     return st;
 }
 
+static unsigned char *put_bytes(unsigned char *to, const unsigned char *from, size_t n) {
+    memcpy(to, from, n);
+    return to + n;
+}
+
 /* The sequences first: tokens refer to them. */
 static grace_status flush(grace_trace_writer *w) {
     grace_status st = GRACE_OK;
-    size_t n_segments = (size_t)w->held_segments * GR_TRACE_SEGMENT_BYTES, n_ids = (size_t)w->held_tokens * w->token_bytes;
+    size_t n_values = (size_t)w->held_tokens * w->n_values;
+    unsigned char *end = w->raw;
     GR_TRY(flush_sequences(w));
     if (w->held_tokens == 0) return st;
-    memcpy(w->raw, w->segments, n_segments);
-    memcpy(w->raw + n_segments, w->ids, n_ids);
-    GR_TRY(write_block(w, 'T', w->raw, n_segments + n_ids, w->held_segments));
+    end = put_bytes(end, w->segments, (size_t)w->held_segments * GR_TRACE_SEGMENT_BYTES);
+    end = put_bytes(end, w->experts, n_values * (size_t)gr_trace_expert_bytes(w->info.n_experts));
+    end = put_bytes(end, w->ids, (size_t)w->held_tokens * (size_t)gr_trace_id_bytes(w->info.vocab));
+    end = put_bytes(end, w->weights, n_values * (size_t)gr_trace_weight_bytes(w->info.weights));
+    GR_TRY(write_block(w, 'T', w->raw, (size_t)(end - w->raw), w->held_segments));
     w->held_segments = w->held_tokens = 0;
 done:
     return st;
@@ -116,6 +126,9 @@ static grace_status header_text(const char *path, const grace_trace_info *info, 
     gr_json_set_int(header, "top_k", info->top_k);
     gr_json_set_int(header, "ranks", info->n_ranks);
     gr_json_set_int(header, "nodes", info->n_nodes);
+    gr_json_set_int(header, "vocab", info->vocab);
+    gr_json_set_string(header, "weights", gr_trace_weights_names[info->weights]);
+    gr_json_set_bool(header, "synthetic", info->synthetic);
     for (int32_t d = 0; d < n_domains; d++) gr_json_push_string(names, domains[d]);
     gr_json_set(header, "domains", names);
     GR_TRY(gr_json_write(header, 0, text, n));
@@ -155,7 +168,9 @@ static void release(grace_trace_writer *w) {
     free(w->temporary);
     free(w->sequences);
     free(w->segments);
+    free(w->experts);
     free(w->ids);
+    free(w->weights);
     free(w->raw);
     free(w->stored);
     free(w->seen);
@@ -165,14 +180,17 @@ static void release(grace_trace_writer *w) {
 /* Sized once: recording a step allocates nothing. */
 static grace_status allocate_blocks(grace_trace_writer *w) {
     grace_status st = GRACE_OK;
-    w->token_bytes = (size_t)w->info.n_layers * (size_t)w->info.top_k * (size_t)gr_trace_id_bytes(w->info.n_experts);
-    size_t fit = BLOCK_ID_BYTES / w->token_bytes;
+    w->n_values = (size_t)w->info.n_layers * (size_t)w->info.top_k;
+    w->token_bytes = gr_trace_token_bytes(&w->info);
+    size_t fit = BLOCK_TOKEN_BYTES / w->token_bytes;
     w->block_tokens = fit < 1 ? 1 : fit > BLOCK_TOKENS ? BLOCK_TOKENS : (int32_t)fit;
     size_t n_raw = (size_t)w->block_tokens * (GR_TRACE_SEGMENT_BYTES + w->token_bytes), n_sequences = BLOCK_SEQUENCES * GR_TRACE_SEQUENCE_BYTES;
     w->stored_capacity = GR_TRACE_BLOCK_BYTES + ZSTD_compressBound(n_raw > n_sequences ? n_raw : n_sequences);
     GR_CALLOC(w->sequences, n_sequences);
     GR_CALLOC(w->segments, (size_t)w->block_tokens * GR_TRACE_SEGMENT_BYTES);
-    GR_CALLOC(w->ids, (size_t)w->block_tokens * w->token_bytes);
+    GR_CALLOC(w->experts, (size_t)w->block_tokens * w->n_values * (size_t)gr_trace_expert_bytes(w->info.n_experts));
+    GR_CALLOC(w->ids, (size_t)w->block_tokens * (size_t)gr_trace_id_bytes(w->info.vocab));
+    GR_CALLOC(w->weights, (size_t)w->block_tokens * w->n_values * (size_t)gr_trace_weight_bytes(w->info.weights));
     GR_CALLOC(w->raw, n_raw);
     GR_CALLOC(w->stored, w->stored_capacity);
     GR_CALLOC(w->seen, w->info.n_experts);
@@ -263,47 +281,66 @@ static void hold_segment(grace_trace_writer *w, const grace_trace_segment *seg, 
     gr_put_u32(p + 4, (uint32_t)seg->position);
     gr_put_u32(p + 8, (uint32_t)n_tokens);
     gr_put_u32(p + 12, (uint32_t)seg->step);
+    gr_put_u32(p + 16, (uint32_t)seg->phase);
 }
 
-static void hold_ids(grace_trace_writer *w, const uint16_t *experts, int32_t n_tokens) {
-    size_t n = (size_t)n_tokens * (size_t)w->info.n_layers * (size_t)w->info.top_k;
-    unsigned char *p = w->ids + (size_t)w->held_tokens * w->token_bytes;
-    if (gr_trace_id_bytes(w->info.n_experts) == 1) {
-        for (size_t i = 0; i < n; i++) p[i] = (unsigned char)experts[i];
-    } else {
-        for (size_t i = 0; i < n; i++) {
-            p[2 * i] = (unsigned char)experts[i];
-            p[2 * i + 1] = (unsigned char)(experts[i] >> 8);
-        }
-    }
+static void put_number(unsigned char *p, uint32_t value, int n_bytes) {
+    for (int i = 0; i < n_bytes; i++) p[i] = (unsigned char)(value >> 8 * i);
+}
+
+static void hold_tokens(grace_trace_writer *w, grace_trace_tokens from, int32_t n_tokens) {
+    size_t n = (size_t)n_tokens * w->n_values, first = (size_t)w->held_tokens * w->n_values;
+    size_t size = (size_t)gr_trace_expert_bytes(w->info.n_experts), id_size = (size_t)gr_trace_id_bytes(w->info.vocab);
+    for (size_t i = 0; i < n; i++) put_number(w->experts + (first + i) * size, from.experts[i], (int)size);
+    for (size_t i = 0; from.ids && i < (size_t)n_tokens; i++)
+        put_number(w->ids + ((size_t)w->held_tokens + i) * id_size, (uint32_t)from.ids[i], (int)id_size);
+    if (w->info.weights == GRACE_WEIGHTS_U8)
+        for (size_t i = 0; i < n; i++) w->weights[first + i] = (unsigned char)lrintf(from.weights[i] * 255);
+    if (w->info.weights == GRACE_WEIGHTS_F16)
+        for (size_t i = 0; i < n; i++) put_number(w->weights + 2 * (first + i), gr_half_of_float(from.weights[i]), 2);
     w->held_tokens += n_tokens;
 }
 
 /* A segment that crosses the end of a block is written in pieces; the reader joins them. */
-static grace_status hold(grace_trace_writer *w, grace_trace_segment seg, const uint16_t *experts) {
+static grace_status hold(grace_trace_writer *w, grace_trace_segment seg, grace_trace_tokens tokens) {
     grace_status st = GRACE_OK;
     while (seg.n_tokens > 0) {
         int32_t room = w->block_tokens - w->held_tokens, n = seg.n_tokens < room ? seg.n_tokens : room;
         hold_segment(w, &seg, n);
-        hold_ids(w, experts, n);
+        hold_tokens(w, tokens, n);
         seg.position += n;
         seg.n_tokens -= n;
-        experts += (size_t)n * (size_t)w->info.n_layers * (size_t)w->info.top_k;
+        tokens.experts += (size_t)n * w->n_values;
+        if (tokens.ids) tokens.ids += n;
+        if (tokens.weights) tokens.weights += (size_t)n * w->n_values;
         if (w->held_tokens == w->block_tokens) GR_TRY(w->broken = flush(w));
     }
 done:
     return st;
 }
 
-grace_status grace_trace_append(grace_trace_writer *w, grace_trace_segment seg, const uint16_t *experts) {
+static grace_status check_tokens(grace_trace_writer *w, int64_t n, grace_trace_tokens tokens) {
+    grace_status st = GRACE_OK;
+    GR_CHECK((tokens.ids != NULL) == (w->info.vocab != 0), GRACE_ERR_ARG, "%s: expected %s, as the trace's header says", w->path,
+             tokens.ids ? "no token ids" : "token ids");
+    GR_CHECK((tokens.weights != NULL) == (w->info.weights != GRACE_WEIGHTS_NONE), GRACE_ERR_ARG, "%s: expected %s, as the trace's header says",
+             w->path, tokens.weights ? "no gate weights" : "gate weights");
+    GR_TRY(gr_trace_check_experts(w->path, &w->info, tokens.experts, n, w->n_tokens, w->seen, &w->n_seen, GRACE_ERR_ARG));
+    if (tokens.ids) GR_TRY(gr_trace_check_ids(w->path, &w->info, tokens.ids, n, w->n_tokens, GRACE_ERR_ARG));
+    if (tokens.weights) GR_TRY(gr_trace_check_weights(w->path, &w->info, tokens.weights, n, w->n_tokens, GRACE_ERR_ARG));
+done:
+    return st;
+}
+
+grace_status grace_trace_append(grace_trace_writer *w, grace_trace_segment seg, grace_trace_tokens tokens) {
     grace_status st = GRACE_OK;
     GR_TRY(check_whole(w));
     if (seg.n_tokens == 0) return st;
     GR_TRY(gr_trace_check_segment(w->path, &seg, w->n_segments, w->n_sequences, w->last_step, GRACE_ERR_ARG));
     GR_TRY(gr_trace_check_room(w->path, &w->info, w->n_tokens + seg.n_tokens));
     GR_CHECK(w->n_segments < INT32_MAX, GRACE_ERR_LIMIT, "%s: more than %d segments", w->path, INT32_MAX);
-    GR_TRY(gr_trace_check_experts(w->path, &w->info, experts, seg.n_tokens, w->n_tokens, w->seen, &w->n_seen, GRACE_ERR_ARG));
-    GR_TRY(hold(w, seg, experts));
+    GR_TRY(check_tokens(w, seg.n_tokens, tokens));
+    GR_TRY(hold(w, seg, tokens));
     w->n_segments++;
     w->n_tokens += seg.n_tokens;
     w->last_step = seg.step;

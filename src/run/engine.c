@@ -37,7 +37,7 @@ grace_request grace_request_defaults(void) {
 /* All ranks must hold the same model, plan and options: a hash of what they must agree on is compared. */
 static uint64_t hash_setup(const grace_model_info *m, const grace_plan *plan, const grace_engine_options *opt) {
     int64_t facts[] = {plan->cluster.n_nodes, plan->cluster.gpus_per_node, plan->n_layers, plan->n_experts, plan->top_k,
-                       opt->route, opt->exchange, opt->exact, opt->n_tokens_max, opt->kv_tokens, opt->trace_path != NULL, opt->n_trace_domains,
+                       opt->route, opt->exchange, opt->exact, opt->n_tokens_max, opt->kv_tokens, opt->trace_path != NULL, opt->n_trace_domains, opt->trace_weights,
                        (int64_t)m->fingerprint, m->context_max, m->n_bytes};
     uint64_t h = gr_hash64(facts, sizeof facts, plan->fingerprint);
     for (int32_t l = 0; l < plan->n_layers; l++) {
@@ -80,7 +80,8 @@ done:
 
 static grace_status open_recorder(grace_engine *e, const grace_model *model, const grace_engine_options *opt) {
     grace_trace_info info = {.fingerprint = e->info->fingerprint, .n_layers = e->info->n_moe_layers, .n_experts = e->info->n_experts,
-                             .top_k = e->info->top_k, .n_ranks = e->comm->n_ranks, .n_nodes = e->comm->n_nodes};
+                             .top_k = e->info->top_k, .n_ranks = e->comm->n_ranks, .n_nodes = e->comm->n_nodes, .vocab = e->info->vocab,
+                             .weights = opt->trace_weights};
     const char *dir = grace_model_dir(model), *slash = strrchr(dir, '/');
     snprintf(info.model, sizeof info.model, "%s", slash && slash[1] ? slash + 1 : dir);
     return gr_recorder_open(e->comm, opt->trace_path, &info, opt->trace_domains, opt->n_trace_domains, opt->n_tokens_max, &e->recorder);
@@ -259,7 +260,7 @@ grace_status grace_engine_step(grace_engine *e, bool *more) {
     e->net->time_us[GRACE_TIME_LOGITS] += gr_now_us() - mark;
     gr_batch_advance(&e->batch, &e->net->kv);
     gr_tally_step(&e->tally, gr_now_us() - start);
-    if (e->recorder) GR_TRY(gr_recorder_step(e->recorder, &e->batch.step, e->tally.n_steps - 1));
+    if (e->recorder) GR_TRY(gr_recorder_step(e->recorder, &e->batch.step, e->batch.n_decode, e->tally.n_steps - 1));
 done:
     return st;
 }

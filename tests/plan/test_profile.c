@@ -188,7 +188,7 @@ static void counting_is_fast(void **state) {
     grace_profile *p = NULL;
     assert_int_equal(gr_trace_new("big", &info, &t), GRACE_OK);
     double start = gr_now_us();
-    assert_int_equal(gr_trace_push_tokens("big", t, bytes, 1, N), GRACE_OK);
+    assert_int_equal(gr_trace_push_tokens("big", t, &(gr_raw_tokens){.experts = bytes, .expert_bytes = 1}, N), GRACE_OK);
     double read = gr_now_us();
     assert_int_equal(gr_trace_push_sequence("big", t, (grace_trace_sequence){.domain = -1}), GRACE_OK);
     assert_int_equal(gr_trace_push_segment("big", t, (grace_trace_segment){.n_tokens = N}), GRACE_OK);

@@ -83,6 +83,32 @@ static void two_byte_ids_and_long_names_are_read(void **state) {
     scratch_free(folder);
 }
 
+static void token_ids_and_phase_are_read_where_they_are_told(void **state) {
+    (void)state;
+    char *folder = scratch_new();
+    static const unsigned char two[12] = {9, 0, 1, 1, 2, 0, 3, 0, 4, 0, 5, 0}, four[24] = {9, 0, 0, 1, 8};
+    grace_trace *t = open_meta(folder, META(",\"phase\":\"prefill (teacher-forced)\""));
+    assert_null(grace_trace_token_ids(t));
+    assert_int_equal(grace_trace_segment_at(t, 0).phase, GRACE_PHASE_PREFILL);
+    grace_trace_close(t);
+    put(folder, "tokens.u16", two, sizeof two);
+    t = open_meta(folder, META(",\"phase\":\"decode\",\"vocab\":258"));
+    assert_int_equal(grace_trace_segment_at(t, 0).phase, GRACE_PHASE_DECODE);
+    assert_int_equal(grace_trace_describe(t)->vocab, 258);
+    assert_true(grace_trace_token_ids(t)[0] == 9 && grace_trace_token_ids(t)[1] == 257 && grace_trace_token_ids(t)[5] == 5);
+    grace_trace_close(t);
+    t = open_meta(folder, META(",\"phase\":\"both\""));
+    assert_int_equal(grace_trace_describe(t)->vocab, 65536);
+    assert_int_equal(grace_trace_segment_at(t, 0).phase, GRACE_PHASE_UNKNOWN);
+    grace_trace_close(t);
+    unlink(in(folder, "tokens.u16"));
+    put(folder, "tokens.u32", four, sizeof four);
+    t = open_meta(folder, META(""));
+    assert_true(grace_trace_token_ids(t)[0] == 9 + (1 << 24) && grace_trace_token_ids(t)[1] == 8);
+    grace_trace_close(t);
+    scratch_free(folder);
+}
+
 static void expect_error(const char *folder, grace_status expected, const char *part) {
     grace_trace *t = NULL;
     assert_int_equal(grace_trace_open(folder, &t, NULL), expected);
@@ -93,7 +119,7 @@ static void expect_error(const char *folder, grace_status expected, const char *
 static void bad_meta_is_refused(void **state) {
     (void)state;
     static const struct { const char *meta, *part; } cases[] = {
-        {"{\"layers\":2,\"experts\":8,\"top_k\":2,\"tokens\":7}", "7 tokens x 2 layers x 2 experts x 1 byte(s) take 28 bytes, the file has 24"},
+        {"{\"layers\":2,\"experts\":8,\"top_k\":2,\"tokens\":7}", "7 tokens of 4 byte(s) take 28 bytes, the file has 24"},
         {"{\"layers\":2,\"experts\":8,\"top_k\":2,\"tokens\":-1}", "'tokens': expected 0 to"},
         {"{\"layers\":2,\"experts\":8,\"top_k\":2,\"tokens\":4294967295}", "take 17179869180 bytes, the file has 24"},
         {"{\"layers\":2,\"experts\":7,\"top_k\":2,\"tokens\":6}", "token 0, layer 1: expected experts 0 to 6, found 7"},
@@ -156,6 +182,21 @@ static void missing_and_ambiguous_files_are_named(void **state) {
     scratch_free(folder);
 }
 
+static void bad_token_ids_are_refused(void **state) {
+    (void)state;
+    static const unsigned char two[12] = {9, 0, 1, 1};
+    char *folder = scratch_new();
+    put(folder, "topk.u8", ids, sizeof ids);
+    put_text(folder, "meta.json", META(",\"vocab\":257"));
+    put(folder, "tokens.u16", two, sizeof two);
+    expect_error(folder, GRACE_ERR_FORMAT, "token 1: expected an id from 0 to 256, found 257");
+    put(folder, "tokens.u16", two, 10);
+    expect_error(folder, GRACE_ERR_FORMAT, "tokens.u16: 6 tokens of 2 byte(s) take 12 bytes, the file has 10");
+    put(folder, "tokens.u32", two, sizeof two);
+    expect_error(folder, GRACE_ERR_FORMAT, "expected tokens.u16 or tokens.u32 in the folder, found both");
+    scratch_free(folder);
+}
+
 /* Real routing of other models, where someone put it beside the repository. */
 static void real_traces_are_read(void **state) {
     (void)state;
@@ -178,7 +219,9 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(sequences_come_from_the_best_source_there_is),
         cmocka_unit_test(two_byte_ids_and_long_names_are_read),
+        cmocka_unit_test(token_ids_and_phase_are_read_where_they_are_told),
         cmocka_unit_test(bad_meta_is_refused),
+        cmocka_unit_test(bad_token_ids_are_refused),
         cmocka_unit_test(bad_tables_are_refused),
         cmocka_unit_test(missing_and_ambiguous_files_are_named),
         cmocka_unit_test(real_traces_are_read),

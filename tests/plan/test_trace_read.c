@@ -13,7 +13,8 @@
 typedef struct forge { unsigned char bytes[1 << 16]; size_t n; uint64_t chain; } forge;
 
 static const char good_header[] =
-    "{\"model\":\"m\",\"fingerprint\":\"00000000000000ff\",\"layers\":2,\"experts\":8,\"top_k\":2,\"ranks\":4,\"nodes\":2,\"domains\":[\"d\"]}";
+    "{\"model\":\"m\",\"fingerprint\":\"00000000000000ff\",\"layers\":2,\"experts\":8,\"top_k\":2,\"ranks\":4,\"nodes\":2,\"domains\":[\"d\"],\"vocab\":0,"
+    "\"weights\":\"none\"}";
 
 static void forge_header(forge *f, const char *json) {
     size_t n = strlen(json);
@@ -51,12 +52,13 @@ static void forge_sequence(forge *f, int32_t home, int32_t domain) {
 
 /* One segment of one token with these four ids; the segment may lie. */
 static void forge_token(forge *f, grace_trace_segment seg, const char ids[4]) {
-    unsigned char raw[20];
+    unsigned char raw[24];
     gr_put_u32(raw, (uint32_t)seg.sequence);
     gr_put_u32(raw + 4, (uint32_t)seg.position);
     gr_put_u32(raw + 8, (uint32_t)seg.n_tokens);
     gr_put_u32(raw + 12, (uint32_t)seg.step);
-    memcpy(raw + 16, ids, 4);
+    gr_put_u32(raw + 16, (uint32_t)seg.phase);
+    memcpy(raw + 20, ids, 4);
     forge_block(f, 'T', raw, sizeof raw, 1);
 }
 
@@ -110,9 +112,10 @@ static void tokens_that_lie_are_refused_by_name(void **state) {
         {{-1, 0, 1, 0}, "\0\1\2\3", "segment 0 refers to sequence -1"},
         {{0, -1, 1, 0}, "\0\1\2\3", "position -1"},
         {{0, INT32_MAX, 1, 0}, "\0\1\2\3", "position 2147483647"},
-        {{0, 0, 2, 0}, "\0\1\2\3", "the segments have 2 tokens of 4 bytes, the ids take 4"},
+        {{0, 0, 2, 0}, "\0\1\2\3", "the segments have 2 tokens of 4 bytes, the tokens take 4"},
         {{0, 0, INT32_MAX, 0}, "\0\1\2\3", "the segments have 2147483647 tokens"},
         {{0, 0, 0, 0}, "\0\1\2\3", "expected at least 1 token, found 0"},
+        {{0, 0, 1, 0, (grace_phase)3}, "\0\1\2\3", "segment 0: expected phase 0 to 2, found 3"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         forge *f = forge_start();
@@ -140,7 +143,7 @@ static void blocks_that_lie_are_refused(void **state) {
     expect_status(f, GRACE_ERR_FORMAT, "2 sequences take 24 bytes, found 12");
     f = forge_start();
     forge_block(f, 'T', zeros, 12, 1);
-    expect_status(f, GRACE_ERR_FORMAT, "1 segments take 16 bytes, the block has 12");
+    expect_status(f, GRACE_ERR_FORMAT, "1 segments take 20 bytes, the block has 12");
     f = forge_start();
     forge_claim(f, 'T', zeros, 20, 64 << 20, 1);
     expect_status(f, GRACE_ERR_FORMAT, "does not hold 67108864 bytes");
@@ -165,11 +168,51 @@ static void blocks_that_lie_are_refused(void **state) {
     expect_status(f, GRACE_ERR_FORMAT, "domain: expected -1 to 0, found 1");
 }
 
+/* One token with its id and four weights, as bytes. */
+static forge *forge_dressed(const char *keys, const void *bytes, size_t n) {
+    static forge f;
+    char header[512];
+    unsigned char raw[64] = {0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 1, 7, 3};
+    memset(&f, 0, sizeof f);
+    snprintf(header, sizeof header, "%.*s,%s}", (int)(strstr(good_header, ",\"vocab\"") - good_header), good_header, keys);
+    forge_header(&f, header);
+    forge_sequence(&f, 3, 0);
+    memcpy(raw + 24, bytes, n);
+    forge_block(&f, 'T', raw, 24 + n, 1);
+    return &f;
+}
+
+static void ids_and_weights_that_lie_are_refused(void **state) {
+    (void)state;
+    static const struct { const char *keys, *bytes; size_t n; const char *part; } cases[] = {
+        {"\"vocab\":300,\"weights\":\"none\"", "\x2c\x01", 2, "token 0: expected an id from 0 to 299, found 300"},
+        {"\"vocab\":70000,\"weights\":\"none\"", "\0\0\0\x80", 4, "expected an id from 0 to 69999, found -2147483648"},
+        {"\"vocab\":300,\"weights\":\"none\"", "\0", 1, "the segments have 1 tokens of 6 bytes, the tokens take 5"},
+        {"\"vocab\":0,\"weights\":\"u8\"", "abc", 3, "the segments have 1 tokens of 8 bytes, the tokens take 7"},
+        {"\"vocab\":0,\"weights\":\"f16\"", "\0\0\0\0\0\x7c\0\0", 8, "token 0, layer 1: expected a weight from -65504 to 65504, found inf"},
+        {"\"vocab\":-1,\"weights\":\"none\"", "", 0, "'vocab': expected 0 to"},
+        {"\"weights\":\"none\"", "", 0, "'vocab': expected an integer, found nothing"},
+        {"\"vocab\":0", "", 0, "'weights': expected a string, found nothing"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        expect_status(forge_dressed(cases[i].keys, cases[i].bytes, cases[i].n), GRACE_ERR_FORMAT, cases[i].part);
+    expect_status(forge_dressed("\"vocab\":0,\"weights\":\"f8\"", "", 0), GRACE_ERR_UNSUPPORTED, "expected none, u8 or f16, found 'f8'");
+    forge *f = forge_dressed("\"vocab\":300,\"weights\":\"u8\",\"synthetic\":true", "\x2b\x01\xff\0\x33\1", 6);
+    forge_end(f, 1, 1);
+    grace_trace *t = NULL;
+    bool truncated = true;
+    assert_int_equal(gr_trace_parse("forged", f->bytes, f->n, &t, &truncated), GRACE_OK);
+    assert_int_equal(grace_trace_token_ids(t)[0], 299);
+    assert_true(grace_trace_gate_weights(t)[0] == 1 && grace_trace_gate_weights(t)[2] == 0.2f && grace_trace_describe(t)->synthetic);
+    assert_int_equal(grace_trace_segment_at(t, 0).phase, GRACE_PHASE_DECODE);
+    grace_trace_close(t);
+}
+
 static void headers_that_lie_are_refused(void **state) {
     (void)state;
 #define HEADER(finger, layers, experts, k, ranks, nodes, domains)                                                                 \
     "{\"model\":\"m\",\"fingerprint\":" finger ",\"layers\":" layers ",\"experts\":" experts ",\"top_k\":" k ",\"ranks\":" ranks    \
-    ",\"nodes\":" nodes ",\"domains\":" domains "}"
+    ",\"nodes\":" nodes ",\"domains\":" domains ",\"vocab\":0,\"weights\":\"none\"}"
 #define F "\"0000000000000000\""
     static const struct { const char *json, *part; } cases[] = {
         {HEADER("\"12\"", "2", "8", "2", "4", "2", "[]"), "expected 16 hex digits, found '12'"},
@@ -191,8 +234,8 @@ static void headers_that_lie_are_refused(void **state) {
         expect_status(&f, GRACE_ERR_FORMAT, cases[i].part);
     }
     forge *f = forge_start();
-    f->bytes[8] = 2;
-    expect_status(f, GRACE_ERR_UNSUPPORTED, "expected version 1, found 2");
+    f->bytes[8] = 3;
+    expect_status(f, GRACE_ERR_UNSUPPORTED, "expected version 1 to 2, found 3");
     f = forge_start();
     f->bytes[0] = 'X';
     expect_status(f, GRACE_ERR_FORMAT, "is not a trace file");
@@ -206,7 +249,7 @@ static world *small_world(void) { return world_random(77, 2, 8, 2, 5, 40); }
 
 static void forge_world(forge *f, const world *w) {
     forge_header(f, "{\"model\":\"tiny w\xc3\xb6rld\",\"fingerprint\":\"0000000000000000\",\"layers\":2,\"experts\":8,\"top_k\":2,\"ranks\":4,"
-                    "\"nodes\":2,\"domains\":[\"prose\",\"math \\\"quoted\\\"\",\"code\"]}");
+                    "\"nodes\":2,\"domains\":[\"prose\",\"math \\\"quoted\\\"\",\"code\"],\"vocab\":0,\"weights\":\"none\"}");
     for (int32_t s = 0; s < w->n_sequences; s++) {
         unsigned char raw[12];
         gr_put_u32(raw, (uint32_t)w->sequences[s].id);
@@ -217,7 +260,7 @@ static void forge_world(forge *f, const world *w) {
     for (int32_t t = 0; t < w->n_tokens; t++) {
         const uint16_t *ids = w->experts + 4 * t;
         char bytes[4] = {(char)ids[0], (char)ids[1], (char)ids[2], (char)ids[3]};
-        forge_token(f, (grace_trace_segment){w->sequence_of_token[t], w->position_of_token[t], 1, w->step_of_token[t]}, bytes);
+        forge_token(f, (grace_trace_segment){w->sequence_of_token[t], w->position_of_token[t], 1, w->step_of_token[t], w->phase_of_token[t]}, bytes);
     }
     forge_end(f, (uint64_t)w->n_tokens, (uint64_t)w->n_sequences);
 }
@@ -319,6 +362,8 @@ static void a_file_of_version_1_stays_readable(void **state) {
     assert_false(truncated);
     assert_string_equal(grace_trace_describe(t)->model, "tiny");
     assert_true(grace_trace_describe(t)->fingerprint == 0x0123456789ABCDEFu);
+    assert_true(!grace_trace_token_ids(t) && !grace_trace_gate_weights(t) && !grace_trace_describe(t)->synthetic);
+    assert_int_equal(grace_trace_segment_at(t, 0).phase, GRACE_PHASE_UNKNOWN);
     assert_int_equal(grace_trace_n_domains(t), 2);
     assert_string_equal(grace_trace_domain(t, 1), "code");
     assert_int_equal(grace_trace_n_sequences(t), 2);
@@ -349,6 +394,7 @@ int main(void) {
         cmocka_unit_test(tokens_that_lie_are_refused_by_name),
         cmocka_unit_test(steps_that_go_back_are_refused),
         cmocka_unit_test(blocks_that_lie_are_refused),
+        cmocka_unit_test(ids_and_weights_that_lie_are_refused),
         cmocka_unit_test(headers_that_lie_are_refused),
         cmocka_unit_test(a_file_cut_anywhere_gives_a_prefix_or_an_error),
         cmocka_unit_test(every_flipped_bit_is_noticed),

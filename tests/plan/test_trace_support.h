@@ -20,7 +20,10 @@ typedef struct world {
     int32_t n_domains, n_sequences, n_tokens;
     grace_trace_sequence sequences[64];
     int32_t sequence_of_token[4096], position_of_token[4096], step_of_token[4096];
+    grace_phase phase_of_token[4096];
     uint16_t *experts;                              /* [n_tokens, n_layers, top_k] */
+    int32_t *ids;                                   /* [n_tokens], NULL: the trace has none */
+    float *weights;                                 /* [n_tokens, n_layers, top_k], values that are kept exactly; NULL: none */
 } world;
 
 static inline void random_choice(gr_rng *rng, uint16_t *ids, int32_t top_k, int32_t n_experts) {
@@ -58,23 +61,41 @@ static inline world *world_random(uint64_t seed, int32_t n_layers, int32_t n_exp
             w->sequence_of_token[w->n_tokens] = sequence;
             w->position_of_token[w->n_tokens] = next_position[sequence]++;
             w->step_of_token[w->n_tokens] = step;
+            w->phase_of_token[w->n_tokens] = (grace_phase)((uint32_t)(step + 9) % 3);
         }
     }
     for (int64_t i = 0; i < (int64_t)n_tokens * n_layers; i++) random_choice(&rng, w->experts + i * top_k, top_k, n_experts);
     return w;
 }
 
+/* Token ids below vocab (0: none) and weights that survive the given kind as they are. */
+static inline void world_dress(world *w, uint64_t seed, int32_t vocab, grace_trace_weights weights) {
+    gr_rng rng = gr_rng_seed(seed ^ 0xD2E55);
+    int64_t n_values = (int64_t)w->n_tokens * w->info.n_layers * w->info.top_k;
+    w->info.vocab = vocab, w->info.weights = weights;
+    if (vocab) w->ids = calloc((size_t)w->n_tokens + 1, sizeof *w->ids);
+    if (weights) w->weights = calloc((size_t)n_values + 1, sizeof *w->weights);
+    for (int32_t t = 0; vocab && t < w->n_tokens; t++) w->ids[t] = t == 0 ? vocab - 1 : (int32_t)gr_rng_below(&rng, (uint32_t)vocab);
+    for (int64_t i = 0; weights && i < n_values; i++)
+        w->weights[i] = weights == GRACE_WEIGHTS_U8 ? (float)gr_rng_below(&rng, 256) / 255 : (float)gr_rng_below(&rng, 2048) / 1024 - 0.5f;
+}
+
 static inline void world_free(world *w) {
-    if (w) free(w->experts);
+    if (w) free(w->experts), free(w->ids), free(w->weights);
     free(w);
 }
 
 /* Token `first` and those after it that belong to the same segment. */
 static inline grace_trace_segment world_segment(const world *w, int32_t first) {
-    grace_trace_segment seg = {w->sequence_of_token[first], w->position_of_token[first], 1, w->step_of_token[first]};
+    grace_trace_segment seg = {w->sequence_of_token[first], w->position_of_token[first], 1, w->step_of_token[first], w->phase_of_token[first]};
     for (int32_t t = first + 1; t < w->n_tokens; t++, seg.n_tokens++)
         if (w->sequence_of_token[t] != seg.sequence || w->step_of_token[t] != seg.step) break;
     return seg;
+}
+
+static inline grace_trace_tokens world_tokens(const world *w, int32_t first) {
+    int64_t value = (int64_t)first * w->info.n_layers * w->info.top_k;
+    return (grace_trace_tokens){w->experts + value, w->ids ? w->ids + first : NULL, w->weights ? w->weights + value : NULL};
 }
 
 /* Writes the world, each sequence announced just before its first token, the unused ones last. */
@@ -84,7 +105,7 @@ static inline grace_status world_record(const world *w, grace_trace_writer *out)
     for (int32_t t = 0; t < w->n_tokens && !st;) {
         grace_trace_segment seg = world_segment(w, t);
         for (; announced <= seg.sequence && !st; announced++) st = grace_trace_add_sequence(out, w->sequences[announced]);
-        if (!st) st = grace_trace_append(out, seg, w->experts + (int64_t)t * w->info.n_layers * w->info.top_k);
+        if (!st) st = grace_trace_append(out, seg, world_tokens(w, t));
         t += seg.n_tokens;
     }
     for (; announced < w->n_sequences && !st; announced++) st = grace_trace_add_sequence(out, w->sequences[announced]);
@@ -100,10 +121,17 @@ static inline grace_status world_save(const world *w, const char *path) {
     return st;
 }
 
+static inline void assert_same_info(const grace_trace_info *a, const grace_trace_info *b) {
+    assert_string_equal(a->model, b->model);
+    assert_true(a->fingerprint == b->fingerprint && a->n_layers == b->n_layers && a->n_experts == b->n_experts && a->top_k == b->top_k);
+    assert_true(a->n_ranks == b->n_ranks && a->n_nodes == b->n_nodes && a->vocab == b->vocab && a->weights == b->weights);
+    assert_int_equal(a->synthetic, b->synthetic);
+}
+
 /* The first n tokens of the world, n = those of the trace, are in the trace exactly; tokens are compared one by one. */
 static inline void assert_prefix_of_world(const grace_trace *t, const world *w) {
     int64_t token = 0, values = (int64_t)w->info.n_layers * w->info.top_k;
-    assert_memory_equal(grace_trace_describe(t), &w->info, sizeof w->info);
+    assert_same_info(grace_trace_describe(t), &w->info);
     assert_int_equal(grace_trace_n_domains(t), w->n_domains);
     for (int32_t d = 0; d < w->n_domains; d++) assert_string_equal(grace_trace_domain(t, d), w->domains[d]);
     assert_true(grace_trace_n_sequences(t) <= w->n_sequences);
@@ -118,10 +146,14 @@ static inline void assert_prefix_of_world(const grace_trace *t, const world *w) 
             assert_int_equal(seg.sequence, w->sequence_of_token[token]);
             assert_int_equal(seg.position + i, w->position_of_token[token]);
             assert_int_equal(seg.step, w->step_of_token[token]);
+            assert_int_equal(seg.phase, w->phase_of_token[token]);
         }
     }
     assert_int_equal(token, grace_trace_n_tokens(t));
     if (token) assert_memory_equal(grace_trace_experts(t), w->experts, (size_t)(token * values) * sizeof(uint16_t));
+    assert_true((grace_trace_token_ids(t) != NULL) == (w->ids != NULL) && (grace_trace_gate_weights(t) != NULL) == (w->weights != NULL));
+    if (token && w->ids) assert_memory_equal(grace_trace_token_ids(t), w->ids, (size_t)token * sizeof(int32_t));
+    if (token && w->weights) assert_memory_equal(grace_trace_gate_weights(t), w->weights, (size_t)(token * values) * sizeof(float));
 }
 
 static inline void assert_is_world(const grace_trace *t, const world *w) {

@@ -5,6 +5,7 @@
 #include <cmocka.h>
 
 #include <fcntl.h>
+#include <math.h>
 #include <signal.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
@@ -26,12 +27,15 @@ static grace_trace_writer *start(const char *path, const grace_trace_info *info)
 static void what_is_written_is_read_back(void **state) {
     (void)state;
     static const int32_t shapes[][3] = {{1, 1, 1}, {2, 8, 2}, {3, 256, 8}, {3, 257, 8}, {1, 65536, 4}, {16, 64, 8}, {2, 8, 8}};
+    static const int32_t vocabularies[] = {0, 1, 65536, 65537, INT32_MAX};
     char *folder = scratch_new();
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         for (uint64_t seed = 1; seed <= 4; seed++) {
             print_message("shape %zu, seed %d\n", i, (int)seed);
             int32_t n_sequences = 1 + (int32_t)(seed * 13), n_tokens = (int32_t)(seed * seed * 50) - 50;
             world *w = world_random(seed * 100 + i, shapes[i][0], shapes[i][1], shapes[i][2], n_sequences, n_tokens);
+            world_dress(w, seed * 100 + i, vocabularies[(i + seed) % 5], (grace_trace_weights)((i + 2 * seed) % GRACE_N_WEIGHTS));
+            w->info.synthetic = i % 2;
             grace_trace *t = NULL;
             bool truncated = true;
             assert_int_equal(world_save(w, in(folder, "a.trace")), GRACE_OK);
@@ -53,7 +57,7 @@ static void a_segment_over_several_blocks_comes_back_as_one(void **state) {
     gr_rng rng = gr_rng_seed(1);
     for (int i = 0; i < 2 * N; i++) random_choice(&rng, experts + 2 * i, 2, 8);
     grace_trace_writer *w = start(in(folder, "long"), &tiny);
-    assert_int_equal(grace_trace_append(w, (grace_trace_segment){0, 5, N, 1}, experts), GRACE_OK);
+    assert_int_equal(grace_trace_append(w, (grace_trace_segment){0, 5, N, 1}, (grace_trace_tokens){.experts = experts}), GRACE_OK);
     assert_int_equal(grace_trace_finish(w), GRACE_OK);
     grace_trace *t = NULL;
     assert_int_equal(grace_trace_open(in(folder, "long"), &t, NULL), GRACE_OK);
@@ -73,7 +77,7 @@ static void many_sequences_survive_the_block_of_sequences(void **state) {
     grace_trace_writer *w = start(in(folder, "many"), &tiny);
     for (int32_t s = 1; s < 10000; s++)
         assert_int_equal(grace_trace_add_sequence(w, (grace_trace_sequence){.id = -s, .home = s % 4, .domain = -1}), GRACE_OK);
-    assert_int_equal(grace_trace_append(w, (grace_trace_segment){9999, 0, 1, 0}, one_token), GRACE_OK);
+    assert_int_equal(grace_trace_append(w, (grace_trace_segment){9999, 0, 1, 0}, (grace_trace_tokens){.experts = one_token}), GRACE_OK);
     assert_int_equal(grace_trace_finish(w), GRACE_OK);
     grace_trace *t = NULL;
     assert_int_equal(grace_trace_open(in(folder, "many"), &t, NULL), GRACE_OK);
@@ -108,7 +112,7 @@ static void path_is_untouched_until_finish_and_after_abandon(void **state) {
     assert_int_equal(gr_file_replace(path, "old", 3), GRACE_OK);
     grace_trace_writer *w = start(path, &tiny);
     assert_int_equal(scratch_count(folder), 2);
-    assert_int_equal(grace_trace_append(w, (grace_trace_segment){0, 0, 1, 0}, one_token), GRACE_OK);
+    assert_int_equal(grace_trace_append(w, (grace_trace_segment){0, 0, 1, 0}, (grace_trace_tokens){.experts = one_token}), GRACE_OK);
     grace_trace_abandon(w);
     size_t n = 0;
     unsigned char *bytes = read_bytes(path, &n);
@@ -145,7 +149,7 @@ static void a_process_that_dies_leaves_its_whole_blocks(void **state) {
         grace_trace_writer *w = NULL;
         grace_trace_create(in(folder, "crash"), &tiny, NULL, 0, &w);
         grace_trace_add_sequence(w, (grace_trace_sequence){.id = 9, .domain = -1});
-        grace_trace_append(w, (grace_trace_segment){0, 0, N, 0}, experts);
+        grace_trace_append(w, (grace_trace_segment){0, 0, N, 0}, (grace_trace_tokens){.experts = experts});
         kill(getpid(), SIGKILL);
     }
     int how = 0;
@@ -178,11 +182,11 @@ static void a_write_that_fails_is_told_and_leaves_no_file(void **state) {
     small = (struct rlimit){4096, before.rlim_max};
     signal(SIGXFSZ, SIG_IGN);
     setrlimit(RLIMIT_FSIZE, &small);
-    grace_status st = grace_trace_append(w, (grace_trace_segment){0, 0, N, 0}, experts);
+    grace_status st = grace_trace_append(w, (grace_trace_segment){0, 0, N, 0}, (grace_trace_tokens){.experts = experts});
     setrlimit(RLIMIT_FSIZE, &before);
     signal(SIGXFSZ, SIG_DFL);
     assert_int_equal(st, GRACE_ERR_IO);
-    assert_int_equal(grace_trace_append(w, (grace_trace_segment){0, N, 1, 0}, one_token), GRACE_ERR_IO);
+    assert_int_equal(grace_trace_append(w, (grace_trace_segment){0, N, 1, 0}, (grace_trace_tokens){.experts = one_token}), GRACE_ERR_IO);
     assert_int_equal(grace_trace_add_sequence(w, (grace_trace_sequence){.domain = -1}), GRACE_ERR_IO);
     assert_int_equal(grace_trace_finish(w), GRACE_ERR_IO);
     assert_non_null(strstr(grace_last_error(), "an earlier write failed"));
@@ -191,8 +195,8 @@ static void a_write_that_fails_is_told_and_leaves_no_file(void **state) {
     scratch_free(folder);
 }
 
-static void expect_refused(grace_trace_writer *w, grace_trace_segment seg, const uint16_t *experts, const char *part) {
-    assert_int_equal(grace_trace_append(w, seg, experts), GRACE_ERR_ARG);
+static void expect_refused(grace_trace_writer *w, grace_trace_segment seg, grace_trace_tokens tokens, const char *part) {
+    assert_int_equal(grace_trace_append(w, seg, tokens), GRACE_ERR_ARG);
     if (!strstr(grace_last_error(), part)) fail_msg("'%s' is not in '%s'", part, grace_last_error());
 }
 
@@ -201,19 +205,20 @@ static void append_refuses_what_no_gate_chooses_and_goes_on(void **state) {
     static const uint16_t twice[] = {0, 1, 7, 3, 0, 1, 5, 5}, outside[] = {0, 1, 7, 3, 0, 8, 5, 4};
     char *folder = scratch_new();
     grace_trace_writer *w = start(in(folder, "good"), &tiny);
-    assert_int_equal(grace_trace_append(w, (grace_trace_segment){0, 0, 1, 4}, one_token), GRACE_OK);
-    expect_refused(w, (grace_trace_segment){0, 1, 2, 4}, twice, "token 2, layer 1: expert 5 is chosen twice");
-    expect_refused(w, (grace_trace_segment){0, 1, 2, 4}, outside, "token 2, layer 0: expected experts 0 to 7, found 8");
-    expect_refused(w, (grace_trace_segment){1, 1, 1, 4}, one_token, "refers to sequence 1, the trace has 1 so far");
-    expect_refused(w, (grace_trace_segment){-1, 1, 1, 4}, one_token, "refers to sequence -1");
-    expect_refused(w, (grace_trace_segment){0, 1, 1, 3}, one_token, "expected 4 or later, found 3");
-    expect_refused(w, (grace_trace_segment){0, -1, 1, 4}, one_token, "position -1");
-    expect_refused(w, (grace_trace_segment){0, INT32_MAX, 1, 4}, one_token, "position 2147483647");
-    expect_refused(w, (grace_trace_segment){0, 1, -1, 4}, one_token, "expected at least 1 token, found -1");
-    assert_int_equal(grace_trace_append(w, (grace_trace_segment){0, 1, 0, 4}, NULL), GRACE_OK);
+    assert_int_equal(grace_trace_append(w, (grace_trace_segment){0, 0, 1, 4}, (grace_trace_tokens){.experts = one_token}), GRACE_OK);
+    expect_refused(w, (grace_trace_segment){0, 1, 2, 4}, (grace_trace_tokens){.experts = twice}, "token 2, layer 1: expert 5 is chosen twice");
+    expect_refused(w, (grace_trace_segment){0, 1, 2, 4}, (grace_trace_tokens){.experts = outside}, "token 2, layer 0: expected experts 0 to 7, found 8");
+    expect_refused(w, (grace_trace_segment){1, 1, 1, 4}, (grace_trace_tokens){.experts = one_token}, "refers to sequence 1, the trace has 1 so far");
+    expect_refused(w, (grace_trace_segment){-1, 1, 1, 4}, (grace_trace_tokens){.experts = one_token}, "refers to sequence -1");
+    expect_refused(w, (grace_trace_segment){0, 1, 1, 3}, (grace_trace_tokens){.experts = one_token}, "expected 4 or later, found 3");
+    expect_refused(w, (grace_trace_segment){0, -1, 1, 4}, (grace_trace_tokens){.experts = one_token}, "position -1");
+    expect_refused(w, (grace_trace_segment){0, INT32_MAX, 1, 4}, (grace_trace_tokens){.experts = one_token}, "position 2147483647");
+    expect_refused(w, (grace_trace_segment){0, 1, -1, 4}, (grace_trace_tokens){.experts = one_token}, "expected at least 1 token, found -1");
+    expect_refused(w, (grace_trace_segment){0, 1, 1, 4, GRACE_N_PHASES}, (grace_trace_tokens){.experts = one_token}, "expected phase 0 to 2, found 3");
+    assert_int_equal(grace_trace_append(w, (grace_trace_segment){0, 1, 0, 4}, (grace_trace_tokens){.experts = NULL}), GRACE_OK);
     assert_int_equal(grace_trace_add_sequence(w, (grace_trace_sequence){.home = 4, .domain = -1}), GRACE_ERR_ARG);
     assert_int_equal(grace_trace_add_sequence(w, (grace_trace_sequence){.home = 0, .domain = 0}), GRACE_ERR_ARG);
-    assert_int_equal(grace_trace_append(w, (grace_trace_segment){0, 1, 1, 5}, one_token), GRACE_OK);
+    assert_int_equal(grace_trace_append(w, (grace_trace_segment){0, 1, 1, 5}, (grace_trace_tokens){.experts = one_token}), GRACE_OK);
     assert_int_equal(grace_trace_finish(w), GRACE_OK);
     grace_trace *t = NULL;
     assert_int_equal(grace_trace_open(in(folder, "good"), &t, NULL), GRACE_OK);
@@ -221,6 +226,35 @@ static void append_refuses_what_no_gate_chooses_and_goes_on(void **state) {
     assert_int_equal(grace_trace_n_segments(t), 2);     /* two steps: not joined */
     assert_int_equal(grace_trace_n_sequences(t), 1);
     grace_trace_close(t);
+    scratch_free(folder);
+}
+
+/* What a trace keeps beside experts is settled by its header; a byte keeps 0 to 1, a half what it can. */
+static void ids_and_weights_are_as_the_header_says_or_refused(void **state) {
+    (void)state;
+    static const int32_t good[] = {9}, bad[] = {10};
+    static const float byte[] = {0, 1, 0.3f, 0.5f}, above[] = {0, 1, 1.01f, 0.5f}, wild[] = {0, 1, 2, INFINITY}, nan[] = {0, NAN, 2, 1};
+    const grace_trace_segment seg = {.n_tokens = 1};
+    char *folder = scratch_new();
+    grace_trace_info info = tiny;
+    info.vocab = 10, info.weights = GRACE_WEIGHTS_U8;
+    grace_trace_writer *w = start(in(folder, "u8"), &info);
+    expect_refused(w, seg, (grace_trace_tokens){one_token, NULL, byte}, "expected token ids");
+    expect_refused(w, seg, (grace_trace_tokens){one_token, good, NULL}, "expected gate weights");
+    expect_refused(w, seg, (grace_trace_tokens){one_token, bad, byte}, "token 0: expected an id from 0 to 9, found 10");
+    expect_refused(w, seg, (grace_trace_tokens){one_token, good, above}, "token 0, layer 1: expected a weight from 0 to 1, found 1.01");
+    assert_int_equal(grace_trace_append(w, seg, (grace_trace_tokens){one_token, good, byte}), GRACE_OK);
+    assert_int_equal(grace_trace_finish(w), GRACE_OK);
+    grace_trace *t = NULL;
+    assert_int_equal(grace_trace_open(in(folder, "u8"), &t, NULL), GRACE_OK);
+    for (int i = 0; i < 4; i++) assert_true(fabsf(grace_trace_gate_weights(t)[i] - byte[i]) <= 0.5f / 255 + 1e-7f);
+    grace_trace_close(t);
+    info.vocab = 0, info.weights = GRACE_WEIGHTS_F16;
+    w = start(in(folder, "f16"), &info);
+    expect_refused(w, seg, (grace_trace_tokens){one_token, good, byte}, "expected no token ids");
+    expect_refused(w, seg, (grace_trace_tokens){one_token, NULL, wild}, "token 0, layer 1: expected a weight from -65504 to 65504, found inf");
+    expect_refused(w, seg, (grace_trace_tokens){one_token, NULL, nan}, "token 0, layer 0: expected a weight");
+    grace_trace_abandon(w);
     scratch_free(folder);
 }
 
@@ -239,6 +273,8 @@ static void create_refuses_impossible_sizes_names_and_places(void **state) {
     expect_no_writer(path, (info = tiny, info.top_k = 9, info), NULL, GRACE_ERR_ARG);
     expect_no_writer(path, (info = tiny, info.n_experts = 65537, info), NULL, GRACE_ERR_ARG);
     expect_no_writer(path, (info = tiny, info.n_nodes = 5, info), NULL, GRACE_ERR_ARG);
+    expect_no_writer(path, (info = tiny, info.vocab = -1, info), NULL, GRACE_ERR_ARG);
+    expect_no_writer(path, (info = tiny, info.weights = GRACE_N_WEIGHTS, info), NULL, GRACE_ERR_ARG);
     expect_no_writer(path, (info = tiny, memset(info.model, 'a', sizeof info.model), info), NULL, GRACE_ERR_ARG);
     expect_no_writer(path, (info = tiny, memcpy(info.model, "\xff", 2), info), NULL, GRACE_ERR_ARG);
     expect_no_writer(path, tiny, "\xc3", GRACE_ERR_ARG);
@@ -258,6 +294,7 @@ int main(void) {
         cmocka_unit_test(a_process_that_dies_leaves_its_whole_blocks),
         cmocka_unit_test(a_write_that_fails_is_told_and_leaves_no_file),
         cmocka_unit_test(append_refuses_what_no_gate_chooses_and_goes_on),
+        cmocka_unit_test(ids_and_weights_are_as_the_header_says_or_refused),
         cmocka_unit_test(create_refuses_impossible_sizes_names_and_places),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

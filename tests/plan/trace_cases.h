@@ -30,7 +30,8 @@ static inline grace_trace *make_trace(gr_rng *rng, const trace_case *c) {
             int32_t block = between(rng, 0, c->n_blocks - 1);
             for (int32_t l = 0; l < c->n_layers; l++)
                 for (int32_t j = 0; j < c->top_k; j++) ids[l * c->top_k + j] = draw_expert(rng, c, l, block, ids + l * c->top_k, j);
-            if (gr_trace_push_tokens("case", t, (const unsigned char *)ids, 2, 1)) fail_msg("%s", grace_last_error());
+            gr_raw_tokens raw = {.experts = (const unsigned char *)ids, .expert_bytes = 2};
+            if (gr_trace_push_tokens("case", t, &raw, 1)) fail_msg("%s", grace_last_error());
         }
     }
     free(ids);

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/half.h"
 #include "base/file.h"
 #include "grace/trace.h"
 #include "model/safetensors.h"
@@ -355,16 +356,37 @@ static void one_rank_moves_nothing_and_is_never_idle(void **state) {
     gr_random_requests_free(&all);
 }
 
-typedef struct choices { int32_t n; int32_t experts[4096]; } choices;     /* [sequence, position, layer, k] at fixed strides */
+/* [sequence, position, layer, k] at fixed strides; ids and the first weight of a layer by [sequence, position] */
+typedef struct choices { int32_t experts[4096], ids[1024]; float weights[4096]; } choices;
 
 static void keep_choices(void *user, int32_t layer, const gr_step *step, const int32_t *experts, const float *weights) {
     choices *c = user;
-    (void)weights;
-    for (int32_t r = 0; r < step->n_rows; r++)
-        for (int32_t j = 0; j < 2; j++) c->experts[((step->sequence[r] * 64 + step->position[r]) * 2 + layer) * 2 + j] = 1 + experts[r * 2 + j];
+    for (int32_t r = 0; r < step->n_rows; r++) {
+        int32_t token = step->sequence[r] * 64 + step->position[r];
+        c->ids[token] = 1 + step->id[r];
+        for (int32_t j = 0; j < 2; j++) c->experts[(token * 2 + layer) * 2 + j] = 1 + experts[r * 2 + j];
+        for (int32_t j = 0; j < 2; j++) c->weights[(token * 2 + layer) * 2 + j] = gr_float_of_half(gr_half_of_float(weights[r * 2 + j]));
+    }
 }
 
-static void a_recorded_trace_holds_what_the_gate_chose(void **state) {
+/* ids, phases, experts and weights of a trace whose sequences are these requests, in the order of their numbers. */
+static void read_choices(const grace_trace *trace, const gr_random_requests *all, choices *found) {
+    const uint16_t *experts = grace_trace_experts(trace);
+    const int32_t *ids = grace_trace_token_ids(trace);
+    const float *weights = grace_trace_gate_weights(trace);
+    for (int32_t i = 0; i < grace_trace_n_segments(trace); i++) {
+        grace_trace_segment s = grace_trace_segment_at(trace, i);
+        int32_t first = s.sequence * 64 + s.position, n_prompt = all->requests[s.sequence].n_prompt;
+        assert_int_equal(s.phase, s.position >= n_prompt ? GRACE_PHASE_DECODE : GRACE_PHASE_PREFILL);
+        assert_true(s.phase == GRACE_PHASE_DECODE || s.position + s.n_tokens <= n_prompt);
+        assert_int_equal(grace_trace_sequence_at(trace, s.sequence).domain, s.sequence % 2);
+        for (int32_t t = 0; t < s.n_tokens; t++) found->ids[first + t] = 1 + *ids++;
+        for (int32_t t = 0; t < s.n_tokens * 4; t++) found->experts[first * 4 + t] = 1 + *experts++;
+        for (int32_t t = 0; t < s.n_tokens * 4; t++) found->weights[first * 4 + t] = *weights++;
+    }
+}
+
+static void a_recorded_trace_holds_tokens_phases_and_what_the_gate_chose(void **state) {
     (void)state;
     static const char *const domains[] = {"even", "odd"};
     char path[128];
@@ -374,7 +396,7 @@ static void a_recorded_trace_holds_what_the_gate_chose(void **state) {
     choices *expected = calloc(1, sizeof *expected), *found = calloc(1, sizeof *found);
     grace_trace *trace = NULL;
     snprintf(path, sizeof path, "%s/trace", dir);
-    opt.n_tokens_max = 11, opt.trace_path = path, opt.trace_domains = domains, opt.n_trace_domains = 2;
+    opt.n_tokens_max = 11, opt.trace_path = path, opt.trace_weights = GRACE_WEIGHTS_F16, opt.trace_domains = domains, opt.n_trace_domains = 2;
     grace_engine *recording = open_engine(&opt);
     opt.trace_path = NULL;
     grace_engine *watched = open_engine(&opt);
@@ -390,12 +412,8 @@ static void a_recorded_trace_holds_what_the_gate_chose(void **state) {
     assert_ok(grace_trace_open(path, &trace, NULL));
     assert_int_equal(grace_trace_n_tokens(trace), grace_engine_n_rows(watched));
     assert_true(grace_trace_describe(trace)->fingerprint == grace_model_describe(model)->fingerprint);
-    const uint16_t *experts = grace_trace_experts(trace);
-    for (int32_t i = 0; i < grace_trace_n_segments(trace); i++) {
-        grace_trace_segment s = grace_trace_segment_at(trace, i);
-        assert_int_equal(grace_trace_sequence_at(trace, s.sequence).domain, s.sequence % 2);
-        for (int32_t t = 0; t < s.n_tokens * 4; t++) found->experts[(s.sequence * 64 + s.position) * 4 + t] = 1 + *experts++;
-    }
+    assert_int_equal(grace_trace_describe(trace)->vocab, grace_model_describe(model)->vocab);
+    read_choices(trace, &all, found);
     assert_memory_equal(expected, found, sizeof *found);
     grace_trace_close(trace);
     grace_engine_close(recording);
@@ -583,7 +601,7 @@ int main(void) {
         with_model(tokens_are_told_as_they_come),
         with_model(a_prompts_score_is_the_sum_over_its_rows_and_the_token_after),
         with_model(one_rank_moves_nothing_and_is_never_idle),
-        with_model(a_recorded_trace_holds_what_the_gate_chose),
+        with_model(a_recorded_trace_holds_tokens_phases_and_what_the_gate_chose),
         with_model(an_engine_closed_before_the_end_leaves_no_trace),
         with_model(requests_that_cannot_be_served_are_refused_with_both_sides),
         with_model(a_domain_the_trace_does_not_have_is_refused_before_the_request_counts),
