@@ -108,7 +108,7 @@ static grace_status read_all(const gr_json *doc, gr_report_data *d) {
     GR_TRY(read_model(doc, d));
     GR_TRY(read_cluster(doc, d));
     GR_TRY(gr_report_read_rungs(doc, d));
-    GR_TRY(gr_report_read_plan(doc, d));
+    GR_TRY(gr_report_read_plan(doc, d->arena, d->n_ranks, &d->plan));
     GR_TRY(read_paper(doc, d));
     GR_TRY(read_texts(doc, d));
 done:

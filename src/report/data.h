@@ -43,6 +43,15 @@ typedef struct gr_report_affinity {
     int64_t *values;            /* [n, n] by expert id */
 } gr_report_affinity;
 
+/* What a plan looks like, of the ladder's last rung or of one placement. */
+typedef struct gr_report_plan {
+    int32_t n_knee, knee_chosen;
+    gr_report_knee *knee;               /* [n_knee] */
+    int32_t n_replicas;                 /* -1: absent */
+    gr_report_replica *replicas;
+    gr_report_affinity *affinity;       /* NULL: absent */
+} gr_report_plan;
+
 typedef struct gr_report_text { const char *domain, *prompt, *generated; } gr_report_text;
 
 typedef struct gr_report_data {
@@ -54,11 +63,7 @@ typedef struct gr_report_data {
     int32_t n_rungs, baseline;          /* baseline: -1 when no rung is marked */
     gr_report_rung *rungs;              /* [n_rungs] */
     int32_t n_layers;                   /* rows of every rung's load; 0: none has one */
-    int32_t n_knee, knee_chosen;
-    gr_report_knee *knee;               /* [n_knee] */
-    int32_t n_replicas;                 /* -1: absent */
-    gr_report_replica *replicas;
-    gr_report_affinity *affinity;       /* NULL: absent */
+    gr_report_plan plan;
     double *paper_cross;                /* [n_rungs] percent; NaN where the paper has no number; NULL: absent */
     int32_t n_texts;
     gr_report_text *texts;

@@ -130,14 +130,14 @@ static void add_replica(gr_table *table, const gr_report_replica *r) {
     }
 }
 
-grace_status gr_replica_table(const gr_report_data *d, gr_table **out) {
+grace_status gr_replica_table(const gr_report_plan *p, gr_table **out) {
     static const gr_column columns[] = {{"layer", GR_COLUMN_TEXT},
                                         {"primary on", GR_COLUMN_TEXT},
                                         {"copied to GPU", GR_COLUMN_TEXT},
                                         {"copies", GR_COLUMN_NUMBER},
                                         {"experts", GR_COLUMN_TEXT}};
     grace_status st = gr_table_build(columns, sizeof columns / sizeof *columns, out);
-    for (int32_t i = 0; !st && i < d->n_replicas; i++) add_replica(*out, &d->replicas[i]);
+    for (int32_t i = 0; !st && i < p->n_replicas; i++) add_replica(*out, &p->replicas[i]);
     return st;
 }
 

@@ -46,51 +46,41 @@ done:
     return st;
 }
 
-static grace_status group_by_node(gr_arena *arena, const gr_report_data *d, int32_t **out) {
+static grace_status group_by_node(gr_arena *arena, const gr_maps *maps, int32_t **out) {
     grace_status st = GRACE_OK;
-    GR_ARENA_ARRAY(arena, *out, d->n_nodes);
-    for (int32_t i = 0; i < d->n_nodes; i++) (*out)[i] = d->gpus_per_node;
+    GR_ARENA_ARRAY(arena, *out, maps->n_nodes);
+    for (int32_t i = 0; i < maps->n_nodes; i++) (*out)[i] = maps->gpus_per_node;
 done:
     return st;
 }
 
-/* Side by side: the first rung when `first`, the baseline, the last one; none twice. Returns how many. */
-static int32_t rungs_to_show(const gr_report_data *d, bool first, bool (*has)(const gr_report_rung *), int32_t shown[3]) {
-    const int32_t wanted[3] = {first || d->baseline < 0 ? 0 : d->baseline, d->baseline < 0 ? 0 : d->baseline, d->n_rungs - 1};
-    int32_t n = 0, last = -1;
-    for (int i = 0; i < 3; i++)
-        if (wanted[i] != last && has(&d->rungs[wanted[i]])) shown[n++] = last = wanted[i];
-    return n;
-}
+static int32_t n_ranks_of(const gr_maps *maps) { return maps->n_nodes * maps->gpus_per_node; }
 
 static double cell_for(double room, int32_t n, double least, double most) { return fmin(fmax(floor(room / n), least), most); }
 
 /* ---- rows between GPUs ---- */
 
-static bool has_pairs(const gr_report_rung *rung) { return rung->pair_rows != NULL; }
-
-static double largest_pair(const gr_report_data *d, const int32_t *shown, int32_t n_shown) {
+static double largest_pair(const gr_maps *maps) {
+    int32_t n = n_ranks_of(maps);
     int64_t most = 1;
-    for (int32_t s = 0; s < n_shown; s++)
-        for (int32_t i = 0; i < d->n_ranks * d->n_ranks; i++) {
-            int64_t rows = d->rungs[shown[s]].pair_rows[i];
-            if (i / d->n_ranks != i % d->n_ranks && rows > most) most = rows;
-        }
+    for (int32_t s = 0; s < maps->n; s++)
+        for (int32_t i = 0; maps->of[s].pair_rows && i < n * n; i++)
+            if (i / n != i % n && maps->of[s].pair_rows[i] > most) most = maps->of[s].pair_rows[i];
     return (double)most;
 }
 
-static grace_status draw_traffic(gr_out *out, const gr_report_data *d, const gr_report_rung *rung, double hi) {
+static grace_status draw_traffic(gr_out *out, const gr_maps *maps, int32_t which, double hi) {
     grace_status st = GRACE_OK;
     map_data m = {0};
-    int32_t n = d->n_ranks;
+    int32_t n = n_ranks_of(maps);
     GR_TRY(map_alloc(&m, n, n));
     GR_TRY(name_all(m.arena, "GPU ", NULL, n, &m.row_names));
-    GR_TRY(group_by_node(m.arena, d, &m.nodes));
+    GR_TRY(group_by_node(m.arena, maps, &m.nodes));
     for (int32_t i = 0; i < n * n; i++) {
-        m.values[i] = i / n == i % n ? NAN : (double)rung->pair_rows[i];
-        m.text[i] = gr_label_short((double)rung->pair_rows[i]);
+        m.values[i] = i / n == i % n ? NAN : (double)maps->of[which].pair_rows[i];
+        m.text[i] = gr_label_short((double)maps->of[which].pair_rows[i]);
     }
-    gr_heat_map map = {.title = rung->name,
+    gr_heat_map map = {.title = maps->of[which].name,
                        .row_title = "from " DOWN,
                        .col_title = "to " RIGHT,
                        .legend = "rows",
@@ -102,8 +92,8 @@ static grace_status draw_traffic(gr_out *out, const gr_report_data *d, const gr_
                        .col_names = m.row_names,
                        .row_groups = m.nodes,
                        .col_groups = m.nodes,
-                       .n_row_groups = d->n_nodes,
-                       .n_col_groups = d->n_nodes,
+                       .n_row_groups = maps->n_nodes,
+                       .n_col_groups = maps->n_nodes,
                        .hi = hi,
                        .power = 1,
                        .cell_width = cell_for(380, n, 2, 76),
@@ -116,70 +106,77 @@ done:
     return st;
 }
 
-void gr_page_traffic(gr_out *out, const gr_report_data *d) {
-    int32_t shown[3], n = rungs_to_show(d, false, has_pairs, shown);
+void gr_page_traffic(gr_out *out, const gr_maps *maps) {
+    int32_t n = 0;
+    for (int32_t i = 0; i < maps->n; i++) n += maps->of[i].pair_rows != NULL;
     gr_html_section(out, "Traffic between GPUs");
-    if (n == 0) gr_html_missing(out, "The document has no rows by GPU pair (pair_rows) for the baseline and the last rung.");
+    if (n == 0) gr_html_missing(out, "The document has no rows by GPU pair (pair_rows) for what is compared.");
     else {
         gr_html_paragraph(out, "Rows sent from one GPU to another, dispatch and combine together, in every stage. Lines separate nodes. "
                                "Grey cells hold rows that stayed where they were. One colour scale for all maps.");
         gr_html_figures(out, 2);
-        for (int32_t i = 0; i < n && !out->st; i++) out->st = draw_traffic(out, d, &d->rungs[shown[i]], largest_pair(d, shown, n));
+        for (int32_t i = 0; i < maps->n && !out->st; i++)
+            if (maps->of[i].pair_rows) out->st = draw_traffic(out, maps, i, largest_pair(maps));
         gr_html_figures_end(out);
     }
     gr_html_section_end(out);
 }
 
-/* ---- load by layer and GPU ---- */
+/* ---- shares of a layer: what each GPU computes, or each expert is chosen for, over the layer's mean ---- */
 
-static bool has_load(const gr_report_rung *rung) { return rung->load != NULL; }
-
-/* load / mean of its layer; 1 where a layer has no load at all. */
-static double relative_load(const gr_report_data *d, const gr_report_rung *rung, int32_t layer, int32_t rank) {
+/* value / mean of its row; 1 where a row has nothing at all. */
+static double over_mean(const int64_t *values, int32_t n_cols, int32_t row, int32_t col) {
     int64_t sum = 0;
-    for (int32_t i = 0; i < d->n_ranks; i++) sum += rung->load[layer * d->n_ranks + i];
-    return sum > 0 ? (double)rung->load[layer * d->n_ranks + rank] * d->n_ranks / (double)sum : 1;
+    for (int32_t i = 0; i < n_cols; i++) sum += values[(int64_t)row * n_cols + i];
+    return sum > 0 ? (double)values[(int64_t)row * n_cols + col] * n_cols / (double)sum : 1;
 }
 
-/* Half the span of the colours: the farthest any cell is from 1, up to 1 (a GPU with twice its share, or none of it). */
-static double farthest_from_one(const gr_report_data *d, const int32_t *shown, int32_t n_shown) {
+/* Half the span of the colours: the farthest any cell is from 1, up to 1 (twice its share, or none of it). */
+static double farthest_from_one(const int64_t *values, int32_t n_rows, int32_t n_cols) {
     double far = 0.1;
-    for (int32_t s = 0; s < n_shown; s++)
-        for (int32_t layer = 0; layer < d->n_layers; layer++)
-            for (int32_t rank = 0; rank < d->n_ranks; rank++) far = fmax(far, fabs(relative_load(d, &d->rungs[shown[s]], layer, rank) - 1));
+    for (int32_t row = 0; row < n_rows; row++)
+        for (int32_t col = 0; col < n_cols; col++) far = fmax(far, fabs(over_mean(values, n_cols, row, col) - 1));
     return fmin(ceil(far * 10) / 10, 1);
 }
 
-static grace_status draw_load(gr_out *out, const gr_report_data *d, const gr_report_rung *rung, double far) {
+typedef struct share_map {
+    const char *title, *col_title;
+    const int64_t *values;          /* [n_rows layers, n_cols] */
+    int32_t n_rows, n_cols;
+    double far;                     /* colours end at 1 - far and 1 + far */
+    double width;
+    const gr_maps *nodes;           /* borders between nodes; NULL: none */
+} share_map;
+
+static grace_status draw_shares(gr_out *out, const share_map *s) {
     grace_status st = GRACE_OK;
     map_data m = {0};
-    int32_t n_rows = d->n_layers, n_cols = d->n_ranks;
-    GR_TRY(map_alloc(&m, n_rows, n_cols));
-    GR_TRY(name_all(m.arena, "", NULL, n_rows, &m.row_names));
-    GR_TRY(name_all(m.arena, "", NULL, n_cols, &m.col_names));
-    GR_TRY(group_by_node(m.arena, d, &m.nodes));
-    for (int32_t i = 0; i < n_rows * n_cols; i++) {
-        m.values[i] = relative_load(d, rung, i / n_cols, i % n_cols);
+    GR_TRY(map_alloc(&m, s->n_rows, s->n_cols));
+    GR_TRY(name_all(m.arena, "", NULL, s->n_rows, &m.row_names));
+    GR_TRY(name_all(m.arena, "", NULL, s->n_cols, &m.col_names));
+    if (s->nodes) GR_TRY(group_by_node(m.arena, s->nodes, &m.nodes));
+    for (int32_t i = 0; i < s->n_rows * s->n_cols; i++) {
+        m.values[i] = over_mean(s->values, s->n_cols, i / s->n_cols, i % s->n_cols);
         m.text[i] = gr_label_real(m.values[i], 2);
     }
-    gr_heat_map map = {.title = rung->name,
+    gr_heat_map map = {.title = s->title,
                        .row_title = "layer " DOWN,
-                       .col_title = "GPU " RIGHT,
+                       .col_title = s->col_title,
                        .legend = "load / mean",
-                       .n_rows = n_rows,
-                       .n_cols = n_cols,
+                       .n_rows = s->n_rows,
+                       .n_cols = s->n_cols,
                        .values = m.values,
                        .cells = m.cells,
                        .row_names = m.row_names,
                        .col_names = m.col_names,
                        .col_groups = m.nodes,
-                       .n_col_groups = d->n_nodes,
-                       .lo = 1 - far,
-                       .hi = 1 + far,
+                       .n_col_groups = s->nodes ? s->nodes->n_nodes : 0,
+                       .lo = 1 - s->far,
+                       .hi = 1 + s->far,
                        .power = 1,
                        .diverging = true,
-                       .cell_width = cell_for(250, n_cols, 4, 60),
-                       .cell_height = cell_for(480, n_rows, 3, 24)};
+                       .cell_width = cell_for(s->width, s->n_cols, 4, 60),
+                       .cell_height = cell_for(480, s->n_rows, 3, 24)};
     gr_html_figure(out);
     gr_svg_heat(out, &map);
     gr_html_figure_end(out, "");
@@ -188,16 +185,38 @@ done:
     return st;
 }
 
-void gr_page_load(gr_out *out, const gr_report_data *d) {
-    int32_t shown[3], n = rungs_to_show(d, true, has_load, shown);
+void gr_page_load(gr_out *out, const gr_maps *maps) {
+    int32_t n = 0;
+    double far = 0;
+    for (int32_t i = 0; i < maps->n; i++)
+        if (maps->of[i].load) far = fmax(far, farthest_from_one(maps->of[i].load, maps->n_layers, n_ranks_of(maps))), n++;
     gr_html_section(out, "Load by layer and GPU");
-    if (n == 0) gr_html_missing(out, "The document has no loads by layer and GPU (load) for the first and the last rung.");
+    if (n == 0) gr_html_missing(out, "The document has no loads by layer and GPU (load) for what is compared.");
     else {
         gr_html_paragraph(out,
                           "What a GPU computes in a layer, over the mean of the layer's GPUs: 1 is its fair share. Orange GPUs keep the others "
                           "waiting, blue ones wait.");
         gr_html_figures(out, 3);
-        for (int32_t i = 0; i < n && !out->st; i++) out->st = draw_load(out, d, &d->rungs[shown[i]], farthest_from_one(d, shown, n));
+        for (int32_t i = 0; i < maps->n && !out->st; i++) {
+            share_map s = {.title = maps->of[i].name, .col_title = "GPU " RIGHT, .values = maps->of[i].load, .n_rows = maps->n_layers,
+                           .n_cols = n_ranks_of(maps), .far = far, .width = 250, .nodes = maps};
+            if (s.values) out->st = draw_shares(out, &s);
+        }
+        gr_html_figures_end(out);
+    }
+    gr_html_section_end(out);
+}
+
+void gr_page_experts(gr_out *out, const int64_t *load, int32_t n_layers, int32_t n_experts) {
+    gr_html_section(out, "Load by layer and expert");
+    if (!load) gr_html_missing(out, "The document has no loads of experts (expert_load).");
+    else {
+        share_map s = {.title = "Tokens that chose the expert, over the layer's mean", .col_title = "expert " RIGHT, .values = load, .n_rows = n_layers,
+                       .n_cols = n_experts, .far = farthest_from_one(load, n_layers, n_experts), .width = 960};
+        gr_html_paragraph(out, "What the model itself asks for, before any placement: orange experts are hot, blue ones rarely chosen.");
+        gr_html_figures(out, 1);
+        grace_status st = draw_shares(out, &s);
+        if (!out->st) out->st = st;
         gr_html_figures_end(out);
     }
     gr_html_section_end(out);
@@ -281,8 +300,8 @@ static double share_inside(const gr_report_affinity *a) {
     return all > 0 ? (double)inside / (double)all : 0;
 }
 
-void gr_page_affinity(gr_out *out, const gr_report_data *d) {
-    const gr_report_affinity *a = d->affinity;
+void gr_page_affinity(gr_out *out, const gr_report_plan *p) {
+    const gr_report_affinity *a = p->affinity;
     gr_html_section(out, "Affinity and groups");
     if (!a) gr_html_missing(out, "The document has no affinity matrix (affinity).");
     else {

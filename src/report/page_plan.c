@@ -10,40 +10,40 @@
 
 typedef struct curve { double *x, *y; char (*text)[80]; const char **names; } curve;
 
-static grace_status build_curve(gr_arena *arena, const gr_report_data *d, curve *c) {
+static grace_status build_curve(gr_arena *arena, const gr_report_plan *p, curve *c) {
     grace_status st = GRACE_OK;
-    GR_ARENA_ARRAY(arena, c->x, d->n_knee);
-    GR_ARENA_ARRAY(arena, c->y, d->n_knee);
-    GR_ARENA_ARRAY(arena, c->text, d->n_knee);
-    GR_ARENA_ARRAY(arena, c->names, d->n_knee);
-    for (int32_t i = 0; i < d->n_knee; i++) {
-        const gr_report_knee *p = &d->knee[i];
-        c->x[i] = p->size_std;
-        c->y[i] = p->utility;
-        snprintf(c->text[i], sizeof *c->text, "r = %.4f, delta = %d: S = %.3f, U = %.4f", p->r, (int)p->delta, p->size_std, p->utility);
+    GR_ARENA_ARRAY(arena, c->x, p->n_knee);
+    GR_ARENA_ARRAY(arena, c->y, p->n_knee);
+    GR_ARENA_ARRAY(arena, c->text, p->n_knee);
+    GR_ARENA_ARRAY(arena, c->names, p->n_knee);
+    for (int32_t i = 0; i < p->n_knee; i++) {
+        const gr_report_knee *point = &p->knee[i];
+        c->x[i] = point->size_std;
+        c->y[i] = point->utility;
+        snprintf(c->text[i], sizeof *c->text, "r = %.4f, delta = %d: S = %.3f, U = %.4f", point->r, (int)point->delta, point->size_std, point->utility);
         c->names[i] = c->text[i];
     }
 done:
     return st;
 }
 
-static grace_status draw_knee(gr_out *out, const gr_report_data *d) {
+static grace_status draw_knee(gr_out *out, const gr_report_plan *p) {
     grace_status st = GRACE_OK;
-    const gr_report_knee *chosen = &d->knee[d->knee_chosen];
+    const gr_report_knee *chosen = &p->knee[p->knee_chosen];
     curve c = {0};
     char label[64];
     gr_arena *arena = gr_arena_new();
     GR_CHECK(arena, GRACE_ERR_MEMORY, "no memory for a curve");
-    GR_TRY(build_curve(arena, d, &c));
+    GR_TRY(build_curve(arena, p, &c));
     snprintf(label, sizeof label, "r = %.2f, delta = %d", chosen->r, (int)chosen->delta);
     gr_line_chart chart = {.title = "Affinity inside groups against uneven sizes",
                            .x_title = "S: standard deviation of group sizes",
                            .y_title = "U: share of affinity inside groups",
-                           .n_points = d->n_knee,
+                           .n_points = p->n_knee,
                            .x = c.x,
                            .y = c.y,
                            .names = c.names,
-                           .marked = d->knee_chosen,
+                           .marked = p->knee_chosen,
                            .mark_label = label,
                            .chord = true,
                            .width = 760,
@@ -58,14 +58,14 @@ done:
     return st;
 }
 
-void gr_page_knee(gr_out *out, const gr_report_data *d) {
+void gr_page_knee(gr_out *out, const gr_report_plan *p) {
     gr_html_section(out, "Choice of the ratio r");
-    if (d->n_knee == 0) gr_html_missing(out, "The document has no curve (knee): the ratio was given, or the plan does not use one.");
+    if (p->n_knee == 0) gr_html_missing(out, "The document has no curve (knee): the ratio was given, or the plan does not use one.");
     else {
         gr_html_paragraph(out,
                           "Groups may grow past the even size by a ratio r. More room keeps more affinity inside groups and makes groups, and with "
                           "them loads, uneven.");
-        grace_status st = draw_knee(out, d);
+        grace_status st = draw_knee(out, p);
         if (!out->st) out->st = st;
     }
     gr_html_section_end(out);
@@ -73,22 +73,22 @@ void gr_page_knee(gr_out *out, const gr_report_data *d) {
 
 /* ---- replicas ---- */
 
-static int64_t count_copies(const gr_report_data *d) {
+static int64_t count_copies(const gr_report_plan *p) {
     int64_t n = 0;
-    for (int32_t i = 0; i < d->n_replicas; i++) n += d->replicas[i].first_host[d->replicas[i].n_experts];
+    for (int32_t i = 0; i < p->n_replicas; i++) n += p->replicas[i].first_host[p->replicas[i].n_experts];
     return n;
 }
 
-void gr_page_replicas(gr_out *out, const gr_report_data *d) {
+void gr_page_replicas(gr_out *out, const gr_report_plan *p) {
     gr_table *table = NULL;
     gr_html_section(out, "Replicas");
-    if (d->n_replicas < 0) gr_html_missing(out, "The document has no replicas.");
-    else if (d->n_replicas == 0) gr_html_paragraph(out, "No expert has a copy.");
+    if (p->n_replicas < 0) gr_html_missing(out, "The document has no replicas.");
+    else if (p->n_replicas == 0) gr_html_paragraph(out, "No expert has a copy.");
     else {
         gr_html_paragraph(out,
                           "Hot experts of a layer's heaviest GPU, copied to its least loaded ones: %s copies in all. The primary stays where it is.",
-                          gr_label_count(count_copies(d)).text);
-        grace_status st = gr_replica_table(d, &table);
+                          gr_label_count(count_copies(p)).text);
+        grace_status st = gr_replica_table(p, &table);
         if (st && !out->st) out->st = st;
         if (!out->st) gr_html_table(out, table, "");
     }

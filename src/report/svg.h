@@ -42,6 +42,17 @@ typedef struct gr_line_chart {
 } gr_line_chart;
 void gr_svg_line(gr_out *out, const gr_line_chart *chart);
 
+/* ---- several curves, each with its name beside its last point ---- */
+typedef struct gr_lines_chart {
+    const char *title, *x_title, *y_title;
+    int32_t n_series;                   /* 1 or more */
+    const char *const *names;           /* [n_series] */
+    const int32_t *first;               /* [n_series + 1] a series' points; a series may be empty */
+    const double *x, *y;                /* [first[n_series]] */
+    double width, height;
+} gr_lines_chart;
+void gr_svg_lines(gr_out *out, const gr_lines_chart *chart);
+
 /* ---- a matrix in colours, with a legend ---- */
 typedef struct gr_heat_map {
     const char *title, *row_title, *col_title, *legend;

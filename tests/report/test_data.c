@@ -31,10 +31,10 @@ static void every_member_is_read(void **state) {
     assert_int_equal(d->rungs[0].load[1], 2);
     assert_int_equal(d->rungs[0].identical, GR_IDENTICAL);
     assert_true(d->rungs[0].time_us[GR_TIME_COMBINE] == 4);
-    assert_int_equal(d->knee_chosen, 1);
-    assert_true(d->knee[1].utility == 0.5);
-    assert_int_equal(d->affinity->order[0], 2);
-    assert_int_equal(d->affinity->values[6], 4);
+    assert_int_equal(d->plan.knee_chosen, 1);
+    assert_true(d->plan.knee[1].utility == 0.5);
+    assert_int_equal(d->plan.affinity->order[0], 2);
+    assert_int_equal(d->plan.affinity->values[6], 4);
     assert_true(d->paper_cross[1] == -52.1);
     assert_string_equal(d->texts[0].generated, "G");
     gr_report_data_free(d);
@@ -45,10 +45,10 @@ static void a_primary_among_the_hosts_is_left_out(void **state) {
     (void)state;
     gr_json *doc = small();
     gr_report_data *d = build(doc);
-    assert_int_equal(d->replicas[0].first_host[1], 1);
-    assert_int_equal(d->replicas[0].first_host[2], 2);
-    assert_int_equal(d->replicas[0].hosts[0], 1);
-    assert_int_equal(d->replicas[0].hosts[1], 1);
+    assert_int_equal(d->plan.replicas[0].first_host[1], 1);
+    assert_int_equal(d->plan.replicas[0].first_host[2], 2);
+    assert_int_equal(d->plan.replicas[0].hosts[0], 1);
+    assert_int_equal(d->plan.replicas[0].hosts[1], 1);
     gr_report_data_free(d);
     gr_json_free(doc);
 }
@@ -79,10 +79,10 @@ static void the_smallest_document_is_enough(void **state) {
     assert_int_equal(gr_json_parse("test", text, sizeof text - 1, &doc), GRACE_OK);
     gr_report_data *d = build(doc);
     assert_int_equal(d->baseline, -1);
-    assert_int_equal(d->n_replicas, -1);
-    assert_int_equal(d->n_knee, 0);
+    assert_int_equal(d->plan.n_replicas, -1);
+    assert_int_equal(d->plan.n_knee, 0);
     assert_int_equal(d->n_texts, 0);
-    assert_null(d->affinity);
+    assert_null(d->plan.affinity);
     assert_null(d->paper_cross);
     gr_report_data_free(d);
     gr_json_free(doc);

@@ -74,7 +74,7 @@ static void experts_with_the_same_hosts_share_a_line(void **state) {
     gr_report_data *d = NULL;
     gr_table *table = NULL;
     assert_int_equal(gr_report_data_build(doc, &d), GRACE_OK);
-    assert_int_equal(gr_replica_table(d, &table), GRACE_OK);
+    assert_int_equal(gr_replica_table(&d->plan, &table), GRACE_OK);
     assert_int_equal(gr_table_n_rows(table), 1);
     assert_string_equal(gr_table_cell(table, 0, 1), "GPU 0");
     assert_string_equal(gr_table_cell(table, 0, 2), "1");
