@@ -96,6 +96,7 @@ void gr_svg_line(gr_out *out, const gr_line_chart *chart) {
 
 /* ---- several ---- */
 
+enum { TAG_HEIGHT = 14 };
 typedef struct tag { int32_t series; double x, y; } tag;        /* where a series' name stands: beside its last point */
 
 static int by_height(const void *a, const void *b) {
@@ -118,25 +119,29 @@ static void draw_series(gr_out *out, const gr_lines_chart *chart, const frame *f
     }
 }
 
-/* Names stand at their curves' ends and are pushed apart downwards, so that none covers another. */
+/* Names stand at their curves' ends, pushed apart so that none covers another, and none leaves the frame while there is room in it. */
+static void spread_tags(tag *tags, int32_t n, double bottom) {
+    qsort(tags, (size_t)n, sizeof *tags, by_height);
+    for (int32_t i = 1; i < n; i++) tags[i].y = fmax(tags[i].y, tags[i - 1].y + TAG_HEIGHT);
+    for (int32_t i = n - 1; i >= 0; i--) tags[i].y = fmin(tags[i].y, i == n - 1 ? bottom : tags[i + 1].y - TAG_HEIGHT);
+}
+
 static grace_status draw_tags(gr_out *out, const gr_lines_chart *chart, const frame *f) {
     grace_status st = GRACE_OK;
     int32_t n = 0;
-    double lowest = 0;
     tag *tags = NULL;
     GR_CALLOC(tags, (size_t)chart->n_series);
     for (int32_t s = 0; s < chart->n_series; s++) {
         int32_t last = chart->first[s + 1] - 1;
         if (last >= chart->first[s]) tags[n++] = (tag){s, x_of(f, chart->x[last]), y_of(f, chart->y[last])};
     }
-    qsort(tags, (size_t)n, sizeof *tags, by_height);
+    spread_tags(tags, n, f->top + f->height);
     gr_svg_halo(out);
     for (int32_t i = 0; i < n; i++) {
         char ink[8];
         gr_colour c = gr_colour_series(tags[i].series);
         snprintf(ink, sizeof ink, "#%02x%02x%02x", c.r, c.g, c.b);
-        lowest = fmax(tags[i].y + 4, lowest + 14);
-        gr_svg_text(out, tags[i].x + 9, lowest, "start", ink, 12, 24, chart->names[tags[i].series]);
+        gr_svg_text(out, tags[i].x + 9, tags[i].y + 4, "start", ink, 12, 24, chart->names[tags[i].series]);
     }
     gr_svg_group_end(out);
 done:

@@ -31,16 +31,72 @@ static void put_page(gr_out *out, const gr_report_data *d) {
     gr_html_end(out);
 }
 
+static grace_status ladder_page(gr_out *out, const gr_json *doc) {
+    gr_report_data *d = NULL;
+    grace_status st = gr_report_data_build(doc, &d);
+    if (!st) put_page(out, d);
+    gr_report_data_free(d);
+    return st;
+}
+
+/* ---- a page about placements: maps of the first plan and of the one with fewest rows, then what one plan has ---- */
+
+enum { MAPS_SHOWN = 4 };
+
+static gr_maps maps_of_placements(const gr_placements_data *d) {
+    gr_maps maps = {.n_nodes = d->n_nodes, .gpus_per_node = d->gpus_per_node, .n_layers = d->n_layers};
+    for (int32_t i = 0; i < d->n && maps.n < MAPS_SHOWN; i++) {
+        if (d->n > MAPS_SHOWN && i > 0 && i < d->n - (MAPS_SHOWN - 1)) continue;       /* the first and the last ones */
+        maps.of[maps.n].name = d->of[i].name, maps.of[maps.n].pair_rows = d->of[i].pair_rows, maps.of[maps.n++].load = d->of[i].load;
+    }
+    return maps;
+}
+
+/* The last plan that has the part. */
+static const gr_report_plan *plan_with(const gr_placements_data *d, bool (*has)(const gr_report_plan *)) {
+    for (int32_t i = d->n - 1; i > 0; i--)
+        if (has(&d->of[i].plan)) return &d->of[i].plan;
+    return &d->of[0].plan;
+}
+
+static bool has_affinity(const gr_report_plan *p) { return p->affinity != NULL; }
+static bool has_knee(const gr_report_plan *p) { return p->n_knee > 0; }
+static bool has_replicas(const gr_report_plan *p) { return p->n_replicas > 0; }
+
+static void put_placements(gr_out *out, const gr_placements_data *d) {
+    gr_maps maps = maps_of_placements(d);
+    gr_html_begin(out, d->title);
+    gr_page_placements_head(out, d);
+    gr_page_placements(out, d);
+    gr_page_curves(out, d);
+    gr_page_transfer(out, d);
+    gr_page_traffic(out, &maps);
+    gr_page_load(out, &maps);
+    gr_page_experts(out, d->expert_load, d->n_layers, d->n_experts);
+    gr_page_affinity(out, plan_with(d, has_affinity));
+    gr_page_knee(out, plan_with(d, has_knee));
+    gr_page_replicas(out, plan_with(d, has_replicas));
+    gr_page_terms(out);
+    gr_html_end(out);
+}
+
+static grace_status placements_page(gr_out *out, const gr_json *doc) {
+    gr_placements_data *d = NULL;
+    grace_status st = gr_placements_build(doc, &d);
+    if (!st) put_placements(out, d);
+    gr_placements_free(d);
+    return st;
+}
+
+bool gr_report_is_placements(const gr_json *doc) { return gr_json_get(doc, "grace_placements") != NULL; }
+
 grace_status gr_report_html(const gr_json *doc, gr_buf *buf) {
     grace_status st = GRACE_OK;
-    gr_report_data *d = NULL;
     gr_out out = {0};
-    GR_TRY(gr_report_data_build(doc, &d));
-    put_page(&out, d);
+    GR_TRY(gr_report_is_placements(doc) ? placements_page(&out, doc) : ladder_page(&out, doc));
     GR_TRY(out.st);
     GR_TRY(gr_buf_append(buf, out.buf.data, out.buf.n));
 done:
     gr_out_free(&out);
-    gr_report_data_free(d);
     return st;
 }

@@ -3,6 +3,7 @@
 #define GR_REPORT_PAGE_H
 #include "report/data.h"
 #include "report/out.h"
+#include "report/placements.h"
 #include "report/tables.h"
 
 /* ladder.c: the tables. The caller frees. */
@@ -11,6 +12,11 @@ grace_status gr_ladder_settings_table(const gr_report_data *d, gr_table **out); 
 grace_status gr_replica_table(const gr_report_plan *p, gr_table **out);
 int32_t gr_ladder_n_identical(const gr_report_data *d, int32_t *n_checked);
 
+/* page_placements.c */
+void gr_page_placements_head(gr_out *out, const gr_placements_data *d);
+void gr_page_placements(gr_out *out, const gr_placements_data *d);
+void gr_page_curves(gr_out *out, const gr_placements_data *d);
+void gr_page_transfer(gr_out *out, const gr_placements_data *d);
 /* page_ladder.c */
 void gr_page_head(gr_out *out, const gr_report_data *d);
 void gr_page_ladder(gr_out *out, const gr_report_data *d);
