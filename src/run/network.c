@@ -256,17 +256,23 @@ done:
     return st;
 }
 
+static void show_stream(gr_network *net, int32_t n_done, const gr_step *step) {
+    if (net->on_stream) net->on_stream(net->on_stream_user, n_done, step, net->x);
+}
+
 grace_status gr_network_forward(gr_network *net, const gr_step *step) {
     grace_status st = GRACE_OK;
     GR_TRY(net->compute->ops->embed(net->compute, net->embed, step->id, step->n_rows, net->x));
     for (int32_t l = 0; l < net->info->n_layers; l++) {
         double mark = gr_now_us();
+        show_stream(net, l, step);
         gr_comm_at("attention", l);
         GR_TRY(attend(net, step, l));
         lap(net, &mark, GRACE_TIME_ATTENTION);
         GR_TRY(moe(net, step, l));
     }
     GR_TRY(net->compute->ops->norm(net->compute, net->final_norm, net->info->rms_eps, net->x, step->n_rows, net->x));
+    show_stream(net, net->info->n_layers, step);
 done:
     return st;
 }

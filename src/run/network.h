@@ -24,6 +24,9 @@ typedef struct gr_step {
 /* What the gate chose, before placement: for traces and tests. experts, weights [n_rows, top_k]. */
 typedef void gr_on_gate(void *user, int32_t moe_layer, const gr_step *step, const int32_t *experts, const float *weights);
 
+/* The residual stream [n_rows, hidden] after the embedding (n_done 0) and each layer; after the last, the final norm's rows. For tests. */
+typedef void gr_on_stream(void *user, int32_t n_done, const gr_step *step, const float *x);
+
 typedef struct gr_network {
     const grace_model_info *info;
     const grace_plan *plan;
@@ -39,6 +42,8 @@ typedef struct gr_network {
     float *weights;
     gr_on_gate *on_gate;
     void *on_gate_user;
+    gr_on_stream *on_stream;
+    void *on_stream_user;
     int64_t replica_bytes;              /* of the slots here that are not primaries */
     double time_us[GRACE_N_TIMES];
     int64_t *step_load;                 /* [n_moe_layers] pairs computed here in the current step */
