@@ -29,9 +29,10 @@ static list split(char *text) {
     return l;
 }
 
-static grace_status half_open(const grace_trace *t, int32_t parity, int32_t n_max, half *h) {
-    grace_status st = grace_profile_build(t, -1, parity, &h->profile);
-    return st ? st : grace_bundles_build(t, -1, parity, false, n_max, &h->bundles);
+static grace_status half_open(const grace_trace *t, grace_sequences sequences, int32_t n_max, half *h) {
+    grace_selection which = {.sequences = sequences};
+    grace_status st = grace_profile_build(t, &which, &h->profile);
+    return st ? st : grace_bundles_build(t, &which, false, n_max, &h->bundles);
 }
 
 static void half_close(half *h) { grace_profile_free(h->profile), grace_bundles_free(h->bundles); }
@@ -96,8 +97,8 @@ static grace_status run_all(const char *path, const char *name, const list *clus
     grace_trace *trace = NULL;
     half train = {0}, test = {0};
     GR_TRY(grace_trace_open(path, &trace, NULL));
-    GR_TRY(half_open(trace, 0, GRACE_BUNDLES_DEFAULT, &train));
-    GR_TRY(half_open(trace, 1, TEST_BUNDLES, &test));
+    GR_TRY(half_open(trace, GRACE_SEQUENCES_EVEN, GRACE_BUNDLES_DEFAULT, &train));
+    GR_TRY(half_open(trace, GRACE_SEQUENCES_ODD, TEST_BUNDLES, &test));
     opt.bundles = train.bundles;
     for (int32_t c = 0; c < clusters->n; c++)
         for (int32_t p = 0; p < planners->n; p++)

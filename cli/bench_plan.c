@@ -79,18 +79,18 @@ static grace_status print(const arguments *a, const grace_profile *profile, doub
 
 static grace_status measure(const arguments *a) {
     grace_status st = GRACE_OK;
-    grace_trace *trace = NULL;
+    grace_trace_reader *trace = NULL;
     grace_profile *profile = NULL;
     double us[REPEAT_MAX], start = gr_now_us(), profile_us;
-    GR_TRY(grace_trace_open(a->trace, &trace, NULL));
-    GR_TRY(grace_profile_build(trace, -1, -1, &profile));
+    GR_TRY(grace_trace_reader_open(a->trace, &trace));
+    GR_TRY(grace_profile_stream(trace, NULL, &profile));
     profile_us = gr_now_us() - start;
     GR_CHECK(profile->n_tokens > 0, GRACE_ERR_ARG, "%s: expected tokens to plan from, found none", a->trace);
     GR_TRY(time_planning(a, profile, us));
     st = print(a, profile, profile_us, us);
 done:
     grace_profile_free(profile);
-    grace_trace_close(trace);
+    grace_trace_reader_close(trace);
     return st;
 }
 

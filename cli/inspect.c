@@ -78,12 +78,34 @@ done:
     return st;
 }
 
-static grace_status inspect_trace(const arguments *a) {
+typedef struct token_counts { int64_t phase[GRACE_N_PHASES], n_tokens, n_segments; } token_counts;
+
+static grace_status count_tokens(grace_trace_reader *reader, token_counts *n) {
     grace_status st = GRACE_OK;
-    grace_trace *trace = NULL;
-    bool truncated;
+    const grace_trace *piece = NULL;
+    for (;;) {
+        GR_TRY(grace_trace_reader_next(reader, &piece));
+        if (!piece) break;
+        for (int32_t s = 0; s < grace_trace_n_segments(piece); s++) {
+            grace_trace_segment seg = grace_trace_segment_at(piece, s);
+            n->phase[seg.phase] += seg.n_tokens;
+        }
+        n->n_segments += grace_trace_n_segments(piece);
+        n->n_tokens += grace_trace_n_tokens(piece);
+    }
+done:
+    return st;
+}
+
+static grace_status inspect_trace(const arguments *a) {
+    static const char *const weights[GRACE_N_WEIGHTS] = {"none", "u8", "f16"};
+    grace_status st = GRACE_OK;
+    grace_trace_reader *reader = NULL;
+    token_counts n = {0};
     char names[512] = "";
-    GR_TRY(grace_trace_open(a->path, &trace, &truncated));
+    GR_TRY(grace_trace_reader_open(a->path, &reader));
+    GR_TRY(count_tokens(reader, &n));
+    const grace_trace *trace = grace_trace_reader_head(reader);
     const grace_trace_info *t = grace_trace_describe(trace);
     gr_json *o = gr_json_new_object();
     for (int32_t d = 0; d < grace_trace_n_domains(trace); d++)
@@ -96,14 +118,19 @@ static grace_status inspect_trace(const arguments *a) {
     gr_json_set_int(o, "top_k", t->top_k);
     gr_json_set_int(o, "ranks", t->n_ranks);
     gr_json_set_int(o, "nodes", t->n_nodes);
-    gr_json_set_int(o, "tokens", grace_trace_n_tokens(trace));
+    gr_json_set_int(o, "vocab", t->vocab);
+    gr_json_set_string(o, "weights", weights[t->weights]);
+    gr_json_set_bool(o, "synthetic", t->synthetic);
+    gr_json_set_int(o, "tokens", n.n_tokens);
+    gr_json_set_int(o, "tokens_prefill", n.phase[GRACE_PHASE_PREFILL]);
+    gr_json_set_int(o, "tokens_decode", n.phase[GRACE_PHASE_DECODE]);
     gr_json_set_int(o, "sequences", grace_trace_n_sequences(trace));
-    gr_json_set_int(o, "segments", grace_trace_n_segments(trace));
+    gr_json_set_int(o, "segments", n.n_segments);
     gr_json_set_string(o, "domains", names);
-    gr_json_set_bool(o, "truncated", truncated);
+    gr_json_set_bool(o, "truncated", grace_trace_reader_truncated(reader));
     st = print_facts(a, o);
 done:
-    grace_trace_close(trace);
+    grace_trace_reader_close(reader);
     return st;
 }
 

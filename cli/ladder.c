@@ -131,10 +131,10 @@ static void plan_path(const arguments *a, int i, char *path, size_t size) { snpr
 /* Rank 0 makes the plans and writes them; everyone reads them. */
 static grace_status make_plans(const arguments *a, grace_cluster cluster, gr_ladder *ladder) {
     grace_status st = GRACE_OK;
-    grace_trace *trace = NULL;
+    grace_trace_reader *trace = NULL;
     grace_plan *plan = NULL;
-    GR_TRY(grace_trace_open(a->trace, &trace, NULL));
-    GR_TRY(grace_profile_build(trace, -1, -1, &ladder->profile));
+    GR_TRY(grace_trace_reader_open(a->trace, &trace));
+    GR_TRY(grace_profile_stream(trace, NULL, &ladder->profile));
     mkdir(a->plans, 0777);      /* an error shows when the first plan is written */
     for (int i = 0; i < N_RUNGS; i++) {
         grace_plan_options opt = grace_plan_defaults();
@@ -149,7 +149,7 @@ static grace_status make_plans(const arguments *a, grace_cluster cluster, gr_lad
     }
 done:
     grace_plan_free(plan);
-    grace_trace_close(trace);
+    grace_trace_reader_close(trace);
     return st;
 }
 

@@ -10,7 +10,7 @@
 #include "plan/cut.h"
 #include "plan/equalise.h"
 
-enum { KEY_CLUSTER = 0x200, KEY_PLANNER, KEY_GROUPING, KEY_REPLICATION, KEY_R, KEY_SEED, KEY_DOMAIN, KEY_SEQUENCES, KEY_JSON,
+enum { KEY_CLUSTER = 0x200, KEY_PLANNER, KEY_GROUPING, KEY_REPLICATION, KEY_R, KEY_SEED, KEY_TRAIN, KEY_JSON,
        KEY_MEMORY, KEY_SLOTS, KEY_BALANCE, KEY_TIME, KEY_EQUAL, KEY_FORMAT, KEY_MODEL_LAYERS, KEY_TOP_K };
 
 typedef enum format { FORMAT_GRACE, FORMAT_SGLANG, FORMAT_FLAT, FORMAT_TRTLLM, FORMAT_ASCEND, FORMAT_OMNI, N_FORMATS } format;
@@ -28,8 +28,7 @@ static const struct argp_option options[] = {
     {"time-limit", KEY_TIME, "SECONDS", 0, "auto: stop searching then (default: none; a plan cut short depends on the machine)", 0},
     {"equal-slots", KEY_EQUAL, 0, 0, "fill every rank of every layer up to as many slots with useful replicas", 0},
     {"seed", KEY_SEED, "N", 0, "of the clustering (default 0)", 0},
-    {"domain", KEY_DOMAIN, "NAME", 0, "only this domain of the trace", 0},
-    {"sequences", KEY_SEQUENCES, "WHICH", 0, "all (default), even or odd ones", 0},
+    {"train", KEY_TRAIN, "WHICH", 0, "tokens to plan from: all (default), even or odd (sequences), domain:NAME,..., or even domain:NAME,...", 0},
     {"top-k", KEY_TOP_K, "K", 0, "experts a token chooses, for inputs that do not say it", 0},
     {"output", 'o', "FILE", 0, "the plan (default plan.json)", 0},
     {"format", KEY_FORMAT, "NAME", 0, "grace (default), or for another engine: sglang, flat, trtllm, ascend, omni (docs/interop.md)", 0},
@@ -41,8 +40,8 @@ static const struct argp_option options[] = {
 typedef struct arguments {
     grace_plan_options plan;
     grace_cluster cluster;
-    const char *trace, *output, *domain;
-    int32_t parity;
+    const char *trace, *output;
+    grace_selection train;
     bool json;
     const char *only_grace;         /* an option given that means something for the planner grace only */
     const char *only_budget;        /* ... for planners that take a memory budget */
@@ -73,7 +72,7 @@ static void check_together(struct argp_state *state, const arguments *a) {
 
 static error_t parse(int key, char *arg, struct argp_state *state) {
     static const char *const formats[] = {"grace", "sglang", "flat", "trtllm", "ascend", "omni"}, *const groupings[] = {"controlled", "free", "uniform"},
-                            *const replications[] = {"none", "fixed", "dynamic"}, *const sequences[] = {"all", "even", "odd"};
+                            *const replications[] = {"none", "fixed", "dynamic"};
     arguments *a = state->input;
     switch (key) {
     case KEY_CLUSTER:
@@ -98,8 +97,9 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         break;
     case KEY_R: a->plan.r = gr_arg_number(state, "ratio", arg, 0, 1); a->only_grace = "ratio"; break;
     case KEY_SEED: a->plan.seed = a->foreign.seed = (uint64_t)gr_arg_int(state, "seed", arg, 0, INT64_MAX); break;
-    case KEY_DOMAIN: a->domain = arg; break;
-    case KEY_SEQUENCES: a->parity = gr_arg_choice(state, "sequences", arg, sequences, 3) - 1; break;
+    case KEY_TRAIN:
+        if (grace_selection_parse(arg, &a->train)) argp_error(state, "--train: %s", grace_last_error());
+        break;
     case 'o': a->output = arg; break;
     case KEY_JSON: a->json = true; break;
     case ARGP_KEY_ARG:
@@ -113,17 +113,6 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     default: return ARGP_ERR_UNKNOWN;
     }
     return 0;
-}
-
-static grace_status find_domain(const grace_trace *trace, const char *name, int32_t *domain) {
-    *domain = -1;
-    if (!name) return GRACE_OK;
-    for (int32_t d = 0; d < grace_trace_n_domains(trace); d++)
-        if (strcmp(grace_trace_domain(trace, d), name) == 0) {
-            *domain = d;
-            return GRACE_OK;
-        }
-    return gr_fail(GRACE_ERR_ARG, "the trace has no domain '%s'", name);
 }
 
 static int32_t n_secondary(const grace_plan *plan) {
@@ -175,22 +164,23 @@ static grace_status print_json(const arguments *a, const grace_plan *plan, doubl
     return gr_print_json(o);
 }
 
+static bool is_all(const grace_selection *s) { return s->sequences == GRACE_SEQUENCES_ALL && !s->domains[0]; }
+
 /* The selection of the input, as the planner wants it: a profile, and for a search the sets of experts tokens chose. */
 static grace_status read_input(const arguments *a, grace_profile **profile, grace_bundles **bundles) {
     grace_status st = GRACE_OK;
-    grace_trace *trace = NULL;
-    int32_t domain;
+    grace_trace_reader *trace = NULL;
+    bool searches = a->plan.planner == GRACE_PLANNER_AUTO;
     GR_TRY(gr_foreign_open(a->trace, &a->foreign, &trace, profile));
-    GR_CHECK(trace || (!a->domain && a->parity < 0), GRACE_ERR_ARG, "%s has loads only: expected no --domain and no --sequences", a->trace);
-    GR_CHECK(trace || a->plan.planner != GRACE_PLANNER_AUTO, GRACE_ERR_ARG, "%s has loads only: --planner auto needs a trace of tokens", a->trace);
+    GR_CHECK(trace || is_all(&a->train), GRACE_ERR_ARG, "%s has loads only: expected no --train", a->trace);
+    GR_CHECK(trace || !searches, GRACE_ERR_ARG, "%s has loads only: --planner auto needs a trace of tokens", a->trace);
     if (!trace) goto done;
-    GR_TRY(find_domain(trace, a->domain, &domain));
-    GR_TRY(grace_profile_build(trace, domain, a->parity, profile));
+    GR_TRY(grace_profile_stream(trace, &a->train, profile));
     GR_CHECK((*profile)->n_tokens > 0, GRACE_ERR_ARG, "%s: expected tokens to plan from, found none%s", a->trace,
-             domain >= 0 || a->parity >= 0 ? " in the selection" : "");
-    if (a->plan.planner == GRACE_PLANNER_AUTO) GR_TRY(grace_bundles_build(trace, domain, a->parity, false, GRACE_BUNDLES_DEFAULT, bundles));
+             is_all(&a->train) ? "" : " in the selection");
+    if (searches) GR_TRY(grace_bundles_stream(trace, &a->train, false, GRACE_BUNDLES_DEFAULT, bundles));
 done:
-    grace_trace_close(trace);
+    grace_trace_reader_close(trace);
     return st;
 }
 
@@ -241,7 +231,7 @@ done:
 
 int gr_cmd_plan(int argc, char **argv) {
     static const struct argp argp = {options, parse, "TRACE", "Turn a trace into a placement: which rank holds which experts and copies of which.", 0, 0, 0};
-    arguments a = {.plan = grace_plan_defaults(), .cluster = {2, 2}, .output = "plan.json", .parity = -1};
+    arguments a = {.plan = grace_plan_defaults(), .cluster = {2, 2}, .output = "plan.json"};
     gr_arg_parse(&argp, 2, argc, argv, &a);
     grace_status st = plan_trace(&a);
     if (st) fprintf(stderr, "grace: %s\n", grace_last_error());

@@ -80,11 +80,12 @@ static void layer_numbers(const grace_profile *p, int32_t layer, double *max_ove
     *best_partner = used ? partners / used : 0;
 }
 
-static grace_status show(const arguments *a, const grace_trace *trace) {
+static grace_status show(const arguments *a, grace_trace_reader *reader) {
     grace_status st = GRACE_OK;
     grace_profile *p = NULL;
     gr_json *o = gr_json_new_object(), *layers = gr_json_new_array();
-    GR_TRY(grace_profile_build(trace, -1, -1, &p));
+    const grace_trace *trace = grace_trace_reader_head(reader);
+    GR_TRY(grace_profile_stream(reader, NULL, &p));
     if (!a->run.json) printf("%s: %lld tokens of %d sequences, %d layers, %d experts, top %d\nlayer  max/mean load  best partner\n", a->output,
                              (long long)p->n_tokens, grace_trace_n_sequences(trace), p->info.n_layers, p->info.n_experts, p->info.top_k);
     for (int32_t l = 0; l < p->info.n_layers; l++) {
@@ -113,10 +114,10 @@ done:
 }
 
 static grace_status show_file(const arguments *a) {
-    grace_trace *trace = NULL;
-    grace_status st = grace_trace_open(a->output, &trace, NULL);
-    if (!st) st = show(a, trace);
-    grace_trace_close(trace);
+    grace_trace_reader *reader = NULL;
+    grace_status st = grace_trace_reader_open(a->output, &reader);
+    if (!st) st = show(a, reader);
+    grace_trace_reader_close(reader);
     return st;
 }
 

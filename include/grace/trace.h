@@ -2,6 +2,7 @@
 #ifndef GRACE_TRACE_H
 #define GRACE_TRACE_H
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "grace/status.h"
@@ -86,6 +87,36 @@ const uint16_t *grace_trace_experts(const grace_trace *t);      /* [n_tokens, n_
 const int32_t *grace_trace_token_ids(const grace_trace *t);     /* [n_tokens]; NULL when the trace has none (info.vocab 0) */
 const float *grace_trace_gate_weights(const grace_trace *t);    /* [n_tokens, n_layers, top_k] as they were kept; NULL when there are none */
 
+/* ---- reading in pieces: traces of any size in bounded memory ---- */
+typedef struct grace_trace_reader grace_trace_reader;
+
+/* PATH as for grace_trace_open(). Of a file that grows, what is there now. A piece has about 16 MiB of experts, or one block of the file; beside
+ * it the reader holds 12 bytes a sequence, of a folder 16. Fails as grace_trace_open(). */
+grace_status grace_trace_reader_open(const char *path, grace_trace_reader **out);
+/* The next tokens, as a trace of their own: its information and domains, all sequences so far, but only the segments and tokens of this
+ * piece. NULL at the end. Borrowed until the next call. Fails with FORMAT, IO, MEMORY; then the reader is only good for closing. */
+grace_status grace_trace_reader_next(grace_trace_reader *r, const grace_trace **piece);
+/* Back to the first token. */
+void grace_trace_reader_rewind(grace_trace_reader *r);
+/* Information, domains and sequences so far, before, between and after the pieces. Borrowed until the reader is closed. */
+const grace_trace *grace_trace_reader_head(const grace_trace_reader *r);
+bool grace_trace_reader_truncated(const grace_trace_reader *r);     /* at the end: there was no end mark */
+void grace_trace_reader_close(grace_trace_reader *r);               /* accepts NULL */
+
+/* ---- selection: some of a trace's tokens, so that plans can be measured on others than they were made from ---- */
+typedef enum grace_sequences { GRACE_SEQUENCES_ALL, GRACE_SEQUENCES_EVEN, GRACE_SEQUENCES_ODD } grace_sequences;
+typedef struct grace_selection {
+    grace_sequences sequences;  /* by the sequence's index */
+    char domains[256];          /* names, separated by commas; empty: all tokens, also those of no domain */
+} grace_selection;              /* all zeros: everything */
+
+/* "all", "even", "odd", "domain:NAME,NAME", "even domain:NAME". Fails with ARG. */
+grace_status grace_selection_parse(const char *text, grace_selection *out);
+/* The same text back, [320] bytes at most. */
+void grace_selection_format(const grace_selection *s, char *text, size_t size);
+/* No token of any trace is in both. */
+bool grace_selections_disjoint(const grace_selection *a, const grace_selection *b);
+
 /* ---- profile: what the planner needs: affinity A, load w (docs/paper.md) ---- */
 typedef struct grace_profile {
     grace_trace_info info;
@@ -94,9 +125,11 @@ typedef struct grace_profile {
     double *affinity;           /* [n_layers, n_experts, n_experts] tokens that chose both; symmetric, zero diagonal */
 } grace_profile;
 
-/* Counts the trace's tokens. domain -1: all. parity -1: all sequences, 0/1: sequences with even/odd index only. A selection without
- * tokens gives zeros. Fails with ARG (no such domain), LIMIT (affinity over 8 GiB), MEMORY. */
-grace_status grace_profile_build(const grace_trace *t, int32_t domain, int32_t parity, grace_profile **out);
+/* Counts a trace's tokens; which NULL: all. A selection without tokens gives zeros. Fails with ARG (no such domain), LIMIT (affinity over
+ * 8 GiB), MEMORY. The caller frees. */
+grace_status grace_profile_build(const grace_trace *t, const grace_selection *which, grace_profile **out);
+/* The same from the beginning of a trace that is read in pieces. */
+grace_status grace_profile_stream(grace_trace_reader *r, const grace_selection *which, grace_profile **out);
 void grace_profile_free(grace_profile *p);
 
 #ifdef __cplusplus

@@ -10,20 +10,45 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-grace_status gr_file_map(const char *path, gr_file *out) {
+grace_status gr_file_open(const char *path, int *out, size_t *n) {
     grace_status st = GRACE_OK;
     struct stat info;
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);     /* a named pipe without a writer must not make us wait */
     GR_CHECK(fd >= 0, GRACE_ERR_IO, "%s: %s", path, strerror(errno));
     GR_CHECK(fstat(fd, &info) == 0, GRACE_ERR_IO, "%s: %s", path, strerror(errno));
     GR_CHECK(S_ISREG(info.st_mode), GRACE_ERR_IO, "%s: expected a regular file", path);
-    if (info.st_size == 0) {
+    *n = (size_t)info.st_size;
+    *out = fd, fd = -1;
+done:
+    if (fd >= 0) close(fd);
+    return st;
+}
+
+grace_status gr_file_read_at(const char *path, int fd, uint64_t at, void *to, size_t n) {
+    grace_status st = GRACE_OK;
+    for (char *p = to; n > 0;) {
+        ssize_t done = pread(fd, p, n, (off_t)at);
+        if (done < 0 && errno == EINTR) continue;
+        GR_CHECK(done >= 0, GRACE_ERR_IO, "%s: cannot read: %s", path, strerror(errno));
+        GR_CHECK(done > 0, GRACE_ERR_IO, "%s: ends at byte %llu, it became shorter while it was read", path, (unsigned long long)at);
+        p += done, at += (uint64_t)done, n -= (size_t)done;
+    }
+done:
+    return st;
+}
+
+grace_status gr_file_map(const char *path, gr_file *out) {
+    grace_status st = GRACE_OK;
+    size_t n = 0;
+    int fd = -1;
+    GR_TRY(gr_file_open(path, &fd, &n));
+    if (n == 0) {
         *out = (gr_file){"", 0};
         goto done;
     }
-    void *data = mmap(NULL, (size_t)info.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
-    GR_CHECK(data != MAP_FAILED, GRACE_ERR_IO, "%s: cannot map %lld bytes: %s", path, (long long)info.st_size, strerror(errno));
-    *out = (gr_file){data, (size_t)info.st_size};
+    void *data = mmap(NULL, n, PROT_READ, MAP_PRIVATE, fd, 0);
+    GR_CHECK(data != MAP_FAILED, GRACE_ERR_IO, "%s: cannot map %zu bytes: %s", path, n, strerror(errno));
+    *out = (gr_file){data, n};
 done:
     if (fd >= 0) close(fd);
     return st;

@@ -2,6 +2,7 @@
 #ifndef GR_BASE_FILE_H
 #define GR_BASE_FILE_H
 #include <stddef.h>
+#include <stdint.h>
 
 #include "base/status.h"
 
@@ -10,6 +11,11 @@ typedef struct gr_file { const void *data; size_t n; } gr_file;    /* n = 0: dat
 /* Map a regular file read-only. Fails with IO (message has path and reason). */
 grace_status gr_file_map(const char *path, gr_file *out);
 void gr_file_unmap(gr_file *file);                              /* accepts a zeroed one */
+
+/* A regular file for reading at any place; *n is its size now. Fails with IO. The caller closes *fd. */
+grace_status gr_file_open(const char *path, int *fd, size_t *n);
+/* n bytes from byte `at` on. Fails with IO, also when the file ends before. */
+grace_status gr_file_read_at(const char *path, int fd, uint64_t at, void *to, size_t n);
 
 /* PATH gets exactly these bytes or stays as it was: written beside it, synced, renamed. Links are followed, permissions kept;
  * devices and pipes are written to. Fails with IO, LIMIT. */

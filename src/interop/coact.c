@@ -209,7 +209,7 @@ static grace_status build_trace(const source *s, uint64_t seed, int32_t n_tokens
                               .synthetic = true};
     name_synthetic(&info, s->meta.model);
     GR_TRY(gr_trace_new(s->loads_path, &info, &t));
-    GR_TRY(gr_trace_check_room(s->loads_path, &info, n_tokens));
+    GR_TRY(gr_trace_check_room(s->loads_path, &info, 0, n_tokens));
     GR_CALLOC(ids, (size_t)n_tokens * (size_t)info.n_layers * (size_t)info.top_k * 2);
     GR_TRY(make_tokens(s, seed, n_tokens, ids, fit));
     GR_TRY(gr_trace_push_tokens(s->loads_path, t, &(gr_raw_tokens){.experts = ids, .expert_bytes = 2}, n_tokens));

@@ -20,8 +20,8 @@ typedef struct gr_foreign_options {
 enum { GR_SYNTH_TOKENS_DEFAULT = 4096 };
 
 /* What lies at PATH, whatever it is: our trace file, a folder with topk.u8|u16, coact.csv or load.csv, a .csv, a .pt, a .json.
- * Exactly one of *trace and *profile is set; a profile from loads has no affinity: all zeros. */
-grace_status gr_foreign_open(const char *path, const gr_foreign_options *opt, grace_trace **trace, grace_profile **profile);
+ * Exactly one of *trace and *profile is set. A profile from loads has no affinity: all zeros. Our files and folders with topk.* are read in pieces. */
+grace_status gr_foreign_open(const char *path, const gr_foreign_options *opt, grace_trace_reader **trace, grace_profile **profile);
 
 /* Columns layer, expert, count; every expert of every layer once. A meta.json in the same folder gives the model's name and top_k and must agree. */
 grace_status gr_load_csv_load(const char *path, int32_t top_k, grace_profile **out);

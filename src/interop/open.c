@@ -9,6 +9,7 @@
 #include "base/status.h"
 #include "interop/interop.h"
 #include "interop/sglang.h"
+#include "plan/trace.h"
 
 static bool ends_with(const char *path, const char *tail) {
     size_t n = strlen(path), tail_n = strlen(tail);
@@ -21,34 +22,50 @@ static grace_status find_in(const char *folder, const char *name, char *path, si
     return st;
 }
 
-static grace_status open_folder(const char *path, const gr_foreign_options *opt, grace_trace **trace, grace_profile **profile) {
+static grace_status open_synthetic(const char *path, const gr_foreign_options *opt, grace_trace_reader **trace) {
+    grace_status st = GRACE_OK;
+    grace_trace *whole = NULL;
+    GR_TRY(gr_coact_load(path, opt->seed, opt->n_tokens, &whole, NULL));
+    GR_TRY(gr_trace_reader_take(whole, trace));
+    whole = NULL;
+done:
+    grace_trace_close(whole);
+    return st;
+}
+
+static grace_status open_folder(const char *path, const gr_foreign_options *opt, grace_trace_reader **trace, grace_profile **profile) {
     grace_status st = GRACE_OK;
     char file[PATH_MAX];
     bool found = false;
     GR_TRY(find_in(path, "coact.csv", file, sizeof file, &found));
-    if (found) return gr_coact_load(path, opt->seed, opt->n_tokens, trace, NULL);
+    if (found) return open_synthetic(path, opt, trace);
     GR_TRY(find_in(path, "load.csv", file, sizeof file, &found));
     if (found) return gr_load_csv_load(file, opt->top_k, profile);
-    GR_TRY(grace_trace_open(path, trace, NULL));
+    GR_TRY(grace_trace_reader_open(path, trace));
 done:
     return st;
 }
 
-static grace_status open_recording(const char *path, const gr_foreign_options *opt, grace_trace **trace, grace_profile **profile) {
+static grace_status open_recording(const char *path, const gr_foreign_options *opt, grace_trace_reader **trace, grace_profile **profile) {
     grace_status st = GRACE_OK;
     gr_file map = {0};
     gr_torch file = {0};
+    grace_trace *whole = NULL;
     GR_TRY(gr_file_map(path, &map));
     GR_TRY(gr_torch_open(path, map.data, map.n, &file));
-    if (gr_sglang_has_tokens(&file)) GR_TRY(gr_sglang_parse_trace(path, map.data, map.n, trace));
-    else GR_TRY(gr_sglang_parse_profile(path, map.data, map.n, opt->top_k, profile));
+    if (gr_sglang_has_tokens(&file)) {
+        GR_TRY(gr_sglang_parse_trace(path, map.data, map.n, &whole));
+        GR_TRY(gr_trace_reader_take(whole, trace));
+        whole = NULL;
+    } else GR_TRY(gr_sglang_parse_profile(path, map.data, map.n, opt->top_k, profile));
 done:
+    grace_trace_close(whole);
     gr_torch_close(&file);
     gr_file_unmap(&map);
     return st;
 }
 
-grace_status gr_foreign_open(const char *path, const gr_foreign_options *opt, grace_trace **trace, grace_profile **profile) {
+grace_status gr_foreign_open(const char *path, const gr_foreign_options *opt, grace_trace_reader **trace, grace_profile **profile) {
     grace_status st = GRACE_OK;
     struct stat info;
     *trace = NULL, *profile = NULL;
@@ -57,7 +74,7 @@ grace_status gr_foreign_open(const char *path, const gr_foreign_options *opt, gr
     else if (ends_with(path, ".csv")) GR_TRY(gr_load_csv_load(path, opt->top_k, profile));
     else if (ends_with(path, ".json")) GR_TRY(gr_eplb_load(path, opt->top_k, profile));
     else if (ends_with(path, ".pt")) GR_TRY(open_recording(path, opt, trace, profile));
-    else GR_TRY(grace_trace_open(path, trace, NULL));
+    else GR_TRY(grace_trace_reader_open(path, trace));
 done:
     return st;
 }

@@ -11,23 +11,41 @@
 
 typedef struct run { int64_t first, n; } run;      /* consecutive tokens of the trace */
 
-static bool selected(const grace_trace *t, int32_t sequence, int32_t domain, int32_t parity) {
-    return (domain < 0 || t->sequences[sequence].domain == domain) && (parity < 0 || sequence % 2 == parity);
-}
+/* Counting a trace, piece by piece. */
+typedef struct counting {
+    const grace_selection *which;
+    bool *wanted;               /* gr_selection_resolve() */
+    const grace_trace *piece;
+    run *runs;                  /* [n_runs] of the piece */
+    int64_t n_runs, capacity;
+    uint32_t *load, *pairs;     /* [n_layers, n_experts], [n_layers, n_experts, n_experts] */
+    grace_profile *profile;
+} counting;
 
-/* The tokens to count, neighbours joined. runs [n_segments] is large enough. */
-static int64_t select_runs(const grace_trace *t, int32_t domain, int32_t parity, run *runs) {
-    int64_t n_runs = 0, first = 0;
+/* The tokens of the piece to count, neighbours joined. */
+static grace_status select_runs(counting *c) {
+    grace_status st = GRACE_OK;
+    const grace_trace *t = c->piece;
+    int64_t first = 0;
+    c->n_runs = 0;
+    if (t->n_segments > c->capacity) {
+        free(c->runs);
+        c->capacity = 0;
+        GR_CALLOC(c->runs, t->n_segments);
+        c->capacity = t->n_segments;
+    }
     for (int64_t s = 0; s < t->n_segments; s++) {
         int64_t n = t->segments[s].n_tokens;
-        if (selected(t, t->segments[s].sequence, domain, parity)) {
-            bool joins = n_runs > 0 && runs[n_runs - 1].first + runs[n_runs - 1].n == first;
-            if (!joins) runs[n_runs++] = (run){first, 0};
-            runs[n_runs - 1].n += n;
+        if (gr_selected(c->which, c->wanted, t, t->segments[s].sequence)) {
+            bool joins = c->n_runs > 0 && c->runs[c->n_runs - 1].first + c->runs[c->n_runs - 1].n == first;
+            if (!joins) c->runs[c->n_runs++] = (run){first, 0};
+            c->runs[c->n_runs - 1].n += n;
+            c->profile->n_tokens += n;
         }
         first += n;
     }
-    return n_runs;
+done:
+    return st;
 }
 
 /* pairs [n_experts, n_experts] += 1 at (earlier, later choice) of every pair: half of the matrix's work, and no comparison inside the
@@ -49,26 +67,22 @@ static void store_layer(const uint32_t *load, const uint32_t *pairs, size_t n, d
     }
 }
 
-/* What is counted, and where to. */
-typedef struct counting { const grace_trace *trace; const run *runs; int64_t n_runs; grace_profile *profile; } counting;
-
 static grace_status count_layer(void *context, int32_t layer) {
-    grace_status st = GRACE_OK;
     const counting *c = context;
-    const grace_trace_info *info = &c->trace->info;
+    const grace_trace_info *info = &c->piece->info;
     size_t n = (size_t)info->n_experts, stride = (size_t)info->n_layers * (size_t)info->top_k, at = (size_t)layer;
-    uint32_t *load = NULL, *pairs = NULL;
-    GR_CALLOC(load, n);
-    GR_CALLOC(pairs, n * n);
     for (int64_t i = 0; i < c->n_runs; i++) {
-        const uint16_t *ids = c->trace->experts + (size_t)c->runs[i].first * stride + at * (size_t)info->top_k;
-        count_run(ids, c->runs[i].n, stride, info->top_k, info->n_experts, load, pairs);
+        const uint16_t *ids = c->piece->experts + (size_t)c->runs[i].first * stride + at * (size_t)info->top_k;
+        count_run(ids, c->runs[i].n, stride, info->top_k, info->n_experts, c->load + at * n, c->pairs + at * n * n);
     }
-    store_layer(load, pairs, n, c->profile->load + at * n, c->profile->affinity + at * n * n);
-done:
-    free(load);
-    free(pairs);
-    return st;
+    return GRACE_OK;
+}
+
+static grace_status finish_layer(void *context, int32_t layer) {
+    const counting *c = context;
+    size_t n = (size_t)c->profile->info.n_experts, at = (size_t)layer;
+    store_layer(c->load + at * n, c->pairs + at * n * n, n, c->profile->load + at * n, c->profile->affinity + at * n * n);
+    return GRACE_OK;
 }
 
 static grace_status allocate(const grace_trace_info *info, grace_profile **out) {
@@ -89,22 +103,42 @@ done:
     return st;
 }
 
-grace_status grace_profile_build(const grace_trace *t, int32_t domain, int32_t parity, grace_profile **out) {
+static grace_status count_pieces(grace_trace_reader *r, counting *c) {
     grace_status st = GRACE_OK;
-    grace_profile *p = NULL;
-    run *runs = NULL;
-    GR_CHECK(domain >= -1 && domain < t->n_domains, GRACE_ERR_ARG, "domain: expected -1 to %d, found %d", t->n_domains - 1, domain);
-    GR_CHECK(parity >= -1 && parity <= 1, GRACE_ERR_ARG, "parity: expected -1, 0 or 1, found %d", parity);
-    GR_CALLOC(runs, t->n_segments);
-    int64_t n_runs = select_runs(t, domain, parity, runs);
-    GR_TRY(allocate(&t->info, &p));
-    for (int64_t i = 0; i < n_runs; i++) p->n_tokens += runs[i].n;
-    GR_TRY(gr_parallel(t->info.n_layers, count_layer, &(counting){t, runs, n_runs, p}));
-    *out = p;
-    p = NULL;
+    for (;;) {
+        GR_TRY(grace_trace_reader_next(r, &c->piece));
+        if (!c->piece) break;
+        GR_TRY(select_runs(c));
+        GR_TRY(gr_parallel(c->piece->info.n_layers, count_layer, c));
+    }
+    GR_TRY(gr_parallel(c->profile->info.n_layers, finish_layer, c));
 done:
-    grace_profile_free(p);
-    free(runs);
+    return st;
+}
+
+grace_status grace_profile_stream(grace_trace_reader *r, const grace_selection *which, grace_profile **out) {
+    grace_status st = GRACE_OK;
+    const grace_trace *head = grace_trace_reader_head(r);
+    size_t n = (size_t)head->info.n_layers * (size_t)head->info.n_experts;
+    counting c = {.which = which};
+    GR_TRY(gr_selection_resolve(which, head, &c.wanted));
+    GR_TRY(allocate(&head->info, &c.profile));
+    GR_CALLOC(c.load, n);
+    GR_CALLOC(c.pairs, n * (size_t)head->info.n_experts);
+    grace_trace_reader_rewind(r);
+    GR_TRY(count_pieces(r, &c));
+    *out = c.profile, c.profile = NULL;
+done:
+    grace_profile_free(c.profile);
+    free(c.wanted), free(c.runs), free(c.load), free(c.pairs);
+    return st;
+}
+
+grace_status grace_profile_build(const grace_trace *t, const grace_selection *which, grace_profile **out) {
+    grace_trace_reader *r = NULL;
+    grace_status st = gr_trace_reader_of(t, &r);
+    if (!st) st = grace_profile_stream(r, which, out);
+    grace_trace_reader_close(r);
     return st;
 }
 

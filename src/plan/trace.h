@@ -1,4 +1,4 @@
-/* A routing trace in memory, and the checks that its three sources share: our files, foreign folders, the writer's callers. */
+/* A routing trace in memory or a piece of one, its sources, and the checks that they and the writer share. */
 #ifndef GR_PLAN_TRACE_H
 #define GR_PLAN_TRACE_H
 #include <stdbool.h>
@@ -28,6 +28,8 @@ struct grace_trace {
     float *weights;                     /* [n_tokens, n_layers, top_k]; NULL without */
     int32_t n_domains;
     int64_t n_sequences, n_segments, n_tokens;
+    int64_t first_segment, first_token; /* in pieces: how many came before */
+    int32_t last_step;                  /* of the last segment, INT32_MIN before the first */
     int64_t sequences_capacity, segments_capacity, values_capacity, ids_capacity, weights_capacity;
     uint64_t *seen;                     /* [n_experts] the last gate choice that named the expert; see gr_trace_check_experts() */
     uint64_t n_seen;
@@ -74,15 +76,44 @@ grace_status gr_trace_check_ids(const char *where, const grace_trace_info *info,
                                 grace_status status);
 grace_status gr_trace_check_weights(const char *where, const grace_trace_info *info, const float *weights, int64_t n_tokens, int64_t first,
                                     grace_status status);
-/* LIMIT when a trace of n_tokens could not be held in memory. */
-grace_status gr_trace_check_room(const char *where, const grace_trace_info *info, int64_t n_tokens);
+/* LIMIT when n_tokens could not be held in memory, or with those before are more than a trace may have. */
+grace_status gr_trace_check_room(const char *where, const grace_trace_info *info, int64_t n_before, int64_t n_tokens);
 
-/* ---- sources ---- */
+/* ---- sources: where a reader's pieces come from ---- */
+typedef struct gr_trace_source {
+    /* Append the next tokens to t, at most one block of a file; *more: there were some. */
+    grace_status (*next)(void *self, grace_trace *t, bool *more);
+    void (*rewind)(void *self, grace_trace *t);             /* t has no tokens; a source that adds sequences on the way takes them away */
+    bool (*truncated)(const void *self);
+    void (*close)(void *self);                              /* accepts NULL */
+} gr_trace_source;
 
-/* One of our files as bytes (docs/formats.md). *truncated: no end mark, read up to the last whole block. WHERE names it in messages.
- * Any bytes are safe. */
+/* One of our files (docs/formats.md), as it is now. *t: its information and domains, nothing else yet; the caller closes both. */
+grace_status gr_trace_file_open(const char *path, void **self, grace_trace **t);
+/* The same from n bytes in memory; WHERE names them in messages. Any bytes are safe. */
+grace_status gr_trace_bytes_open(const char *where, const void *bytes, size_t n, void **self, grace_trace **t);
+extern const gr_trace_source gr_trace_file_source;
+/* A folder with topk.u8 or topk.u16, meta.json, and perhaps token ids and seqs.csv. *t has all sequences. */
+grace_status gr_trace_folder_open(const char *path, void **self, grace_trace **t);
+extern const gr_trace_source gr_trace_folder_source;
+
+/* ---- readers ---- */
+
+/* A reader whose only piece is this trace, borrowed or taken over; what can fail does so before it is taken. */
+grace_status gr_trace_reader_of(const grace_trace *t, grace_trace_reader **out);
+grace_status gr_trace_reader_take(grace_trace *t, grace_trace_reader **out);
+/* A piece ends with the block that brings it to n_values expert ids; for tests, which want many small ones. */
+void gr_trace_reader_set_piece(grace_trace_reader *r, int64_t n_values);
+/* One of our files as bytes, whole. *truncated: no end mark, read up to the last whole block. */
 grace_status gr_trace_parse(const char *where, const void *bytes, size_t n, grace_trace **out, bool *truncated);
-/* A folder with topk.u8 or topk.u16, meta.json and perhaps seqs.csv. */
-grace_status gr_trace_load_folder(const char *path, grace_trace **out);
+
+/* ---- selections ---- */
+
+/* wanted [n_domains + 1]: whether tokens of domain d - 1 are selected. Fails with ARG (a name that the trace does not have), MEMORY. */
+grace_status gr_selection_resolve(const grace_selection *which, const grace_trace *head, bool **wanted);
+static inline bool gr_selected(const grace_selection *which, const bool *wanted, const grace_trace *t, int32_t sequence) {
+    bool parity = !which || which->sequences == GRACE_SEQUENCES_ALL || sequence % 2 == (which->sequences == GRACE_SEQUENCES_ODD);
+    return parity && wanted[t->sequences[sequence].domain + 1];
+}
 
 #endif

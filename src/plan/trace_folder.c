@@ -12,18 +12,25 @@
 #include "base/memory.h"
 #include "plan/trace.h"
 
-enum { FIELD_MAX = 256, COLUMNS_MAX = 64 };
+enum { FIELD_MAX = 256, COLUMNS_MAX = 64, READ_BYTES = 1 << 20 };
 
 typedef struct folder {
-    const char *path;
+    char *path;
     char meta[PATH_MAX], experts[PATH_MAX], ids[PATH_MAX], sequences[PATH_MAX];    /* meta.json, topk.*, tokens.*, seqs.csv */
     int expert_bytes, id_bytes;     /* of topk.*, of tokens.*; 0: no token ids */
+    int experts_fd, ids_fd;
     grace_phase phase;
     int64_t n_tokens;
     int64_t sequence_length;        /* 0: not given */
     gr_json *json;
-    grace_trace *t;
+    grace_trace *t;                 /* information, domains, sequences; the reader owns it once it is open */
     int64_t n_covered;              /* tokens that sequences were made for */
+    int32_t *length;                /* [n_sequences] tokens */
+    int64_t length_capacity;
+    int64_t n_read;                 /* tokens given out, sequences whole, tokens of the next one */
+    int32_t sequence, position;
+    unsigned char *experts_read, *ids_read;     /* of n_read_max tokens */
+    int64_t n_read_max;
 } folder;
 
 /* ---- meta.json ---- */
@@ -87,40 +94,54 @@ done:
     return st;
 }
 
-static grace_status map_file(const folder *f, const char *path, int64_t token_bytes, gr_file *file) {
+static grace_status open_file(const folder *f, const char *path, int64_t token_bytes, int *fd) {
     grace_status st = GRACE_OK;
-    GR_TRY(gr_file_map(path, file));
-    GR_CHECK((int64_t)file->n == f->n_tokens * token_bytes, GRACE_ERR_FORMAT,
+    size_t n = 0;
+    GR_TRY(gr_file_open(path, fd, &n));
+    GR_CHECK((int64_t)n == f->n_tokens * token_bytes, GRACE_ERR_FORMAT,
              "%s: %" PRId64 " tokens of %" PRId64 " byte(s) take %" PRId64 " bytes, the file has %zu", path, f->n_tokens, token_bytes,
-             f->n_tokens * token_bytes, file->n);
+             f->n_tokens * token_bytes, n);
 done:
     return st;
 }
 
-static grace_status read_tokens(folder *f) {
+static int64_t expert_row_bytes(const folder *f) { return (int64_t)f->t->info.n_layers * f->t->info.top_k * f->expert_bytes; }
+
+static grace_status open_tokens(folder *f) {
     grace_status st = GRACE_OK;
-    const grace_trace_info *info = &f->t->info;
-    gr_file experts = {0}, ids = {0};
-    GR_CHECK(f->expert_bytes == 2 || info->n_experts <= 256, GRACE_ERR_FORMAT, "%s: one byte an id, but meta.json says %d experts", f->experts,
-             info->n_experts);
-    GR_TRY(map_file(f, f->experts, (int64_t)info->n_layers * info->top_k * f->expert_bytes, &experts));
-    if (f->id_bytes) GR_TRY(map_file(f, f->ids, f->id_bytes, &ids));
-    gr_raw_tokens raw = {.experts = experts.data, .expert_bytes = f->expert_bytes, .ids = ids.data, .id_bytes = f->id_bytes};
-    GR_TRY(gr_trace_push_tokens(f->path, f->t, &raw, f->n_tokens));
+    int64_t row = expert_row_bytes(f);
+    GR_CHECK(f->expert_bytes == 2 || f->t->info.n_experts <= 256, GRACE_ERR_FORMAT, "%s: one byte an id, but meta.json says %d experts", f->experts,
+             f->t->info.n_experts);
+    GR_TRY(open_file(f, f->experts, row, &f->experts_fd));
+    if (f->id_bytes) GR_TRY(open_file(f, f->ids, f->id_bytes, &f->ids_fd));
+    f->n_read_max = row < READ_BYTES ? READ_BYTES / row : 1;
+    GR_CALLOC(f->experts_read, f->n_read_max * row);
+    GR_CALLOC(f->ids_read, f->n_read_max * f->id_bytes);
 done:
-    gr_file_unmap(&experts);
-    gr_file_unmap(&ids);
     return st;
 }
 
 /* ---- sequences: a run of tokens of one domain, whole or cut into pieces of sequence_length ---- */
+
+static grace_status reserve_lengths(folder *f, int64_t n) {
+    grace_status st = GRACE_OK;
+    if (n <= f->length_capacity) return st;
+    int64_t wanted = f->length_capacity ? 2 * f->length_capacity : 64;
+    int32_t *grown = realloc(f->length, (size_t)wanted * sizeof *grown);
+    GR_CHECK(grown, GRACE_ERR_MEMORY, "no memory for %" PRId64 " sequences", wanted);
+    f->length = grown;
+    f->length_capacity = wanted;
+done:
+    return st;
+}
 
 static grace_status add_sequence(folder *f, const char *where, int64_t n_tokens, int32_t domain) {
     grace_status st = GRACE_OK;
     int32_t index = grace_trace_n_sequences(f->t);
     GR_CHECK(n_tokens <= INT32_MAX, GRACE_ERR_LIMIT, "%s: a sequence of %" PRId64 " tokens, at most %d are allowed", where, n_tokens, INT32_MAX);
     GR_TRY(gr_trace_push_sequence(where, f->t, (grace_trace_sequence){.id = index, .domain = domain}));
-    GR_TRY(gr_trace_push_segment(where, f->t, (grace_trace_segment){.sequence = index, .n_tokens = (int32_t)n_tokens, .phase = f->phase}));
+    GR_TRY(reserve_lengths(f, index + 1));
+    f->length[index] = (int32_t)n_tokens;
     f->n_covered += n_tokens;
 done:
     return st;
@@ -287,8 +308,6 @@ done:
     return st;
 }
 
-/* ---- all of it ---- */
-
 static grace_status read_sequences(folder *f) {
     grace_status st = GRACE_OK;
     bool has_table = exists(f->sequences);
@@ -302,24 +321,82 @@ done:
     return st;
 }
 
-grace_status gr_trace_load_folder(const char *path, grace_trace **out) {
+/* ---- the source ---- */
+
+/* The next n tokens' segments: what is left of a sequence, whole ones, the beginning of one. */
+static grace_status cut_segments(folder *f, grace_trace *t, int64_t n) {
+    grace_status st = GRACE_OK;
+    while (n > 0) {
+        int32_t left = f->length[f->sequence] - f->position, taken = n < left ? (int32_t)n : left;
+        GR_TRY(gr_trace_push_segment(f->meta, t, (grace_trace_segment){f->sequence, f->position, taken, 0, f->phase}));
+        n -= taken;
+        f->position += taken;
+        if (taken == left) f->sequence++, f->position = 0;
+    }
+done:
+    return st;
+}
+
+static grace_status next(void *self, grace_trace *t, bool *more) {
+    grace_status st = GRACE_OK;
+    folder *f = self;
+    int64_t left = f->n_tokens - f->n_read, n = left < f->n_read_max ? left : f->n_read_max, row = expert_row_bytes(f);
+    gr_raw_tokens raw = {.experts = f->experts_read, .expert_bytes = f->expert_bytes, .ids = f->ids_read, .id_bytes = f->id_bytes};
+    GR_TRY(gr_file_read_at(f->experts, f->experts_fd, (uint64_t)(f->n_read * row), f->experts_read, (size_t)(n * row)));
+    if (f->id_bytes)
+        GR_TRY(gr_file_read_at(f->ids, f->ids_fd, (uint64_t)f->n_read * (uint64_t)f->id_bytes, f->ids_read, (size_t)n * (size_t)f->id_bytes));
+    GR_TRY(cut_segments(f, t, n));
+    GR_TRY(gr_trace_push_tokens(f->path, t, &raw, n));
+    f->n_read += n;
+    *more = n > 0;
+done:
+    return st;
+}
+
+static void to_start(void *self, grace_trace *t) {
+    folder *f = self;
+    (void)t;
+    f->n_read = 0;
+    f->sequence = f->position = 0;
+}
+
+static bool truncated(const void *self) {
+    (void)self;
+    return false;
+}
+
+static void finish(void *self) {
+    folder *f = self;
+    if (!f) return;
+    if (f->experts_fd >= 0) close(f->experts_fd);
+    if (f->ids_fd >= 0) close(f->ids_fd);
+    gr_json_free(f->json);
+    free(f->path);
+    free(f->length);
+    free(f->experts_read);
+    free(f->ids_read);
+    free(f);
+}
+
+const gr_trace_source gr_trace_folder_source = {next, to_start, truncated, finish};
+
+grace_status gr_trace_folder_open(const char *path, void **self, grace_trace **t) {
     grace_status st = GRACE_OK;
     folder *f = NULL;
     GR_CALLOC(f, 1);
-    f->path = path;
+    f->experts_fd = f->ids_fd = -1;
+    f->path = strdup(path);
+    GR_CHECK(f->path, GRACE_ERR_MEMORY, "no memory for a path of %zu bytes", strlen(path));
     GR_TRY(gr_path_join(f->meta, sizeof f->meta, path, "meta.json"));
     GR_TRY(gr_path_join(f->sequences, sizeof f->sequences, path, "seqs.csv"));
     GR_TRY(find_files(f));
     GR_TRY(read_meta(f));
-    GR_TRY(read_tokens(f));
+    GR_TRY(open_tokens(f));
     GR_TRY(read_sequences(f));
-    *out = f->t;
-    f->t = NULL;
+    *t = f->t;
+    *self = f, f = NULL;
 done:
-    if (f) {
-        grace_trace_close(f->t);
-        gr_json_free(f->json);
-    }
-    free(f);
+    if (f) grace_trace_close(f->t);
+    finish(f);
     return st;
 }

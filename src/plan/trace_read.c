@@ -1,27 +1,54 @@
-/* Reading a trace file: prefix, JSON header, blocks until the end mark. Every size is checked before it is believed. */
+/* Reading a trace file block by block: prefix, JSON header, blocks until the end mark. Every size is checked before it is believed. */
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include <zstd.h>
 
+#include "base/file.h"
 #include "base/json.h"
 #include "base/memory.h"
 #include "plan/trace.h"
 #include "plan/trace_format.h"
 
+typedef struct bytes { unsigned char *data; size_t capacity; } bytes;
+
 typedef struct reader {
-    const char *where;
-    const unsigned char *bytes;     /* [n] */
-    size_t n, at;
-    uint64_t chain;                 /* the last header checksum */
-    bool ended;                     /* the end mark was read */
-    int64_t n_blocks;
-    grace_trace *t;
-    unsigned char *raw;             /* [raw_capacity] a block after decompression */
-    size_t raw_capacity;
-    ZSTD_DCtx *zstd;
+    char *where;
+    const unsigned char *memory;    /* [n] the file, or NULL: it is read from fd */
+    int fd;
+    size_t n, at;                   /* the size when it was opened: what is appended later is not seen */
+    size_t first_block;             /* where the blocks begin, and the checksum that starts their chain */
+    uint64_t first_chain, chain;    /* the last header checksum */
     uint32_t version;
+    bool ended, cut;                /* the end mark was read; the file ended without it */
+    int64_t n_blocks;
+    bytes taken, raw;               /* what was read last from fd; a block after decompression */
+    ZSTD_DCtx *zstd;
 } reader;
+
+static grace_status reserve(bytes *b, size_t n) {
+    grace_status st = GRACE_OK;
+    if (b->data && n <= b->capacity) return st;
+    free(b->data);
+    b->capacity = 0;
+    GR_CALLOC(b->data, n);
+    b->capacity = n;
+done:
+    return st;
+}
+
+/* *p: n bytes from `at` on, which are there; valid until the next call. */
+static grace_status take(reader *r, size_t at, size_t n, const unsigned char **p) {
+    grace_status st = GRACE_OK;
+    *p = r->memory ? r->memory + at : NULL;
+    if (r->memory) return st;
+    GR_TRY(reserve(&r->taken, n));
+    GR_TRY(gr_file_read_at(r->where, r->fd, at, r->taken.data, n));
+    *p = r->taken.data;
+done:
+    return st;
+}
 
 /* ---- header ---- */
 
@@ -76,7 +103,7 @@ done:
     return st;
 }
 
-static grace_status read_domains(reader *r, const gr_json *header) {
+static grace_status read_domains(reader *r, const gr_json *header, grace_trace *t) {
     grace_status st = GRACE_OK;
     const gr_json *names = NULL;
     GR_TRY(gr_json_array(header, r->where, "domains", &names));
@@ -84,56 +111,63 @@ static grace_status read_domains(reader *r, const gr_json *header) {
         const char *name = NULL;
         GR_CHECK(gr_json_is_string(gr_json_at(names, i), &name, NULL), GRACE_ERR_FORMAT, "%s: 'domains': entry %zu: expected a string, found %s",
                  r->where, i, gr_json_kind_name(gr_json_at(names, i)));
-        GR_TRY(gr_trace_add_domain(r->where, r->t, name));
+        GR_TRY(gr_trace_add_domain(r->where, t, name));
     }
 done:
     return st;
 }
 
-static grace_status read_header_text(reader *r, const char *text, size_t n) {
+static grace_status read_header_text(reader *r, const char *text, size_t n, grace_trace **out) {
     grace_status st = GRACE_OK;
     gr_json *header = NULL;
+    grace_trace *t = NULL;
     grace_trace_info info = {0};
     GR_TRY(gr_json_parse(r->where, text, n, &header));
     GR_TRY(read_info(r->where, r->version, header, &info));
-    GR_TRY(gr_trace_new(r->where, &info, &r->t));
-    GR_TRY(read_domains(r, header));
+    GR_TRY(gr_trace_new(r->where, &info, &t));
+    GR_TRY(read_domains(r, header, t));
+    *out = t, t = NULL;
 done:
+    grace_trace_close(t);
     gr_json_free(header);
     return st;
 }
 
-static grace_status read_header(reader *r) {
+static grace_status read_header(reader *r, grace_trace **t) {
     grace_status st = GRACE_OK;
-    GR_CHECK(r->n >= GR_TRACE_PREFIX_BYTES && memcmp(r->bytes, GR_TRACE_MAGIC, 8) == 0, GRACE_ERR_FORMAT, "%s: is not a trace file", r->where);
-    uint32_t n = gr_get_u32(r->bytes + 12);
-    r->version = gr_get_u32(r->bytes + 8);
+    const unsigned char *p = NULL;
+    unsigned char prefix[GR_TRACE_PREFIX_BYTES] = {0};
+    if (r->n >= sizeof prefix) GR_TRY(take(r, 0, sizeof prefix, &p));
+    if (p) memcpy(prefix, p, sizeof prefix);
+    GR_CHECK(memcmp(prefix, GR_TRACE_MAGIC, 8) == 0, GRACE_ERR_FORMAT, "%s: is not a trace file", r->where);
+    r->version = gr_get_u32(prefix + 8);
     GR_CHECK(r->version >= 1 && r->version <= GR_TRACE_VERSION, GRACE_ERR_UNSUPPORTED, "%s: trace format: expected version 1 to %d, found %" PRIu32,
              r->where, GR_TRACE_VERSION, r->version);
-    GR_CHECK(n <= GR_TRACE_HEADER_MAX && n <= r->n - GR_TRACE_PREFIX_BYTES, GRACE_ERR_FORMAT,
-             "%s: the header claims %" PRIu32 " bytes, %zu are left in the file", r->where, n, r->n - GR_TRACE_PREFIX_BYTES);
-    const char *text = (const char *)r->bytes + GR_TRACE_PREFIX_BYTES;
-    r->chain = gr_get_u64(r->bytes + 16);
-    GR_CHECK(r->chain == gr_trace_header_check(r->bytes, text, n), GRACE_ERR_FORMAT, "%s: the header does not match its checksum", r->where);
-    GR_TRY(read_header_text(r, text, n));
-    r->at = GR_TRACE_PREFIX_BYTES + n;
+    uint32_t n = gr_get_u32(prefix + 12);
+    GR_CHECK(n <= GR_TRACE_HEADER_MAX && n <= r->n - sizeof prefix, GRACE_ERR_FORMAT,
+             "%s: the header claims %" PRIu32 " bytes, %zu are left in the file", r->where, n, r->n - sizeof prefix);
+    GR_TRY(take(r, sizeof prefix, n, &p));
+    r->first_block = r->at = sizeof prefix + n;
+    r->first_chain = r->chain = gr_get_u64(prefix + 16);
+    GR_CHECK(r->chain == gr_trace_header_check(prefix, p, n), GRACE_ERR_FORMAT, "%s: the header does not match its checksum", r->where);
+    GR_TRY(read_header_text(r, (const char *)p, n, t));
 done:
     return st;
 }
 
-/* ---- payloads: raw holds b->raw_bytes ---- */
+/* ---- payloads: raw.data holds b->raw_bytes ---- */
 
 static int32_t get_i32(const unsigned char *p) { return (int32_t)gr_get_u32(p); }
 
-static grace_status read_sequences(reader *r, const gr_trace_block *b) {
+static grace_status read_sequences(reader *r, const gr_trace_block *b, grace_trace *t) {
     grace_status st = GRACE_OK;
     uint64_t expected = (uint64_t)b->n_items * GR_TRACE_SEQUENCE_BYTES;
     GR_CHECK(b->raw_bytes == expected, GRACE_ERR_FORMAT, "%s: block %" PRId64 ": %" PRIu32 " sequences take %" PRIu64 " bytes, found %" PRIu32,
              r->where, r->n_blocks, b->n_items, expected, b->raw_bytes);
     for (uint32_t i = 0; i < b->n_items; i++) {
-        const unsigned char *p = r->raw + (size_t)i * GR_TRACE_SEQUENCE_BYTES;
+        const unsigned char *p = r->raw.data + (size_t)i * GR_TRACE_SEQUENCE_BYTES;
         grace_trace_sequence seq = {.id = get_i32(p), .home = get_i32(p + 4), .domain = get_i32(p + 8)};
-        GR_TRY(gr_trace_push_sequence(r->where, r->t, seq));
+        GR_TRY(gr_trace_push_sequence(r->where, t, seq));
     }
 done:
     return st;
@@ -152,9 +186,9 @@ static gr_raw_tokens lay_out(const grace_trace_info *info, const unsigned char *
     return raw;
 }
 
-static grace_status read_tokens(reader *r, const gr_trace_block *b) {
+static grace_status read_tokens(reader *r, const gr_trace_block *b, grace_trace *t) {
     grace_status st = GRACE_OK;
-    const grace_trace_info *info = &r->t->info;
+    const grace_trace_info *info = &t->info;
     size_t segment_bytes = r->version == 1 ? GR_TRACE_SEGMENT_BYTES_V1 : GR_TRACE_SEGMENT_BYTES;
     uint64_t n_segments = (uint64_t)b->n_items * segment_bytes, token_bytes = gr_trace_token_bytes(info);
     GR_CHECK(n_segments <= b->raw_bytes, GRACE_ERR_FORMAT,
@@ -162,27 +196,27 @@ static grace_status read_tokens(reader *r, const gr_trace_block *b) {
              n_segments, b->raw_bytes);
     uint64_t n_rest = b->raw_bytes - n_segments, n_tokens = 0;
     for (uint32_t i = 0; i < b->n_items; i++) {
-        grace_trace_segment seg = get_segment(r->raw + (size_t)i * segment_bytes, r->version);
-        GR_TRY(gr_trace_push_segment(r->where, r->t, seg));
+        grace_trace_segment seg = get_segment(r->raw.data + (size_t)i * segment_bytes, r->version);
+        GR_TRY(gr_trace_push_segment(r->where, t, seg));
         n_tokens += (uint64_t)seg.n_tokens;
     }
     GR_CHECK(n_rest % token_bytes == 0 && n_rest / token_bytes == n_tokens, GRACE_ERR_FORMAT,
              "%s: block %" PRId64 ": the segments have %" PRIu64 " tokens of %" PRIu64 " bytes, the tokens take %" PRIu64 " bytes", r->where,
              r->n_blocks, n_tokens, token_bytes, n_rest);
-    gr_raw_tokens raw = lay_out(info, r->raw + n_segments, n_tokens);
-    GR_TRY(gr_trace_push_tokens(r->where, r->t, &raw, (int64_t)n_tokens));
+    gr_raw_tokens raw = lay_out(info, r->raw.data + n_segments, n_tokens);
+    GR_TRY(gr_trace_push_tokens(r->where, t, &raw, (int64_t)n_tokens));
 done:
     return st;
 }
 
-static grace_status read_end(reader *r, const gr_trace_block *b) {
+static grace_status read_end(reader *r, const gr_trace_block *b, grace_trace *t) {
     grace_status st = GRACE_OK;
     GR_CHECK(b->raw_bytes == GR_TRACE_TOTALS_BYTES && b->n_items == 0, GRACE_ERR_FORMAT, "%s: the end mark has %" PRIu32 " bytes, expected %d",
              r->where, b->raw_bytes, GR_TRACE_TOTALS_BYTES);
-    uint64_t n_tokens = gr_get_u64(r->raw), n_sequences = gr_get_u64(r->raw + 8);
-    GR_CHECK(n_tokens == (uint64_t)r->t->n_tokens && n_sequences == (uint64_t)r->t->n_sequences, GRACE_ERR_FORMAT,
-             "%s: the end mark counts %" PRIu64 " tokens of %" PRIu64 " sequences, found %" PRId64 " of %" PRId64, r->where, n_tokens, n_sequences,
-             r->t->n_tokens, r->t->n_sequences);
+    uint64_t n_tokens = gr_get_u64(r->raw.data), n_sequences = gr_get_u64(r->raw.data + 8), found = (uint64_t)(t->first_token + t->n_tokens);
+    GR_CHECK(n_tokens == found && n_sequences == (uint64_t)t->n_sequences, GRACE_ERR_FORMAT,
+             "%s: the end mark counts %" PRIu64 " tokens of %" PRIu64 " sequences, found %" PRIu64 " of %" PRId64, r->where, n_tokens, n_sequences,
+             found, t->n_sequences);
     GR_CHECK(r->at == r->n, GRACE_ERR_FORMAT, "%s: %zu bytes after the end mark", r->where, r->n - r->at);
     r->ended = true;
 done:
@@ -191,26 +225,16 @@ done:
 
 /* ---- blocks ---- */
 
-static grace_status check_block(const reader *r, const gr_trace_block *b) {
+static grace_status check_block(const reader *r, const gr_trace_block *b, const unsigned char *header) {
     grace_status st = GRACE_OK;
-    const unsigned char *header = r->bytes + r->at;
     GR_CHECK(b->header_check == gr_hash64(header, 24, r->chain), GRACE_ERR_FORMAT,
              "%s: block %" PRId64 " at byte %zu: the header does not match its checksum", r->where, r->n_blocks, r->at);
     GR_CHECK(memcmp(header + 1, "\0\0\0", 3) == 0 && (b->type == 'S' || b->type == 'T' || b->type == 'E'), GRACE_ERR_FORMAT,
              "%s: block %" PRId64 " at byte %zu: unknown type %d", r->where, r->n_blocks, r->at, b->type);
     GR_CHECK(b->raw_bytes <= GR_TRACE_RAW_MAX, GRACE_ERR_FORMAT, "%s: block %" PRId64 " claims %" PRIu32 " bytes, at most %d are allowed", r->where,
              r->n_blocks, b->raw_bytes, GR_TRACE_RAW_MAX);
-done:
-    return st;
-}
-
-static grace_status reserve_raw(reader *r, size_t n) {
-    grace_status st = GRACE_OK;
-    if (r->raw && n <= r->raw_capacity) return st;
-    free(r->raw);
-    r->raw_capacity = 0;
-    GR_CALLOC(r->raw, n);
-    r->raw_capacity = n;
+    GR_CHECK(b->stored_bytes <= ZSTD_compressBound(b->raw_bytes), GRACE_ERR_FORMAT,
+             "%s: block %" PRId64 " claims %" PRIu32 " bytes for a content of %" PRIu32, r->where, r->n_blocks, b->stored_bytes, b->raw_bytes);
 done:
     return st;
 }
@@ -222,54 +246,114 @@ static grace_status unpack(reader *r, const gr_trace_block *b, const unsigned ch
              "%s: block %" PRId64 " at byte %zu does not match its checksum", r->where, r->n_blocks, r->at);
     GR_CHECK(ZSTD_getFrameContentSize(payload, b->stored_bytes) == b->raw_bytes, GRACE_ERR_FORMAT,
              "%s: block %" PRId64 ": its compressed frame does not hold %" PRIu32 " bytes", r->where, r->n_blocks, b->raw_bytes);
-    GR_TRY(reserve_raw(r, b->raw_bytes));
-    size_t n = ZSTD_decompressDCtx(r->zstd, r->raw, b->raw_bytes, payload, b->stored_bytes);
+    GR_TRY(reserve(&r->raw, b->raw_bytes));
+    size_t n = ZSTD_decompressDCtx(r->zstd, r->raw.data, b->raw_bytes, payload, b->stored_bytes);
     GR_CHECK(!ZSTD_isError(n) && n == b->raw_bytes, GRACE_ERR_FORMAT, "%s: block %" PRId64 " cannot be decompressed: %s", r->where, r->n_blocks,
              ZSTD_isError(n) ? ZSTD_getErrorName(n) : "too few bytes");
 done:
     return st;
 }
 
-static grace_status read_payload(reader *r, const gr_trace_block *b) {
+static grace_status read_payload(reader *r, const gr_trace_block *b, grace_trace *t) {
     switch (b->type) {
-    case 'S': return read_sequences(r, b);
-    case 'T': return read_tokens(r, b);
-    default: return read_end(r, b);
+    case 'S': return read_sequences(r, b, t);
+    case 'T': return read_tokens(r, b, t);
+    default: return read_end(r, b, t);
     }
 }
 
-/* *whole is false when the file ends inside the block, or before it. */
-static grace_status read_block(reader *r, bool *whole) {
+/* A file that ends inside a block, or before it, is cut short. */
+static grace_status read_block(reader *r, grace_trace *t) {
     grace_status st = GRACE_OK;
-    *whole = false;
-    if (r->n - r->at < GR_TRACE_BLOCK_BYTES) return st;
-    const unsigned char *payload = r->bytes + r->at + GR_TRACE_BLOCK_BYTES;
-    gr_trace_block b = gr_trace_get_block(r->bytes + r->at);
-    GR_TRY(check_block(r, &b));
-    if (b.stored_bytes > r->n - r->at - GR_TRACE_BLOCK_BYTES) return st;
-    GR_TRY(unpack(r, &b, payload));
+    const unsigned char *p = NULL;
+    r->cut = r->n - r->at < GR_TRACE_BLOCK_BYTES;
+    if (r->cut) return st;
+    GR_TRY(take(r, r->at, GR_TRACE_BLOCK_BYTES, &p));
+    gr_trace_block b = gr_trace_get_block(p);
+    GR_TRY(check_block(r, &b, p));
+    r->cut = b.stored_bytes > r->n - r->at - GR_TRACE_BLOCK_BYTES;
+    if (r->cut) return st;
+    GR_TRY(take(r, r->at + GR_TRACE_BLOCK_BYTES, b.stored_bytes, &p));
+    GR_TRY(unpack(r, &b, p));
     r->at += GR_TRACE_BLOCK_BYTES + b.stored_bytes;
     r->chain = b.header_check;
-    GR_TRY(read_payload(r, &b));
+    GR_TRY(read_payload(r, &b, t));
     r->n_blocks++;
-    *whole = true;
 done:
     return st;
 }
 
-grace_status gr_trace_parse(const char *where, const void *bytes, size_t n, grace_trace **out, bool *truncated) {
+/* ---- the source ---- */
+
+static grace_status next(void *self, grace_trace *t, bool *more) {
     grace_status st = GRACE_OK;
-    reader r = {.where = where, .bytes = bytes, .n = n, .zstd = ZSTD_createDCtx()};
-    bool whole = true;
-    GR_CHECK(r.zstd, GRACE_ERR_MEMORY, "%s: no memory to decompress", where);
-    GR_TRY(read_header(&r));
-    while (whole && !r.ended) GR_TRY(read_block(&r, &whole));
-    *truncated = !r.ended;
-    *out = r.t;
-    r.t = NULL;
+    reader *r = self;
+    int64_t n_before = t->n_tokens;
+    while (!r->ended && !r->cut && t->n_tokens == n_before) GR_TRY(read_block(r, t));
+    *more = t->n_tokens > n_before;
 done:
-    grace_trace_close(r.t);
-    ZSTD_freeDCtx(r.zstd);
-    free(r.raw);
+    return st;
+}
+
+static void to_start(void *self, grace_trace *t) {
+    reader *r = self;
+    r->at = r->first_block;
+    r->chain = r->first_chain;
+    r->ended = r->cut = false;
+    r->n_blocks = 0;
+    t->n_sequences = 0;
+}
+
+static bool truncated(const void *self) { return ((const reader *)self)->cut; }
+
+static void finish(void *self) {
+    reader *r = self;
+    if (!r) return;
+    if (r->fd >= 0) close(r->fd);
+    ZSTD_freeDCtx(r->zstd);
+    free(r->where);
+    free(r->taken.data);
+    free(r->raw.data);
+    free(r);
+}
+
+const gr_trace_source gr_trace_file_source = {next, to_start, truncated, finish};
+
+static grace_status start(const char *where, reader **out) {
+    grace_status st = GRACE_OK;
+    reader *r = NULL;
+    GR_CALLOC(r, 1);
+    r->fd = -1;
+    r->where = strdup(where);
+    r->zstd = ZSTD_createDCtx();
+    GR_CHECK(r->where && r->zstd, GRACE_ERR_MEMORY, "%s: no memory to decompress", where);
+    *out = r, r = NULL;
+done:
+    finish(r);
+    return st;
+}
+
+grace_status gr_trace_bytes_open(const char *where, const void *bytes, size_t n, void **self, grace_trace **t) {
+    grace_status st = GRACE_OK;
+    reader *r = NULL;
+    GR_TRY(start(where, &r));
+    r->memory = bytes;
+    r->n = n;
+    GR_TRY(read_header(r, t));
+    *self = r, r = NULL;
+done:
+    finish(r);
+    return st;
+}
+
+grace_status gr_trace_file_open(const char *path, void **self, grace_trace **t) {
+    grace_status st = GRACE_OK;
+    reader *r = NULL;
+    GR_TRY(start(path, &r));
+    GR_TRY(gr_file_open(path, &r->fd, &r->n));
+    GR_TRY(read_header(r, t));
+    *self = r, r = NULL;
+done:
+    finish(r);
     return st;
 }

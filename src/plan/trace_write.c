@@ -337,7 +337,7 @@ grace_status grace_trace_append(grace_trace_writer *w, grace_trace_segment seg, 
     GR_TRY(check_whole(w));
     if (seg.n_tokens == 0) return st;
     GR_TRY(gr_trace_check_segment(w->path, &seg, w->n_segments, w->n_sequences, w->last_step, GRACE_ERR_ARG));
-    GR_TRY(gr_trace_check_room(w->path, &w->info, w->n_tokens + seg.n_tokens));
+    GR_TRY(gr_trace_check_room(w->path, &w->info, w->n_tokens, seg.n_tokens));
     GR_CHECK(w->n_segments < INT32_MAX, GRACE_ERR_LIMIT, "%s: more than %d segments", w->path, INT32_MAX);
     GR_TRY(check_tokens(w, seg.n_tokens, tokens));
     GR_TRY(hold(w, seg, tokens));

@@ -69,7 +69,7 @@ static void the_same_trace_gives_the_same_plan(void **state) {
 static void plans_of_every_kind_are_made(void **state) {
     (void)state;
     static const char *const kinds[] = {"--planner=contiguous", "--planner=uniform", "--grouping=free", "--grouping=uniform", "--replication=fixed",
-                                        "--replication=none", "--ratio=0.5", "--domain=math", "--sequences=odd", "--cluster=3x2", "--cluster=1x1"};
+                                        "--replication=none", "--ratio=0.5", "--train=domain:math", "--train=odd", "--train=even domain:math", "--cluster=3x2", "--cluster=1x1"};
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
         GRACE(0, "plan", "chain.trace", kinds[i], "-o", "kind.json");
         GRACE(0, "inspect", "kind.json");

@@ -154,7 +154,7 @@ static void what_is_no_trace_is_refused(void **state) {
     complains("expected topk.u8 or topk.u16 in the folder, found neither");
     GRACE(1, "plan", MODEL "/config.json");
     complains("config.json: expected an array of arrays of loads");
-    GRACE(1, "plan", PROFILED, "--domain", "poetry");
+    GRACE(1, "plan", PROFILED, "--train", "domain:poetry");
     complains("the trace has no domain 'poetry'");
     GRACE(1, "plan", PROFILED, "--cluster", "65x1");
     complains("65 ranks for 64 experts");

@@ -26,7 +26,7 @@ static void help_names_every_option(void **state) {
     HELP_NAMES(HELP_OF("run"), ENGINE_OPTIONS, "--prompt=", "--prompts", "--prompt-ids", "-n ", "--ignore-eos", "--temperature", "--top-p", "--top-k",
                "--seed", "--trace");
     HELP_NAMES(HELP_OF("profile"), ENGINE_OPTIONS, "--output", "--tokens", "--window", "--documents", "TEXT_FILE");
-    HELP_NAMES(HELP_OF("plan"), "--cluster", "--planner", "--grouping", "--replication", "--ratio", "--seed", "--domain", "--sequences", "--output",
+    HELP_NAMES(HELP_OF("plan"), "--cluster", "--planner", "--grouping", "--replication", "--ratio", "--seed", "--train", "--output",
                "--json");
     HELP_NAMES(HELP_OF("report"), "--output", "--json");
     HELP_NAMES(HELP_OF("inspect"), "--json");

@@ -32,7 +32,7 @@ static void tokens_have_the_loads_and_the_pairs_and_a_mark(void **state) {
     assert_true(gr_trace_is_synthetic(grace_trace_describe(t)));
     assert_string_equal(grace_trace_domain(t, grace_trace_sequence_at(t, 0).domain), "synthetic");
     assert_int_equal(grace_trace_n_tokens(t), 8);
-    assert_ok(grace_profile_build(t, -1, -1, &p));
+    assert_ok(grace_profile_build(t, NULL, &p));
     assert_true(p->load[0] == 6 && p->load[3] == 2 && p->load[4] == 4 && p->affinity[1] == 6);
     assert_true(fit.load_error_max == 0 && fit.listed_error < 1e-6 && fit.listed_share == 6.0 / 16);
     grace_profile_free(p), grace_trace_close(t);

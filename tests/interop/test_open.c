@@ -11,12 +11,12 @@ static const gr_foreign_options options = {.top_k = 0, .seed = 1, .n_tokens = 4}
 
 /* "trace" or "profile", as a test of which one came. */
 static void assert_kind(const char *path, const char *kind) {
-    grace_trace *trace = NULL;
+    grace_trace_reader *trace = NULL;
     grace_profile *profile = NULL;
     assert_ok(gr_foreign_open(path, &options, &trace, &profile));
     assert_true(!trace != !profile);
     assert_string_equal(trace ? "trace" : "profile", kind);
-    grace_trace_close(trace), grace_profile_free(profile);
+    grace_trace_reader_close(trace), grace_profile_free(profile);
 }
 
 static void every_kind_of_input_is_recognised(void **state) {
@@ -44,7 +44,7 @@ static void every_kind_of_input_is_recognised(void **state) {
 
 static void what_is_not_there_is_named(void **state) {
     (void)state;
-    grace_trace *trace = NULL;
+    grace_trace_reader *trace = NULL;
     grace_profile *profile = NULL;
     assert_failed(gr_foreign_open("/nowhere/at/all", &options, &trace, &profile), GRACE_ERR_IO, "/nowhere/at/all: No such file");
     assert_failed(gr_foreign_open(DATA, &options, &trace, &profile), GRACE_ERR_IO, "expected topk.u8 or topk.u16 in the folder");

@@ -14,8 +14,8 @@ typedef struct world { grace_trace *trace; grace_bundles *bundles; grace_profile
 static world world_open(uint64_t seed, trace_case c) {
     gr_rng rng = gr_rng_seed(seed);
     world w = {.trace = make_trace(&rng, &c), .opt = grace_plan_defaults()};
-    claim(grace_bundles_build(w.trace, -1, -1, false, GRACE_BUNDLES_DEFAULT, &w.bundles) == GRACE_OK, seed);
-    claim(grace_profile_build(w.trace, -1, -1, &w.profile) == GRACE_OK, seed);
+    claim(grace_bundles_build(w.trace, NULL, false, GRACE_BUNDLES_DEFAULT, &w.bundles) == GRACE_OK, seed);
+    claim(grace_profile_build(w.trace, NULL, &w.profile) == GRACE_OK, seed);
     w.opt.planner = GRACE_PLANNER_AUTO, w.opt.bundles = w.bundles, w.opt.seed = seed;
     return w;
 }

@@ -31,7 +31,7 @@ static void bundles_are_the_distinct_sets_with_their_tokens(void **state) {
         grace_bundles *b = NULL;
         int32_t parity = (int32_t)(seed % 3) - 1;
         bool homes = seed % 2;
-        claim(grace_bundles_build(t, -1, parity, homes, GRACE_BUNDLES_DEFAULT, &b) == GRACE_OK, seed);
+        claim(grace_bundles_build(t, &(grace_selection){.sequences = (grace_sequences)(parity + 1)}, homes, GRACE_BUNDLES_DEFAULT, &b) == GRACE_OK, seed);
         for (int32_t l = 0; l < 2; l++) {
             const gr_bundle_layer *bl = &b->layers[l];
             int64_t n = 0;
@@ -56,7 +56,7 @@ static void too_many_sets_are_sampled(void **state) {
     trace_case c = {2, 64, 4, 4, 500, 2, 0.5};
     grace_trace *t = make_trace(&rng, &c);
     grace_bundles *b = NULL;
-    assert_int_equal(grace_bundles_build(t, -1, -1, false, 300, &b), GRACE_OK);
+    assert_int_equal(grace_bundles_build(t, NULL, false, 300, &b), GRACE_OK);
     for (int32_t l = 0; l < 2; l++) {
         assert_in_range(b->layers[l].n, 100, 300);
         assert_int_equal(b->layers[l].n_tokens, 2000 / 8);
@@ -71,7 +71,7 @@ static void a_selection_without_tokens_has_no_bundles(void **state) {
     trace_case c = {1, 8, 2, 1, 5, 2, 0.5};
     grace_trace *t = make_trace(&rng, &c);
     grace_bundles *b = NULL;
-    assert_int_equal(grace_bundles_build(t, -1, 1, false, 300, &b), GRACE_OK);
+    assert_int_equal(grace_bundles_build(t, &(grace_selection){.sequences = GRACE_SEQUENCES_ODD}, false, 300, &b), GRACE_OK);
     assert_true(b->layers[0].n == 0 && b->layers[0].n_tokens == 0);
     grace_bundles_free(b);
     grace_trace_close(t);
@@ -83,10 +83,10 @@ static void choices_that_cannot_be_are_refused(void **state) {
     trace_case c = {1, 8, 2, 1, 5, 2, 0.5};
     grace_trace *t = make_trace(&rng, &c);
     grace_bundles *b = NULL;
-    assert_int_equal(grace_bundles_build(t, 0, -1, false, 300, &b), GRACE_ERR_ARG);
-    assert_int_equal(grace_bundles_build(t, -1, 2, false, 300, &b), GRACE_ERR_ARG);
-    assert_int_equal(grace_bundles_build(t, -1, -1, false, 0, &b), GRACE_ERR_ARG);
-    assert_int_equal(grace_bundles_build(t, -1, -1, false, GRACE_BUNDLES_MAX + 1, &b), GRACE_ERR_ARG);
+    assert_int_equal(grace_bundles_build(t, &(grace_selection){.domains = "prose"}, false, 300, &b), GRACE_ERR_ARG);
+    assert_int_equal(grace_bundles_build(t, &(grace_selection){.sequences = (grace_sequences)3}, false, 300, &b), GRACE_ERR_ARG);
+    assert_int_equal(grace_bundles_build(t, NULL, false, 0, &b), GRACE_ERR_ARG);
+    assert_int_equal(grace_bundles_build(t, NULL, false, GRACE_BUNDLES_MAX + 1, &b), GRACE_ERR_ARG);
     assert_null(b);
     grace_trace_close(t);
 }

@@ -54,8 +54,10 @@ static void a_profile_is_the_brute_force_count(void **state) {
         for (int32_t domain = -1; domain < 3; domain++) {
             for (int32_t parity = -1; parity <= 1; parity++) {
                 grace_profile *p = NULL;
-                assert_int_equal(grace_profile_build(t, domain, parity, &p), GRACE_OK);
-                assert_memory_equal(&p->info, &w->info, sizeof w->info);
+                grace_selection which = {.sequences = (grace_sequences)(parity + 1)};
+                if (domain >= 0) snprintf(which.domains, sizeof which.domains, "%s", w->domains[domain]);
+                assert_int_equal(grace_profile_build(t, &which, &p), GRACE_OK);
+                assert_same_info(&p->info, &w->info);
                 assert_is_definition(p, w, domain, parity);
                 grace_profile_free(p);
             }
@@ -92,9 +94,9 @@ static void sums_hold_for_every_shape_and_parts_add_up(void **state) {
         world *w = world_random(500 + i, shapes[i][0], shapes[i][1], shapes[i][2], 12, 1000);
         grace_trace *t = trace_of(w);
         grace_profile *all = NULL, *even = NULL, *odd = NULL;
-        assert_int_equal(grace_profile_build(t, -1, -1, &all), GRACE_OK);
-        assert_int_equal(grace_profile_build(t, -1, 0, &even), GRACE_OK);
-        assert_int_equal(grace_profile_build(t, -1, 1, &odd), GRACE_OK);
+        assert_int_equal(grace_profile_build(t, NULL, &all), GRACE_OK);
+        assert_int_equal(grace_profile_build(t, &(grace_selection){GRACE_SEQUENCES_EVEN, ""}, &even), GRACE_OK);
+        assert_int_equal(grace_profile_build(t, &(grace_selection){GRACE_SEQUENCES_ODD, ""}, &odd), GRACE_OK);
         assert_sums(all), assert_sums(even), assert_sums(odd);
         assert_int_equal(all->n_tokens, w->n_tokens);
         assert_int_equal(even->n_tokens + odd->n_tokens, w->n_tokens);
@@ -111,7 +113,7 @@ static void a_selection_without_tokens_is_all_zeros(void **state) {
     world *w = world_random(3, 2, 8, 2, 1, 50);     /* one sequence: nothing odd */
     grace_trace *t = trace_of(w);
     grace_profile *p = NULL;
-    assert_int_equal(grace_profile_build(t, -1, 1, &p), GRACE_OK);
+    assert_int_equal(grace_profile_build(t, &(grace_selection){GRACE_SEQUENCES_ODD, ""}, &p), GRACE_OK);
     assert_int_equal(p->n_tokens, 0);
     assert_sums(p);
     grace_profile_free(p);
@@ -124,10 +126,9 @@ static void selections_that_cannot_be_are_refused(void **state) {
     world *w = world_random(3, 2, 8, 2, 1, 5);
     grace_trace *t = trace_of(w);
     grace_profile *p = NULL;
-    assert_int_equal(grace_profile_build(t, 3, -1, &p), GRACE_ERR_ARG);
-    assert_non_null(strstr(grace_last_error(), "domain: expected -1 to 2, found 3"));
-    assert_int_equal(grace_profile_build(t, -2, -1, &p), GRACE_ERR_ARG);
-    assert_int_equal(grace_profile_build(t, -1, 2, &p), GRACE_ERR_ARG);
+    assert_int_equal(grace_profile_build(t, &(grace_selection){.domains = "prose,poetry"}, &p), GRACE_ERR_ARG);
+    assert_non_null(strstr(grace_last_error(), "the trace has no domain 'poetry'"));
+    assert_int_equal(grace_profile_build(t, &(grace_selection){.sequences = (grace_sequences)3}, &p), GRACE_ERR_ARG);
     assert_null(p);
     grace_profile_free(NULL);
     grace_trace_close(t);
@@ -139,7 +140,7 @@ static void an_affinity_that_cannot_be_held_is_a_limit(void **state) {
     world *w = world_random(3, 1, 65536, 2, 1, 5);
     grace_trace *t = trace_of(w);
     grace_profile *p = NULL;
-    assert_int_equal(grace_profile_build(t, -1, -1, &p), GRACE_ERR_LIMIT);
+    assert_int_equal(grace_profile_build(t, NULL, &p), GRACE_ERR_LIMIT);
     assert_non_null(strstr(grace_last_error(), "34359738368 bytes"));
     grace_trace_close(t);
     world_free(w);
@@ -160,7 +161,7 @@ static void loads_of_the_golden_traces_match_the_reference(void **state) {
         assert_int_equal(grace_trace_open(in(GRACE_SOURCE_DIR "/tests/golden/tiny-olmoe/traces", names[i]), &t, NULL), GRACE_OK);
         assert_int_equal(grace_trace_n_tokens(t), 20480);
         assert_int_equal(grace_trace_n_sequences(t), 40);
-        assert_int_equal(grace_profile_build(t, -1, -1, &p), GRACE_OK);
+        assert_int_equal(grace_profile_build(t, NULL, &p), GRACE_OK);
         assert_sums(p);
         for (int32_t v = 0; v < 8 * 64; v++) {
             int64_t expected = -1;
@@ -193,7 +194,7 @@ static void counting_is_fast(void **state) {
     assert_int_equal(gr_trace_push_sequence("big", t, (grace_trace_sequence){.domain = -1}), GRACE_OK);
     assert_int_equal(gr_trace_push_segment("big", t, (grace_trace_segment){.n_tokens = N}), GRACE_OK);
     double built = gr_now_us();
-    assert_int_equal(grace_profile_build(t, -1, -1, &p), GRACE_OK);
+    assert_int_equal(grace_profile_build(t, NULL, &p), GRACE_OK);
     double end = gr_now_us();
     print_message("20k tokens x 26 layers, top-8 of 64: %.1f ms to check, %.1f ms to count\n", (read - start) / 1e3, (end - built) / 1e3);
     assert_sums(p);

@@ -16,8 +16,8 @@ static world world_open(gr_rng *rng, uint64_t seed) {
     world w = {.cluster = {between(rng, 1, 4), between(rng, 1, 3)}};
     trace_case c = {1, between(rng, 12, 16), between(rng, 1, 4), 2, 60, 2, 0.4};
     w.trace = make_trace(rng, &c);
-    claim(grace_bundles_build(w.trace, -1, -1, false, GRACE_BUNDLES_DEFAULT, &w.bundles) == GRACE_OK, seed);
-    claim(grace_profile_build(w.trace, -1, -1, &w.profile) == GRACE_OK, seed);
+    claim(grace_bundles_build(w.trace, NULL, false, GRACE_BUNDLES_DEFAULT, &w.bundles) == GRACE_OK, seed);
+    claim(grace_profile_build(w.trace, NULL, &w.profile) == GRACE_OK, seed);
     claim(gr_nodes_open(&w.bundles->layers[0], c.top_k, w.profile->load, c.n_experts, w.cluster, &w.nodes) == GRACE_OK, seed);
     return w;
 }
