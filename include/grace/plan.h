@@ -82,7 +82,7 @@ typedef struct grace_plan_options {
     int32_t eplb_groups;                /* 1. EPLB: equal runs of experts that the router treats as one */
     /* AUTO */
     const grace_bundles *bundles;       /* borrowed; AUTO fails with ARG without them */
-    double balance;                     /* 1.1. Bound on max/mean predicted load in every layer, kept where it can be */
+    double balance;                     /* 1.1. Bound on max/mean load in every layer, kept where it can be; 0: 0.95 of what grace has there, 1.1 at least */
     double w_gpu;                       /* 0.1. What a row inside a node costs where one between nodes costs 1 */
     double time_limit_s;                /* 0: none. What the search may take; a plan cut short depends on the machine's speed */
 } grace_plan_options;

@@ -8,11 +8,15 @@
 #include "base/memory.h"
 #include "base/parallel.h"
 #include "plan/budget.h"
+#include "plan/cost.h"
 
-enum { PASSES_MAX = 8, PRICE_STEPS_MAX = 40, BISECTIONS = 4 };
-static const double PRICE_STEP = 0.5, NODE_SHARE = 0.6;        /* NODE_SHARE: of the allowance for load that nodes may use up; the rest is for GPUs */
+/* Tokens not seen load GPUs less evenly than those planned on, as if every expert's load were off by this much on its own, and by the other at least. */
+static const double EXPERT_ERROR = 0.1, ERROR_LEAST = 0.04;
+static const double BALANCE_SHARE = 0.25;       /* of the memory for copies, what counts when asking how even a layer can be */
+static const double NODE_SHARE = 0.8;           /* of the allowance, what nodes may use up; the rest is for GPUs */
+static const double UNDER_GRACE = 0.95, BALANCE_LEAST = 1.1;    /* balance 0 */
 
-static bool late(const gr_auto *a) { return a->deadline_us > 0 && gr_now_us() > a->deadline_us; }
+bool gr_auto_late(const gr_auto *a) { return a->deadline_us > 0 && gr_now_us() > a->deadline_us; }
 
 /* ---- open ---- */
 
@@ -39,6 +43,63 @@ done:
     return st;
 }
 
+/* ---- bounds ---- */
+
+static int32_t most_a_copy(const double *load, const int32_t *copies, int32_t n) {
+    int32_t best = 0;
+    for (int32_t e = 1; e < n; e++)
+        if (load[e] / copies[e] > load[best] / copies[best]) best = e;
+    return best;
+}
+
+static int32_t lightest(const double *rank_load, int32_t n_ranks) {
+    int32_t best = 0;
+    for (int32_t r = 1; r < n_ranks; r++)
+        if (rank_load[r] < rank_load[best]) best = r;
+    return best;
+}
+
+/* Max/mean load of ranks when copies serve nothing but balance: every copy to the expert with most load a copy, then the heaviest first to the
+ * lightest rank. */
+static grace_status evenest(const double *load, int32_t n, int32_t n_ranks, int64_t n_slots, double *out) {
+    grace_status st = GRACE_OK;
+    int32_t *copies = NULL;
+    double *rank_load = NULL;
+    GR_CALLOC(copies, n);
+    GR_CALLOC(rank_load, n_ranks);
+    for (int32_t e = 0; e < n; e++) copies[e] = 1;
+    for (int64_t i = n; i < n_slots; i++) copies[most_a_copy(load, copies, n)]++;
+    for (int64_t left = n_slots; left > 0;) {
+        int32_t best = -1;
+        for (int32_t e = 0; e < n; e++)
+            if (copies[e] > 0 && (best < 0 || load[e] / copies[e] > load[best] / copies[best])) best = e;
+        for (double part = load[best] / copies[best]; copies[best] > 0; copies[best]--, left--) rank_load[lightest(rank_load, n_ranks)] += part;
+    }
+    *out = gr_max_over_mean(rank_load, n_ranks);
+done:
+    free(copies), free(rank_load);
+    return st;
+}
+
+/* 0: so much under the paper's plan that tokens not seen stay under it too. */
+static double balance_of(const gr_auto *a, int32_t layer) {
+    return a->opt.balance > 0 ? a->opt.balance : fmax(BALANCE_LEAST, UNDER_GRACE * a->grace_ratio[layer]);
+}
+
+/* A layer whose hottest expert alone is over the bound gets one that can be kept, and is under the paper's plan all the same. */
+static grace_status bound_layer(const gr_auto *a, int32_t layer, gr_auto_layer *al) {
+    grace_status st = GRACE_OK;
+    double margin = fmax(ERROR_LEAST, EXPERT_ERROR / sqrt((double)a->n / a->n_ranks)), even, balance = balance_of(a, layer);
+    double extra = (double)(a->slots_of_rank * a->n_ranks) / a->n_layers - a->n;
+    GR_TRY(evenest(al->nodes.load, a->n, a->n_ranks, a->n + (int64_t)(BALANCE_SHARE * extra), &even));
+    even = fmin(even, (1 - margin) * UNDER_GRACE * a->grace_ratio[layer]);
+    al->bound = fmax(even, fmax(1 + (balance - 1) / 4, (1 - margin) * balance));
+    al->nodes.bound = 1 + NODE_SHARE * (al->bound - 1);
+    al->nodes.gpu_bound = al->bound;
+done:
+    return st;
+}
+
 static grace_status layer_open(void *context, int32_t layer) {
     grace_status st = GRACE_OK;
     gr_auto *a = context;
@@ -53,8 +114,7 @@ static grace_status layer_open(void *context, int32_t layer) {
     GR_CALLOC(al->node_label, nodes);
     GR_CALLOC(al->gpu_label, a->n_ranks);
     GR_CALLOC(al->relief, n * (size_t)a->n_ranks);
-    al->nodes.bound = 1 + NODE_SHARE * (a->opt.balance - 1);
-    al->nodes.gpu_bound = a->opt.balance;
+    GR_TRY(bound_layer(a, layer, al));
 done:
     return st;
 }
@@ -77,6 +137,28 @@ done:
     return st;
 }
 
+/* The loads under which ours shall stay. */
+static grace_status read_grace(gr_auto *a) {
+    grace_status st = GRACE_OK;
+    grace_plan_options paper = a->opt;
+    grace_plan *plan = NULL;
+    gr_shares shares = {0};
+    double rank_load[GRACE_RANKS_MAX];
+    paper.planner = GRACE_PLANNER_GRACE;
+    GR_CALLOC(a->grace_ratio, a->n_layers);
+    GR_TRY(grace_plan_build(a->profile, a->cluster, &paper, &plan));
+    for (int32_t l = 0; l < a->n_layers; l++) {
+        gr_shares_free(&shares);
+        GR_TRY(gr_shares_build(plan, l, &shares));
+        gr_cost_loads(&shares, a->profile->load + (size_t)l * (size_t)a->n, rank_load);
+        a->grace_ratio[l] = gr_max_over_mean(rank_load, a->n_ranks);
+    }
+done:
+    gr_shares_free(&shares);
+    grace_plan_free(plan);
+    return st;
+}
+
 static grace_status auto_open(const grace_profile *profile, const grace_plan_options *opt, grace_cluster cluster, gr_auto *a) {
     grace_status st = GRACE_OK;
     *a = (gr_auto){.profile = profile, .opt = *opt, .cluster = cluster, .n_layers = profile->info.n_layers, .n = profile->info.n_experts,
@@ -84,6 +166,7 @@ static grace_status auto_open(const grace_profile *profile, const grace_plan_opt
     if (opt->time_limit_s > 0) a->deadline_us = gr_now_us() + opt->time_limit_s * 1e6;
     GR_TRY(check_bundles(profile, opt->bundles));
     GR_TRY(gr_slot_budget(profile, cluster, opt, &a->slots_of_rank));
+    GR_TRY(read_grace(a));
     GR_CALLOC(a->layers, a->n_layers);
     GR_TRY(gr_parallel(a->n_layers, layer_open, a));
 done:
@@ -92,155 +175,24 @@ done:
 
 static void auto_close(gr_auto *a) {
     for (int32_t l = 0; a->layers && l < a->n_layers; l++) layer_close(&a->layers[l], a->cluster.n_nodes);
-    free(a->layers);
+    free(a->layers), free(a->grace_ratio);
 }
 
-/* ---- nodes ---- */
-
-/* Strict passes and loose ones in turn, until neither helps. */
-static void refine(const gr_auto *a, gr_nodes *s, int32_t n_passes) {
-    for (int32_t i = 0, idle = 0; i < n_passes && idle < 2 && !late(a); i++) idle = gr_nodes_pass(s, i % 2 ? s->most_load : 0) < 1e-6 ? idle + 1 : 0;
+void gr_auto_remember(gr_auto *a, int32_t layer) {
+    gr_auto_layer *al = &a->layers[layer];
+    memcpy(al->fetch, al->nodes.fetch, (size_t)a->n * (size_t)a->cluster.n_nodes * sizeof *al->fetch);
+    memcpy(al->primary, al->nodes.primary, (size_t)a->n * sizeof *al->primary);
 }
 
-/* What a task for every layer needs. */
-typedef struct layers_task { gr_auto *a; const grace_plan *start; double price; int32_t n_passes; } layers_task;
-
-static grace_status start_layer(void *context, int32_t layer) {
-    const layers_task *t = context;
-    gr_nodes *s = &t->a->layers[layer].nodes;
-    for (int32_t e = 0; e < s->n; e++) {
-        int16_t node = (int16_t)(gr_plan_home(&t->start->layers[layer], e) / t->a->cluster.gpus_per_node);
-        if (node != 0) gr_nodes_apply(s, (gr_node_op){(int16_t)e, node, 0, node});
-    }
-    refine(t->a, s, t->n_passes);
-    return GRACE_OK;
-}
-
-/* From the paper's grouping, without copies. */
-static grace_status start_from_grace(gr_auto *a) {
-    grace_status st = GRACE_OK;
-    grace_plan_options paper = a->opt;
-    grace_plan *plan = NULL;
-    paper.planner = GRACE_PLANNER_GRACE, paper.replication = GRACE_REPLICATION_NONE;
-    GR_TRY(grace_plan_build(a->profile, a->cluster, &paper, &plan));
-    GR_TRY(gr_parallel(a->n_layers, start_layer, &(layers_task){.a = a, .start = plan, .n_passes = PASSES_MAX}));
-done:
-    grace_plan_free(plan);
-    return st;
-}
-
-static int64_t count_slots(const gr_auto *a) {
-    int64_t n = 0;
-    for (int32_t l = 0; l < a->n_layers; l++) n += a->layers[l].nodes.n_slots;
-    return n;
-}
-
-static double count_rows(const gr_auto *a) {
-    double rows = 0;
-    for (int32_t l = 0; l < a->n_layers; l++) rows += gr_nodes_rows(&a->layers[l].nodes) / a->n_layers;
-    return rows;
-}
-
-static void remember(gr_auto *a) {
-    for (int32_t l = 0; l < a->n_layers; l++) {
-        gr_auto_layer *al = &a->layers[l];
-        memcpy(al->fetch, al->nodes.fetch, (size_t)a->n * (size_t)a->cluster.n_nodes * sizeof *al->fetch);
-        memcpy(al->primary, al->nodes.primary, (size_t)a->n * sizeof *al->primary);
-    }
-}
-
-static void go_back(gr_auto *a) {
-    for (int32_t l = 0; l < a->n_layers; l++) gr_nodes_restore(&a->layers[l].nodes, a->layers[l].fetch, a->layers[l].primary);
-}
-
-static grace_status refine_layer(void *context, int32_t layer) {
-    const layers_task *t = context;
-    t->a->layers[layer].nodes.price = t->price;
-    refine(t->a, &t->a->layers[layer].nodes, t->n_passes);
-    return GRACE_OK;
-}
-
-static grace_status refine_at(gr_auto *a, double price, int32_t n_passes) {
-    return gr_parallel(a->n_layers, refine_layer, &(layers_task){.a = a, .price = price, .n_passes = n_passes});
-}
-
-static double first_price(const gr_auto *a) {
-    double most = 0;
-    for (int32_t l = 0; l < a->n_layers; l++) {
-        gr_node_op op;
-        double saved = 0;
-        if (gr_nodes_best_copy(&a->layers[l].nodes, &op, &saved)) most = fmax(most, saved);
-    }
-    return most;
-}
-
-/* One price a copy for all layers, falling until copies take more than the target; then between the last two prices. Ends at or under it. */
-static grace_status buy_copies(gr_auto *a, int64_t target) {
-    grace_status st = GRACE_OK;
-    double price = first_price(a), high = price, low = -1;
-    for (int i = 0; i < PRICE_STEPS_MAX + BISECTIONS && price > 0 && !late(a); i++) {
-        remember(a);
-        GR_TRY(refine_at(a, price, 2));
-        gr_log(GR_DEBUG, "plan", "price %.3g: %lld slots of %lld, %.4f rows", price, (long long)count_slots(a), (long long)target, count_rows(a));
-        if (count_slots(a) > target) {
-            go_back(a);
-            low = price;
-        } else high = price;
-        if (low < 0 && i >= PRICE_STEPS_MAX) break;
-        if (low > 0 && high / low < 1.05) break;
-        price = low < 0 ? price * PRICE_STEP : sqrt(high * low);
-    }
-    if (high > 0) GR_TRY(refine_at(a, high, PASSES_MAX));
-done:
-    return st;
-}
-
-/* One layer's best copy to add, or worst to drop, remembered until the layer changes. */
-typedef struct offer { gr_node_op op; double saved; bool found; } offer;
-
-static offer make_offer(const gr_nodes *s, bool more) {
-    offer o = {0};
-    o.found = more ? gr_nodes_best_copy(s, &o.op, &o.saved) : gr_nodes_worst_copy(s, &o.op, &o.saved);
-    return o;
-}
-
-/* Copies one by one, added where they save most while they save anything, or dropped where they are missed least, until there are as many slots
- * as the target. */
-static grace_status adjust(gr_auto *a, int64_t target) {
-    grace_status st = GRACE_OK;
-    bool more = count_slots(a) < target;
-    offer *offers = NULL;
-    GR_CALLOC(offers, a->n_layers);
-    for (int32_t l = 0; l < a->n_layers; l++) offers[l] = make_offer(&a->layers[l].nodes, more);
-    for (int64_t n = count_slots(a); n != target; n += more ? 1 : -1) {
-        int32_t best = -1;
-        for (int32_t l = 0; l < a->n_layers; l++)
-            if (offers[l].found && (best < 0 || (more ? offers[l].saved > offers[best].saved : offers[l].saved < offers[best].saved))) best = l;
-        if (best < 0 || (more && offers[best].saved <= 0)) break;
-        gr_nodes_apply(&a->layers[best].nodes, offers[best].op);
-        offers[best] = make_offer(&a->layers[best].nodes, more);
-    }
-done:
-    free(offers);
-    return st;
-}
-
-static grace_status place_nodes(gr_auto *a) {
-    grace_status st = GRACE_OK;
-    int64_t target = a->slots_of_rank * a->n_ranks, n_relief;
-    GR_TRY(start_from_grace(a));
-    GR_TRY(buy_copies(a, target));
-    GR_TRY(gr_auto_count_relief(a, &n_relief));
-    GR_TRY(adjust(a, target - n_relief));
-done:
-    return st;
+void gr_auto_go_back(gr_auto *a, int32_t layer) {
+    gr_nodes_restore(&a->layers[layer].nodes, a->layers[layer].fetch, a->layers[layer].primary);
 }
 
 grace_status gr_plan_auto(const grace_profile *profile, const grace_plan_options *opt, grace_plan *plan) {
     grace_status st = GRACE_OK;
     gr_auto a = {0};
     GR_TRY(auto_open(profile, opt, plan->cluster, &a));
-    GR_TRY(place_nodes(&a));
+    GR_TRY(gr_auto_place_nodes(&a));
     GR_TRY(gr_auto_label_nodes(&a));
     GR_TRY(gr_auto_place_gpus(&a));
     GR_TRY(gr_auto_fill_tables(&a, plan));

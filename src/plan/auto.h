@@ -1,5 +1,5 @@
 /* Planner auto: a search on bundles (docs/planner.md). In steps that the planner runs in this order:
- *   nodes    every layer from the paper's grouping, refined; then copies, at one price for all layers, until memory is spent
+ *   nodes    every layer from spectral groups, refined; then copies, at one price for all layers, until memory is spent
  *   labels   which node of a layer is which of the cluster, so that every node's memory is used alike
  *   GPUs     inside each node, refined under the bound on load; a copy more where one expert is too hot for a GPU
  *   tables   slots, shares of copies inside a node, loads */
@@ -12,6 +12,7 @@ typedef struct gr_auto_layer {
     gr_nodes nodes;
     gr_bundle_layer sample;     /* what nodes searches on, its own arrays */
     gr_parts *parts;            /* [n_nodes] */
+    double bound;               /* on a GPU's load over the mean */
     int16_t *fetch, *primary;   /* a state of nodes to come back to */
     int32_t *node_label;        /* [n_nodes] node of the cluster */
     int32_t *gpu_label;         /* [n_nodes, gpus] GPU of that node */
@@ -25,12 +26,21 @@ typedef struct gr_auto {
     grace_cluster cluster;
     int32_t n_layers, n, n_ranks, top_k;
     int64_t slots_of_rank;      /* over all layers */
+    double *grace_ratio;        /* [n_layers] max/mean load in the paper's plan */
     double deadline_us;         /* 0: none */
     gr_auto_layer *layers;
 } gr_auto;
 
 /* Fills all layers of plan, which has none. Fails with ARG (no bundles, or those of another trace), LIMIT (memory), NUMERIC, MEMORY. */
 grace_status gr_plan_auto(const grace_profile *profile, const grace_plan_options *opt, grace_plan *plan);
+
+bool gr_auto_late(const gr_auto *a);
+/* A layer's hosts and primaries, kept and taken up again. */
+void gr_auto_remember(gr_auto *a, int32_t layer);
+void gr_auto_go_back(gr_auto *a, int32_t layer);
+
+/* auto_nodes.c: which nodes host which experts, in every layer. */
+grace_status gr_auto_place_nodes(gr_auto *a);
 
 /* auto_place.c: labels, GPUs, tables. */
 grace_status gr_auto_count_relief(gr_auto *a, int64_t *n_copies);      /* copies that GPUs will want for balance, by load alone */

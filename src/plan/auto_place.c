@@ -109,7 +109,7 @@ static grace_status open_gpus(gr_auto *a, gr_auto_layer *al, bool with_edges) {
         gr_parts *p = &al->parts[node];
         gr_parts_close(p);
         GR_TRY(gr_parts_open(s, node, with_edges, p));
-        p->cap = fmax(a->opt.balance * mean, s->node_load[node] / gpus_of(a));
+        p->cap = fmax(al->bound * mean, s->node_load[node] / gpus_of(a));
         p->load_unit = mean > 0 ? 2 * s->top_k / mean : 0;
         p->count_unit = tokens > 0 ? a->opt.w_gpu / tokens : 0;
     }

@@ -55,7 +55,8 @@ static grace_status check_options(const grace_plan_options *opt) {
     GR_CHECK(opt->slots_per_rank >= 0 && opt->slots_per_rank <= GR_PLAN_EXPERTS_MAX, GRACE_ERR_ARG,
              "plan: slots a rank and layer: expected 1 to %d (or 0: not given), found %d", GR_PLAN_EXPERTS_MAX, opt->slots_per_rank);
     GR_CHECK(opt->eplb_groups >= 1, GRACE_ERR_ARG, "plan: expected at least 1 group for eplb, found %d", opt->eplb_groups);
-    GR_CHECK(opt->balance >= 1, GRACE_ERR_ARG, "plan: balance: expected a bound of 1 or more on max/mean load, found %g", opt->balance);
+    GR_CHECK(opt->balance == 0 || opt->balance >= 1, GRACE_ERR_ARG,
+             "plan: balance: expected a bound of 1 or more on max/mean load (or 0: under that of grace), found %g", opt->balance);
     GR_CHECK(opt->w_gpu >= 0 && opt->w_gpu <= 1e9, GRACE_ERR_ARG, "plan: weight of rows inside a node: expected 0 to 1e9, found %g", opt->w_gpu);
     GR_CHECK(opt->time_limit_s >= 0, GRACE_ERR_ARG, "plan: time limit: expected 0 seconds (none) or more, found %g", opt->time_limit_s);
 done:

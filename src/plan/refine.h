@@ -42,11 +42,15 @@ typedef struct gr_node_op { int16_t expert, add, drop, primary; } gr_node_op;
 grace_status gr_nodes_open(const gr_bundle_layer *bundles, int32_t top_k, const double *load, int32_t n, grace_cluster cluster, gr_nodes *out);
 void gr_nodes_close(gr_nodes *s);
 
+/* Every expert on one node, without copies. node_of [n]. */
+void gr_nodes_group(gr_nodes *s, const int32_t *node_of);
 void gr_nodes_apply(gr_nodes *s, gr_node_op op);
 /* Rows (tokens x homes) that an operation saves; exact. */
 int64_t gr_nodes_gain(const gr_nodes *s, gr_node_op op);
 double gr_nodes_rows(const gr_nodes *s);            /* cross-node rows a token */
-/* One pass; what the score fell by: rows a token + price x copies + penalties for loads over the bounds. slack: pairs that a node may be over
+/* Rows a token + price x copies + penalties for loads over the bounds. */
+double gr_nodes_score(const gr_nodes *s);
+/* One pass; what the score fell by. slack: pairs that a node may be over
  * its bound on the way; with none experts cannot change places, with the heaviest expert's load the way may not lead back. */
 double gr_nodes_pass(gr_nodes *s, double slack);
 /* The copy more that saves most rows a token for what it costs in balance; false: every node hosts every expert. */

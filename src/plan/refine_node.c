@@ -168,6 +168,17 @@ void gr_nodes_apply(gr_nodes *s, gr_node_op op) {
     for (int32_t node = 0; node < s->n_nodes; node++) s->node_load[node] += gr_nodes_load(s, e, node);
 }
 
+void gr_nodes_group(gr_nodes *s, const int32_t *node_of) {
+    int16_t to[GRACE_RANKS_MAX];
+    for (int32_t e = 0; e < s->n; e++) {
+        for (int32_t home = 0; home < s->n_nodes; home++) to[home] = (int16_t)(home == node_of[e] ? -1 : node_of[e]);
+        set_fetch(s, e, to);
+        s->primary[e] = (int16_t)node_of[e], s->n_hosts[e] = 1;
+    }
+    s->n_slots = s->n;
+    count_loads(s);
+}
+
 double gr_nodes_rows(const gr_nodes *s) {
     return s->bundles->n_tokens > 0 ? (double)s->cost / s->n_nodes / (double)s->bundles->n_tokens : 0;
 }
@@ -192,10 +203,21 @@ static double over(double load, double cap) { return load > cap ? load - cap : 0
  * worth it. */
 static double pair_unit(const gr_nodes *s) { return s->total_load > 0 ? 2.0 * s->top_k * s->n_nodes / s->total_load : 0; }
 
+static double node_cap(const gr_nodes *s) { return s->bound * s->total_load / s->n_nodes; }
+static double expert_cap(const gr_nodes *s) { return s->gpu_bound * s->total_load / s->n_gpus; }     /* more than a GPU should have at all */
+
+double gr_nodes_score(const gr_nodes *s) {
+    double pairs = 0;
+    for (int32_t node = 0; node < s->n_nodes; node++) {
+        pairs += over(s->node_load[node], node_cap(s));
+        for (int32_t e = 0; e < s->n; e++) pairs += over(gr_nodes_load(s, e, node), expert_cap(s));
+    }
+    return gr_nodes_rows(s) + fmax(0, s->price) * (s->n_slots - s->n) + pairs * pair_unit(s);
+}
+
 /* What an operation adds to the penalties for loads over the bounds. slack: pairs a node may have beyond its bound. */
 static double penalty_change(const gr_nodes *s, gr_node_op op, double slack) {
-    double share = s->load[op.expert] / s->n_nodes, cap = s->bound * s->total_load / s->n_nodes + slack, change = 0;
-    double hot = s->gpu_bound * s->total_load / s->n_gpus;     /* more than a GPU should have at all */
+    double share = s->load[op.expert] / s->n_nodes, cap = node_cap(s) + slack, hot = expert_cap(s), change = 0;
     int32_t elsewhere = s->n_nodes - s->n_hosts[op.expert], elsewhere_after = elsewhere - more_copies(op), primary = s->primary[op.expert];
     for (int32_t node = 0; node < s->n_nodes; node++) {
         double before = (gr_nodes_hosts(s, op.expert, node) ? share : 0) + (node == primary ? share * elsewhere : 0);

@@ -1,0 +1,168 @@
+#include <math.h>
+#include <string.h>
+
+#include "base/hash.h"
+#include "base/log.h"
+#include "base/memory.h"
+#include "base/parallel.h"
+#include "plan/auto.h"
+#include "plan/spectral.h"
+
+/* Planner auto between nodes: starts, then copies at one price for all layers. */
+enum { PASSES_MAX = 8, STARTS = 2, START_PASSES = 2, PRICE_STEPS_MAX = 40, BISECTIONS = 4 };
+static const double PRICE_STEP = 0.5;
+
+/* ---- passes ---- */
+
+/* Strict passes and loose ones in turn, until neither helps. */
+static void refine(const gr_auto *a, gr_nodes *s, int32_t n_passes) {
+    for (int32_t i = 0, idle = 0; i < n_passes && idle < 2 && !gr_auto_late(a); i++) idle = gr_nodes_pass(s, i % 2 ? s->most_load : 0) < 1e-6 ? idle + 1 : 0;
+}
+
+/* ---- starts ---- */
+
+static uint64_t seed_of(const gr_auto *a, int32_t layer, int32_t n_groups, int32_t try) {
+    return a->opt.seed + gr_mix32((uint32_t)layer, (uint32_t)n_groups, (uint32_t)try);
+}
+
+/* The layer's experts by affinity on the first n_groups nodes, refined a little. group [n] is scratch. */
+static grace_status start_with(gr_auto *a, int32_t layer, int32_t n_groups, int32_t try, int32_t *group) {
+    grace_status st = GRACE_OK;
+    gr_nodes *s = &a->layers[layer].nodes;
+    size_t n = (size_t)a->n;
+    GR_TRY(gr_spectral_cluster(a->profile->affinity + (size_t)layer * n * n, a->n, n_groups, seed_of(a, layer, n_groups, try), group));
+    gr_nodes_group(s, group);
+    refine(a, s, START_PASSES);
+done:
+    return st;
+}
+
+/* Under a loose bound few nodes may do a layer's work, and every group less is a row less for many tokens. The best start goes on. */
+static grace_status start_layer(void *context, int32_t layer) {
+    grace_status st = GRACE_OK;
+    gr_auto *a = context;
+    gr_nodes *s = &a->layers[layer].nodes;
+    int32_t *group = NULL, fewest = (int32_t)ceil(s->n_nodes / fmin(s->bound + 1e-9, s->n_nodes));
+    double best = INFINITY;
+    GR_CALLOC(group, a->n);
+    for (int32_t m = fewest; m <= s->n_nodes; m++)
+        for (int32_t try = 0; try < (m > 1 ? STARTS : 1) && !(gr_auto_late(a) && best < INFINITY); try++) {
+            GR_TRY(start_with(a, layer, m, try, group));
+            if (gr_nodes_score(s) >= best - 1e-9) continue;
+            best = gr_nodes_score(s);
+            gr_auto_remember(a, layer);
+        }
+    gr_auto_go_back(a, layer);
+    refine(a, s, PASSES_MAX);
+done:
+    free(group);
+    return st;
+}
+
+/* ---- copies ---- */
+
+static int64_t count_slots(const gr_auto *a) {
+    int64_t n = 0;
+    for (int32_t l = 0; l < a->n_layers; l++) n += a->layers[l].nodes.n_slots;
+    return n;
+}
+
+static double count_rows(const gr_auto *a) {
+    double rows = 0;
+    for (int32_t l = 0; l < a->n_layers; l++) rows += gr_nodes_rows(&a->layers[l].nodes) / a->n_layers;
+    return rows;
+}
+
+static void remember_all(gr_auto *a) {
+    for (int32_t l = 0; l < a->n_layers; l++) gr_auto_remember(a, l);
+}
+
+static void go_back(gr_auto *a) {
+    for (int32_t l = 0; l < a->n_layers; l++) gr_auto_go_back(a, l);
+}
+
+/* What a task for every layer needs. */
+typedef struct layers_task { gr_auto *a; double price; int32_t n_passes; } layers_task;
+
+static grace_status refine_layer(void *context, int32_t layer) {
+    const layers_task *t = context;
+    t->a->layers[layer].nodes.price = t->price;
+    refine(t->a, &t->a->layers[layer].nodes, t->n_passes);
+    return GRACE_OK;
+}
+
+static grace_status refine_at(gr_auto *a, double price, int32_t n_passes) {
+    return gr_parallel(a->n_layers, refine_layer, &(layers_task){.a = a, .price = price, .n_passes = n_passes});
+}
+
+static double first_price(const gr_auto *a) {
+    double most = 0;
+    for (int32_t l = 0; l < a->n_layers; l++) {
+        gr_node_op op;
+        double saved = 0;
+        if (gr_nodes_best_copy(&a->layers[l].nodes, &op, &saved)) most = fmax(most, saved);
+    }
+    return most;
+}
+
+/* One price a copy for all layers, falling until copies take more than the target; then between the last two prices. Ends at or under it. */
+static grace_status buy_copies(gr_auto *a, int64_t target) {
+    grace_status st = GRACE_OK;
+    double price = first_price(a), high = price, low = -1;
+    for (int i = 0; i < PRICE_STEPS_MAX + BISECTIONS && price > 0 && !gr_auto_late(a); i++) {
+        remember_all(a);
+        GR_TRY(refine_at(a, price, 2));
+        gr_log(GR_DEBUG, "plan", "price %.3g: %lld slots of %lld, %.4f rows", price, (long long)count_slots(a), (long long)target, count_rows(a));
+        if (count_slots(a) > target) {
+            go_back(a);
+            low = price;
+        } else high = price;
+        if (low < 0 && i >= PRICE_STEPS_MAX) break;
+        if (low > 0 && high / low < 1.05) break;
+        price = low < 0 ? price * PRICE_STEP : sqrt(high * low);
+    }
+    if (high > 0) GR_TRY(refine_at(a, high, PASSES_MAX));
+done:
+    return st;
+}
+
+/* One layer's best copy to add, or worst to drop, remembered until the layer changes. */
+typedef struct offer { gr_node_op op; double saved; bool found; } offer;
+
+static offer make_offer(const gr_nodes *s, bool more) {
+    offer o = {0};
+    o.found = more ? gr_nodes_best_copy(s, &o.op, &o.saved) : gr_nodes_worst_copy(s, &o.op, &o.saved);
+    return o;
+}
+
+/* Copies one by one, added where they save most while they save anything, or dropped where they are missed least, until there are as many slots
+ * as the target. */
+static grace_status adjust(gr_auto *a, int64_t target) {
+    grace_status st = GRACE_OK;
+    bool more = count_slots(a) < target;
+    offer *offers = NULL;
+    GR_CALLOC(offers, a->n_layers);
+    for (int32_t l = 0; l < a->n_layers; l++) offers[l] = make_offer(&a->layers[l].nodes, more);
+    for (int64_t n = count_slots(a); n != target; n += more ? 1 : -1) {
+        int32_t best = -1;
+        for (int32_t l = 0; l < a->n_layers; l++)
+            if (offers[l].found && (best < 0 || (more ? offers[l].saved > offers[best].saved : offers[l].saved < offers[best].saved))) best = l;
+        if (best < 0 || (more && offers[best].saved <= 0)) break;
+        gr_nodes_apply(&a->layers[best].nodes, offers[best].op);
+        offers[best] = make_offer(&a->layers[best].nodes, more);
+    }
+done:
+    free(offers);
+    return st;
+}
+
+grace_status gr_auto_place_nodes(gr_auto *a) {
+    grace_status st = GRACE_OK;
+    int64_t target = a->slots_of_rank * a->n_ranks, n_relief;
+    GR_TRY(gr_parallel(a->n_layers, start_layer, a));
+    GR_TRY(buy_copies(a, target));
+    GR_TRY(gr_auto_count_relief(a, &n_relief));
+    GR_TRY(adjust(a, target - n_relief));
+done:
+    return st;
+}
