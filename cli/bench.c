@@ -10,6 +10,7 @@ typedef struct bench { const char *name, *summary; int (*main)(int argc, char **
 static const bench benches[] = {
     {"kernels", "linear and expert kernels, as shares of the measured FMA peak and memory bandwidth", gr_bench_kernels_main},
     {"plan", "time to plan a trace", gr_bench_plan_main},
+    {"cpu", "prefill and decode of a model as shares of the machine's measured ceilings, and its memory", gr_bench_cpu_main},
     {"moe", "the MoE layer by stage; bookkeeping as a share of it", gr_bench_moe_main},
     {"ladder", "plans, exchanges and policies of the paper's Table 1, and whether the output stays the same", gr_bench_ladder_main},
 };

@@ -86,6 +86,7 @@ grace_status gr_corpus_requests(gr_request_list *list, const grace_tokenizer *to
                                 const gr_corpus_options *opt, char **names);
 
 /* ---- output ---- */
+const char *gr_time_name(int which);                                    /* GRACE_TIME_... in words (stats.c) */
 gr_json *gr_stats_json(const grace_stats *stats);                       /* stats.c; the caller owns it */
 grace_status gr_print_json(gr_json *object);                            /* stdout, frees it */
 

@@ -7,6 +7,8 @@ static const char *const stage_names[GRACE_N_STAGES] = {"cross", "node"};
 static const char *const link_names[GRACE_N_LINKS] = {"self", "intra", "cross"};
 static const char *const time_names[GRACE_N_TIMES] = {"attention", "gate", "route", "dispatch", "experts", "combine", "logits"};
 
+const char *gr_time_name(int which) { return time_names[which]; }
+
 static gr_json *links_json(const grace_link_count counts[GRACE_N_STAGES][GRACE_N_LINKS]) {
     gr_json *stages = gr_json_new_object();
     for (int s = 0; s < GRACE_N_STAGES; s++) {

@@ -22,6 +22,7 @@
 
 #define MODEL GRACE_SOURCE_DIR "/models/tiny-olmoe"
 #define SAMPLES MODEL "/samples"
+#define MICRO(name) GRACE_SOURCE_DIR "/tests/golden/micro/" name
 #define GOLDENS GRACE_SOURCE_DIR "/tests/golden/tiny-olmoe/goldens/goldens.json"
 #define PROFILED GRACE_SOURCE_DIR "/tests/golden/tiny-olmoe/traces/prose"      /* a trace folder of that model */
 

@@ -136,6 +136,11 @@ static void the_other_benches_print_json(void **state) {
     o = printed_json();
     assert_true(number_of(o, "layer_us") > 0 && number_of(o, "bookkeeping_share") > 0);
     gr_json_free(o);
+    GRACE(0, "bench", "cpu", "-m", MICRO("olmoe"), "--prefill", "16", "--decode", "4", "--repeat", "1", "--json");
+    o = printed_json();
+    assert_true(number_of(member(o, "prefill"), "share_of_roofline") > 0 && number_of(member(o, "decode"), "tokens_s") > 0);
+    assert_true(number_of(o, "peak_resident_bytes") > 1e6);
+    gr_json_free(o);
 }
 
 int main(void) {

@@ -1,0 +1,265 @@
+/* grace bench cpu: prefill and decode of a model beside what the machine allows, the time by stage, and the memory it took.
+ *
+ * Sketch. Prefill of n tokens: 2 flops for each of their weights (what a token's layers use; the head meets one row) and for every
+ * product of attention, at the fp32 fma peak. Decode at batch 1: the weights one token reads, head included, and the KV cache before it, at the
+ * rate at which all threads read an array as large as the model: from memory, or from the caches when it fits them. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/memory.h"
+#include "base/rng.h"
+#include "base/status.h"
+#include "bench.h"
+#include "cli.h"
+#include "compute/cpu/bench.h"
+
+enum { KEY_PREFILL = 0x200, KEY_DECODE, KEY_REPEAT, REPEAT_MAX = 101, CONTEXT = 32 };
+
+static const struct argp_option options[] = {
+    {0, 0, 0, 0, "Measurement:", 5},
+    {"prefill", KEY_PREFILL, "N", 0, "tokens of a prefill step (default 512)", 5},
+    {"decode", KEY_DECODE, "N", 0, "tokens of a decode run (default 128)", 5},
+    {"repeat", KEY_REPEAT, "N", 0, "measurements, the median of which is shown (default 5)", 5},
+    {0},
+};
+
+typedef struct arguments { gr_run_options run; int32_t prefill, decode, repeat; } arguments;
+
+static error_t parse(int key, char *arg, struct argp_state *state) {
+    arguments *a = state->input;
+    switch (key) {
+    case ARGP_KEY_INIT: state->child_inputs[0] = &a->run; break;
+    case KEY_PREFILL: a->prefill = (int32_t)gr_arg_int(state, "prefill", arg, 1, 1 << 16); break;
+    case KEY_DECODE: a->decode = (int32_t)gr_arg_int(state, "decode", arg, 1, 1 << 16); break;
+    case KEY_REPEAT: a->repeat = (int32_t)gr_arg_int(state, "repeat", arg, 1, REPEAT_MAX); break;
+    default: return ARGP_ERR_UNKNOWN;
+    }
+    return 0;
+}
+
+/* ---- what one token costs ---- */
+
+typedef struct sketch { double prefill_flops, decode_bytes; } sketch;
+
+static sketch sketch_of(const arguments *a, const grace_model_info *m) {
+    double table = (double)m->vocab * m->hidden, ends = m->tied_embeddings ? table : 2 * table, bytes_each = (double)m->n_bytes / (double)m->n_params;
+    double layers = (double)m->n_params_active - ends, products = (double)m->n_layers * m->n_heads * 2 * m->head_dim;     /* of a pair of tokens */
+    double pairs = (double)a->prefill * (a->prefill + 1) / 2, seen = CONTEXT + a->decode / 2.0;
+    double kv = (double)m->n_layers * m->n_kv_heads * 2 * m->head_dim * sizeof(float);
+    return (sketch){.prefill_flops = 2 * (layers * a->prefill + table + products * pairs), .decode_bytes = (layers + table) * bytes_each + seen * kv};
+}
+
+/* ---- runs ---- */
+
+typedef struct phase { double us; double share[GRACE_N_TIMES]; } phase;        /* of one step; of its time by stage, mean over ranks */
+typedef struct measured { phase prefill, decode; double peak_gflops, read_gbs; } measured;
+
+static int by_value(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static double median(double *values, int32_t n) {
+    qsort(values, (size_t)n, sizeof *values, by_value);
+    return n % 2 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
+}
+
+static grace_status submit(grace_engine *engine, const grace_model_info *m, int32_t n_prompt, int32_t n_generate) {
+    grace_status st = GRACE_OK;
+    gr_rng rng = gr_rng_seed(1);
+    grace_request req = grace_request_defaults();
+    int32_t *ids = NULL;
+    GR_CALLOC(ids, n_prompt);
+    for (int32_t i = 0; i < n_prompt; i++) ids[i] = (int32_t)gr_rng_below(&rng, (uint32_t)m->vocab);
+    req.prompt = ids, req.n_prompt = n_prompt, req.n_generate = n_generate, req.ignore_eos = true;
+    st = grace_engine_submit(engine, &req);
+done:
+    free(ids);
+    return st;
+}
+
+static void stage_shares(const grace_stats *before, const grace_stats *after, phase *p) {
+    double total = 0;
+    for (int i = 0; i < GRACE_N_TIMES; i++) total += after->time_us[i] - before->time_us[i];
+    for (int i = 0; i < GRACE_N_TIMES; i++) p->share[i] = (after->time_us[i] - before->time_us[i]) / total;
+}
+
+/* The first step is not timed: it warms up, in decode it is the prompt's. */
+static grace_status time_steps(grace_engine *engine, int32_t n_steps, phase *p) {
+    grace_status st = GRACE_OK;
+    bool more;
+    double *us = NULL;
+    grace_stats before, after;
+    GR_CALLOC(us, n_steps);
+    GR_TRY(grace_engine_step(engine, &more));
+    GR_TRY(grace_engine_stats(engine, &before));
+    for (int32_t i = 0; i < n_steps; i++) {
+        double start = gr_now_us();
+        GR_TRY(grace_engine_step(engine, &more));
+        us[i] = gr_now_us() - start;
+    }
+    GR_TRY(grace_engine_stats(engine, &after));
+    stage_shares(&before, &after, p);
+    p->us = median(us, n_steps);
+done:
+    free(us);
+    return st;
+}
+
+/* Every rank prefills a prompt of its own in each of a few steps; or rank 0 continues one. */
+static grace_status run_phase(const arguments *a, const gr_session *s, bool prefill, phase *p) {
+    enum { PREFILL_STEPS = 3 };
+    grace_status st = GRACE_OK;
+    grace_engine *engine = NULL;
+    grace_engine_options opt = a->run.engine;
+    const grace_model_info *m = grace_model_describe(s->model);
+    opt.n_tokens_max = prefill ? a->prefill : CONTEXT;
+    opt.kv_tokens = prefill ? a->prefill + 1 : CONTEXT + a->decode;
+    GR_TRY(grace_engine_open(s->model, &opt, &engine));
+    for (int32_t i = 0; prefill && i < (PREFILL_STEPS + 1) * s->n_ranks; i++) GR_TRY(submit(engine, m, a->prefill, 1));
+    if (!prefill) GR_TRY(submit(engine, m, CONTEXT, a->decode));
+    GR_TRY(time_steps(engine, prefill ? PREFILL_STEPS : a->decode - 1, p));
+done:
+    grace_engine_close(engine);
+    return st;
+}
+
+/* Clocks drift, on shared machines by half: the better of the ceilings just before and just after. Each rank burns and reads its share. */
+static grace_status raise_ceilings(gr_compute *c, const grace_model_info *m, measured *r) {
+    grace_status st = GRACE_OK;
+    double gflops, gbs;
+    GR_TRY(gr_bench_peak(c, &gflops));
+    GR_TRY(gr_bench_bandwidth(c, (size_t)m->n_bytes > (1 << 20) ? (size_t)m->n_bytes : 1 << 20, &gbs));
+    if (gflops > r->peak_gflops) r->peak_gflops = gflops;
+    if (gbs > r->read_gbs) r->read_gbs = gbs;
+done:
+    return st;
+}
+
+static grace_status measure_once(const arguments *a, const gr_session *s, gr_compute *c, measured *r) {
+    grace_status st = GRACE_OK;
+    const grace_model_info *m = grace_model_describe(s->model);
+    GR_TRY(raise_ceilings(c, m, r));
+    GR_TRY(run_phase(a, s, true, &r->prefill));
+    GR_TRY(run_phase(a, s, false, &r->decode));
+    GR_TRY(raise_ceilings(c, m, r));
+done:
+    return st;
+}
+
+/* Largest resident set so far, mapped weights included. Fails with UNSUPPORTED where the system does not say. */
+static grace_status peak_resident(int64_t *bytes) {
+    grace_status st = GRACE_OK;
+    char line[256];
+    long long kib = -1;
+    FILE *file = fopen("/proc/self/status", "r");
+    while (file && fgets(line, sizeof line, file) && kib < 0)
+        if (!strncmp(line, "VmHWM:", 6)) kib = strtoll(line + 6, NULL, 10);
+    GR_CHECK(kib >= 0, GRACE_ERR_UNSUPPORTED, "/proc/self/status does not give VmHWM");
+    *bytes = (int64_t)kib * 1024;
+done:
+    if (file) fclose(file);
+    return st;
+}
+
+/* ---- output ---- */
+
+typedef struct summary { double prefill_us, decode_us, prefill_share, decode_share; phase prefill, decode; int64_t peak_bytes, allowed_bytes; } summary;
+
+/* The shares are the medians of the measurements' own, each beside its ceilings. */
+static summary summarise(const arguments *a, const grace_model_info *m, const measured *r, int64_t peak_bytes) {
+    double us[4][REPEAT_MAX];
+    sketch need = sketch_of(a, m);
+    for (int32_t i = 0; i < a->repeat; i++) {
+        us[0][i] = r[i].prefill.us, us[1][i] = r[i].decode.us;
+        us[2][i] = need.prefill_flops / r[i].prefill.us * 1e-3 / r[i].peak_gflops;
+        us[3][i] = need.decode_bytes / r[i].decode.us * 1e-3 / r[i].read_gbs;
+    }
+    int64_t kv = 2 * (int64_t)m->n_layers * m->n_kv_heads * m->head_dim * (int64_t)sizeof(float) * a->prefill;
+    return (summary){.prefill_us = median(us[0], a->repeat), .decode_us = median(us[1], a->repeat), .prefill_share = median(us[2], a->repeat),
+                     .decode_share = median(us[3], a->repeat), .prefill = r[a->repeat - 1].prefill, .decode = r[a->repeat - 1].decode,
+                     .peak_bytes = peak_bytes, .allowed_bytes = m->n_bytes + m->n_bytes / 5 + kv};
+}
+
+static gr_json *phase_json(double us, double tokens_s, double share, const phase *p) {
+    gr_json *o = gr_json_new_object(), *stages = gr_json_new_object();
+    for (int i = 0; i < GRACE_N_TIMES; i++) gr_json_set_real(stages, gr_time_name(i), p->share[i]);
+    gr_json_set_real(o, "step_us", us);
+    gr_json_set_real(o, "tokens_s", tokens_s);
+    gr_json_set_real(o, "share_of_roofline", share);
+    gr_json_set(o, "time_share", stages);
+    return o;
+}
+
+static grace_status print_json(const arguments *a, const gr_session *s, const summary *r, const measured *last, const char *simd) {
+    const grace_model_info *m = grace_model_describe(s->model);
+    const char *dir = a->run.model, *slash = strrchr(dir, '/');
+    sketch need = sketch_of(a, m);
+    gr_json *o = gr_json_new_object();
+    gr_json_set_string(o, "bench", "cpu");
+    gr_json_set_string(o, "model", slash && slash[1] ? slash + 1 : dir);
+    gr_json_set_string(o, "family", m->family);
+    gr_json_set_string(o, "simd", simd);
+    gr_json_set_int(o, "ranks", s->n_ranks);
+    gr_json_set_int(o, "prefill_tokens", a->prefill);
+    gr_json_set_real(o, "peak_gflops", last->peak_gflops);
+    gr_json_set_real(o, "read_gbs", last->read_gbs);
+    gr_json_set_real(o, "prefill_gflop", need.prefill_flops * 1e-9);
+    gr_json_set_real(o, "decode_mbytes", need.decode_bytes * 1e-6);
+    gr_json_set(o, "prefill", phase_json(r->prefill_us, a->prefill * s->n_ranks / r->prefill_us * 1e6, r->prefill_share, &r->prefill));
+    gr_json_set(o, "decode", phase_json(r->decode_us, 1e6 / r->decode_us, r->decode_share, &r->decode));
+    gr_json_set_int(o, "peak_resident_bytes", r->peak_bytes);
+    gr_json_set_int(o, "weights_x_1.2_and_kv_bytes", r->allowed_bytes);
+    return gr_print_json(o);
+}
+
+static void print_text(const arguments *a, const gr_session *s, const summary *r, const measured *last, const char *simd) {
+    printf("cpu: %s, %d ranks, %s; ceilings of the last measurement %.0f GFLOP/s, %.1f GB/s\n", a->run.model, s->n_ranks, simd, last->peak_gflops,
+           last->read_gbs);
+    printf("  prefill  %4d tokens %10.0f us  %8.0f tokens/s  %3.0f %% of the fma peak\n", a->prefill, r->prefill_us,
+           a->prefill * s->n_ranks / r->prefill_us * 1e6, 100 * r->prefill_share);
+    printf("  decode      1 token %11.0f us  %8.0f tokens/s  %3.0f %% of the read bandwidth\n", r->decode_us, 1e6 / r->decode_us, 100 * r->decode_share);
+    printf("  %-9s %9s %9s\n", "stage", "prefill", "decode");
+    for (int i = 0; i < GRACE_N_TIMES; i++)
+        printf("  %-9s %7.1f %% %7.1f %%\n", gr_time_name(i), 100 * r->prefill.share[i], 100 * r->decode.share[i]);
+    printf("  peak resident %.1f MiB, 1.2 x weights + KV is %.1f MiB\n", (double)r->peak_bytes / (1 << 20), (double)r->allowed_bytes / (1 << 20));
+}
+
+static grace_status measure(arguments *a, gr_session *s) {
+    grace_status st = GRACE_OK;
+    gr_compute *c = NULL;
+    measured *r = NULL, warm;
+    int64_t peak_bytes = 0;
+    const grace_model_info *m = grace_model_describe(s->model);
+    GR_CHECK(a->decode >= 3, GRACE_ERR_ARG, "--decode: expected at least 3 tokens, found %d", a->decode);
+    GR_CALLOC(r, a->repeat);
+    s->running = true;
+    GR_TRY(run_phase(a, s, true, &warm.prefill));           /* before the ceilings take memory of their own */
+    GR_TRY(peak_resident(&peak_bytes));
+    GR_TRY(gr_compute_cpu_open(a->run.engine.simd, a->run.engine.n_threads, &c));
+    for (int32_t i = 0; i < a->repeat; i++) GR_TRY(measure_once(a, s, c, &r[i]));
+    s->running = false;
+    const summary sum = summarise(a, m, r, peak_bytes);
+    if (s->rank == 0 && a->run.json) st = print_json(a, s, &sum, &r[a->repeat - 1], gr_compute_cpu_simd(c));
+    else if (s->rank == 0) print_text(a, s, &sum, &r[a->repeat - 1], gr_compute_cpu_simd(c));
+done:
+    if (c) c->ops->free(c);
+    free(r);
+    return st;
+}
+
+int gr_bench_cpu_main(int argc, char **argv) {
+    static const struct argp_child children[] = {{&gr_run_argp, 0, 0, 0}, {0}};
+    static const struct argp argp = {options, parse, 0, "Prefill and decode as shares of the machine's measured ceilings, time by stage, memory.", children,
+                                     0, 0};
+    arguments a = {.run = gr_run_defaults(), .prefill = 512, .decode = 128, .repeat = 5};
+    gr_session session;
+    int code;
+    gr_arg_parse(&argp, 3, argc, argv, &a);
+    if (gr_session_relaunch(&a.run, argc, argv, &code)) return code;
+    grace_status st = gr_session_open(&a.run, &session);
+    if (!st) st = measure(&a, &session);
+    return gr_session_close(&session, st);
+}
