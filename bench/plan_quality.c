@@ -12,7 +12,7 @@
 #include "base/clock.h"
 #include "base/memory.h"
 #include "plan/budget.h"
-#include "plan/cost.h"
+#include "plan/measure.h"
 
 enum { TEST_BUNDLES = 1 << 16, LIST_MAX = 16 };
 
@@ -20,7 +20,7 @@ typedef struct list { int32_t n; char *item[LIST_MAX]; } list;
 
 typedef struct half { grace_profile *profile; grace_bundles *bundles; } half;
 
-typedef struct quality { double cross, intra, load, load_worst, fullest, total; } quality;
+typedef struct quality { gr_measure on; double fullest, total; } quality;
 
 static list split(char *text) {
     list l = {0};
@@ -37,31 +37,12 @@ static grace_status half_open(const grace_trace *t, grace_sequences sequences, i
 
 static void half_close(half *h) { grace_profile_free(h->profile), grace_bundles_free(h->bundles); }
 
-static grace_status measure_layer(const grace_plan *plan, int32_t layer, const half *test, quality *q) {
-    grace_status st = GRACE_OK;
-    gr_shares shares = {0};
-    gr_rows_cost rows;
-    double load[GRACE_RANKS_MAX], ratio;
-    GR_TRY(gr_shares_build(plan, layer, &shares));
-    GR_TRY(gr_cost_rows(&shares, &test->bundles->layers[layer], plan->top_k, &rows));
-    gr_cost_loads(&shares, test->profile->load + (size_t)layer * (size_t)plan->n_experts, load);
-    ratio = gr_max_over_mean(load, shares.n_ranks);
-    q->cross += rows.cross / plan->n_layers;
-    q->intra += rows.intra / plan->n_layers;
-    q->load += ratio / plan->n_layers;
-    if (ratio > q->load_worst) q->load_worst = ratio;
-    q->total += (double)plan->layers[layer].n_slots / plan->n_experts / plan->n_layers;
-done:
-    gr_shares_free(&shares);
-    return st;
-}
-
 static grace_status measure(const grace_plan *plan, const half *test, quality *q) {
-    grace_status st = GRACE_OK;
-    *q = (quality){0};
-    for (int32_t l = 0; l < plan->n_layers; l++) GR_TRY(measure_layer(plan, l, test, q));
+    grace_status st = gr_plan_measure(plan, test->bundles, test->profile->load, &q->on);
+    double n_slots = 0;
+    for (int32_t l = 0; l < plan->n_layers; l++) n_slots += plan->layers[l].n_slots;
+    q->total = n_slots / plan->n_layers / plan->n_experts;
     q->fullest = (double)gr_fullest_rank(plan) * grace_cluster_ranks(plan->cluster) / plan->n_layers / plan->n_experts;
-done:
     return st;
 }
 
@@ -74,7 +55,7 @@ static grace_status run(const char *trace, grace_cluster cluster, const grace_pl
     ms = (gr_now_us() - start) * 1e-3;
     GR_TRY(measure(plan, test, &q));
     printf("%-18.18s %dx%d %-14s %6.2f | %6.4f %6.4f | %5.3f %5.3f | %5.3f %5.3f | %8.0f\n", trace, cluster.n_nodes, cluster.gpus_per_node, plan->planner,
-           opt->memory, q.cross, q.intra, q.load, q.load_worst, q.fullest, q.total, ms);
+           opt->memory, q.on.cross, q.on.intra, q.on.load, q.on.load_worst, q.fullest, q.total, ms);
     fflush(stdout);
 done:
     grace_plan_free(plan);

@@ -9,8 +9,10 @@
 #include "interop/interop.h"
 #include "plan/cut.h"
 #include "plan/equalise.h"
+#include "plan/measure.h"
+#include "plan/plan_json.h"
 
-enum { KEY_CLUSTER = 0x200, KEY_PLANNER, KEY_GROUPING, KEY_REPLICATION, KEY_R, KEY_SEED, KEY_TRAIN, KEY_JSON,
+enum { KEY_CLUSTER = 0x200, KEY_PLANNER, KEY_GROUPING, KEY_REPLICATION, KEY_R, KEY_SEED, KEY_TRAIN, KEY_TEST, KEY_TEST_TRACE, KEY_JSON,
        KEY_MEMORY, KEY_SLOTS, KEY_BALANCE, KEY_TIME, KEY_EQUAL, KEY_FORMAT, KEY_MODEL_LAYERS, KEY_TOP_K };
 
 typedef enum format { FORMAT_GRACE, FORMAT_SGLANG, FORMAT_FLAT, FORMAT_TRTLLM, FORMAT_ASCEND, FORMAT_OMNI, N_FORMATS } format;
@@ -29,6 +31,8 @@ static const struct argp_option options[] = {
     {"equal-slots", KEY_EQUAL, 0, 0, "fill every rank of every layer up to as many slots with useful replicas", 0},
     {"seed", KEY_SEED, "N", 0, "of the clustering (default 0)", 0},
     {"train", KEY_TRAIN, "WHICH", 0, "tokens to plan from: all (default), even or odd (sequences), domain:NAME,..., or even domain:NAME,...", 0},
+    {"test", KEY_TEST, "WHICH", 0, "print rows and loads of other tokens too; those that share sequences with --train are refused", 0},
+    {"test-trace", KEY_TEST_TRACE, "FILE", 0, "take the --test tokens (default all) from this trace", 0},
     {"top-k", KEY_TOP_K, "K", 0, "experts a token chooses, for inputs that do not say it", 0},
     {"output", 'o', "FILE", 0, "the plan (default plan.json)", 0},
     {"format", KEY_FORMAT, "NAME", 0, "grace (default), or for another engine: sglang, flat, trtllm, ascend, omni (docs/interop.md)", 0},
@@ -41,7 +45,9 @@ typedef struct arguments {
     grace_plan_options plan;
     grace_cluster cluster;
     const char *trace, *output;
-    grace_selection train;
+    grace_selection train, test;
+    bool tests;                     /* --test or --test-trace was given */
+    const char *test_trace;         /* NULL: the trace */
     bool json;
     const char *only_grace;         /* an option given that means something for the planner grace only */
     const char *only_budget;        /* ... for planners that take a memory budget */
@@ -100,6 +106,11 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case KEY_TRAIN:
         if (grace_selection_parse(arg, &a->train)) argp_error(state, "--train: %s", grace_last_error());
         break;
+    case KEY_TEST:
+        if (grace_selection_parse(arg, &a->test)) argp_error(state, "--test: %s", grace_last_error());
+        a->tests = true;
+        break;
+    case KEY_TEST_TRACE: a->test_trace = arg; a->tests = true; break;
     case 'o': a->output = arg; break;
     case KEY_JSON: a->json = true; break;
     case ARGP_KEY_ARG:
@@ -130,12 +141,34 @@ static void spread(const double *load, int32_t n, double *max_over_mean) {
     *max_over_mean = sum > 0 ? most * n / sum : 0;
 }
 
-static void print_table(const arguments *a, const grace_plan *plan, double inside_gpu, double inside_node, double us) {
+/* What is printed about a plan besides its own tables. */
+typedef struct figures {
+    double inside_gpu, inside_node, planning_us;
+    grace_origin tested_on;         /* n_tokens 0: on nothing */
+    gr_measure test;
+} figures;
+
+static void print_origin(const char *what, const grace_origin *o) {
+    char text[320];
+    grace_selection_format(&o->which, text, sizeof text);
+    printf("%s: %s, %s, %lld tokens%s\n", what, o->file, text, (long long)o->n_tokens, o->synthetic ? ", synthetic: made to fit counts" : "");
+}
+
+static void print_test(const figures *f) {
+    print_origin("measured on", &f->tested_on);
+    printf("rows a token and layer: %.4f between nodes, %.4f inside them; max/mean load %.3f, worst layer %.3f\n", f->test.cross, f->test.intra,
+           f->test.load, f->test.load_worst);
+}
+
+static void print_table(const arguments *a, const grace_plan *plan, const figures *f) {
     printf("%s: %s for node:%d gpu:%d, %d layers, %d experts, %d replicas, %.0f ms\n", a->output, plan->planner, plan->cluster.n_nodes,
-           plan->cluster.gpus_per_node, plan->n_layers, plan->n_experts, n_secondary(plan), us * 1e-3);
-    printf("affinity kept inside a GPU %.1f %%, inside a node %.1f %%", 100 * inside_gpu, 100 * inside_node);
+           plan->cluster.gpus_per_node, plan->n_layers, plan->n_experts, n_secondary(plan), f->planning_us * 1e-3);
+    print_origin("planned from", &plan->planned_from);
+    printf("affinity kept inside a GPU %.1f %%, inside a node %.1f %%", 100 * f->inside_gpu, 100 * f->inside_node);
     if (plan->r >= 0) printf("; ratio %.3f%s", plan->r, plan->n_knee ? " (the knee)" : "");
-    printf("\nlayer  slots  replicas  max/mean load before -> after\n");
+    printf("\n");
+    if (f->tested_on.n_tokens > 0) print_test(f);
+    printf("layer  slots  replicas  max/mean load before -> after\n");
     for (int32_t l = 0; l < plan->n_layers; l++) {
         double before, after;
         spread(plan->layers[l].load_before, grace_cluster_ranks(plan->cluster), &before);
@@ -144,15 +177,26 @@ static void print_table(const arguments *a, const grace_plan *plan, double insid
     }
 }
 
-static grace_status print_json(const arguments *a, const grace_plan *plan, double inside_gpu, double inside_node, double us) {
+static gr_json *test_json(const figures *f) {
+    gr_json *o = gr_origin_json(&f->tested_on);
+    gr_json_set_real(o, "rows_cross", f->test.cross);
+    gr_json_set_real(o, "rows_intra", f->test.intra);
+    gr_json_set_real(o, "load_max_over_mean", f->test.load);
+    gr_json_set_real(o, "load_max_over_mean_worst", f->test.load_worst);
+    return o;
+}
+
+static grace_status print_json(const arguments *a, const grace_plan *plan, const figures *f) {
     gr_json *o = gr_json_new_object(), *layers = gr_json_new_array();
     gr_json_set_string(o, "plan", a->output);
     gr_json_set_string(o, "planner", plan->planner);
     gr_json_set_int(o, "replicas", n_secondary(plan));
     gr_json_set_real(o, "ratio", plan->r);
-    gr_json_set_real(o, "affinity_inside_gpu", inside_gpu);
-    gr_json_set_real(o, "affinity_inside_node", inside_node);
-    gr_json_set_real(o, "planning_us", us);
+    gr_json_set_real(o, "affinity_inside_gpu", f->inside_gpu);
+    gr_json_set_real(o, "affinity_inside_node", f->inside_node);
+    gr_json_set_real(o, "planning_us", f->planning_us);
+    gr_json_set(o, "planned_from", gr_origin_json(&plan->planned_from));
+    if (f->tested_on.n_tokens > 0) gr_json_set(o, "test", test_json(f));
     for (int32_t l = 0; l < plan->n_layers; l++) {
         gr_json *layer = gr_json_new_object();
         gr_json_set_int(layer, "slots", plan->layers[l].n_slots);
@@ -174,12 +218,47 @@ static grace_status read_input(const arguments *a, grace_profile **profile, grac
     GR_TRY(gr_foreign_open(a->trace, &a->foreign, &trace, profile));
     GR_CHECK(trace || is_all(&a->train), GRACE_ERR_ARG, "%s has loads only: expected no --train", a->trace);
     GR_CHECK(trace || !searches, GRACE_ERR_ARG, "%s has loads only: --planner auto needs a trace of tokens", a->trace);
-    if (!trace) goto done;
-    GR_TRY(grace_profile_stream(trace, &a->train, profile));
+    if (trace) GR_TRY(grace_profile_stream(trace, &a->train, profile));
     GR_CHECK((*profile)->n_tokens > 0, GRACE_ERR_ARG, "%s: expected tokens to plan from, found none%s", a->trace,
              is_all(&a->train) ? "" : " in the selection");
     if (searches) GR_TRY(grace_bundles_stream(trace, &a->train, false, GRACE_BUNDLES_DEFAULT, bundles));
 done:
+    grace_trace_reader_close(trace);
+    return st;
+}
+
+enum { TEST_BUNDLES = 1 << 16 };
+
+static grace_status check_test(const char *path, const grace_plan *plan, const grace_profile *test) {
+    grace_status st = GRACE_OK;
+    const grace_trace_info *info = &test->info;
+    GR_CHECK(info->n_layers == plan->n_layers && info->n_experts == plan->n_experts && info->top_k == plan->top_k, GRACE_ERR_MISMATCH,
+             "%s has %d layers of %d experts, top-%d; the plan has %d of %d, top-%d", path, info->n_layers, info->n_experts, info->top_k,
+             plan->n_layers, plan->n_experts, plan->top_k);
+    GR_CHECK(test->n_tokens > 0, GRACE_ERR_ARG, "%s: expected tokens to measure on, found none in the selection", path);
+    GR_CHECK(!grace_origins_overlap(&plan->planned_from, &test->origin), GRACE_ERR_ARG,
+             "%s: the tokens to measure on share some with those of --train, on which any plan looks better than it is", path);
+done:
+    return st;
+}
+
+/* Rows and loads of tokens that the plan has not seen. */
+static grace_status measure_test(const arguments *a, const grace_plan *plan, figures *f) {
+    grace_status st = GRACE_OK;
+    const char *path = a->test_trace ? a->test_trace : a->trace;
+    grace_trace_reader *trace = NULL;
+    grace_profile *profile = NULL;
+    grace_bundles *bundles = NULL;
+    GR_TRY(gr_foreign_open(path, &a->foreign, &trace, &profile));
+    GR_CHECK(trace, GRACE_ERR_ARG, "%s has loads only: rows are measured on a trace of tokens", path);
+    GR_TRY(grace_profile_stream(trace, &a->test, &profile));
+    GR_TRY(check_test(path, plan, profile));
+    GR_TRY(grace_bundles_stream(trace, &a->test, false, TEST_BUNDLES, &bundles));
+    GR_TRY(gr_plan_measure(plan, bundles, profile->load, &f->test));
+    f->tested_on = profile->origin;
+done:
+    grace_bundles_free(bundles);
+    grace_profile_free(profile);
     grace_trace_reader_close(trace);
     return st;
 }
@@ -211,17 +290,19 @@ static grace_status plan_trace(const arguments *a) {
     grace_bundles *bundles = NULL;
     grace_plan *plan = NULL;
     grace_plan_options opt = a->plan;
-    double start, us, inside_gpu, inside_node;
+    figures f = {0};
+    double start;
     GR_TRY(read_input(a, &profile, &bundles));
     opt.bundles = bundles;
     start = gr_now_us();
     GR_TRY(grace_plan_build(profile, a->cluster, &opt, &plan));
     if (a->equal_slots) GR_TRY(make_equal(profile, &plan));
-    us = gr_now_us() - start;
-    GR_TRY(gr_plan_cut(plan, profile, &inside_gpu, &inside_node));
+    f.planning_us = gr_now_us() - start;
+    GR_TRY(gr_plan_cut(plan, profile, &f.inside_gpu, &f.inside_node));
+    if (a->tests) GR_TRY(measure_test(a, plan, &f));
     GR_TRY(save(a, plan));
-    if (a->json) st = print_json(a, plan, inside_gpu, inside_node, us);
-    else print_table(a, plan, inside_gpu, inside_node, us);
+    if (a->json) st = print_json(a, plan, &f);
+    else print_table(a, plan, &f);
 done:
     grace_plan_free(plan);
     grace_bundles_free(bundles);

@@ -38,6 +38,7 @@ typedef struct grace_plan {
     char grouping[16], replication[16];     /* "controlled", "free", "uniform"; "none", "fixed", "dynamic" */
     uint64_t fingerprint;           /* of the model; 0: any */
     uint64_t seed;
+    grace_origin planned_from;      /* figures about this plan should come from other tokens: grace_origins_overlap() */
     grace_cluster cluster;
     int32_t n_layers, n_experts, top_k;
     grace_plan_layer *layers;       /* [n_layers] */

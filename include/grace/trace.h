@@ -117,9 +117,22 @@ void grace_selection_format(const grace_selection *s, char *text, size_t size);
 /* No token of any trace is in both. */
 bool grace_selections_disjoint(const grace_selection *a, const grace_selection *b);
 
+/* Which tokens something was made from or measured on. */
+typedef struct grace_origin {
+    char file[64];              /* the trace's name without its folders; empty: unknown */
+    grace_selection which;
+    int64_t n_tokens;
+    uint64_t loads;             /* hash of the load table: the same tokens have the same, whatever their file is called */
+    bool synthetic;             /* grace_trace_info.synthetic */
+} grace_origin;
+
+/* Some tokens are, or may be, in both: the same loads, or selections of one file that are not disjoint. False when one of them is unknown. */
+bool grace_origins_overlap(const grace_origin *a, const grace_origin *b);
+
 /* ---- profile: what the planner needs: affinity A, load w (docs/paper.md) ---- */
 typedef struct grace_profile {
     grace_trace_info info;
+    grace_origin origin;
     int64_t n_tokens;
     double *load;               /* [n_layers, n_experts] tokens routed to the expert */
     double *affinity;           /* [n_layers, n_experts, n_experts] tokens that chose both; symmetric, zero diagonal */

@@ -187,6 +187,7 @@ grace_status gr_loads_profile(const char *where, const gr_loads *loads, const ch
     GR_CALLOC(p->load, n);
     GR_CALLOC(p->affinity, n * loads->n_experts);
     memcpy(p->load, loads->load, (size_t)n * sizeof *p->load);
+    gr_profile_sign(p, "", NULL);
     *out = p, p = NULL;
 done:
     grace_profile_free(p);

@@ -26,6 +26,7 @@ static grace_status open_synthetic(const char *path, const gr_foreign_options *o
     grace_status st = GRACE_OK;
     grace_trace *whole = NULL;
     GR_TRY(gr_coact_load(path, opt->seed, opt->n_tokens, &whole, NULL));
+    gr_trace_set_name(whole->name, path);
     GR_TRY(gr_trace_reader_take(whole, trace));
     whole = NULL;
 done:
@@ -55,6 +56,7 @@ static grace_status open_recording(const char *path, const gr_foreign_options *o
     GR_TRY(gr_torch_open(path, map.data, map.n, &file));
     if (gr_sglang_has_tokens(&file)) {
         GR_TRY(gr_sglang_parse_trace(path, map.data, map.n, &whole));
+        gr_trace_set_name(whole->name, path);
         GR_TRY(gr_trace_reader_take(whole, trace));
         whole = NULL;
     } else GR_TRY(gr_sglang_parse_profile(path, map.data, map.n, opt->top_k, profile));
@@ -75,6 +77,7 @@ grace_status gr_foreign_open(const char *path, const gr_foreign_options *opt, gr
     else if (ends_with(path, ".json")) GR_TRY(gr_eplb_load(path, opt->top_k, profile));
     else if (ends_with(path, ".pt")) GR_TRY(open_recording(path, opt, trace, profile));
     else GR_TRY(grace_trace_reader_open(path, trace));
+    if (*profile) gr_trace_set_name((*profile)->origin.file, path);
 done:
     return st;
 }

@@ -223,6 +223,7 @@ static grace_status copy_head(const grace_plan *plan, grace_plan *out) {
     memcpy(out->replication, plan->replication, sizeof out->replication);
     out->fingerprint = plan->fingerprint;
     out->seed = plan->seed;
+    out->planned_from = plan->planned_from;
     out->r = plan->r;
     out->knee_chosen = plan->knee_chosen;
     GR_ARENA_ARRAY(out->memory, out->knee, plan->n_knee);

@@ -286,6 +286,7 @@ static void describe(builder *b) {
     snprintf(plan->replication, sizeof plan->replication, "%s", b->opt.planner < GRACE_PLANNER_EPLB ? gr_replication_name(b->opt.replication) : name);
     plan->fingerprint = b->profile->info.fingerprint;
     plan->seed = b->opt.seed;
+    plan->planned_from = b->profile->origin;
 }
 
 grace_status grace_plan_build(const grace_profile *profile, grace_cluster cluster, const grace_plan_options *opt, grace_plan **out) {

@@ -31,6 +31,18 @@ done:
     return st;
 }
 
+gr_json *gr_origin_json(const grace_origin *o) {
+    gr_json *object = gr_json_new_object();
+    char text[320];
+    grace_selection_format(&o->which, text, sizeof text);
+    gr_json_set_string(object, "file", o->file);
+    gr_json_set_string(object, "tokens", text);
+    gr_json_set_int(object, "n_tokens", o->n_tokens);
+    gr_json_set_hex(object, "loads", o->loads);
+    gr_json_set_bool(object, "synthetic", o->synthetic);
+    return object;
+}
+
 static gr_json *header_json(const grace_plan *plan) {
     gr_json *object = gr_json_new_object();
     gr_json_set_int(object, "grace_plan", VERSION);
@@ -39,6 +51,7 @@ static gr_json *header_json(const grace_plan *plan) {
     gr_json_set_string(object, "replication", plan->replication);
     gr_json_set_hex(object, "fingerprint", plan->fingerprint);
     gr_json_set_hex(object, "seed", plan->seed);
+    if (plan->planned_from.n_tokens > 0) gr_json_set(object, "planned_from", gr_origin_json(&plan->planned_from));
     gr_json_set_string(object, "cluster", gr_cluster_text(plan->cluster).text);
     gr_json_set_int(object, "n_layers", plan->n_layers);
     gr_json_set_int(object, "n_experts", plan->n_experts);
@@ -213,6 +226,22 @@ done:
     return st;
 }
 
+/* Absent: unknown. */
+static grace_status read_origin(const gr_json *root, const char *where, grace_origin *out) {
+    grace_status st = GRACE_OK;
+    const gr_json *object = gr_json_get(root, "planned_from");
+    const char *text;
+    if (gr_json_kind_of(object) == GR_JSON_NULL) return st;
+    GR_TRY(read_name(object, where, "file", out->file, sizeof out->file));
+    GR_TRY(gr_json_string(object, where, "tokens", &text));
+    if ((st = grace_selection_parse(text, &out->which))) GR_TRY(gr_fail_in(GRACE_ERR_FORMAT, "%s", where));
+    GR_TRY(gr_json_int(object, where, "n_tokens", 1, INT64_MAX, &out->n_tokens));
+    GR_TRY(read_hex(object, where, "loads", &out->loads));
+    GR_TRY(gr_json_bool_or(object, where, "synthetic", false, &out->synthetic));
+done:
+    return st;
+}
+
 static grace_status read_names(const gr_json *root, const char *where, grace_plan *plan) {
     grace_status st = GRACE_OK;
     const gr_json *r = gr_json_get(root, "r");
@@ -221,6 +250,7 @@ static grace_status read_names(const gr_json *root, const char *where, grace_pla
     GR_TRY(read_name(root, where, "replication", plan->replication, sizeof plan->replication));
     GR_TRY(read_hex(root, where, "fingerprint", &plan->fingerprint));
     GR_TRY(read_hex(root, where, "seed", &plan->seed));
+    GR_TRY(read_origin(root, where, &plan->planned_from));
     if (r && gr_json_kind_of(r) != GR_JSON_NULL) GR_TRY(read_amount(root, where, "r", &plan->r));
 done:
     return st;

@@ -3,6 +3,7 @@
 #define GR_PLAN_PLAN_JSON_H
 #include <stddef.h>
 
+#include "base/json.h"
 #include "base/memory.h"
 #include "grace/plan.h"
 
@@ -12,5 +13,8 @@ grace_status gr_plan_parse(const char *where, const char *text, size_t n, grace_
 
 /* Appends the plan's JSON text, one line a table. Fails with MEMORY. */
 grace_status gr_plan_print(const grace_plan *plan, gr_buf *out);
+
+/* "planned_from" of a plan.json, for whoever reports figures. The caller owns it. */
+gr_json *gr_origin_json(const grace_origin *o);
 
 #endif

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/hash.h"
 #include "base/memory.h"
 #include "base/parallel.h"
 #include "plan/trace.h"
@@ -127,6 +128,7 @@ grace_status grace_profile_stream(grace_trace_reader *r, const grace_selection *
     GR_CALLOC(c.pairs, n * (size_t)head->info.n_experts);
     grace_trace_reader_rewind(r);
     GR_TRY(count_pieces(r, &c));
+    gr_profile_sign(c.profile, head->name, which);
     *out = c.profile, c.profile = NULL;
 done:
     grace_profile_free(c.profile);
@@ -140,6 +142,19 @@ grace_status grace_profile_build(const grace_trace *t, const grace_selection *wh
     if (!st) st = grace_profile_stream(r, which, out);
     grace_trace_reader_close(r);
     return st;
+}
+
+void gr_profile_sign(grace_profile *p, const char *name, const grace_selection *which) {
+    size_t n = (size_t)p->info.n_layers * (size_t)p->info.n_experts;
+    p->origin = (grace_origin){.n_tokens = p->n_tokens, .loads = gr_hash64(p->load, n * sizeof *p->load, 0), .synthetic = p->info.synthetic};
+    if (which) p->origin.which = *which;
+    memcpy(p->origin.file, name, sizeof p->origin.file);
+}
+
+bool grace_origins_overlap(const grace_origin *a, const grace_origin *b) {
+    if (a->n_tokens == 0 || b->n_tokens == 0) return false;
+    if (a->n_tokens == b->n_tokens && a->loads == b->loads) return true;
+    return a->file[0] && strcmp(a->file, b->file) == 0 && !grace_selections_disjoint(&a->which, &b->which);
 }
 
 void grace_profile_free(grace_profile *p) {

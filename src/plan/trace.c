@@ -10,14 +10,25 @@
 
 /* ---- growing ---- */
 
-void gr_trace_set_model(grace_trace_info *info, const char *name) {
-    size_t n = strlen(name);
-    if (n > sizeof info->model - 1) {
-        n = sizeof info->model - 1;
-        while (n > 0 && ((unsigned char)name[n] & 0xC0) == 0x80) n--;
+enum { NAME_BYTES = 64 };
+
+/* The first n bytes of text, or fewer that fit and end with a whole UTF-8 character. */
+static void set_name(char name[NAME_BYTES], const char *text, size_t n) {
+    if (n > NAME_BYTES - 1) {
+        n = NAME_BYTES - 1;
+        while (n > 0 && ((unsigned char)text[n] & 0xC0) == 0x80) n--;
     }
-    memset(info->model, 0, sizeof info->model);
-    memcpy(info->model, name, n);
+    memset(name, 0, NAME_BYTES);
+    memcpy(name, text, n);
+}
+
+void gr_trace_set_model(grace_trace_info *info, const char *name) { set_name(info->model, name, strlen(name)); }
+
+void gr_trace_set_name(char name[NAME_BYTES], const char *path) {
+    size_t end = strlen(path), start;
+    while (end > 1 && path[end - 1] == '/') end--;
+    for (start = end; start > 0 && path[start - 1] != '/';) start--;
+    set_name(name, path + start, end - start);
 }
 
 grace_status gr_trace_new(const char *where, const grace_trace_info *info, grace_trace **out) {

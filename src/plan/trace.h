@@ -20,6 +20,7 @@ enum {
 
 struct grace_trace {
     grace_trace_info info;
+    char name[64];                      /* its file's, without folders; empty: none */
     char **domains;                     /* [n_domains] */
     grace_trace_sequence *sequences;    /* [n_sequences] */
     grace_trace_segment *segments;      /* [n_segments] */
@@ -37,6 +38,11 @@ struct grace_trace {
 
 /* An empty trace. The info is checked (FORMAT, message starts with WHERE). grace_trace_close() it. */
 grace_status gr_trace_new(const char *where, const grace_trace_info *info, grace_trace **out);
+
+/* The last part of a path, as gr_trace_set_model() cuts names. */
+void gr_trace_set_name(char name[64], const char *path);
+/* p->origin from its counts. */
+void gr_profile_sign(grace_profile *p, const char *name, const grace_selection *which);
 
 /* Tokens as they lie in a file, little endian. */
 typedef struct gr_raw_tokens {

@@ -11,7 +11,7 @@
 #include "plan/trace.h"
 #include "plan/trace_format.h"
 
-typedef struct bytes { unsigned char *data; size_t capacity; } bytes;
+typedef struct room { unsigned char *data; size_t capacity; } room;
 
 typedef struct reader {
     char *where;
@@ -23,11 +23,11 @@ typedef struct reader {
     uint32_t version;
     bool ended, cut;                /* the end mark was read; the file ended without it */
     int64_t n_blocks;
-    bytes taken, raw;               /* what was read last from fd; a block after decompression */
+    room taken, raw;                /* what was read last from fd; a block after decompression */
     ZSTD_DCtx *zstd;
 } reader;
 
-static grace_status reserve(bytes *b, size_t n) {
+static grace_status reserve(room *b, size_t n) {
     grace_status st = GRACE_OK;
     if (b->data && n <= b->capacity) return st;
     free(b->data);

@@ -31,6 +31,7 @@ grace_status grace_trace_reader_open(const char *path, grace_trace_reader **out)
     GR_CHECK(stat(path, &info) == 0, GRACE_ERR_IO, "%s: %s", path, strerror(errno));
     r->ops = S_ISDIR(info.st_mode) ? &gr_trace_folder_source : &gr_trace_file_source;
     GR_TRY((S_ISDIR(info.st_mode) ? gr_trace_folder_open : gr_trace_file_open)(path, &r->source, &r->piece));
+    gr_trace_set_name(r->piece->name, path);
     *out = r, r = NULL;
 done:
     grace_trace_reader_close(r);

@@ -77,6 +77,34 @@ static void plans_of_every_kind_are_made(void **state) {
     }
 }
 
+static void a_plan_is_measured_on_other_tokens_than_its_own(void **state) {
+    (void)state;
+    GRACE(0, "plan", "chain.trace", "--train", "even", "--test", "odd", "-o", "half.json", "--json");
+    gr_json *o = printed_json();
+    const gr_json *from = member(o, "planned_from"), *test = member(o, "test");
+    assert_string_equal(text_of(from, "file"), "chain.trace");
+    assert_string_equal(text_of(from, "tokens"), "even");
+    assert_string_equal(text_of(test, "tokens"), "odd");
+    assert_int_equal(number_of(from, "n_tokens") + number_of(test, "n_tokens"), 3 * 512);
+    assert_true(number_of(test, "rows_cross") > 0 && number_of(test, "load_max_over_mean") >= 1);
+    gr_json_free(o);
+    GRACE(0, "plan", "chain.trace", "--train", "domain:prose,math", "--test", "domain:code", "-o", "domain.json");
+    assert_non_null(strstr(last.out, "planned from: chain.trace, domain:prose,math, 1024 tokens\n"));
+    assert_non_null(strstr(last.out, "measured on: chain.trace, domain:code, 512 tokens\n"));
+    static const char *const shared[][2] = {{"all", "all"}, {"even", "all"}, {"domain:prose", "domain:prose,math"}, {"domain:prose", "odd"}};
+    for (size_t i = 0; i < sizeof shared / sizeof *shared; i++) {
+        GRACE(1, "plan", "chain.trace", "--train", shared[i][0], "--test", shared[i][1], "-o", "none.json");
+        complains("share some with those of --train");
+    }
+    assert_int_equal(n_files("none.json*"), 0);
+    GRACE(0, "run", "-m", MODEL, "-p", "The old captain", "-n", "8", "--trace", "other.trace");
+    GRACE(0, "plan", "chain.trace", "--test-trace", "other.trace", "-o", "two.json");
+    assert_non_null(strstr(last.out, "measured on: other.trace, all, "));
+    assert_int_equal(rename("other.trace", "renamed.trace"), 0);
+    GRACE(1, "plan", "renamed.trace", "--test-trace", "renamed.trace");
+    complains("share some with those of --train");
+}
+
 static void a_trace_of_a_run_can_be_planned(void **state) {
     (void)state;
     GRACE(0, "run", "-m", MODEL, "-p", "The old captain", "-n", "8", "--trace", "run.trace", "--ranks", "2x2", "--plan", "chain.json", "--json");
@@ -151,6 +179,7 @@ int main(void) {
         cmocka_unit_test(plan_reads_the_trace),
         cmocka_unit_test(the_same_trace_gives_the_same_plan),
         cmocka_unit_test(plans_of_every_kind_are_made),
+        cmocka_unit_test(a_plan_is_measured_on_other_tokens_than_its_own),
         cmocka_unit_test(a_trace_of_a_run_can_be_planned),
         cmocka_unit_test(every_rung_of_the_ladder_is_identical),
         cmocka_unit_test(report_draws_the_ladder),

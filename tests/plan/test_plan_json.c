@@ -49,8 +49,6 @@ static void a_plan_is_read_into_its_tables(void **state) {
     grace_plan_free(plan);
 }
 
-/* ---- load(save(p)) == p ---- */
-
 static void assert_round_trip(const grace_plan *plan, uint64_t seed) {
     gr_buf text = {0}, again = {0};
     grace_plan *back = NULL;
@@ -62,6 +60,37 @@ static void assert_round_trip(const grace_plan *plan, uint64_t seed) {
     grace_plan_free(back);
     gr_buf_free(&text), gr_buf_free(&again);
 }
+
+static void a_plan_says_what_it_was_planned_from(void **state) {
+    (void)state;
+    static const struct { const char *origin, *part; } bad[] = {
+        {"{\"file\": \"a\", \"tokens\": \"some\", \"n_tokens\": 1, \"loads\": \"00000000000000ff\"}", "expected all, even, odd"},
+        {"{\"file\": \"a\", \"tokens\": \"all\", \"n_tokens\": 0, \"loads\": \"00000000000000ff\"}", "'n_tokens': expected 1 to"},
+        {"{\"file\": \"a\", \"tokens\": \"all\", \"n_tokens\": 1, \"loads\": \"xyz\"}", "'loads': expected 16 hex digits"},
+        {"{\"file\": 1}", "'file': expected a string"},
+        {"[]", "'file': expected a string, found nothing"},
+    };
+    char text[2048], key[512];
+    grace_plan *plan = NULL;
+    edit("\"r\": 0.5, \"knee_c", "\"planned_from\": {\"file\": \"a.trace\", \"tokens\": \"odd domain:law\", \"n_tokens\": 12, "
+         "\"loads\": \"00000000000000ab\", \"synthetic\": true}, \"r\": 0.5, \"knee_c", text, sizeof text);
+    if (parse(text, strlen(text), &plan)) fail_msg("%s", grace_last_error());
+    const grace_origin *o = &plan->planned_from;
+    assert_string_equal(o->file, "a.trace");
+    assert_string_equal(o->which.domains, "law");
+    assert_true(o->which.sequences == GRACE_SEQUENCES_ODD && o->n_tokens == 12 && o->loads == 0xab && o->synthetic);
+    assert_round_trip(plan, 0);
+    grace_plan_free(plan);
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        snprintf(key, sizeof key, "\"planned_from\": %s, \"r\": 0.5, \"knee_c", bad[i].origin);
+        edit("\"r\": 0.5, \"knee_c", key, text, sizeof text);
+        assert_int_equal(parse(text, strlen(text), &plan), GRACE_ERR_FORMAT);
+        if (!strstr(grace_last_error(), bad[i].part)) fail_msg("'%s' is not in '%s'", bad[i].part, grace_last_error());
+    }
+}
+
+
+/* ---- load(save(p)) == p ---- */
 
 static void built_plans_come_back_bit_by_bit(void **state) {
     (void)state;
@@ -238,6 +267,7 @@ static void any_byte_may_be_anything(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_plan_is_read_into_its_tables),
+        cmocka_unit_test(a_plan_says_what_it_was_planned_from),
         cmocka_unit_test(built_plans_come_back_bit_by_bit),
         cmocka_unit_test(random_plans_come_back_bit_by_bit),
         cmocka_unit_test(files_come_back_and_a_table_is_a_line),

@@ -69,10 +69,23 @@ static void only_what_shares_no_token_is_disjoint(void **state) {
     }
 }
 
+static void origins_overlap_by_loads_or_by_file_and_selection(void **state) {
+    (void)state;
+    grace_origin all = {.file = "a.trace", .n_tokens = 100, .loads = 7}, other = {.file = "b.trace", .n_tokens = 100, .loads = 8};
+    grace_origin even = {.file = "a.trace", .which = parsed("even"), .n_tokens = 50, .loads = 9}, odd = even, unknown = {.loads = 7};
+    odd.which = parsed("odd"), odd.loads = 10;
+    assert_true(grace_origins_overlap(&all, &even) && grace_origins_overlap(&even, &all) && grace_origins_overlap(&even, &even));
+    assert_false(grace_origins_overlap(&even, &odd) || grace_origins_overlap(&all, &other) || grace_origins_overlap(&other, &even));
+    assert_false(grace_origins_overlap(&unknown, &all) || grace_origins_overlap(&all, &unknown));
+    other.loads = 7;                    /* the same tokens in a renamed file */
+    assert_true(grace_origins_overlap(&all, &other));
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_selection_reads_as_it_is_written),
         cmocka_unit_test(words_that_are_none_are_refused),
+        cmocka_unit_test(origins_overlap_by_loads_or_by_file_and_selection),
         cmocka_unit_test(only_what_shares_no_token_is_disjoint),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -89,7 +89,7 @@ static forge *forge_start(void) {
 static void a_forged_file_that_is_right_is_read(void **state) {
     (void)state;
     forge *f = forge_start();
-    forge_token(f, (grace_trace_segment){0, 4, 1, 9}, "\0\1\7\3");
+    forge_token(f, (grace_trace_segment){0, 4, 1, 9, GRACE_PHASE_UNKNOWN}, "\0\1\7\3");
     forge_end(f, 1, 1);
     grace_trace *t = NULL;
     bool truncated = true;
@@ -106,15 +106,15 @@ static void a_forged_file_that_is_right_is_read(void **state) {
 static void tokens_that_lie_are_refused_by_name(void **state) {
     (void)state;
     static const struct { grace_trace_segment seg; const char *ids, *part; } cases[] = {
-        {{0, 0, 1, 0}, "\0\1\3\3", "token 0, layer 1: expert 3 is chosen twice"},
-        {{0, 0, 1, 0}, "\0\10\3\4", "token 0, layer 0: expected experts 0 to 7, found 8"},
-        {{1, 0, 1, 0}, "\0\1\2\3", "segment 0 refers to sequence 1, the trace has 1 so far"},
-        {{-1, 0, 1, 0}, "\0\1\2\3", "segment 0 refers to sequence -1"},
-        {{0, -1, 1, 0}, "\0\1\2\3", "position -1"},
-        {{0, INT32_MAX, 1, 0}, "\0\1\2\3", "position 2147483647"},
-        {{0, 0, 2, 0}, "\0\1\2\3", "the segments have 2 tokens of 4 bytes, the tokens take 4"},
-        {{0, 0, INT32_MAX, 0}, "\0\1\2\3", "the segments have 2147483647 tokens"},
-        {{0, 0, 0, 0}, "\0\1\2\3", "expected at least 1 token, found 0"},
+        {{0, 0, 1, 0, GRACE_PHASE_UNKNOWN}, "\0\1\3\3", "token 0, layer 1: expert 3 is chosen twice"},
+        {{0, 0, 1, 0, GRACE_PHASE_UNKNOWN}, "\0\10\3\4", "token 0, layer 0: expected experts 0 to 7, found 8"},
+        {{1, 0, 1, 0, GRACE_PHASE_UNKNOWN}, "\0\1\2\3", "segment 0 refers to sequence 1, the trace has 1 so far"},
+        {{-1, 0, 1, 0, GRACE_PHASE_UNKNOWN}, "\0\1\2\3", "segment 0 refers to sequence -1"},
+        {{0, -1, 1, 0, GRACE_PHASE_UNKNOWN}, "\0\1\2\3", "position -1"},
+        {{0, INT32_MAX, 1, 0, GRACE_PHASE_UNKNOWN}, "\0\1\2\3", "position 2147483647"},
+        {{0, 0, 2, 0, GRACE_PHASE_UNKNOWN}, "\0\1\2\3", "the segments have 2 tokens of 4 bytes, the tokens take 4"},
+        {{0, 0, INT32_MAX, 0, GRACE_PHASE_UNKNOWN}, "\0\1\2\3", "the segments have 2147483647 tokens"},
+        {{0, 0, 0, 0, GRACE_PHASE_UNKNOWN}, "\0\1\2\3", "expected at least 1 token, found 0"},
         {{0, 0, 1, 0, (grace_phase)3}, "\0\1\2\3", "segment 0: expected phase 0 to 2, found 3"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -127,8 +127,8 @@ static void tokens_that_lie_are_refused_by_name(void **state) {
 static void steps_that_go_back_are_refused(void **state) {
     (void)state;
     forge *f = forge_start();
-    forge_token(f, (grace_trace_segment){0, 0, 1, 7}, "\0\1\2\3");
-    forge_token(f, (grace_trace_segment){0, 1, 1, 6}, "\0\1\2\3");
+    forge_token(f, (grace_trace_segment){0, 0, 1, 7, GRACE_PHASE_UNKNOWN}, "\0\1\2\3");
+    forge_token(f, (grace_trace_segment){0, 1, 1, 6, GRACE_PHASE_UNKNOWN}, "\0\1\2\3");
     expect_status(f, GRACE_ERR_FORMAT, "segment 1: steps ascend: expected 7 or later, found 6");
 }
 
@@ -321,9 +321,9 @@ static void a_block_out_of_place_is_noticed(void **state) {
     (void)state;
     forge *f = forge_start();
     size_t first = f->n;
-    forge_token(f, (grace_trace_segment){0, 0, 1, 0}, "\0\1\2\3");
+    forge_token(f, (grace_trace_segment){0, 0, 1, 0, GRACE_PHASE_UNKNOWN}, "\0\1\2\3");
     size_t second = f->n;
-    forge_token(f, (grace_trace_segment){0, 1, 1, 0}, "\4\5\6\7");
+    forge_token(f, (grace_trace_segment){0, 1, 1, 0, GRACE_PHASE_UNKNOWN}, "\4\5\6\7");
     memmove(f->bytes + first, f->bytes + second, f->n - second);    /* the first token's block is gone */
     f->n -= second - first;
     expect_status(f, GRACE_ERR_FORMAT, "does not match its checksum");

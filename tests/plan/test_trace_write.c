@@ -57,7 +57,7 @@ static void a_segment_over_several_blocks_comes_back_as_one(void **state) {
     gr_rng rng = gr_rng_seed(1);
     for (int i = 0; i < 2 * N; i++) random_choice(&rng, experts + 2 * i, 2, 8);
     grace_trace_writer *w = start(in(folder, "long"), &tiny);
-    assert_int_equal(grace_trace_append(w, (grace_trace_segment){0, 5, N, 1}, (grace_trace_tokens){.experts = experts}), GRACE_OK);
+    assert_int_equal(grace_trace_append(w, (grace_trace_segment){0, 5, N, 1, GRACE_PHASE_UNKNOWN}, (grace_trace_tokens){.experts = experts}), GRACE_OK);
     assert_int_equal(grace_trace_finish(w), GRACE_OK);
     grace_trace *t = NULL;
     assert_int_equal(grace_trace_open(in(folder, "long"), &t, NULL), GRACE_OK);
@@ -77,7 +77,7 @@ static void many_sequences_survive_the_block_of_sequences(void **state) {
     grace_trace_writer *w = start(in(folder, "many"), &tiny);
     for (int32_t s = 1; s < 10000; s++)
         assert_int_equal(grace_trace_add_sequence(w, (grace_trace_sequence){.id = -s, .home = s % 4, .domain = -1}), GRACE_OK);
-    assert_int_equal(grace_trace_append(w, (grace_trace_segment){9999, 0, 1, 0}, (grace_trace_tokens){.experts = one_token}), GRACE_OK);
+    assert_int_equal(grace_trace_append(w, (grace_trace_segment){9999, 0, 1, 0, GRACE_PHASE_UNKNOWN}, (grace_trace_tokens){.experts = one_token}), GRACE_OK);
     assert_int_equal(grace_trace_finish(w), GRACE_OK);
     grace_trace *t = NULL;
     assert_int_equal(grace_trace_open(in(folder, "many"), &t, NULL), GRACE_OK);
@@ -112,7 +112,7 @@ static void path_is_untouched_until_finish_and_after_abandon(void **state) {
     assert_int_equal(gr_file_replace(path, "old", 3), GRACE_OK);
     grace_trace_writer *w = start(path, &tiny);
     assert_int_equal(scratch_count(folder), 2);
-    assert_int_equal(grace_trace_append(w, (grace_trace_segment){0, 0, 1, 0}, (grace_trace_tokens){.experts = one_token}), GRACE_OK);
+    assert_int_equal(grace_trace_append(w, (grace_trace_segment){0, 0, 1, 0, GRACE_PHASE_UNKNOWN}, (grace_trace_tokens){.experts = one_token}), GRACE_OK);
     grace_trace_abandon(w);
     size_t n = 0;
     unsigned char *bytes = read_bytes(path, &n);
@@ -149,7 +149,7 @@ static void a_process_that_dies_leaves_its_whole_blocks(void **state) {
         grace_trace_writer *w = NULL;
         grace_trace_create(in(folder, "crash"), &tiny, NULL, 0, &w);
         grace_trace_add_sequence(w, (grace_trace_sequence){.id = 9, .domain = -1});
-        grace_trace_append(w, (grace_trace_segment){0, 0, N, 0}, (grace_trace_tokens){.experts = experts});
+        grace_trace_append(w, (grace_trace_segment){0, 0, N, 0, GRACE_PHASE_UNKNOWN}, (grace_trace_tokens){.experts = experts});
         kill(getpid(), SIGKILL);
     }
     int how = 0;
@@ -182,11 +182,11 @@ static void a_write_that_fails_is_told_and_leaves_no_file(void **state) {
     small = (struct rlimit){4096, before.rlim_max};
     signal(SIGXFSZ, SIG_IGN);
     setrlimit(RLIMIT_FSIZE, &small);
-    grace_status st = grace_trace_append(w, (grace_trace_segment){0, 0, N, 0}, (grace_trace_tokens){.experts = experts});
+    grace_status st = grace_trace_append(w, (grace_trace_segment){0, 0, N, 0, GRACE_PHASE_UNKNOWN}, (grace_trace_tokens){.experts = experts});
     setrlimit(RLIMIT_FSIZE, &before);
     signal(SIGXFSZ, SIG_DFL);
     assert_int_equal(st, GRACE_ERR_IO);
-    assert_int_equal(grace_trace_append(w, (grace_trace_segment){0, N, 1, 0}, (grace_trace_tokens){.experts = one_token}), GRACE_ERR_IO);
+    assert_int_equal(grace_trace_append(w, (grace_trace_segment){0, N, 1, 0, GRACE_PHASE_UNKNOWN}, (grace_trace_tokens){.experts = one_token}), GRACE_ERR_IO);
     assert_int_equal(grace_trace_add_sequence(w, (grace_trace_sequence){.domain = -1}), GRACE_ERR_IO);
     assert_int_equal(grace_trace_finish(w), GRACE_ERR_IO);
     assert_non_null(strstr(grace_last_error(), "an earlier write failed"));
@@ -205,20 +205,20 @@ static void append_refuses_what_no_gate_chooses_and_goes_on(void **state) {
     static const uint16_t twice[] = {0, 1, 7, 3, 0, 1, 5, 5}, outside[] = {0, 1, 7, 3, 0, 8, 5, 4};
     char *folder = scratch_new();
     grace_trace_writer *w = start(in(folder, "good"), &tiny);
-    assert_int_equal(grace_trace_append(w, (grace_trace_segment){0, 0, 1, 4}, (grace_trace_tokens){.experts = one_token}), GRACE_OK);
-    expect_refused(w, (grace_trace_segment){0, 1, 2, 4}, (grace_trace_tokens){.experts = twice}, "token 2, layer 1: expert 5 is chosen twice");
-    expect_refused(w, (grace_trace_segment){0, 1, 2, 4}, (grace_trace_tokens){.experts = outside}, "token 2, layer 0: expected experts 0 to 7, found 8");
-    expect_refused(w, (grace_trace_segment){1, 1, 1, 4}, (grace_trace_tokens){.experts = one_token}, "refers to sequence 1, the trace has 1 so far");
-    expect_refused(w, (grace_trace_segment){-1, 1, 1, 4}, (grace_trace_tokens){.experts = one_token}, "refers to sequence -1");
-    expect_refused(w, (grace_trace_segment){0, 1, 1, 3}, (grace_trace_tokens){.experts = one_token}, "expected 4 or later, found 3");
-    expect_refused(w, (grace_trace_segment){0, -1, 1, 4}, (grace_trace_tokens){.experts = one_token}, "position -1");
-    expect_refused(w, (grace_trace_segment){0, INT32_MAX, 1, 4}, (grace_trace_tokens){.experts = one_token}, "position 2147483647");
-    expect_refused(w, (grace_trace_segment){0, 1, -1, 4}, (grace_trace_tokens){.experts = one_token}, "expected at least 1 token, found -1");
+    assert_int_equal(grace_trace_append(w, (grace_trace_segment){0, 0, 1, 4, GRACE_PHASE_UNKNOWN}, (grace_trace_tokens){.experts = one_token}), GRACE_OK);
+    expect_refused(w, (grace_trace_segment){0, 1, 2, 4, GRACE_PHASE_UNKNOWN}, (grace_trace_tokens){.experts = twice}, "token 2, layer 1: expert 5 is chosen twice");
+    expect_refused(w, (grace_trace_segment){0, 1, 2, 4, GRACE_PHASE_UNKNOWN}, (grace_trace_tokens){.experts = outside}, "token 2, layer 0: expected experts 0 to 7, found 8");
+    expect_refused(w, (grace_trace_segment){1, 1, 1, 4, GRACE_PHASE_UNKNOWN}, (grace_trace_tokens){.experts = one_token}, "refers to sequence 1, the trace has 1 so far");
+    expect_refused(w, (grace_trace_segment){-1, 1, 1, 4, GRACE_PHASE_UNKNOWN}, (grace_trace_tokens){.experts = one_token}, "refers to sequence -1");
+    expect_refused(w, (grace_trace_segment){0, 1, 1, 3, GRACE_PHASE_UNKNOWN}, (grace_trace_tokens){.experts = one_token}, "expected 4 or later, found 3");
+    expect_refused(w, (grace_trace_segment){0, -1, 1, 4, GRACE_PHASE_UNKNOWN}, (grace_trace_tokens){.experts = one_token}, "position -1");
+    expect_refused(w, (grace_trace_segment){0, INT32_MAX, 1, 4, GRACE_PHASE_UNKNOWN}, (grace_trace_tokens){.experts = one_token}, "position 2147483647");
+    expect_refused(w, (grace_trace_segment){0, 1, -1, 4, GRACE_PHASE_UNKNOWN}, (grace_trace_tokens){.experts = one_token}, "expected at least 1 token, found -1");
     expect_refused(w, (grace_trace_segment){0, 1, 1, 4, GRACE_N_PHASES}, (grace_trace_tokens){.experts = one_token}, "expected phase 0 to 2, found 3");
-    assert_int_equal(grace_trace_append(w, (grace_trace_segment){0, 1, 0, 4}, (grace_trace_tokens){.experts = NULL}), GRACE_OK);
+    assert_int_equal(grace_trace_append(w, (grace_trace_segment){0, 1, 0, 4, GRACE_PHASE_UNKNOWN}, (grace_trace_tokens){.experts = NULL}), GRACE_OK);
     assert_int_equal(grace_trace_add_sequence(w, (grace_trace_sequence){.home = 4, .domain = -1}), GRACE_ERR_ARG);
     assert_int_equal(grace_trace_add_sequence(w, (grace_trace_sequence){.home = 0, .domain = 0}), GRACE_ERR_ARG);
-    assert_int_equal(grace_trace_append(w, (grace_trace_segment){0, 1, 1, 5}, (grace_trace_tokens){.experts = one_token}), GRACE_OK);
+    assert_int_equal(grace_trace_append(w, (grace_trace_segment){0, 1, 1, 5, GRACE_PHASE_UNKNOWN}, (grace_trace_tokens){.experts = one_token}), GRACE_OK);
     assert_int_equal(grace_trace_finish(w), GRACE_OK);
     grace_trace *t = NULL;
     assert_int_equal(grace_trace_open(in(folder, "good"), &t, NULL), GRACE_OK);
