@@ -12,7 +12,7 @@
 #include "plan/measure.h"
 #include "plan/plan_json.h"
 
-enum { KEY_CLUSTER = 0x200, KEY_PLANNER, KEY_GROUPING, KEY_REPLICATION, KEY_R, KEY_SEED, KEY_TRAIN, KEY_TEST, KEY_TEST_TRACE, KEY_JSON,
+enum { KEY_CLUSTER = 0x200, KEY_PLANNER, KEY_GROUPING, KEY_REPLICATION, KEY_R, KEY_SEED, KEY_EMPTY, KEY_TRAIN, KEY_TEST, KEY_TEST_TRACE, KEY_JSON,
        KEY_MEMORY, KEY_SLOTS, KEY_BALANCE, KEY_TIME, KEY_EQUAL, KEY_FORMAT, KEY_MODEL_LAYERS, KEY_TOP_K };
 
 typedef enum format { FORMAT_GRACE, FORMAT_SGLANG, FORMAT_FLAT, FORMAT_TRTLLM, FORMAT_ASCEND, FORMAT_OMNI, N_FORMATS } format;
@@ -29,6 +29,7 @@ static const struct argp_option options[] = {
     {"balance", KEY_BALANCE, "X", 0, "auto: bound on max/mean predicted load (default 1.1)", 0},
     {"time-limit", KEY_TIME, "SECONDS", 0, "auto: stop searching then (default: none; a plan cut short depends on the machine)", 0},
     {"equal-slots", KEY_EQUAL, 0, 0, "fill every rank of every layer up to as many slots with useful replicas", 0},
+    {"allow-empty-ranks", KEY_EMPTY, 0, 0, "more ranks than experts: some host none", 0},
     {"seed", KEY_SEED, "N", 0, "of the clustering (default 0)", 0},
     {"train", KEY_TRAIN, "WHICH", 0, "tokens to plan from: all (default), even or odd (sequences), domain:NAME,..., or even domain:NAME,...", 0},
     {"test", KEY_TEST, "WHICH", 0, "print rows and loads of other tokens too; those that share sequences with --train are refused", 0},
@@ -89,6 +90,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case KEY_SLOTS: a->plan.slots_per_rank = (int32_t)gr_arg_int(state, "replica-slots", arg, 1, 1 << 20); a->only_budget = "replica-slots"; break;
     case KEY_BALANCE: a->plan.balance = gr_arg_number(state, "balance", arg, 1, 1e6); a->only_auto = "balance"; break;
     case KEY_TIME: a->plan.time_limit_s = gr_arg_number(state, "time-limit", arg, 0, 1e9); a->only_auto = "time-limit"; break;
+    case KEY_EMPTY: a->plan.empty_ranks = true; break;
     case KEY_EQUAL: a->equal_slots = true; break;
     case KEY_FORMAT: a->format = (format)gr_arg_choice(state, "format", arg, formats, N_FORMATS); break;
     case KEY_MODEL_LAYERS: a->model_layers = (int32_t)gr_arg_int(state, "model-layers", arg, 1, 4096); break;

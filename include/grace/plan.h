@@ -80,6 +80,7 @@ typedef struct grace_plan_options {
     /* Memory for EPLB, REPLICATE_NODE and AUTO: slots a rank holds over all layers. */
     double memory;                      /* as a multiple of n_layers * n_experts / n_ranks, 1 or more; 0: by the next */
     int32_t slots_per_rank;             /* the same, slots a layer; 0: what the fullest rank of GRACE with these options holds */
+    bool empty_ranks;                   /* false. More ranks than experts are allowed: some host nothing */
     int32_t eplb_groups;                /* 1. EPLB: equal runs of experts that the router treats as one */
     /* AUTO */
     const grace_bundles *bundles;       /* borrowed; AUTO fails with ARG without them */
@@ -94,7 +95,7 @@ const char *grace_planner_name(grace_planner planner);
 grace_plan_options grace_plan_defaults(void);
 
 /* profile -> plan. Deterministic for a seed. Fails with ARG (an option, an affinity that is not symmetric, a negative load), NUMERIC (a load or
- * affinity that is no finite number), LIMIT (more ranks than experts; a memory that cannot hold the model, by how much). The caller frees. */
+ * affinity that is no finite number), LIMIT (more ranks than experts, unless empty_ranks; a memory that cannot hold the model, by how much). The caller frees. */
 grace_status grace_plan_build(const grace_profile *profile, grace_cluster cluster, const grace_plan_options *opt, grace_plan **out);
 /* Expert e on rank e * D / n, no replicas, no profile: plain expert parallelism. */
 grace_status grace_plan_contiguous(int32_t n_layers, int32_t n_experts, int32_t top_k, grace_cluster cluster, grace_plan **out);

@@ -42,10 +42,10 @@ static grace_status start_layer(void *context, int32_t layer) {
     grace_status st = GRACE_OK;
     gr_auto *a = context;
     gr_nodes *s = &a->layers[layer].nodes;
-    int32_t *group = NULL, fewest = (int32_t)ceil(s->n_nodes / fmin(s->bound + 1e-9, s->n_nodes));
+    int32_t *group = NULL, most = s->n_nodes < a->n ? s->n_nodes : a->n, fewest = (int32_t)ceil(s->n_nodes / fmin(s->bound + 1e-9, s->n_nodes));
     double best = INFINITY;
     GR_CALLOC(group, a->n);
-    for (int32_t m = fewest; m <= s->n_nodes; m++)
+    for (int32_t m = fewest < most ? fewest : most; m <= most; m++)
         for (int32_t try = 0; try < (m > 1 ? STARTS : 1) && !(gr_auto_late(a) && best < INFINITY); try++) {
             GR_TRY(start_with(a, layer, m, try, group));
             if (gr_nodes_score(s) >= best - 1e-9) continue;

@@ -39,10 +39,14 @@ done:
 /* Another stream of random numbers for every clustering of a layer: level 0 is the nodes', level 1 + i is inside node i. */
 static uint64_t seed_of(uint64_t seed, int32_t level) { return seed + ((uint64_t)gr_mix32((uint32_t)level, 0, 0) << 16); }
 
+static int32_t least(int32_t a, int32_t b) { return a < b ? a : b; }
+
+/* With fewer experts than ranks as many nodes as there are experts for, each as even a share as GPUs would be. */
 static grace_status cluster_nodes(gr_clusters *c, uint64_t seed) {
     grace_status st = GRACE_OK;
-    GR_TRY(gr_spectral_cluster(c->affinity, c->n, c->cluster.n_nodes, seed_of(seed, 0), c->node_of));
-    GR_TRY(gr_group_fill(c->affinity, c->n, c->cluster.n_nodes, c->cluster.gpus_per_node, c->node_of));
+    int32_t k = least(c->cluster.n_nodes, c->n);
+    GR_TRY(gr_spectral_cluster(c->affinity, c->n, k, seed_of(seed, 0), c->node_of));
+    GR_TRY(gr_group_fill(c->affinity, c->n, k, least(c->cluster.gpus_per_node, c->n / k), c->node_of));
 done:
     return st;
 }
@@ -51,7 +55,7 @@ static grace_status cluster_node(gr_clusters *c, int32_t node, uint64_t seed) {
     grace_status st = GRACE_OK;
     subset s = {0};
     GR_TRY(subset_build(c, node, &s));
-    GR_TRY(gr_spectral_cluster(s.affinity, s.n, c->cluster.gpus_per_node, seed_of(seed, 1 + node), s.group_of));
+    if (s.n > 0) GR_TRY(gr_spectral_cluster(s.affinity, s.n, least(c->cluster.gpus_per_node, s.n), seed_of(seed, 1 + node), s.group_of));
     for (int32_t i = 0; i < s.n; i++) c->gpu_of[s.member[i]] = s.group_of[i];
 done:
     subset_free(&s);
@@ -86,10 +90,11 @@ static grace_status bound_subset(subset *s, int32_t k, grace_grouping grouping, 
 static grace_status bound_node(const gr_clusters *c, int32_t node, grace_grouping grouping, double r, int32_t *rank_of_expert, double *size_spread) {
     grace_status st = GRACE_OK;
     subset s = {0};
-    int32_t k = c->cluster.gpus_per_node;
     GR_TRY(subset_build(c, node, &s));
+    if (s.n == 0) goto done;
+    int32_t k = least(c->cluster.gpus_per_node, s.n);
     GR_TRY(bound_subset(&s, k, grouping, r));
-    for (int32_t i = 0; i < s.n; i++) rank_of_expert[s.member[i]] = node * k + s.group_of[i];
+    for (int32_t i = 0; i < s.n; i++) rank_of_expert[s.member[i]] = node * c->cluster.gpus_per_node + s.group_of[i];
     *size_spread += gr_size_spread(s.group_of, s.n, k, s.n / k);
 done:
     subset_free(&s);
@@ -107,8 +112,9 @@ done:
 
 grace_status gr_group_flat(const double *affinity, int32_t n, int32_t n_ranks, uint64_t seed, int32_t *rank_of_expert) {
     grace_status st = GRACE_OK;
-    GR_TRY(gr_spectral_cluster(affinity, n, n_ranks, seed_of(seed, 0), rank_of_expert));
-    GR_TRY(gr_group_bound(affinity, n, n_ranks, gr_size_bounds_equal(n, n_ranks), rank_of_expert));
+    int32_t k = least(n_ranks, n);
+    GR_TRY(gr_spectral_cluster(affinity, n, k, seed_of(seed, 0), rank_of_expert));
+    GR_TRY(gr_group_bound(affinity, n, k, gr_size_bounds_equal(n, k), rank_of_expert));
 done:
     return st;
 }

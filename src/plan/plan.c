@@ -82,10 +82,11 @@ static grace_status check_affinity(const double *affinity, int32_t layer, int32_
     return GRACE_OK;
 }
 
-static grace_status check_profile(const grace_profile *profile, int32_t n_ranks) {
+static grace_status check_profile(const grace_profile *profile, int32_t n_ranks, bool empty_ranks) {
     grace_status st = GRACE_OK;
     int32_t n = profile->info.n_experts, n_layers = profile->info.n_layers;
-    GR_CHECK(n_ranks <= n, GRACE_ERR_LIMIT, "%d ranks for %d experts: a rank holds at least one", n_ranks, n);
+    GR_CHECK(n_ranks <= n || empty_ranks, GRACE_ERR_LIMIT, "%d ranks for %d experts: expected at least one for each, unless ranks may host none",
+             n_ranks, n);
     GR_TRY(check_values("load", profile->load, (size_t)n_layers * n));
     GR_TRY(check_values("affinity", profile->affinity, (size_t)n_layers * n * n));
     for (int32_t l = 0; l < n_layers; l++) GR_TRY(check_affinity(profile->affinity + (size_t)l * n * n, l, n));
@@ -104,7 +105,7 @@ static grace_status builder_open(const grace_profile *profile, grace_cluster clu
     GR_TRY(check_options(opt));
     GR_TRY(gr_plan_new(b->n_layers, b->n, profile->info.top_k, cluster, &b->plan));
     b->n_ranks = grace_cluster_ranks(cluster);
-    GR_TRY(check_profile(profile, b->n_ranks));
+    GR_TRY(check_profile(profile, b->n_ranks, opt->empty_ranks));
     GR_CALLOC(b->clusters, b->n_layers);
     GR_CALLOC(b->rank_of_expert, (size_t)b->n_layers * b->n);
     GR_CALLOC(b->replicas.hot, b->n);
@@ -152,7 +153,7 @@ done:
 static grace_status choose_ratio(builder *b) {
     grace_status st = GRACE_OK;
     grace_plan *plan = b->plan;
-    int32_t ideal = b->n / b->n_ranks;
+    int32_t ideal = b->n > b->n_ranks ? b->n / b->n_ranks : 1;
     GR_ARENA_ARRAY(plan->memory, plan->knee, ideal);
     for (int32_t delta = 1; delta <= ideal; delta++) {
         plan->knee[delta - 1].delta = delta;

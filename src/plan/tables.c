@@ -176,7 +176,8 @@ grace_status grace_plan_contiguous(int32_t n_layers, int32_t n_experts, int32_t 
     int32_t *rank_of_expert = NULL, n_ranks;
     GR_TRY(gr_plan_new(n_layers, n_experts, top_k, cluster, &plan));
     n_ranks = grace_cluster_ranks(cluster);
-    GR_CHECK(n_ranks <= n_experts, GRACE_ERR_LIMIT, "%d ranks for %d experts: a rank holds at least one", n_ranks, n_experts);
+    GR_CHECK(n_ranks <= n_experts, GRACE_ERR_LIMIT, "%d ranks for %d experts: expected at least one for each; a plan may leave ranks empty", n_ranks,
+             n_experts);
     GR_CALLOC(rank_of_expert, n_experts);
     for (int32_t e = 0; e < n_experts; e++) rank_of_expert[e] = (int32_t)((int64_t)e * n_ranks / n_experts);
     for (int32_t l = 0; l < n_layers; l++) GR_TRY(gr_plan_place(plan, l, rank_of_expert, NULL, 0));

@@ -158,6 +158,9 @@ static void what_is_no_trace_is_refused(void **state) {
     complains("the trace has no domain 'poetry'");
     GRACE(1, "plan", PROFILED, "--cluster", "65x1");
     complains("65 ranks for 64 experts");
+    GRACE(0, "plan", PROFILED, "--cluster", "65x1", "--allow-empty-ranks", "-o", "empty.json");
+    GRACE(1, "plan", PROFILED, "--planner", "eplb", "--replica-slots", "15");
+    complains("120 slots on each of 4 ranks cannot hold 512 experts in all layers: 8 a rank are missing");
     GRACE(1, "bench", "plan", MODEL);
     complains("expected topk.u8 or topk.u16");
     assert_int_equal(n_files("plan.json.*"), 0);

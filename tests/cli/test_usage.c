@@ -25,8 +25,8 @@ static void help_names_every_option(void **state) {
     (void)state;
     HELP_NAMES(HELP_OF("run"), ENGINE_OPTIONS, "--prompt=", "--prompts", "--prompt-ids", "-n ", "--ignore-eos", "--temperature", "--top-p", "--top-k",
                "--seed", "--trace");
-    HELP_NAMES(HELP_OF("profile"), ENGINE_OPTIONS, "--output", "--tokens", "--window", "--documents", "TEXT_FILE");
-    HELP_NAMES(HELP_OF("plan"), "--cluster", "--planner", "--grouping", "--replication", "--ratio", "--seed", "--train", "--output",
+    HELP_NAMES(HELP_OF("profile"), ENGINE_OPTIONS, "--output", "--tokens", "--window", "--documents", "--weights", "TEXT_FILE");
+    HELP_NAMES(HELP_OF("plan"), "--cluster", "--planner", "--grouping", "--replication", "--ratio", "--seed", "--train", "--test", "--test-trace", "--allow-empty-ranks", "--output",
                "--json");
     HELP_NAMES(HELP_OF("report"), "--output", "--json");
     HELP_NAMES(HELP_OF("inspect"), "--json");

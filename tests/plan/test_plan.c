@@ -9,6 +9,9 @@
 #include "plan/cut.h"
 #include "plan/knee.h"
 #include "plan/plan_claims.h"
+#include "plan/plan_json.h"
+#include "plan/tables.h"
+#include "plan/trace_cases.h"
 
 static const grace_cluster CLUSTER_2X2 = {2, 2};
 
@@ -242,7 +245,7 @@ static void profiles_that_cannot_be_are_refused(void **state) {
     gr_rng rng = gr_rng_seed(8);
     grace_profile p = random_profile(&rng, 2, 8, 2);
     const grace_plan_options opt = grace_plan_defaults();
-    assert_refused(&p, (grace_cluster){3, 3}, &opt, GRACE_ERR_LIMIT, "9 ranks for 8 experts");
+    assert_refused(&p, (grace_cluster){3, 3}, &opt, GRACE_ERR_LIMIT, "9 ranks for 8 experts: expected at least one for each, unless");
     assert_refused(&p, (grace_cluster){0, 3}, &opt, GRACE_ERR_ARG, "at least one node");
     p.load[9] = NAN;
     assert_refused(&p, CLUSTER_2X2, &opt, GRACE_ERR_NUMERIC, "load[9] is");
@@ -297,6 +300,46 @@ static void a_plan_for_another_run_is_refused_with_both_sides(void **state) {
     grace_plan_free(plan);
 }
 
+/* ---- more ranks than experts ---- */
+
+static int32_t n_without_primary(const grace_plan *plan, int32_t layer) {
+    const grace_plan_layer *pl = &plan->layers[layer];
+    int32_t n = 0;
+    for (int32_t r = 0; r < grace_cluster_ranks(plan->cluster); r++) {
+        bool holds = false;
+        for (int32_t e = 0; e < plan->n_experts; e++) holds |= gr_plan_home(pl, e) == r;
+        n += !holds;
+    }
+    return n;
+}
+
+static void every_planner_leaves_ranks_empty_when_told_so(void **state) {
+    (void)state;
+    for (uint64_t seed = 1; seed <= 40; seed++) {
+        gr_rng rng = gr_rng_seed(seed);
+        grace_cluster cluster = {between(&rng, 1, 4), between(&rng, 1, 4)};
+        int32_t n_ranks = grace_cluster_ranks(cluster), n = between(&rng, 2, n_ranks > 2 ? n_ranks : 2);
+        trace_case c = {2, n, between(&rng, 1, n < 3 ? n : 3), 4, 20, 1, 1};
+        grace_trace *t = make_trace(&rng, &c);
+        grace_profile *profile = NULL;
+        grace_bundles *bundles = NULL;
+        claim(grace_profile_build(t, NULL, &profile) == GRACE_OK && grace_bundles_build(t, NULL, false, 100, &bundles) == GRACE_OK, seed);
+        for (int p = 0; p < GRACE_N_PLANNERS; p++) {
+            grace_plan_options opt = grace_plan_defaults();
+            grace_plan *plan = NULL, *back = NULL;
+            gr_buf text = {0};
+            opt.planner = (grace_planner)p, opt.bundles = bundles, opt.empty_ranks = true;
+            opt.grouping = (grace_grouping)(seed % 3);
+            if (grace_plan_build(profile, cluster, &opt, &plan)) fail_msg("seed %d, planner %d: %s", (int)seed, p, grace_last_error());
+            claim_plan(plan, seed);
+            for (int32_t l = 0; l < 2; l++) claim(n_without_primary(plan, l) >= n_ranks - n, seed);
+            claim(gr_plan_print(plan, &text) == GRACE_OK && gr_plan_parse("p", text.data, text.n, &back) == GRACE_OK && same_plans(plan, back), seed);
+            grace_plan_free(plan), grace_plan_free(back), gr_buf_free(&text);
+        }
+        grace_profile_free(profile), grace_bundles_free(bundles), grace_trace_close(t);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_planner_gives_a_valid_plan_for_every_cluster),
@@ -310,6 +353,7 @@ int main(void) {
         cmocka_unit_test(one_gpu_a_node_needs_no_ratio),
         cmocka_unit_test(plans_carry_what_they_were_made_from),
         cmocka_unit_test(profiles_that_cannot_be_are_refused),
+        cmocka_unit_test(every_planner_leaves_ranks_empty_when_told_so),
         cmocka_unit_test(options_that_cannot_be_are_refused),
         cmocka_unit_test(a_plan_for_another_run_is_refused_with_both_sides),
     };

@@ -197,6 +197,65 @@ static void tiny_olmoe_over_all_ranks_gives_one_process_bits(void **state) {
     grace_model_close(olmoe);
 }
 
+/* ---- more ranks than experts ---- */
+
+/* A model of 2 experts, written by rank 0 and opened by all. */
+static grace_model *open_two_experts(gr_comm *comm, char path[96]) {
+    gr_tiny_model_options shape = world_shape();
+    grace_model *two = NULL;
+    snprintf(path, 96, "%s-two", world_dir);
+    shape.n_experts = shape.top_k = 2;
+    if (comm->rank == 0) {
+        assert_int_equal(mkdir(path, 0700), 0);
+        assert_int_equal(gr_tiny_model_write(path, &shape), 0);
+    }
+    assert_ok(grace_comm_agree(comm, GRACE_OK));
+    assert_ok(grace_comm_agree(comm, grace_model_open(path, &two)));
+    return two;
+}
+
+static int32_t n_empty(const grace_plan *plan) {
+    int32_t n = 0;
+    for (int32_t r = 0; r < grace_cluster_ranks(plan->cluster); r++) n += plan->layers[0].first_slot[r] == plan->layers[0].first_slot[r + 1];
+    return n;
+}
+
+static void ranks_without_experts_give_one_process_bits(void **state) {
+    (void)state;
+    static const grace_planner planners[] = {GRACE_PLANNER_CONTIGUOUS, GRACE_PLANNER_GRACE, GRACE_PLANNER_UNIFORM, GRACE_PLANNER_REPLICATE_NODE};
+    int32_t n_ranks = ranks_comm(1)->n_ranks, n_nodes = n_ranks % 2 == 0 ? 2 : 1;
+    if (n_ranks < 3) skip();
+    gr_comm *comm = ranks_comm(n_nodes);
+    double load[4] = {3, 1, 1, 2}, affinity[8] = {0};
+    char path[96];
+    grace_model *two = open_two_experts(comm, path);
+    grace_profile profile = {.info = {.n_layers = 2, .n_experts = 2, .top_k = 2}, .n_tokens = 4, .load = load, .affinity = affinity};
+    gr_rng rng = gr_rng_seed(98);
+    gr_random_requests all = gr_random_requests_new(&rng, 10, WORLD_VOCAB, WORLD_PROMPT_MAX, 4);
+    run_result expected, found;
+    grace_engine_options alone = world_options();
+    alone.exact = true;
+    if (comm->rank == 0) grace_engine_close(run_requests(two, &alone, &all, &expected));
+    from_first(comm, &expected, sizeof expected);
+    for (size_t i = 0; i < sizeof planners / sizeof *planners; i++) {
+        grace_engine_options opt = alone;
+        grace_plan_options how = grace_plan_defaults();
+        grace_plan *plan = NULL;
+        how.planner = planners[i], how.empty_ranks = true, how.replication = GRACE_REPLICATION_NONE;
+        assert_ok(grace_plan_build(&profile, grace_comm_cluster(comm), &how, &plan));
+        snprintf(case_name, sizeof case_name, "%s, rank %d of %d", plan->planner, comm->rank, n_ranks);
+        claim(planners[i] == GRACE_PLANNER_REPLICATE_NODE || n_empty(plan) == n_ranks - 2);
+        opt.comm = comm, opt.plan = plan;
+        grace_engine_close(run_requests(two, &opt, &all, &found));
+        claim(memcmp(&found, &expected, sizeof found) == 0);
+        grace_plan_free(plan);
+    }
+    gr_random_requests_free(&all);
+    grace_model_close(two);
+    assert_ok(grace_comm_agree(comm, GRACE_OK));
+    if (comm->rank == 0) gr_tiny_model_remove(path);
+}
+
 /* ---- ranks that do not fit together ---- */
 
 /* The last rank opens with `odd`, the others with `common`: the same refusal everywhere, and the job goes on. */
@@ -297,6 +356,7 @@ static void a_plan_for_another_cut_is_refused_with_both_sides(void **state) {
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test_setup_teardown(any_plan_policy_exchange_and_cut_gives_one_process_bits_and_the_counted_numbers, world_open, world_close),
     cmocka_unit_test(tiny_olmoe_over_all_ranks_gives_one_process_bits),
+    cmocka_unit_test_setup_teardown(ranks_without_experts_give_one_process_bits, world_open, world_close),
     cmocka_unit_test_setup_teardown(ranks_that_opened_something_else_are_told_so_everywhere, world_open, world_close),
     cmocka_unit_test_setup_teardown(a_rank_with_another_checkpoint_is_told_so_everywhere, world_open, world_close),
     cmocka_unit_test_setup_teardown(what_fails_on_one_rank_fails_on_all_with_its_sentence, world_open, world_close),
