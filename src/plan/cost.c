@@ -24,12 +24,14 @@ static void hosts_between(const grace_plan_layer *pl, int32_t expert, int32_t be
     }
 }
 
-/* paper Alg. 4: this GPU, else this node, else anyone. */
-static void hosts_for(const grace_plan *plan, int32_t layer, int32_t expert, int32_t home, hosts *h) {
+/* paper Alg. 3 and 4: the primary; anyone; this GPU, else this node, else anyone. */
+static void hosts_for(const grace_plan *plan, int32_t layer, int32_t expert, int32_t home, grace_route route, hosts *h) {
     const grace_plan_layer *pl = &plan->layers[layer];
-    int32_t g = plan->cluster.gpus_per_node, node = home / g;
-    hosts_between(pl, expert, home, home + 1, h);
-    if (h->n == 0) hosts_between(pl, expert, node * g, (node + 1) * g, h);
+    int32_t g = plan->cluster.gpus_per_node, node = home / g, primary = gr_plan_home(pl, expert);
+    h->n = 0;
+    if (route == GRACE_ROUTE_PRIMARY) hosts_between(pl, expert, primary, primary + 1, h);
+    if (route == GRACE_ROUTE_TAR) hosts_between(pl, expert, home, home + 1, h);
+    if (route == GRACE_ROUTE_TAR && h->n == 0) hosts_between(pl, expert, node * g, (node + 1) * g, h);
     if (h->n == 0) hosts_between(pl, expert, 0, grace_cluster_ranks(plan->cluster), h);
     gr_turns_of_weights(h->weight, h->n, h->turns);
 }
@@ -44,7 +46,7 @@ static void put_hosts(const hosts *h, int32_t list, gr_shares *s) {
     s->first[list + 1] = at;
 }
 
-grace_status gr_shares_build(const grace_plan *plan, int32_t layer, gr_shares *out) {
+grace_status gr_shares_build_for(const grace_plan *plan, int32_t layer, grace_route route, gr_shares *out) {
     grace_status st = GRACE_OK;
     gr_shares s = {.n_ranks = grace_cluster_ranks(plan->cluster), .n_experts = plan->n_experts, .gpus_per_node = plan->cluster.gpus_per_node};
     size_t n_lists = (size_t)s.n_ranks * (size_t)s.n_experts, n_most = (size_t)s.n_ranks * (size_t)plan->layers[layer].n_slots;
@@ -55,7 +57,7 @@ grace_status gr_shares_build(const grace_plan *plan, int32_t layer, gr_shares *o
     for (int32_t home = 0; home < s.n_ranks; home++)
         for (int32_t e = 0; e < s.n_experts; e++) {
             hosts h;
-            hosts_for(plan, layer, e, home, &h);
+            hosts_for(plan, layer, e, home, route, &h);
             put_hosts(&h, home * s.n_experts + e, &s);
         }
     *out = s;
@@ -64,6 +66,8 @@ done:
     gr_shares_free(&s);
     return st;
 }
+
+grace_status gr_shares_build(const grace_plan *plan, int32_t layer, gr_shares *out) { return gr_shares_build_for(plan, layer, GRACE_ROUTE_TAR, out); }
 
 void gr_shares_free(gr_shares *s) {
     free(s->first), free(s->rank), free(s->share);
@@ -114,24 +118,32 @@ static void visit(const gr_shares *s, int32_t home, int32_t expert, visits *v) {
 }
 
 static gr_rows_cost collect_visits(const gr_shares *s, int32_t home, visits *v) {
-    gr_rows_cost c = {0, 0};
+    gr_rows_cost c = {0};
     int32_t g = s->gpus_per_node;
     for (int32_t i = 0; i < v->n_nodes; i++) {
         if (v->nodes[i] != home / g) c.cross += 1 - v->node_missed[v->nodes[i]];
         v->node_missed[v->nodes[i]] = -1;
     }
     for (int32_t i = 0; i < v->n_ranks; i++) {
-        if (v->ranks[i] % g != home % g) c.intra += 1 - v->rank_missed[v->ranks[i]];
+        double visited = 1 - v->rank_missed[v->ranks[i]];
+        if (v->ranks[i] % g != home % g) c.intra += visited;
+        if (v->ranks[i] / g != home / g) c.flat_cross += visited;
+        else if (v->ranks[i] != home) c.flat_intra += visited;
         v->rank_missed[v->ranks[i]] = -1;
     }
     v->n_nodes = v->n_ranks = 0;
     return c;
 }
 
+static void add_rows(gr_rows_cost *sum, gr_rows_cost c, double times) {
+    sum->cross += times * c.cross, sum->intra += times * c.intra;
+    sum->flat_cross += times * c.flat_cross, sum->flat_intra += times * c.flat_intra;
+}
+
 grace_status gr_cost_rows(const gr_shares *s, const gr_bundle_layer *b, int32_t top_k, gr_rows_cost *out) {
     grace_status st = GRACE_OK;
     visits v = {0};
-    gr_rows_cost sum = {0, 0};
+    gr_rows_cost sum = {0};
     GR_TRY(visits_alloc(s->n_ranks, &v));
     for (int32_t i = 0; i < b->n; i++) {
         int32_t begin = b->home ? b->home[i] : 0, end = b->home ? begin + 1 : s->n_ranks;
@@ -139,12 +151,11 @@ grace_status gr_cost_rows(const gr_shares *s, const gr_bundle_layer *b, int32_t 
         for (int32_t home = begin; home < end; home++) {
             for (int32_t j = 0; j < top_k; j++) visit(s, home, b->experts[(size_t)i * (size_t)top_k + (size_t)j], &v);
             gr_rows_cost c = collect_visits(s, home, &v);
-            sum.cross += c.cross * b->count[i] / (end - begin);
-            sum.intra += c.intra * b->count[i] / (end - begin);
+            add_rows(&sum, c, (double)b->count[i] / (end - begin));
         }
     }
-    *out = (gr_rows_cost){0, 0};
-    if (b->n_tokens > 0) *out = (gr_rows_cost){sum.cross / (double)b->n_tokens, sum.intra / (double)b->n_tokens};
+    *out = (gr_rows_cost){0};
+    if (b->n_tokens > 0) add_rows(out, sum, 1 / (double)b->n_tokens);
 done:
     visits_free(&v);
     return st;

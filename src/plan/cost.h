@@ -1,10 +1,11 @@
-/* What a placement costs, exactly: rows per link class and loads under topology-aware routing (paper Alg. 4), in expectation over the token's
+/* What a placement costs, exactly: rows per link class and loads, in expectation over the token's
  * home (all ranks alike, unless bundles say) and over the router's turns (independent between experts). No sampling: for each home, a rank or
  * node is visited unless every expert of the set goes elsewhere. */
 #ifndef GR_PLAN_COST_H
 #define GR_PLAN_COST_H
 #include <stdint.h>
 
+#include "grace/engine.h"
 #include "plan/bundle.h"
 
 /* Who serves an expert for tokens of a home: ranks with shares that sum to 1, in 64ths like the router's turns. */
@@ -15,12 +16,13 @@ typedef struct gr_shares {
     double *share;
 } gr_shares;
 
-grace_status gr_shares_build(const grace_plan *plan, int32_t layer, gr_shares *out);
+grace_status gr_shares_build(const grace_plan *plan, int32_t layer, gr_shares *out);     /* topology-aware routing (paper Alg. 4) */
+grace_status gr_shares_build_for(const grace_plan *plan, int32_t layer, grace_route route, gr_shares *out);
 void gr_shares_free(gr_shares *s);
 
 /* Rows a token dispatches in a layer; combine sends as many back. cross: one per remote node visited. intra: one per GPU visited, in each node
- * beside the GPU where the row enters it (home, or home's peer). */
-typedef struct gr_rows_cost { double cross, intra; } gr_rows_cost;
+ * beside the GPU where the row enters it (home, or home's peer). flat_cross, flat_intra: without the node level, one per remote GPU visited. */
+typedef struct gr_rows_cost { double cross, intra, flat_cross, flat_intra; } gr_rows_cost;
 
 grace_status gr_cost_rows(const gr_shares *s, const gr_bundle_layer *b, int32_t top_k, gr_rows_cost *out);
 

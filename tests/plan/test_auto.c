@@ -33,7 +33,7 @@ static grace_plan *build(const world *w, grace_cluster cluster, grace_planner pl
 
 /* Mean over layers: rows, and max/mean load. */
 static gr_rows_cost rows_of(const world *w, const grace_plan *plan, double *load) {
-    gr_rows_cost sum = {0, 0};
+    gr_rows_cost sum = {0};
     *load = 0;
     for (int32_t l = 0; l < plan->n_layers; l++) {
         gr_shares s;

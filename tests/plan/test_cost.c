@@ -15,12 +15,12 @@
 enum { N = 8, TURNS = 64 };
 
 /* chance [N, n_ranks] that a token of this home finds each rank serving each expert: the policy replayed for all turns. */
-static void replay_turns(const grace_plan *plan, int32_t layer, int32_t home, double *chance) {
+static void replay_turns(const grace_plan *plan, int32_t layer, int32_t home, grace_route route, double *chance) {
     int32_t n_ranks = grace_cluster_ranks(plan->cluster);
     memset(chance, 0, (size_t)(N * n_ranks) * sizeof *chance);
     for (int32_t e = 0; e < N; e++)
         for (int32_t t = 0; t < TURNS; t++)
-            chance[e * n_ranks + plan->layers[layer].rank_of_slot[naive_slot(plan, layer, e, home, GRACE_ROUTE_TAR, t)]] += 1.0 / TURNS;
+            chance[e * n_ranks + plan->layers[layer].rank_of_slot[naive_slot(plan, layer, e, home, route, t)]] += 1.0 / TURNS;
 }
 
 /* Rows of one outcome, counted by walking over all ranks: dispatch and combine. */
@@ -72,13 +72,14 @@ static gr_bundle_layer random_bundles(gr_rng *rng, int32_t n, int32_t top_k, boo
 static void bundles_drop(gr_bundle_layer *b) { free(b->experts), free(b->count), free(b->home); }
 
 /* The replay of every token, home and outcome. rows: a token's dispatched rows, per link; twice that with combine. */
-static void replay(const grace_plan *plan, int32_t layer, const gr_bundle_layer *b, double rows[2][GRACE_N_LINKS]) {
+static void replay(const grace_plan *plan, int32_t layer, const gr_bundle_layer *b, grace_route route, grace_exchange exchange,
+                   double rows[2][GRACE_N_LINKS]) {
     int32_t n_ranks = grace_cluster_ranks(plan->cluster);
-    naive_count c = naive_count_new(plan->cluster, GRACE_EXCHANGE_HSC, false);
+    naive_count c = naive_count_new(plan->cluster, exchange, false);
     double *chance = new_doubles((size_t)(N * n_ranks));
     memset(rows, 0, sizeof(double[2][GRACE_N_LINKS]));
     for (int32_t home = 0; home < n_ranks; home++) {
-        replay_turns(plan, layer, home, chance);
+        replay_turns(plan, layer, home, route, chance);
         for (int32_t i = 0; i < b->n; i++) {
             double one[2][GRACE_N_LINKS] = {{0}};
             if (b->home && b->home[i] != home) continue;
@@ -100,12 +101,15 @@ static void rows_are_what_a_replay_of_every_token_home_and_turn_counts(void **st
         gr_random_plan_options opt = {.n_layers = 1, .n_experts = N, .top_k = between(&rng, 1, 3), .cluster = cluster, .copies = 0.3, .empty = 0.2};
         grace_plan *plan = gr_random_plan(&opt, &rng);
         gr_bundle_layer b = random_bundles(&rng, 5, opt.top_k, seed % 3 == 0, grace_cluster_ranks(cluster));
-        double rows[2][GRACE_N_LINKS];
+        grace_route route = seed % 4 < 2 ? GRACE_ROUTE_TAR : seed % 4 == 2 ? GRACE_ROUTE_WRR : GRACE_ROUTE_PRIMARY;
+        double rows[2][GRACE_N_LINKS], flat[2][GRACE_N_LINKS];
         gr_shares shares;
         gr_rows_cost cost;
-        claim(gr_shares_build(plan, 0, &shares) == GRACE_OK && gr_cost_rows(&shares, &b, opt.top_k, &cost) == GRACE_OK, seed);
-        replay(plan, 0, &b, rows);
+        claim(gr_shares_build_for(plan, 0, route, &shares) == GRACE_OK && gr_cost_rows(&shares, &b, opt.top_k, &cost) == GRACE_OK, seed);
+        replay(plan, 0, &b, route, GRACE_EXCHANGE_HSC, rows);
+        replay(plan, 0, &b, route, GRACE_EXCHANGE_FLAT, flat);
         claim(fabs(cost.cross - rows[0][GRACE_LINK_CROSS]) < 1e-9 && fabs(cost.intra - rows[0][GRACE_LINK_INTRA]) < 1e-9, seed);
+        claim(fabs(cost.flat_cross - flat[0][GRACE_LINK_CROSS]) < 1e-9 && fabs(cost.flat_intra - flat[0][GRACE_LINK_INTRA]) < 1e-9, seed);
         for (int link = 0; link < GRACE_N_LINKS; link++) claim(fabs(rows[0][link] - rows[1][link]) < 1e-9, seed);      /* combine: as many back */
         gr_shares_free(&shares);
         bundles_drop(&b);
@@ -125,7 +129,7 @@ static void loads_are_what_a_replay_of_every_home_and_turn_counts(void **state) 
         gr_shares shares;
         for (int32_t e = 0; e < N; e++) load[e] = between(&rng, 0, 50);
         for (int32_t home = 0; home < n_ranks; home++) {
-            replay_turns(plan, 0, home, chance);
+            replay_turns(plan, 0, home, GRACE_ROUTE_TAR, chance);
             for (int32_t i = 0; i < N * n_ranks; i++) expected[i % n_ranks] += load[i / n_ranks] * chance[i] / n_ranks;
         }
         claim(gr_shares_build(plan, 0, &shares) == GRACE_OK, seed);
