@@ -1,7 +1,11 @@
 /* grace bench: one measurement per word. */
 #include <stdio.h>
 #include <string.h>
+#include <sys/utsname.h>
+#include <time.h>
+#include <unistd.h>
 
+#include "base/memory.h"
 #include "bench.h"
 #include "cli.h"
 
@@ -9,7 +13,7 @@ typedef struct bench { const char *name, *summary; int (*main)(int argc, char **
 
 static const bench benches[] = {
     {"kernels", "linear and expert kernels, as shares of the measured FMA peak and memory bandwidth", gr_bench_kernels_main},
-    {"plan", "time to plan a trace", gr_bench_plan_main},
+    {"plan", "placement quality on tokens not seen: all planners, the paper's ladder in rows, targets", gr_bench_plan_main},
     {"cpu", "prefill and decode of a model as shares of the machine's measured ceilings, and its memory", gr_bench_cpu_main},
     {"moe", "the MoE layer by stage; bookkeeping as a share of it", gr_bench_moe_main},
     {"ladder", "plans, exchanges and policies of the paper's Table 1, and whether the output stays the same", gr_bench_ladder_main},
@@ -25,4 +29,35 @@ int gr_cmd_bench(int argc, char **argv) {
     fprintf(out, "Usage: grace bench NAME [OPTION...]\n\n");
     for (size_t i = 0; i < sizeof benches / sizeof *benches; i++) fprintf(out, "  %-8s %s\n", benches[i].name, benches[i].summary);
     return out == stdout ? 0 : 64;
+}
+
+/* ---- results files ---- */
+
+static void set_machine(gr_json *o) {
+    char machine[512], date[32];
+    struct utsname u;
+    time_t now = time(NULL);
+    struct tm utc;
+    uname(&u);
+    snprintf(machine, sizeof machine, "%s %s, %ld cores", u.sysname, u.machine, sysconf(_SC_NPROCESSORS_ONLN));
+    strftime(date, sizeof date, "%Y-%m-%d %H:%M UTC", gmtime_r(&now, &utc));
+    gr_json_set_string(o, "machine", machine);
+    gr_json_set_string(o, "date", date);
+}
+
+static grace_status set_command(gr_json *o, int argc, char **argv, const char *command) {
+    gr_buf text = {0};
+    grace_status st = gr_buf_printf(&text, "%s", command ? command : "grace");
+    for (int i = command ? argc : 1; i < argc && !st; i++)
+        st = gr_buf_printf(&text, strpbrk(argv[i], " \t") ? " '%s'" : " %s", argv[i]);
+    gr_json_set_string(o, "command", text.data);
+    gr_buf_free(&text);
+    return st;
+}
+
+grace_status gr_bench_origin(gr_json *o, int argc, char **argv, const char *command, const char *commit) {
+    grace_status st = set_command(o, argc, argv, command);
+    gr_json_set_string(o, "commit", commit ? commit : "unknown");
+    set_machine(o);
+    return st;
 }

@@ -4,12 +4,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/utsname.h>
-#include <time.h>
-#include <unistd.h>
 
 #include "base/memory.h"
 #include "base/status.h"
+#include "bench.h"
 #include "report/report.h"
 
 /* ---- rungs ---- */
@@ -174,28 +172,6 @@ static gr_json *model_json(const grace_model *model) {
     return o;
 }
 
-static void set_machine(gr_json *o) {
-    char machine[512], date[32];
-    struct utsname u;
-    time_t now = time(NULL);
-    struct tm utc;
-    uname(&u);
-    snprintf(machine, sizeof machine, "%s %s, %ld cores", u.sysname, u.machine, sysconf(_SC_NPROCESSORS_ONLN));
-    strftime(date, sizeof date, "%Y-%m-%d %H:%M UTC", gmtime_r(&now, &utc));
-    gr_json_set_string(o, "machine", machine);
-    gr_json_set_string(o, "date", date);
-}
-
-static grace_status set_command(gr_json *o, const gr_ladder_head *head) {
-    gr_buf text = {0};
-    grace_status st = gr_buf_printf(&text, "%s", head->command ? head->command : "grace");
-    for (int i = head->command ? head->argc : 1; i < head->argc && !st; i++)
-        st = gr_buf_printf(&text, strpbrk(head->argv[i], " \t") ? " '%s'" : " %s", head->argv[i]);
-    gr_json_set_string(o, "command", text.data);
-    gr_buf_free(&text);
-    return st;
-}
-
 static void set_shape(gr_json *o, const gr_ladder_head *head) {
     gr_json *cluster = gr_json_new_object(), *workload = gr_json_new_object();
     gr_json_set_int(cluster, "nodes", head->cluster.n_nodes);
@@ -249,9 +225,7 @@ grace_status gr_ladder_finish(gr_ladder *ladder, const grace_model *model, const
     gr_json_set_string(o, "title", title);
     gr_json_set(o, "model", model_json(model));
     set_shape(o, head);
-    GR_TRY(set_command(o, head));
-    gr_json_set_string(o, "commit", head->commit ? head->commit : "unknown");
-    set_machine(o);
+    GR_TRY(gr_bench_origin(o, head->argc, head->argv, head->command, head->commit));
     gr_json_set(o, "rungs", ladder->rungs);
     ladder->rungs = NULL;
     gr_json_set_hex(o, "reference_hash", ladder->reference);

@@ -31,7 +31,7 @@ static void help_names_every_option(void **state) {
     HELP_NAMES(HELP_OF("report"), "--output", "--json");
     HELP_NAMES(HELP_OF("inspect"), "--json");
     HELP_NAMES(HELP_OF("bench", "kernels"), "--threads", "--simd", "--repeat", "--out", "--in", "--json");
-    HELP_NAMES(HELP_OF("bench", "plan"), "--cluster", "--repeat", "--json");
+    HELP_NAMES(HELP_OF("bench", "plan"), "--clusters", "--seed", "--output", "--commit", "--json");
     HELP_NAMES(HELP_OF("bench", "moe"), ENGINE_OPTIONS, "--tokens", "--steps");
     HELP_NAMES(HELP_OF("bench", "ladder"), ENGINE_OPTIONS, "--trace", "--sequences", "--prefill", "--decode", "--documents", "--repeat", "--plans",
                "--output");
@@ -71,8 +71,8 @@ static void missing_words_are_named(void **state) {
     complains_of_usage("expected a model folder, a trace or a plan");
     GRACE(64, "bench", "ladder", "-m", MODEL, "x.txt");
     complains_of_usage("grace bench ladder: expected --trace");
-    GRACE(64, "bench", "plan");
-    complains_of_usage("grace bench plan: expected a trace");
+    GRACE(64, "bench", "plan", "--clusters", "2x2,2y2");
+    complains_of_usage("grace bench plan: --clusters: ");
 }
 
 static void values_out_of_bounds_say_what_was_expected_and_found(void **state) {
