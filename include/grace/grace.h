@@ -20,6 +20,7 @@
 #include "grace/engine.h"
 #include "grace/model.h"
 #include "grace/plan.h"
+#include "grace/sim.h"
 #include "grace/status.h"
 #include "grace/tokenizer.h"
 #include "grace/trace.h"

@@ -117,19 +117,27 @@ static void visit(const gr_shares *s, int32_t home, int32_t expert, visits *v) {
     }
 }
 
-static gr_rows_cost collect_visits(const gr_shares *s, int32_t home, visits *v) {
+/* flow gets count times the chances of each link; NULL: totals only. */
+static gr_rows_cost collect_visits(const gr_shares *s, int32_t home, double count, visits *v, const grace_flow *flow) {
     gr_rows_cost c = {0};
     int32_t g = s->gpus_per_node;
     for (int32_t i = 0; i < v->n_nodes; i++) {
-        if (v->nodes[i] != home / g) c.cross += 1 - v->node_missed[v->nodes[i]];
-        v->node_missed[v->nodes[i]] = -1;
+        int32_t node = v->nodes[i];
+        double visited = 1 - v->node_missed[node];
+        v->node_missed[node] = -1;
+        if (node == home / g) continue;
+        c.cross += visited;
+        if (flow) flow->node_out[home / g] += count * visited, flow->node_in[node] += count * visited;
     }
     for (int32_t i = 0; i < v->n_ranks; i++) {
-        double visited = 1 - v->rank_missed[v->ranks[i]];
-        if (v->ranks[i] % g != home % g) c.intra += visited;
-        if (v->ranks[i] / g != home / g) c.flat_cross += visited;
-        else if (v->ranks[i] != home) c.flat_intra += visited;
-        v->rank_missed[v->ranks[i]] = -1;
+        int32_t rank = v->ranks[i];
+        double visited = 1 - v->rank_missed[rank];
+        v->rank_missed[rank] = -1;
+        if (rank / g != home / g) c.flat_cross += visited;
+        else if (rank != home) c.flat_intra += visited;
+        if (rank % g == home % g) continue;
+        c.intra += visited;
+        if (flow) flow->rank_out[rank / g * g + home % g] += count * visited, flow->rank_in[rank] += count * visited;
     }
     v->n_nodes = v->n_ranks = 0;
     return c;
@@ -140,25 +148,30 @@ static void add_rows(gr_rows_cost *sum, gr_rows_cost c, double times) {
     sum->flat_cross += times * c.flat_cross, sum->flat_intra += times * c.flat_intra;
 }
 
-grace_status gr_cost_rows(const gr_shares *s, const gr_bundle_layer *b, int32_t top_k, gr_rows_cost *out) {
+grace_status gr_cost_flow(const gr_shares *s, const gr_bundle_layer *b, int32_t top_k, int32_t n_homes, const grace_flow *flow, gr_rows_cost *out) {
     grace_status st = GRACE_OK;
     visits v = {0};
     gr_rows_cost sum = {0};
+    int32_t n = b->home ? 1 : n_homes < s->n_ranks ? n_homes : s->n_ranks;
     GR_TRY(visits_alloc(s->n_ranks, &v));
     for (int32_t i = 0; i < b->n; i++) {
-        int32_t begin = b->home ? b->home[i] : 0, end = b->home ? begin + 1 : s->n_ranks;
-        GR_CHECK(begin >= 0 && end <= s->n_ranks, GRACE_ERR_ARG, "cost: a token's home is rank %d of %d", begin, s->n_ranks);
-        for (int32_t home = begin; home < end; home++) {
+        int32_t first = b->home ? b->home[i] : n < s->n_ranks ? (int32_t)((int64_t)i * n % s->n_ranks) : 0;
+        double count = (double)b->count[i] / n / (double)b->n_tokens;
+        GR_CHECK(first >= 0 && first < s->n_ranks, GRACE_ERR_ARG, "cost: a token's home is rank %d of %d", first, s->n_ranks);
+        for (int32_t h = 0; h < n; h++) {
+            int32_t home = (first + h) % s->n_ranks;
             for (int32_t j = 0; j < top_k; j++) visit(s, home, b->experts[(size_t)i * (size_t)top_k + (size_t)j], &v);
-            gr_rows_cost c = collect_visits(s, home, &v);
-            add_rows(&sum, c, (double)b->count[i] / (end - begin));
+            add_rows(&sum, collect_visits(s, home, count, &v, flow), count);
         }
     }
-    *out = (gr_rows_cost){0};
-    if (b->n_tokens > 0) add_rows(out, sum, 1 / (double)b->n_tokens);
+    *out = sum;
 done:
     visits_free(&v);
     return st;
+}
+
+grace_status gr_cost_rows(const gr_shares *s, const gr_bundle_layer *b, int32_t top_k, gr_rows_cost *out) {
+    return gr_cost_flow(s, b, top_k, s->n_ranks, NULL, out);
 }
 
 /* ---- loads ---- */

@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #include "grace/engine.h"
+#include "grace/sim.h"
 #include "plan/bundle.h"
 
 /* Who serves an expert for tokens of a home: ranks with shares that sum to 1, in 64ths like the router's turns. */
@@ -25,6 +26,9 @@ void gr_shares_free(gr_shares *s);
 typedef struct gr_rows_cost { double cross, intra, flat_cross, flat_intra; } gr_rows_cost;
 
 grace_status gr_cost_rows(const gr_shares *s, const gr_bundle_layer *b, int32_t top_k, gr_rows_cost *out);
+/* The same, and flow (zeroed by the caller; NULL: none) gets the rows a token dispatches over every link. Where homes are alike a set is priced
+ * for n_homes of them, the next set for the next ones, and so on in turn: less work than all of them, and no rank is preferred. */
+grace_status gr_cost_flow(const gr_shares *s, const gr_bundle_layer *b, int32_t top_k, int32_t n_homes, const grace_flow *flow, gr_rows_cost *out);
 
 /* load [n_experts] pairs -> rank_load [n_ranks] pairs, homes alike. */
 void gr_cost_loads(const gr_shares *s, const double *load, double *rank_load);

@@ -1,0 +1,16 @@
+/* A layer's counts as storage; the pricing itself is public (grace/sim.h). */
+#ifndef GR_PLAN_STEP_TIME_H
+#define GR_PLAN_STEP_TIME_H
+#include "base/memory.h"
+#include "grace/sim.h"
+
+grace_status gr_flow_alloc(grace_cluster cluster, grace_flow *out);     /* all zero */
+void gr_flow_free(grace_flow *f);
+/* All zero. Free with gr_layer_counts_free(), also after a failure. */
+grace_status gr_layer_counts_alloc(grace_cluster cluster, bool two_stage, grace_layer_counts *out);
+void gr_layer_counts_free(grace_layer_counts *c);
+
+/* Bytes of a dispatched row's list beside the row itself: the number of entries, then (slot, weight) each. */
+static inline double gr_list_bytes(double rows, double entries) { return 4 * rows + 8 * entries; }
+
+#endif
