@@ -134,6 +134,15 @@ done:
     return st;
 }
 
+static void put_origin(gr_json *o, const grace_origin *from) {
+    char tokens[320];
+    grace_selection_format(&from->which, tokens, sizeof tokens);
+    gr_json_set_string(o, "planned_from", from->file);
+    gr_json_set_string(o, "planned_from_tokens", tokens);
+    gr_json_set_int(o, "planned_from_n_tokens", from->n_tokens);
+    gr_json_set_bool(o, "planned_from_synthetic", from->synthetic);
+}
+
 static grace_status inspect_plan(const arguments *a) {
     grace_status st = GRACE_OK;
     grace_plan *plan = NULL;
@@ -163,6 +172,7 @@ static grace_status inspect_plan(const arguments *a) {
     gr_json_set_int(o, "replicas", slots - (int64_t)plan->n_layers * plan->n_experts);
     gr_json_set_int(o, "slots_per_rank_max", most);
     gr_json_set_real(o, "ratio", plan->r);
+    put_origin(o, &plan->planned_from);
     st = print_facts(a, o);
 done:
     grace_plan_free(plan);

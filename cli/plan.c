@@ -158,6 +158,7 @@ static void print_origin(const char *what, const grace_origin *o) {
 
 static void print_test(const figures *f) {
     print_origin("measured on", &f->tested_on);
+    if (f->tested_on.synthetic) printf("(all these tokens come from the same counts: not a figure about tokens the plan has not seen)\n");
     printf("rows a token and layer: %.4f between nodes, %.4f inside them; max/mean load %.3f, worst layer %.3f\n", f->test.cross, f->test.intra,
            f->test.load, f->test.load_worst);
 }

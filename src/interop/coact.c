@@ -148,11 +148,6 @@ static void name_synthetic(grace_trace_info *info, const char *model) {
     gr_trace_set_model(info, name);
 }
 
-bool gr_trace_is_synthetic(const grace_trace_info *info) {
-    size_t n = strlen(info->model), suffix = sizeof SUFFIX - 1;
-    return n >= suffix && strcmp(info->model + n - suffix, SUFFIX) == 0;
-}
-
 /* chosen [n_layers, n_tokens, top_k], a layer at a time -> ids [n_tokens, n_layers, top_k], little endian. */
 static void place_ids(const uint16_t *chosen, int32_t layer, int32_t n_layers, int32_t n_tokens, int32_t top_k, unsigned char *ids) {
     for (int32_t t = 0; t < n_tokens; t++)

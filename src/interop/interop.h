@@ -30,15 +30,14 @@ grace_status gr_load_csv_load(const char *path, int32_t top_k, grace_profile **o
 grace_status gr_eplb_load(const char *path, int32_t top_k, grace_profile **out);
 
 /* FOLDER has load.csv, coact.csv (layer, expert_i, expert_j, count; pairs that are not listed are unknown) and meta.json. Tokens are made so that
- * loads hold exactly, but for rounding, and pairs as well as a seeded search can. The model's name ends in " (synthetic)", the domain of every
- * sequence is "synthetic". fit may be NULL. */
+ * loads hold exactly, but for rounding, and pairs as well as a seeded search can. info.synthetic is set, the model's name ends in
+ * " (synthetic)", the domain of every sequence is "synthetic". fit may be NULL. */
 typedef struct gr_coact_fit {
     double load_error_max;      /* tokens: greatest difference between an expert's load and its scaled count; below 1 */
     double listed_error;        /* sum of |made - scaled count| over listed pairs / sum of scaled counts */
     double listed_share;        /* of all co-activations, that listed pairs account for */
 } gr_coact_fit;
 grace_status gr_coact_load(const char *folder, uint64_t seed, int32_t n_tokens, grace_trace **out, gr_coact_fit *fit);
-bool gr_trace_is_synthetic(const grace_trace_info *info);
 
 /* A recording of SGLang's expert-distribution recorder, mode per_token (trace), or stat, stat_approx, per_pass (profile; per_token too). Layers in
  * which no token was routed are dense and left out. */

@@ -1,4 +1,6 @@
 /* Prompts, plans, traces and output files that cannot be used: one sentence, code 1, no half file, and the old file as it was. */
+#include <sys/stat.h>
+
 #include "program.h"
 
 #define RUN(code, ...) GRACE((code), "run", "-m", MODEL, __VA_ARGS__)
@@ -166,6 +168,55 @@ static void what_is_no_trace_is_refused(void **state) {
     assert_int_equal(n_files("plan.json.*"), 0);
 }
 
+static void inputs_without_a_token_are_refused(void **state) {
+    (void)state;
+    mkdir("empty", 0777);
+    write_text("empty/topk.u8", "");
+    write_text("empty/meta.json", "{\"layers\":1,\"experts\":4,\"top_k\":2,\"tokens\":0}");
+    GRACE(1, "plan", "empty", "-o", "no.json");
+    complains("empty: expected tokens to plan from, found none");
+    write_text("load.csv", "layer,expert,count\n0,0,0\n0,1,0\n0,2,0\n0,3,0\n");
+    GRACE(1, "plan", "load.csv", "-o", "no.json");
+    complains("load.csv: expected tokens to plan from, found none");
+    assert_int_equal(n_files("no.json*"), 0);
+}
+
+static void what_a_gate_cannot_choose_is_refused(void **state) {
+    (void)state;
+    static const struct { const char *bytes, *message; } cases[] = {
+        {"\1\2\3\3", "token 1, layer 0: expert 3 is chosen twice"},
+        {"\1\2\4\3", "token 1, layer 0: expected experts 0 to 3, found 4"},
+        {"\1\2\3", "topk.u8: 2 tokens of 2 byte(s) take 4 bytes, the file has 3"},      /* one token has one expert less */
+    };
+    mkdir("gate", 0777);
+    write_text("gate/meta.json", "{\"layers\":1,\"experts\":4,\"top_k\":2,\"tokens\":2}");
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        write_text("gate/topk.u8", cases[i].bytes);
+        GRACE(1, "plan", "gate");
+        complains(cases[i].message);
+    }
+}
+
+/* From the tables to the plan and what is printed. */
+static void made_up_tokens_are_marked_everywhere(void **state) {
+    (void)state;
+    mkdir("pairs", 0777);
+    write_text("pairs/load.csv", "layer,expert,count\n0,0,30\n0,1,30\n0,2,20\n0,3,20\n");
+    write_text("pairs/coact.csv", "layer,expert_i,expert_j,count\n0,0,1,25\n");
+    write_text("pairs/meta.json", "{\"model\":\"m\",\"layers\":1,\"experts\":4,\"top_k\":2}");
+    GRACE(0, "plan", "pairs", "-o", "made.json", "--cluster", "2x1");
+    assert_non_null(strstr(last.out, "planned from: pairs, all, 50 tokens, synthetic"));
+    says("these 50 tokens are synthetic");
+    char *text = read_file("made.json", NULL);
+    assert_non_null(strstr(text, "\"synthetic\": true"));
+    free(text);
+    GRACE(0, "inspect", "made.json", "--json");
+    gr_json *o = printed_json();
+    bool synthetic = false;
+    assert_true(gr_json_is_bool(member(o, "planned_from_synthetic"), &synthetic) && synthetic);
+    gr_json_free(o);
+}
+
 static void text_that_gives_no_tokens_is_refused(void **state) {
     (void)state;
     write_text("short.txt", "hello\n");
@@ -238,6 +289,9 @@ int main(void) {
         cmocka_unit_test(a_damaged_plan_is_refused),
         cmocka_unit_test(a_trace_cut_short_is_planned_up_to_its_last_block),
         cmocka_unit_test(what_is_no_trace_is_refused),
+        cmocka_unit_test(inputs_without_a_token_are_refused),
+        cmocka_unit_test(what_a_gate_cannot_choose_is_refused),
+        cmocka_unit_test(made_up_tokens_are_marked_everywhere),
         cmocka_unit_test(text_that_gives_no_tokens_is_refused),
         cmocka_unit_test(a_folder_that_is_not_there_is_named),
         cmocka_unit_test(a_full_disk_leaves_the_old_file_and_no_other),

@@ -29,7 +29,7 @@ static void tokens_have_the_loads_and_the_pairs_and_a_mark(void **state) {
     put_folder(folder, "m", coact_csv);
     assert_ok(gr_coact_load(folder, 1, 0, &t, &fit));
     assert_string_equal(grace_trace_describe(t)->model, "m (synthetic)");
-    assert_true(gr_trace_is_synthetic(grace_trace_describe(t)));
+    assert_true(grace_trace_describe(t)->synthetic);
     assert_string_equal(grace_trace_domain(t, grace_trace_sequence_at(t, 0).domain), "synthetic");
     assert_int_equal(grace_trace_n_tokens(t), 8);
     assert_ok(grace_profile_build(t, NULL, &p));
@@ -46,7 +46,6 @@ static void a_long_name_keeps_the_mark(void **state) {
     put_folder(folder, "0123456789012345678901234567890123456789012345678\xe2\x82\xac and more of it", coact_csv);
     assert_ok(gr_coact_load(folder, 1, 3, &t, NULL));
     assert_string_equal(grace_trace_describe(t)->model, "0123456789012345678901234567890123456789012345678 (synthetic)");
-    assert_false(gr_trace_is_synthetic(&(grace_trace_info){.model = "synthetic"}));
     grace_trace_close(t);
     scratch_free(folder);
 }

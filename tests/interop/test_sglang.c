@@ -44,6 +44,39 @@ static void tokens_come_back_as_logical_experts(void **state) {
 }
 
 /* Two requests, of 3 and 2 tokens, go on through two decode steps. */
+static unsigned char *find(unsigned char *bytes, size_t n, const void *part, size_t part_n) {
+    for (size_t i = 0; i + part_n <= n; i++)
+        if (memcmp(bytes + i, part, part_n) == 0) return bytes + i;
+    fail_msg("part not found");
+    return NULL;
+}
+
+static void token_ids_and_phases_come_along(void **state) {
+    (void)state;
+    static const int32_t ids[9] = {11, 12, 13, 21, 22, 14, 23, 15, 24};
+    grace_trace *t = NULL;
+    assert_ok(gr_sglang_trace_load(DATA "per_token.pt", &t));
+    assert_int_equal(grace_trace_describe(t)->vocab, 25);
+    assert_memory_equal(grace_trace_token_ids(t), ids, sizeof ids);
+    for (int32_t s = 0; s < grace_trace_n_segments(t); s++)
+        assert_int_equal(grace_trace_segment_at(t, s).phase, s < 2 ? GRACE_PHASE_PREFILL : GRACE_PHASE_DECODE);
+    grace_trace_close(t);
+}
+
+/* The key is in the pickle once; later passes refer to it. */
+static void recordings_without_token_ids_are_read_too(void **state) {
+    (void)state;
+    size_t n = 0;
+    unsigned char *bytes = read_bytes(DATA "per_token.pt", &n);
+    grace_trace *t = NULL;
+    memcpy(find(bytes, n, "input_ids", 9), "input_idz", 9);
+    assert_ok(gr_sglang_parse_trace("r", bytes, n, &t));
+    assert_null(grace_trace_token_ids(t));
+    assert_int_equal(grace_trace_n_tokens(t), 9);
+    grace_trace_close(t);
+    free(bytes);
+}
+
 static void requests_are_followed_through_steps(void **state) {
     (void)state;
     static const int32_t sequence[] = {0, 1, 0, 1, 0, 1}, n[] = {3, 2, 1, 1, 1, 1};
@@ -93,13 +126,6 @@ static void modes_without_tokens_are_named(void **state) {
     assert_failed(gr_sglang_trace_load(DATA "expected.txt", &t), GRACE_ERR_FORMAT, "no ZIP file");
     assert_failed(gr_sglang_trace_load(DATA "none.pt", &t), GRACE_ERR_IO, "none.pt: No such file");
     assert_null(t);
-}
-
-static unsigned char *find(unsigned char *bytes, size_t n, const void *part, size_t part_n) {
-    for (size_t i = 0; i + part_n <= n; i++)
-        if (memcmp(bytes + i, part, part_n) == 0) return bytes + i;
-    fail_msg("part not found");
-    return NULL;
 }
 
 /* Data files stand at multiples of 64; the first pass's ids are the first: 3 layers x 5 tokens x 8 places. */
@@ -156,6 +182,8 @@ static void passes_that_share_numbers_are_refused(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(tokens_come_back_as_logical_experts),
+        cmocka_unit_test(token_ids_and_phases_come_along),
+        cmocka_unit_test(recordings_without_token_ids_are_read_too),
         cmocka_unit_test(requests_are_followed_through_steps),
         cmocka_unit_test(loads_are_the_same_in_every_mode),
         cmocka_unit_test(steps_of_a_strided_tensor_are_summed),
