@@ -9,8 +9,8 @@
 #include "interop/interop.h"
 #include "plan/cut.h"
 #include "plan/equalise.h"
-#include "plan/measure.h"
 #include "plan/plan_json.h"
+#include "plan/quality.h"
 
 enum { KEY_CLUSTER = 0x200, KEY_PLANNER, KEY_GROUPING, KEY_REPLICATION, KEY_R, KEY_SEED, KEY_EMPTY, KEY_TRAIN, KEY_TEST, KEY_TEST_TRACE, KEY_JSON,
        KEY_MEMORY, KEY_SLOTS, KEY_BALANCE, KEY_TIME, KEY_EQUAL, KEY_FORMAT, KEY_MODEL_LAYERS, KEY_TOP_K };
@@ -147,7 +147,7 @@ static void spread(const double *load, int32_t n, double *max_over_mean) {
 typedef struct figures {
     double inside_gpu, inside_node, planning_us;
     grace_origin tested_on;         /* n_tokens 0: on nothing */
-    gr_measure test;
+    gr_quality test;
 } figures;
 
 static void print_origin(const char *what, const grace_origin *o) {
@@ -159,7 +159,7 @@ static void print_origin(const char *what, const grace_origin *o) {
 static void print_test(const figures *f) {
     print_origin("measured on", &f->tested_on);
     if (f->tested_on.synthetic) printf("(all these tokens come from the same counts: not a figure about tokens the plan has not seen)\n");
-    printf("rows a token and layer: %.4f between nodes, %.4f inside them; max/mean load %.3f, worst layer %.3f\n", f->test.cross, f->test.intra,
+    printf("rows a token and layer: %.4f between nodes, %.4f inside them; max/mean load %.3f, worst layer %.3f\n", f->test.rows.cross, f->test.rows.intra,
            f->test.load, f->test.load_worst);
 }
 
@@ -182,8 +182,8 @@ static void print_table(const arguments *a, const grace_plan *plan, const figure
 
 static gr_json *test_json(const figures *f) {
     gr_json *o = gr_origin_json(&f->tested_on);
-    gr_json_set_real(o, "rows_cross", f->test.cross);
-    gr_json_set_real(o, "rows_intra", f->test.intra);
+    gr_json_set_real(o, "rows_cross", f->test.rows.cross);
+    gr_json_set_real(o, "rows_intra", f->test.rows.intra);
     gr_json_set_real(o, "load_max_over_mean", f->test.load);
     gr_json_set_real(o, "load_max_over_mean_worst", f->test.load_worst);
     return o;
@@ -257,7 +257,7 @@ static grace_status measure_test(const arguments *a, const grace_plan *plan, fig
     GR_TRY(grace_profile_stream(trace, &a->test, &profile));
     GR_TRY(check_test(path, plan, profile));
     GR_TRY(grace_bundles_stream(trace, &a->test, false, TEST_BUNDLES, &bundles));
-    GR_TRY(gr_plan_measure(plan, bundles, profile->load, &f->test));
+    GR_TRY(gr_quality_measure(plan, GRACE_ROUTE_TAR, bundles, profile, &f->test));
     f->tested_on = profile->origin;
 done:
     grace_bundles_free(bundles);
