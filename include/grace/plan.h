@@ -53,10 +53,10 @@ enum { GRACE_BUNDLES_MAX = 1 << 24, GRACE_BUNDLES_DEFAULT = 1 << 15 };
 typedef struct grace_bundles grace_bundles;
 
 /* which: as for grace_profile_build(). homes: keep the homes of the trace's sequences (for measuring a plan for that very
- * cluster); else homes are taken as random. A layer with more than n_max distinct sets is sampled: every 2nd, 4th, ... token. Memory:
- * n_layers * n_max * (2 * top_k + 8) bytes at most. Fails with ARG, MEMORY. The caller frees. */
+ * cluster); else homes are taken as random. A layer with more than n_max distinct sets, or 2^19 tokens, is sampled: every 2nd,
+ * 4th, ... token. Memory: n_layers * n_max * (2 * top_k + 8) bytes at most; while counting as much again and 2 MiB a layer. Fails with ARG, MEMORY. The caller frees. */
 grace_status grace_bundles_build(const grace_trace *t, const grace_selection *which, bool homes, int32_t n_max, grace_bundles **out);
-/* The same from a trace that is read in pieces, twice or, where layers have to be sampled, as often as it takes to find the stride. */
+/* The same from the beginning of a trace that is read in pieces. */
 grace_status grace_bundles_stream(grace_trace_reader *r, const grace_selection *which, bool homes, int32_t n_max, grace_bundles **out);
 void grace_bundles_free(grace_bundles *b);          /* accepts NULL */
 

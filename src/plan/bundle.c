@@ -8,6 +8,8 @@
 #include "base/parallel.h"
 #include "plan/trace.h"
 
+enum { TOKENS_MAX = 1 << 19 };      /* of a layer that are counted before every second one is left out */
+
 /* A hash map of sets, open addressing; an entry is 1 + the bundle's index, 0 is free. It grows up to n_max. */
 typedef struct set_map {
     int32_t top_k, n_max, capacity, n;
@@ -15,18 +17,11 @@ typedef struct set_map {
     int32_t *entry;             /* [mask + 1], at most half full */
     uint16_t *experts;          /* [capacity, top_k] */
     int32_t *count, *home;      /* [capacity] */
-    bool full;                  /* more than n_max sets came */
 } set_map;
 
 static void map_free(set_map *m) {
     free(m->entry), free(m->experts), free(m->count), free(m->home);
-    *m = (set_map){0};
-}
-
-static void map_clear(set_map *m) {
-    if (m->entry) memset(m->entry, 0, ((size_t)m->mask + 1) * sizeof *m->entry);
-    m->n = 0;
-    m->full = false;
+    *m = (set_map){.top_k = m->top_k, .n_max = m->n_max};
 }
 
 /* The entry of the set, or the free one where it belongs. */
@@ -53,36 +48,108 @@ static grace_status map_grow(set_map *m) {
     GR_CALLOC(m->experts, (size_t)m->capacity * (size_t)m->top_k);
     GR_CALLOC(m->count, m->capacity);
     GR_CALLOC(m->home, m->capacity);
-    if (old.n > 0) {
-        memcpy(m->experts, old.experts, (size_t)old.n * (size_t)m->top_k * sizeof *m->experts);
-        memcpy(m->count, old.count, (size_t)old.n * sizeof *m->count);
-        memcpy(m->home, old.home, (size_t)old.n * sizeof *m->home);
+    for (int32_t i = 0; i < old.n; i++) {
+        const uint16_t *set = memcpy(m->experts + (size_t)i * (size_t)m->top_k, old.experts + (size_t)i * (size_t)m->top_k, (size_t)m->top_k * sizeof *set);
+        m->count[i] = old.count[i];
+        m->home[i] = old.home[i];
+        m->entry[map_find(m, set, m->home[i])] = i + 1;
     }
-    for (int32_t i = 0; i < old.n; i++) m->entry[map_find(m, m->experts + (size_t)i * (size_t)m->top_k, m->home[i])] = i + 1;
 done:
     map_free(&old);
     return st;
 }
 
-/* One more token with this set. */
-static grace_status map_add(set_map *m, const uint16_t *set, int32_t home) {
+/* One more token with this set; *index: the set's, -1 when it is new and the map has n_max others. */
+static grace_status map_add(set_map *m, const uint16_t *set, int32_t home, int32_t *index) {
     grace_status st = GRACE_OK;
     if (m->capacity == 0) GR_TRY(map_grow(m));
     uint32_t at = map_find(m, set, home);
-    if (m->entry[at]) {
-        m->count[m->entry[at] - 1]++;
-        return st;
-    }
-    m->full = m->n == m->n_max;
-    if (m->full) return st;
-    if (m->n == m->capacity) {
+    if (!m->entry[at] && m->n == m->capacity && m->n < m->n_max) {
         GR_TRY(map_grow(m));
         at = map_find(m, set, home);
     }
-    memcpy(m->experts + (size_t)m->n * (size_t)m->top_k, set, (size_t)m->top_k * sizeof *set);
-    m->home[m->n] = home;
-    m->count[m->n] = 1;
-    m->entry[at] = ++m->n;
+    *index = m->entry[at] ? m->entry[at] - 1 : m->n < m->n_max ? m->n : -1;
+    if (*index == m->n) {
+        memcpy(m->experts + (size_t)m->n * (size_t)m->top_k, set, (size_t)m->top_k * sizeof *set);
+        m->home[m->n] = home;
+        m->entry[at] = ++m->n;
+    }
+    if (*index >= 0) m->count[*index]++;
+done:
+    return st;
+}
+
+/* ---- a layer: its sets, of every stride-th selected token ---- */
+
+typedef struct layer_count {
+    set_map sets;
+    int64_t stride;
+    int32_t *token;             /* [n_tokens] the set of each token counted */
+    int32_t n_tokens, capacity;
+} layer_count;
+
+static void layer_free(layer_count *l) {
+    map_free(&l->sets);
+    free(l->token);
+    l->token = NULL;
+}
+
+/* Leaves every second token out, as if the stride had been twice as long from the start. */
+static grace_status thin(layer_count *l) {
+    grace_status st = GRACE_OK;
+    set_map old = l->sets;
+    int32_t n = 0;
+    l->sets = (set_map){.top_k = old.top_k, .n_max = old.n_max};
+    for (int32_t i = 0; i < l->n_tokens; i += 2)
+        GR_TRY(map_add(&l->sets, old.experts + (size_t)l->token[i] * (size_t)old.top_k, old.home[l->token[i]], &l->token[n++]));
+    l->n_tokens = n;
+    l->stride *= 2;
+done:
+    map_free(&old);
+    return st;
+}
+
+static grace_status reserve_token(layer_count *l) {
+    grace_status st = GRACE_OK;
+    if (l->n_tokens < l->capacity) return st;
+    int32_t wanted = l->capacity ? 2 * l->capacity : 1024, *grown = realloc(l->token, (size_t)wanted * sizeof *grown);
+    GR_CHECK(grown, GRACE_ERR_MEMORY, "no memory for %d tokens", wanted);
+    l->token = grown;
+    l->capacity = wanted;
+done:
+    return st;
+}
+
+/* The token with that number among the selected ones, a multiple of the stride; of the stride it then has, or it is left out. */
+static grace_status add_token(layer_count *l, int64_t number, const uint16_t *set, int32_t home) {
+    grace_status st = GRACE_OK;
+    while (number % l->stride == 0) {
+        int32_t index = -1;
+        if (l->n_tokens < TOKENS_MAX) GR_TRY(map_add(&l->sets, set, home, &index));
+        if (index >= 0) {
+            GR_TRY(reserve_token(l));
+            l->token[l->n_tokens++] = index;
+            break;
+        }
+        GR_TRY(thin(l));
+    }
+done:
+    return st;
+}
+
+static grace_status keep_layer(const layer_count *l, bool homes, gr_bundle_layer *out) {
+    grace_status st = GRACE_OK;
+    const set_map *m = &l->sets;
+    size_t n = (size_t)m->n;
+    GR_CALLOC(out->experts, n * (size_t)m->top_k);
+    GR_CALLOC(out->count, n);
+    if (homes) GR_CALLOC(out->home, n);
+    out->n = m->n;
+    out->n_tokens = l->n_tokens;
+    if (n == 0) goto done;
+    memcpy(out->experts, m->experts, n * (size_t)m->top_k * sizeof *out->experts);
+    memcpy(out->count, m->count, n * sizeof *out->count);
+    if (homes) memcpy(out->home, m->home, n * sizeof *out->home);
 done:
     return st;
 }
@@ -95,38 +162,36 @@ static void sort_set(const uint16_t *ids, int32_t top_k, uint16_t *set) {
     }
 }
 
-/* Counting a trace, piece by piece. */
+/* ---- a trace, piece by piece ---- */
+
 typedef struct counting {
-    grace_trace_reader *reader;
     const grace_selection *which;
     bool *wanted;               /* gr_selection_resolve() */
     bool homes;
     const grace_trace *piece;
-    set_map *maps;              /* [n_layers] */
-    int32_t *layers, n_layers;  /* those to count in this pass */
-    int64_t stride, skip;       /* every stride-th selected token; how many of the next ones to leave out */
+    int64_t n_before;           /* selected tokens of the pieces before */
+    layer_count *layers;        /* [n_layers] */
     grace_bundles *bundles;
 } counting;
 
-/* The piece's tokens of a layer, unless it has more sets than it may. */
-static grace_status count_layer(void *context, int32_t index) {
+static grace_status count_layer(void *context, int32_t layer) {
     grace_status st = GRACE_OK;
     const counting *c = context;
     const grace_trace *t = c->piece;
-    set_map *m = &c->maps[c->layers[index]];
+    layer_count *l = &c->layers[layer];
     size_t width = (size_t)t->info.n_layers * (size_t)t->info.top_k;
-    const uint16_t *ids = t->experts + (size_t)c->layers[index] * (size_t)t->info.top_k;
+    const uint16_t *ids = t->experts + (size_t)layer * (size_t)t->info.top_k;
     uint16_t set[GR_TRACE_TOP_K_MAX];
-    int64_t skip = c->skip;
-    for (int64_t s = 0; s < t->n_segments && !m->full; s++) {
-        int64_t n = t->segments[s].n_tokens, i = skip;
+    int64_t number = c->n_before;
+    for (int64_t s = 0; s < t->n_segments; s++) {
+        int64_t n = t->segments[s].n_tokens;
         int32_t sequence = t->segments[s].sequence, home = c->homes ? t->sequences[sequence].home : 0;
         if (gr_selected(c->which, c->wanted, t, sequence)) {
-            for (; i < n && !m->full; i += c->stride) {
+            for (int64_t i = (l->stride - number % l->stride) % l->stride; i < n; i += l->stride - (number + i) % l->stride) {
                 sort_set(ids + (size_t)i * width, t->info.top_k, set);
-                GR_TRY(map_add(m, set, home));
+                GR_TRY(add_token(l, number + i, set, home));
             }
-            skip = i - n;
+            number += n;
         }
         ids += (size_t)n * width;
     }
@@ -134,51 +199,23 @@ done:
     return st;
 }
 
-/* What count_layer() did to its own skip. */
-static int64_t skip_after(const counting *c) {
-    const grace_trace *t = c->piece;
-    int64_t skip = c->skip;
-    for (int64_t s = 0; s < t->n_segments; s++) {
-        int64_t n = t->segments[s].n_tokens;
-        if (!gr_selected(c->which, c->wanted, t, t->segments[s].sequence)) continue;
-        skip = n <= skip ? skip - n : (c->stride - (n - skip) % c->stride) % c->stride;
-    }
-    return skip;
+static int64_t count_selected(const counting *c) {
+    int64_t n = 0;
+    for (int64_t s = 0; s < c->piece->n_segments; s++)
+        if (gr_selected(c->which, c->wanted, c->piece, c->piece->segments[s].sequence)) n += c->piece->segments[s].n_tokens;
+    return n;
 }
 
-static bool all_full(const counting *c) {
-    for (int32_t i = 0; i < c->n_layers; i++)
-        if (!c->maps[c->layers[i]].full) return false;
-    return true;
-}
-
-/* The whole trace, or until every layer has too many sets. */
-static grace_status count_pieces(counting *c) {
+static grace_status count_pieces(grace_trace_reader *r, counting *c) {
     grace_status st = GRACE_OK;
-    grace_trace_reader_rewind(c->reader);
-    c->skip = 0;
-    for (int32_t i = 0; i < c->n_layers; i++) map_clear(&c->maps[c->layers[i]]);
-    while (!all_full(c)) {
-        GR_TRY(grace_trace_reader_next(c->reader, &c->piece));
+    grace_trace_reader_rewind(r);
+    for (;;) {
+        GR_TRY(grace_trace_reader_next(r, &c->piece));
         if (!c->piece) break;
-        GR_TRY(gr_parallel(c->n_layers, count_layer, c));
-        c->skip = skip_after(c);
+        GR_TRY(gr_parallel(c->piece->info.n_layers, count_layer, c));
+        c->n_before += count_selected(c);
     }
-done:
-    return st;
-}
-
-static grace_status keep_layer(const set_map *m, bool homes, gr_bundle_layer *out) {
-    grace_status st = GRACE_OK;
-    size_t n = (size_t)m->n;
-    GR_CALLOC(out->experts, n * (size_t)m->top_k);
-    GR_CALLOC(out->count, n);
-    if (homes) GR_CALLOC(out->home, n);
-    memcpy(out->experts, m->experts, n * (size_t)m->top_k * sizeof *out->experts);
-    memcpy(out->count, m->count, n * sizeof *out->count);
-    if (homes) memcpy(out->home, m->home, n * sizeof *out->home);
-    out->n = m->n;
-    for (int32_t i = 0; i < m->n; i++) out->n_tokens += m->count[i];
+    for (int32_t l = 0; l < c->bundles->n_layers; l++) GR_TRY(keep_layer(&c->layers[l], c->homes, &c->bundles->layers[l]));
 done:
     return st;
 }
@@ -195,63 +232,21 @@ done:
     return st;
 }
 
-/* Layers that fitted are done; the others stay for a coarser pass. */
-static grace_status keep_fitting(counting *c) {
-    grace_status st = GRACE_OK;
-    int32_t n_left = 0;
-    for (int32_t i = 0; i < c->n_layers; i++) {
-        int32_t l = c->layers[i];
-        if (c->maps[l].full) {
-            c->layers[n_left++] = l;
-            continue;
-        }
-        GR_TRY(keep_layer(&c->maps[l], c->homes, &c->bundles->layers[l]));
-        map_free(&c->maps[l]);
-    }
-    c->n_layers = n_left;
-done:
-    return st;
-}
-
-/* Layers first to last - 1; the stride doubles until all have fitted. */
-static grace_status count_until_fit(counting *c, int32_t first, int32_t last) {
-    grace_status st = GRACE_OK;
-    c->n_layers = 0;
-    for (int32_t l = first; l < last; l++) c->layers[c->n_layers++] = l;
-    while (c->n_layers > 0) {
-        GR_TRY(count_pieces(c));
-        GR_TRY(keep_fitting(c));
-        if (c->n_layers > 0) c->stride *= 2;
-    }
-done:
-    return st;
-}
-
-/* Layers look alike, so that all the others start with the first one's stride. */
-static grace_status count_all(counting *c, int32_t n_max) {
-    grace_status st = GRACE_OK;
-    const grace_trace_info *info = &grace_trace_reader_head(c->reader)->info;
-    GR_CALLOC(c->layers, info->n_layers);
-    GR_CALLOC(c->maps, info->n_layers);
-    for (int32_t l = 0; l < info->n_layers; l++) c->maps[l].top_k = info->top_k, c->maps[l].n_max = n_max;
-    c->stride = 1;
-    GR_TRY(count_until_fit(c, 0, 1));
-    GR_TRY(count_until_fit(c, 1, info->n_layers));
-done:
-    for (int32_t l = 0; c->maps && l < info->n_layers; l++) map_free(&c->maps[l]);
-    free(c->layers), free(c->maps);
-    return st;
-}
-
 grace_status grace_bundles_stream(grace_trace_reader *r, const grace_selection *which, bool homes, int32_t n_max, grace_bundles **out) {
     grace_status st = GRACE_OK;
-    counting c = {.reader = r, .which = which, .homes = homes};
+    const grace_trace *head = grace_trace_reader_head(r);
+    counting c = {.which = which, .homes = homes};
     GR_CHECK(n_max >= 1 && n_max <= GRACE_BUNDLES_MAX, GRACE_ERR_ARG, "bundles: expected a limit of 1 to %d a layer, found %d", GRACE_BUNDLES_MAX, n_max);
-    GR_TRY(gr_selection_resolve(which, grace_trace_reader_head(r), &c.wanted));
-    GR_TRY(bundles_new(&grace_trace_reader_head(r)->info, &c.bundles));
-    GR_TRY(count_all(&c, n_max));
+    GR_TRY(gr_selection_resolve(which, head, &c.wanted));
+    GR_TRY(bundles_new(&head->info, &c.bundles));
+    GR_CALLOC(c.layers, head->info.n_layers);
+    for (int32_t l = 0; l < head->info.n_layers; l++)
+        c.layers[l] = (layer_count){.sets = {.top_k = head->info.top_k, .n_max = n_max}, .stride = 1};
+    GR_TRY(count_pieces(r, &c));
     *out = c.bundles, c.bundles = NULL;
 done:
+    for (int32_t l = 0; c.layers && l < head->info.n_layers; l++) layer_free(&c.layers[l]);
+    free(c.layers);
     grace_bundles_free(c.bundles);
     free(c.wanted);
     return st;

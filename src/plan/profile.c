@@ -148,7 +148,7 @@ void gr_profile_sign(grace_profile *p, const char *name, const grace_selection *
     size_t n = (size_t)p->info.n_layers * (size_t)p->info.n_experts;
     p->origin = (grace_origin){.n_tokens = p->n_tokens, .loads = gr_hash64(p->load, n * sizeof *p->load, 0), .synthetic = p->info.synthetic};
     if (which) p->origin.which = *which;
-    memcpy(p->origin.file, name, sizeof p->origin.file);
+    gr_trace_set_name(p->origin.file, name);
 }
 
 bool grace_origins_overlap(const grace_origin *a, const grace_origin *b) {

@@ -65,6 +65,53 @@ static void too_many_sets_are_sampled(void **state) {
     grace_trace_close(t);
 }
 
+/* Distinct sets among every stride-th token of a layer, in order of first appearance; first [2000] gets the tokens. */
+static int32_t distinct_sets(const grace_trace *t, int32_t layer, int64_t stride, int64_t *first, int32_t *count) {
+    int32_t n = 0, k = t->info.top_k;
+    for (int64_t token = 0; token < t->n_tokens; token += stride) {
+        int32_t i = 0;
+        for (; i < n; i++) {
+            int32_t same = 0;
+            for (int32_t a = 0; a < k; a++)
+                for (int32_t b = 0; b < k; b++)
+                    same += t->experts[(token * t->info.n_layers + layer) * k + a] == t->experts[(first[i] * t->info.n_layers + layer) * k + b];
+            if (same == k) break;
+        }
+        if (i == n) first[n] = token, count[n++] = 0;
+        count[i]++;
+    }
+    return n;
+}
+
+/* Each layer takes the first of all tokens, every 2nd, every 4th, ... whose sets fit, and exactly their sets and counts. */
+static void a_sample_is_the_first_regular_one_that_fits(void **state) {
+    (void)state;
+    static int64_t first[2000];
+    static int32_t count[2000];
+    for (uint64_t seed = 1; seed <= 6; seed++) {
+        gr_rng rng = gr_rng_seed(seed);
+        trace_case c = {2, 16, between(&rng, 1, 4), 5, 200, 2, 0.5};
+        grace_trace *t = make_trace(&rng, &c);
+        grace_bundles *b = NULL;
+        int32_t n_max = between(&rng, 1, 150);
+        claim(grace_bundles_build(t, NULL, false, n_max, &b) == GRACE_OK, seed);
+        for (int32_t l = 0; l < 2; l++) {
+            int64_t stride = 1;
+            while (distinct_sets(t, l, stride, first, count) > n_max) stride *= 2;
+            claim(b->layers[l].n == distinct_sets(t, l, stride, first, count) && b->layers[l].n_tokens == (1000 + stride - 1) / stride, seed);
+            for (int32_t i = 0; i < b->layers[l].n; i++) {
+                const uint16_t *set = b->layers[l].experts + (size_t)(i * c.top_k), *ids = t->experts + (first[i] * 2 + l) * c.top_k;
+                int32_t same = 0;
+                for (int32_t a = 0; a < c.top_k; a++)
+                    for (int32_t e = 0; e < c.top_k; e++) same += set[a] == ids[e];
+                claim(same == c.top_k && b->layers[l].count[i] == count[i], seed);
+            }
+        }
+        grace_bundles_free(b);
+        grace_trace_close(t);
+    }
+}
+
 static void a_selection_without_tokens_has_no_bundles(void **state) {
     (void)state;
     gr_rng rng = gr_rng_seed(9);
@@ -95,6 +142,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(bundles_are_the_distinct_sets_with_their_tokens),
         cmocka_unit_test(too_many_sets_are_sampled),
+        cmocka_unit_test(a_sample_is_the_first_regular_one_that_fits),
         cmocka_unit_test(a_selection_without_tokens_has_no_bundles),
         cmocka_unit_test(choices_that_cannot_be_are_refused),
     };
