@@ -298,8 +298,10 @@ static void sum_row(const gr_sum_row *s) {
 /* ---- the machine's limits ---- */
 static double burn(int64_t n, float seed) {
     enum { CHAINS = 12 * REG_LANES / 16 };      /* 12 registers */
+    float start[16 * CHAINS];       /* no two lanes alike: the compiler would compute equal halves of a v16 once */
     v16 sum[CHAINS], a = v16_set(seed), b = v16_set(1.0f - seed);
-    UNROLL for (int j = 0; j < CHAINS; j++) sum[j] = v16_set((float)j);
+    for (int i = 0; i < 16 * CHAINS; i++) start[i] = seed * (float)(i + 1);
+    UNROLL for (int j = 0; j < CHAINS; j++) sum[j] = v16_load(start + 16 * j);
     for (int64_t i = 0; i < n; i++) {
         UNROLL for (int j = 0; j < CHAINS; j++) sum[j] = v16_fma(sum[j], b, a);
     }
