@@ -275,7 +275,7 @@ static grace_status make_equal(const grace_profile *profile, grace_plan **plan) 
     return GRACE_OK;
 }
 
-static grace_status save(const arguments *a, const grace_plan *plan) {
+static grace_status write_plan(const arguments *a, const grace_plan *plan) {
     gr_layer_map map = {.n_model_layers = a->model_layers};
     switch (a->format) {
     case FORMAT_SGLANG: return gr_sglang_plan_save(plan, &map, a->output);
@@ -285,6 +285,11 @@ static grace_status save(const arguments *a, const grace_plan *plan) {
     case FORMAT_OMNI: return gr_omni_plan_save(plan, a->output);
     default: return grace_plan_save(plan, a->output);
     }
+}
+
+static grace_status save(const arguments *a, const grace_plan *plan) {
+    grace_status st = write_plan(a, plan);
+    return st == GRACE_ERR_MISMATCH && !a->equal_slots ? gr_fail_in(st, "%s: without --equal-slots", a->output) : st;
 }
 
 static grace_status plan_trace(const arguments *a) {

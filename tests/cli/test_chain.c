@@ -77,6 +77,22 @@ static void plans_of_every_kind_are_made(void **state) {
     }
 }
 
+/* What each of them looks like is the business of tests/interop. */
+static void plans_are_written_for_other_engines(void **state) {
+    (void)state;
+    static const char *const formats[] = {"sglang", "flat", "trtllm", "ascend", "omni"};
+    for (size_t i = 0; i < sizeof formats / sizeof *formats; i++) {
+        size_t n = 0;
+        GRACE(0, "plan", "chain.trace", "--equal-slots", "--format", formats[i], "-o", "foreign");
+        free(read_file("foreign", &n));
+        assert_true(n > 1000);
+        assert_int_equal(remove("foreign"), 0);
+    }
+    GRACE(1, "plan", "chain.trace", "--format", "flat", "-o", "foreign");
+    complains("foreign: without --equal-slots: this format has as many slots on every rank of every layer");
+    assert_int_equal(n_files("foreign*"), 0);
+}
+
 static void a_plan_is_measured_on_other_tokens_than_its_own(void **state) {
     (void)state;
     GRACE(0, "plan", "chain.trace", "--train", "even", "--test", "odd", "-o", "half.json", "--json");
@@ -179,6 +195,7 @@ int main(void) {
         cmocka_unit_test(plan_reads_the_trace),
         cmocka_unit_test(the_same_trace_gives_the_same_plan),
         cmocka_unit_test(plans_of_every_kind_are_made),
+        cmocka_unit_test(plans_are_written_for_other_engines),
         cmocka_unit_test(a_plan_is_measured_on_other_tokens_than_its_own),
         cmocka_unit_test(a_trace_of_a_run_can_be_planned),
         cmocka_unit_test(every_rung_of_the_ladder_is_identical),
