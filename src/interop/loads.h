@@ -5,7 +5,7 @@
 #include <stdint.h>
 
 #include "grace/trace.h"
-#include "interop/csv.h"
+#include "base/csv.h"
 
 typedef struct gr_loads {
     int32_t n_layers, n_experts;

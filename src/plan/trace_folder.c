@@ -7,12 +7,13 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/csv.h"
 #include "base/file.h"
 #include "base/json.h"
 #include "base/memory.h"
 #include "plan/trace.h"
 
-enum { FIELD_MAX = 256, COLUMNS_MAX = 64, READ_BYTES = 1 << 20 };
+enum { DOMAIN_BYTES = 256, READ_BYTES = 1 << 20 };
 
 typedef struct folder {
     char *path;
@@ -201,110 +202,39 @@ done:
     return st;
 }
 
-/* ---- seqs.csv: named columns; start and tokens are needed, domain is used, others are ignored. No quoting. ---- */
+/* ---- seqs.csv: start and tokens are needed, domain is used, other columns are ignored ---- */
 
-typedef struct table {
-    const char *where, *text, *end;
-    int64_t line;                               /* 0: the names of the columns */
-    char field[COLUMNS_MAX][FIELD_MAX];         /* of the current line */
-    int32_t n_fields, start, tokens, domain;    /* column numbers, -1: absent */
-} table;
-
-static grace_status take_field(table *c, const char *from, const char *to) {
+static grace_status read_row(folder *f, const gr_csv *csv, const double values[2], int32_t domain_column) {
     grace_status st = GRACE_OK;
-    size_t n = (size_t)(to - from);
-    GR_CHECK(c->n_fields < COLUMNS_MAX && n < FIELD_MAX, GRACE_ERR_FORMAT, "%s: line %" PRId64 ": more than %d columns or a field of %d bytes",
-             c->where, c->line + 1, COLUMNS_MAX, FIELD_MAX);
-    GR_CHECK(!memchr(from, '"', n) && !memchr(from, 0, n), GRACE_ERR_FORMAT, "%s: line %" PRId64 ": quoted or binary fields are not supported",
-             c->where, c->line + 1);
-    memcpy(c->field[c->n_fields], from, n);
-    c->field[c->n_fields++][n] = 0;
-done:
-    return st;
-}
-
-/* The next line into c->field; n_fields 0 at the end of the text. */
-static grace_status next_line(table *c) {
-    grace_status st = GRACE_OK;
-    c->n_fields = 0;
-    if (c->text == c->end) return st;
-    const char *newline = memchr(c->text, '\n', (size_t)(c->end - c->text)), *next = newline ? newline + 1 : c->end;
-    const char *stop = newline ? newline : c->end;
-    if (stop > c->text && stop[-1] == '\r') stop--;
-    for (const char *from = c->text;; from++) {
-        const char *comma = memchr(from, ',', (size_t)(stop - from)), *to = comma ? comma : stop;
-        GR_TRY(take_field(c, from, to));
-        if (!comma) break;
-        from = comma;
-    }
-    c->text = next;
-    c->line++;
-done:
-    return st;
-}
-
-static int32_t find_column(const table *c, const char *name) {
-    for (int32_t i = 0; i < c->n_fields; i++)
-        if (strcmp(c->field[i], name) == 0) return i;
-    return -1;
-}
-
-static grace_status read_number(const table *c, int32_t column, int64_t *out) {
-    grace_status st = GRACE_OK;
-    const char *text = c->field[column];
-    size_t n = strlen(text);
-    GR_CHECK(n >= 1 && n <= 18 && strspn(text, "0123456789") == n, GRACE_ERR_FORMAT, "%s: line %" PRId64 ": expected a number, found '%.40s'",
-             c->where, c->line, text);
-    *out = strtoll(text, NULL, 10);
-done:
-    return st;
-}
-
-static grace_status read_names(table *c) {
-    grace_status st = GRACE_OK;
-    GR_TRY(next_line(c));
-    c->start = find_column(c, "start");
-    c->tokens = find_column(c, "tokens");
-    c->domain = find_column(c, "domain");
-    GR_CHECK(c->start >= 0 && c->tokens >= 0, GRACE_ERR_FORMAT, "%s: expected columns 'start' and 'tokens' in the first line", c->where);
-done:
-    return st;
-}
-
-static grace_status read_row(folder *f, const table *c, int32_t n_columns) {
-    grace_status st = GRACE_OK;
+    char name[DOMAIN_BYTES] = "";
     int64_t start = 0, n_tokens = 0;
     int32_t domain = -1;
-    GR_CHECK(c->n_fields == n_columns, GRACE_ERR_FORMAT, "%s: line %" PRId64 ": expected %d columns, found %d", c->where, c->line, n_columns,
-             c->n_fields);
-    GR_TRY(read_number(c, c->start, &start));
-    GR_TRY(read_number(c, c->tokens, &n_tokens));
-    GR_TRY(check_run(f, c->where, "line", c->line, start, n_tokens));
-    if (c->domain >= 0 && c->field[c->domain][0]) GR_TRY(gr_trace_domain_index(c->where, f->t, c->field[c->domain], &domain));
-    GR_TRY(add_sequence(f, c->where, n_tokens, domain));
+    GR_TRY(gr_csv_whole(csv, "start", values[0], GR_TRACE_TOKENS_MAX, &start));
+    GR_TRY(gr_csv_whole(csv, "tokens", values[1], GR_TRACE_TOKENS_MAX, &n_tokens));
+    GR_TRY(check_run(f, f->sequences, "line", csv->line, start, n_tokens));
+    if (domain_column >= 0) GR_TRY(gr_csv_text(csv, domain_column, name, sizeof name));
+    if (name[0]) GR_TRY(gr_trace_domain_index(f->sequences, f->t, name, &domain));
+    GR_TRY(add_sequence(f, f->sequences, n_tokens, domain));
 done:
     return st;
 }
 
 static grace_status read_table(folder *f) {
+    static const char *const names[] = {"start", "tokens"};
     grace_status st = GRACE_OK;
     gr_file file = {0};
-    table *c = NULL;
-    GR_CALLOC(c, 1);
+    gr_csv csv;
+    double values[2];
+    bool more = true;
     GR_TRY(gr_file_map(f->sequences, &file));
-    c->where = f->sequences;
-    c->text = file.data;
-    c->end = c->text + file.n;
-    GR_TRY(read_names(c));
-    int32_t n_columns = c->n_fields;
+    GR_TRY(gr_csv_open(f->sequences, file.data, file.n, names, 2, &csv));
     for (;;) {
-        GR_TRY(next_line(c));
-        if (c->n_fields == 0) break;
-        GR_TRY(read_row(f, c, n_columns));
+        GR_TRY(gr_csv_next(&csv, values, &more));
+        if (!more) break;
+        GR_TRY(read_row(f, &csv, values, gr_csv_column(&csv, "domain")));
     }
 done:
     gr_file_unmap(&file);
-    free(c);
     return st;
 }
 

@@ -1,4 +1,4 @@
-#include "interop/csv.h"
+#include "base/csv.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -7,10 +7,8 @@
 
 enum { NUMBER_MAX = 40 };
 
-typedef struct field { const char *text; size_t n; } field;
-
 /* The next line's fields; *n is 0 at the end of the text. */
-static grace_status next_fields(gr_csv *csv, field *fields, int32_t *n) {
+static grace_status next_fields(gr_csv *csv, gr_csv_field *fields, int32_t *n) {
     grace_status st = GRACE_OK;
     *n = 0;
     if (csv->at == csv->end) return st;
@@ -21,7 +19,7 @@ static grace_status next_fields(gr_csv *csv, field *fields, int32_t *n) {
     for (;;) {
         const char *comma = memchr(from, ',', (size_t)(stop - from)), *to = comma ? comma : stop;
         GR_CHECK(*n < GR_CSV_COLUMNS_MAX, GRACE_ERR_FORMAT, "%s: line %" PRId64 ": more than %d columns", csv->where, csv->line, GR_CSV_COLUMNS_MAX);
-        fields[(*n)++] = (field){from, (size_t)(to - from)};
+        fields[(*n)++] = (gr_csv_field){from, (size_t)(to - from)};
         if (!comma) break;
         from = comma + 1;
     }
@@ -29,11 +27,13 @@ done:
     return st;
 }
 
-static grace_status find_column(const gr_csv *csv, const field *names, const char *wanted, int32_t *out) {
+static bool is_called(gr_csv_field name, const char *wanted) { return name.n == strlen(wanted) && memcmp(name.text, wanted, name.n) == 0; }
+
+static grace_status find_column(const gr_csv *csv, const char *wanted, int32_t *out) {
     grace_status st = GRACE_OK;
     int32_t found = -1;
     for (int32_t i = 0; i < csv->n_columns; i++) {
-        if (names[i].n != strlen(wanted) || memcmp(names[i].text, wanted, names[i].n) != 0) continue;
+        if (!is_called(csv->name[i], wanted)) continue;
         GR_CHECK(found < 0, GRACE_ERR_FORMAT, "%s: two columns are called '%s'", csv->where, wanted);
         found = i;
     }
@@ -46,17 +46,16 @@ done:
 grace_status gr_csv_open(const char *where, const char *text, size_t n_text, const char *const *wanted, int32_t n, gr_csv *out) {
     grace_status st = GRACE_OK;
     gr_csv csv = {.where = where, .at = text, .end = text + n_text, .n_wanted = n};
-    field names[GR_CSV_COLUMNS_MAX];
     GR_ASSERT(n <= GR_CSV_WANTED_MAX);
-    GR_TRY(next_fields(&csv, names, &csv.n_columns));
-    for (int32_t i = 0; i < n; i++) GR_TRY(find_column(&csv, names, wanted[i], &csv.column_of[i]));
+    GR_TRY(next_fields(&csv, csv.name, &csv.n_columns));
+    for (int32_t i = 0; i < n; i++) GR_TRY(find_column(&csv, wanted[i], &csv.column_of[i]));
     *out = csv;
 done:
     return st;
 }
 
 /* Digits, a point and an exponent only: strtod() also knows "nan", "0x1p3" and blanks. */
-static grace_status read_number(const gr_csv *csv, field f, double *out) {
+static grace_status read_number(const gr_csv *csv, gr_csv_field f, double *out) {
     grace_status st = GRACE_OK;
     char text[NUMBER_MAX] = "", *end = text;
     if (f.n < sizeof text) memcpy(text, f.text, f.n);
@@ -71,13 +70,30 @@ done:
 
 grace_status gr_csv_next(gr_csv *csv, double *values, bool *more) {
     grace_status st = GRACE_OK;
-    field fields[GR_CSV_COLUMNS_MAX];
     int32_t n = 0;
-    GR_TRY(next_fields(csv, fields, &n));
+    GR_TRY(next_fields(csv, csv->field, &n));
     *more = n > 0;
     if (n == 0) return st;
     GR_CHECK(n == csv->n_columns, GRACE_ERR_FORMAT, "%s: line %" PRId64 ": expected %d columns, found %d", csv->where, csv->line, csv->n_columns, n);
-    for (int32_t i = 0; i < csv->n_wanted; i++) GR_TRY(read_number(csv, fields[csv->column_of[i]], &values[i]));
+    for (int32_t i = 0; i < csv->n_wanted; i++) GR_TRY(read_number(csv, csv->field[csv->column_of[i]], &values[i]));
+done:
+    return st;
+}
+
+int32_t gr_csv_column(const gr_csv *csv, const char *name) {
+    for (int32_t i = 0; i < csv->n_columns; i++)
+        if (is_called(csv->name[i], name)) return i;
+    return -1;
+}
+
+grace_status gr_csv_text(const gr_csv *csv, int32_t column, char *out, size_t size) {
+    grace_status st = GRACE_OK;
+    gr_csv_field f = csv->field[column];
+    GR_CHECK(f.n < size, GRACE_ERR_FORMAT, "%s: line %" PRId64 ": expected a field of at most %zu bytes, found %zu", csv->where, csv->line, size - 1, f.n);
+    GR_CHECK(!memchr(f.text, '"', f.n) && !memchr(f.text, 0, f.n), GRACE_ERR_FORMAT, "%s: line %" PRId64 ": quoted or binary fields are not supported",
+             csv->where, csv->line);
+    memcpy(out, f.text, f.n);
+    out[f.n] = 0;
 done:
     return st;
 }

@@ -4,8 +4,18 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include "interop/csv.h"
-#include "interop/files.h"
+#include <string.h>
+
+#include "base/csv.h"
+
+static void assert_ok(grace_status st) {
+    if (st) fail_msg("%s", grace_last_error());
+}
+
+static void assert_failed(grace_status st, grace_status expected, const char *part) {
+    assert_int_equal(st, expected);
+    if (!strstr(grace_last_error(), part)) fail_msg("'%s' is not in '%s'", part, grace_last_error());
+}
 
 static const char *const names[] = {"b", "a"};
 
@@ -51,6 +61,29 @@ static void bad_tables_are_refused_with_their_line(void **state) {
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) assert_failed(read_all(cases[i].text, v, &n), GRACE_ERR_FORMAT, cases[i].part);
 }
 
+static void texts_of_other_columns_are_there_when_asked_for(void **state) {
+    (void)state;
+    const char text[] = "b,name,a\n1,law,2\n3,,4\n5,\"x\",6\n7,toolong,8\n";
+    double v[2];
+    char name[6];
+    bool more;
+    gr_csv csv;
+    assert_ok(gr_csv_open("t.csv", text, strlen(text), names, 2, &csv));
+    int32_t column = gr_csv_column(&csv, "name");
+    assert_int_equal(column, 1);
+    assert_int_equal(gr_csv_column(&csv, "nam"), -1);
+    assert_ok(gr_csv_next(&csv, v, &more));
+    assert_ok(gr_csv_text(&csv, column, name, sizeof name));
+    assert_string_equal(name, "law");
+    assert_ok(gr_csv_next(&csv, v, &more));
+    assert_ok(gr_csv_text(&csv, column, name, sizeof name));
+    assert_string_equal(name, "");
+    assert_ok(gr_csv_next(&csv, v, &more));
+    assert_failed(gr_csv_text(&csv, column, name, sizeof name), GRACE_ERR_FORMAT, "line 4: quoted or binary fields are not supported");
+    assert_ok(gr_csv_next(&csv, v, &more));
+    assert_failed(gr_csv_text(&csv, column, name, sizeof name), GRACE_ERR_FORMAT, "line 5: expected a field of at most 5 bytes, found 7");
+}
+
 static void whole_numbers_are_whole(void **state) {
     (void)state;
     gr_csv csv = {.where = "t.csv", .line = 7};
@@ -65,6 +98,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(columns_are_found_by_name_and_others_ignored),
         cmocka_unit_test(bad_tables_are_refused_with_their_line),
+        cmocka_unit_test(texts_of_other_columns_are_there_when_asked_for),
         cmocka_unit_test(whole_numbers_are_whole),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
