@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/status.h"
+#include "chat.h"
 #include "cli.h"
 
 enum { KEY_PROMPTS = 0x200, KEY_IDS, KEY_IGNORE_EOS, KEY_SEED, KEY_TEMPERATURE, KEY_TOP_P, KEY_TOP_K, KEY_TRACE };
@@ -15,18 +16,19 @@ static const struct argp_option options[] = {
     {"prompt-ids", KEY_IDS, "FILE", 0, "one request a line: token ids", 5},
     {0, 'n', "N", 0, "tokens to generate per request (default 32)", 5},
     {"ignore-eos", KEY_IGNORE_EOS, 0, 0, "go on after end of text", 5},
-    {0, 0, 0, 0, "Sampling:", 6},
-    {"temperature", KEY_TEMPERATURE, "T", 0, "0: greedy (default)", 6},
-    {"top-p", KEY_TOP_P, "P", 0, "keep the likeliest tokens up to this share (default 1)", 6},
-    {"top-k", KEY_TOP_K, "K", 0, "keep the K likeliest tokens (default 0: all)", 6},
-    {"seed", KEY_SEED, "N", 0, "of the draw (default 0)", 6},
-    {0, 0, 0, 0, "Recording:", 7},
-    {"trace", KEY_TRACE, "FILE", 0, "record the routing of this run", 7},
+    {0, 0, 0, 0, "Sampling:", 7},
+    {"temperature", KEY_TEMPERATURE, "T", 0, "0: greedy (default)", 7},
+    {"top-p", KEY_TOP_P, "P", 0, "keep the likeliest tokens up to this share (default 1)", 7},
+    {"top-k", KEY_TOP_K, "K", 0, "keep the K likeliest tokens (default 0: all)", 7},
+    {"seed", KEY_SEED, "N", 0, "of the draw (default 0)", 7},
+    {0, 0, 0, 0, "Recording:", 8},
+    {"trace", KEY_TRACE, "FILE", 0, "record the routing of this run", 8},
     {0},
 };
 
 typedef struct arguments {
     gr_run_options run;
+    gr_chat_options chat;
     const char *prompt, *prompts, *ids;
     grace_request request;
 } arguments;
@@ -34,7 +36,7 @@ typedef struct arguments {
 static error_t parse(int key, char *arg, struct argp_state *state) {
     arguments *a = state->input;
     switch (key) {
-    case ARGP_KEY_INIT: state->child_inputs[0] = &a->run; break;
+    case ARGP_KEY_INIT: state->child_inputs[0] = &a->run, state->child_inputs[1] = &a->chat; break;
     case 'p': a->prompt = arg; break;
     case 'n': a->request.n_generate = (int32_t)gr_arg_int(state, "n", arg, 0, 1 << 24); break;
     case KEY_PROMPTS: a->prompts = arg; break;
@@ -46,14 +48,26 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case KEY_TOP_K: a->request.top_k = (int32_t)gr_arg_int(state, "top-k", arg, 0, INT32_MAX); break;
     case KEY_TRACE: a->run.engine.trace_path = arg; break;
     case ARGP_KEY_END:
-        if (!a->prompt + !a->prompts + !a->ids != 2) argp_error(state, "expected one of -p, --prompts, --prompt-ids");
+        if (a->chat.chat ? !a->prompt == !a->chat.messages : !a->prompt + !a->prompts + !a->ids != 2)
+            argp_error(state, a->chat.chat ? "--chat: expected one of -p, --messages" : "expected one of -p, --prompts, --prompt-ids");
+        if (a->chat.chat && (a->prompts || a->ids)) argp_error(state, "--chat takes -p or --messages, not --prompts or --prompt-ids");
         break;
     default: return ARGP_ERR_UNKNOWN;
     }
     return 0;
 }
 
+static grace_status read_chat(const arguments *a, const gr_session *s, gr_request_list *list) {
+    char *text = NULL;
+    size_t n = 0;
+    grace_status st = gr_chat_prompt(&a->chat, a->run.model, a->prompt, &text, &n);
+    if (!st) st = gr_requests_add_text(list, s->tokenizer, &a->request, text);
+    free(text);
+    return st;
+}
+
 static grace_status read_requests(const arguments *a, const gr_session *s, gr_request_list *list) {
+    if (a->chat.chat) return read_chat(a, s, list);
     if (a->prompt) return gr_requests_add_text(list, s->tokenizer, &a->request, a->prompt);
     if (a->prompts) return gr_requests_add_file(list, s->tokenizer, &a->request, a->prompts);
     return gr_requests_add_ids(list, &a->request, a->ids);
@@ -157,8 +171,15 @@ done:
     return st;
 }
 
+static int show_prompt(arguments *a) {
+    grace_status st = gr_chat_show(&a->chat, a->run.model, a->prompt);
+    if (st) fprintf(stderr, "grace: %s\n", grace_last_error());
+    gr_chat_options_free(&a->chat);
+    return st ? 1 : 0;
+}
+
 int gr_cmd_run(int argc, char **argv) {
-    static const struct argp_child children[] = {{&gr_run_argp, 0, 0, 0}, {0}};
+    static const struct argp_child children[] = {{&gr_run_argp, 0, 0, 0}, {&gr_chat_argp, 0, 0, 0}, {0}};
     static const struct argp argp = {options, parse, 0, "Generate text with a model, on one rank or several.", children, 0, 0};
     arguments a = {.run = gr_run_defaults(), .request = grace_request_defaults()};
     gr_session session;
@@ -166,10 +187,12 @@ int gr_cmd_run(int argc, char **argv) {
     int code;
     a.request.n_generate = 32;
     gr_arg_parse(&argp, 2, argc, argv, &a);
+    if (a.chat.show_prompt) return show_prompt(&a);
     if (gr_session_relaunch(&a.run, argc, argv, &code)) return code;
     grace_status st = gr_session_open(&a.run, &session);
     if (!st) st = grace_comm_agree(session.comm, read_requests(&a, &session, &list));
     if (!st) st = generate(&a, &session, &list);
     gr_requests_free(&list);
+    gr_chat_options_free(&a.chat);
     return gr_session_close(&session, st);
 }

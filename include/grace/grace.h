@@ -17,6 +17,7 @@
 #define GRACE_GRACE_H
 #define GRACE_VERSION "0.1.0"
 
+#include "grace/chat.h"
 #include "grace/engine.h"
 #include "grace/model.h"
 #include "grace/plan.h"

@@ -20,3 +20,6 @@ done:
     free(normal);
     return st;
 }
+
+uint32_t gr_char_upper(uint32_t cp) { return (uint32_t)utf8proc_toupper((utf8proc_int32_t)cp); }
+uint32_t gr_char_lower(uint32_t cp) { return (uint32_t)utf8proc_tolower((utf8proc_int32_t)cp); }
