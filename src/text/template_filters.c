@@ -232,8 +232,6 @@ done:
     return st;
 }
 
-static grace_status attribute(const gr_tv_call *call, gr_tv *out) { return gr_tv_attribute(call->heap, call->self, call->arg[0], out); }
-
 /* ---- order: a stable merge of (key, item) ---- */
 
 typedef struct keyed { gr_tv key, item; } keyed;
@@ -419,7 +417,7 @@ static grace_status selectattr(const gr_tv_call *call, gr_tv *out) { return keep
 static grace_status rejectattr(const gr_tv_call *call, gr_tv *out) { return keep(call, true, false, out); }
 
 static const gr_tv_builtin filters[] = {
-    {"abs", "", absolute}, {"attr", "name!", attribute}, {"capitalize", "", capitalize}, {"count", "", length}, {"d", "default_value boolean", fallback},
+    {"abs", "", absolute}, {"capitalize", "", capitalize}, {"count", "", length}, {"d", "default_value boolean", fallback},
     {"default", "default_value boolean", fallback}, {"dictsort", "case_sensitive by reverse", dictsort}, {"first", "", first},
     {"float", "default", to_float}, {"indent", "width first blank", indent}, {"int", "default", to_int}, {"items", "", pairs},
     {"join", "d attribute", join}, {"last", "", last}, {"length", "", length}, {"list", "", list}, {"lower", "", lower}, {"map", "*", map},

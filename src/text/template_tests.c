@@ -120,6 +120,7 @@ static grace_status is_ge(const gr_tv_call *c, gr_tv *out) { return compare(c, G
 static grace_status is_in(const gr_tv_call *c, gr_tv *out) { return compare(c, GR_OP_IN, out); }
 
 static const gr_tv_builtin tests[] = {
+    {"!=", "b!", is_ne}, {"<", "b!", is_lt}, {"<=", "b!", is_le}, {"==", "b!", is_eq}, {">", "b!", is_gt}, {">=", "b!", is_ge},
     {"boolean", "", is_boolean}, {"callable", "", is_callable}, {"defined", "", is_defined}, {"divisibleby", "num!", is_divisible}, {"eq", "b!", is_eq},
     {"equalto", "b!", is_eq}, {"even", "", is_even}, {"false", "", is_false}, {"float", "", is_float}, {"ge", "b!", is_ge}, {"greaterthan", "b!", is_gt},
     {"gt", "b!", is_gt}, {"in", "seq!", is_in}, {"integer", "", is_integer}, {"iterable", "", is_sequence}, {"le", "b!", is_le}, {"lessthan", "b!", is_lt},

@@ -177,6 +177,32 @@ static void small_steps_give_the_same_bits(void **state) {
     }
 }
 
+/* The prompt a user would have typed by hand gives the same tokens. */
+static void a_chat_is_the_templates_text(void **state) {
+    (void)state;
+    GRACE(0, "run", "-m", MODEL, "--chat", "-p", "The old", "--system", "Be brief.", "--show-prompt");
+    assert_string_equal(last.out, "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nThe old<|im_end|>\n<|im_start|>assistant\n");
+    char *prompt = strdup(last.out);
+    GRACE(0, "run", "-m", MODEL, "-p", prompt, "-n", "6");
+    char *by_hand = strdup(last.out);
+    write_text("messages.json", "[{\"role\": \"system\", \"content\": \"Be brief.\"}, {\"role\": \"user\", \"content\": \"The old\"}]");
+    GRACE(0, "run", "-m", MODEL, "--chat", "--messages", "messages.json", "-n", "6");
+    assert_string_equal(last.out, by_hand);
+    free(prompt);
+    free(by_hand);
+}
+
+static void a_chat_that_cannot_be_is_refused(void **state) {
+    (void)state;
+    GRACE(64, "run", "-m", MODEL, "--chat");
+    complains_of_usage("--chat: expected one of -p, --messages");
+    GRACE(64, "run", "-m", MODEL, "-p", "x", "--system", "y");
+    complains_of_usage("need --chat");
+    write_text("messages.json", "[{\"role\": \"user\"}]");
+    GRACE(1, "run", "-m", MODEL, "--chat", "--messages", "messages.json", "-n", "1");
+    complains("tokenizer_config.json: line ");
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(greedy_text_is_the_reference_implementations),
@@ -187,6 +213,8 @@ int main(void) {
         cmocka_unit_test(token_ids_are_prompts_too),
         cmocka_unit_test(generation_stops_at_end_of_text_unless_told_otherwise),
         cmocka_unit_test(small_steps_give_the_same_bits),
+        cmocka_unit_test(a_chat_is_the_templates_text),
+        cmocka_unit_test(a_chat_that_cannot_be_is_refused),
     };
     return cmocka_run_group_tests(tests, folder_enter, folder_leave);
 }
