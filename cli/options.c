@@ -13,7 +13,7 @@ static const struct argp_option options[] = {
     {"model", 'm', "DIR", 0, "Hugging Face model folder", 1},
     {"plan", KEY_PLAN, "FILE", 0, "placement made by 'grace plan' (default: contiguous)", 1},
     {"exchange", KEY_EXCHANGE, "KIND", 0, "hsc (default), flat or per-expert", 1},
-    {"route", KEY_ROUTE, "POLICY", 0, "tar (default), wrr or primary", 1},
+    {"route", KEY_ROUTE, "POLICY", 0, "tar (default), joint, wrr or primary", 1},
     {"exact", KEY_EXACT, 0, 0, "every expert's row comes home unsummed: no plan, exchange or number of ranks changes a bit", 1},
     {0, 0, 0, 0, "Ranks:", 2},
     {"ranks", KEY_RANKS, "NxG", 0, "start N nodes x G ranks on this machine under mpirun", 2},
@@ -32,7 +32,7 @@ static const struct argp_option options[] = {
 };
 
 static const char *const exchange_names[] = {"per-expert", "flat", "hsc"};
-static const char *const route_names[] = {"primary", "wrr", "tar"};
+static const char *const route_names[GRACE_N_ROUTES] = {"primary", "wrr", "tar", "joint"};
 const char *gr_exchange_name(grace_exchange exchange) { return exchange_names[exchange]; }
 const char *gr_route_name(grace_route route) { return route_names[route]; }
 
@@ -89,7 +89,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case KEY_JSON: o->json = true; break;
     case KEY_SIMD: o->engine.simd = arg; break;
     case KEY_EXCHANGE: o->engine.exchange = (grace_exchange)gr_arg_choice(state, "exchange", arg, exchange_names, 3); break;
-    case KEY_ROUTE: o->engine.route = (grace_route)gr_arg_choice(state, "route", arg, route_names, 3); break;
+    case KEY_ROUTE: o->engine.route = (grace_route)gr_arg_choice(state, "route", arg, route_names, GRACE_N_ROUTES); break;
     case KEY_NODES: o->n_nodes = (int32_t)gr_arg_int(state, "nodes", arg, 1, GRACE_RANKS_MAX); break;
     case KEY_THREADS: o->engine.n_threads = (int32_t)gr_arg_int(state, "threads", arg, 1, 1024); break;
     case KEY_KV: o->engine.kv_tokens = gr_arg_int(state, "kv-tokens", arg, 1, INT64_C(1) << 33); break;

@@ -28,7 +28,8 @@ grace_status grace_comm_agree(grace_comm *comm, grace_status mine);
 void grace_comm_abort(grace_comm *comm, int exit_code);
 
 /* ---- engine ---- */
-typedef enum grace_route { GRACE_ROUTE_PRIMARY, GRACE_ROUTE_WRR, GRACE_ROUTE_TAR } grace_route;
+/* JOINT: a token's copies are chosen together, preferring nodes, then GPUs, that it visits anyway (src/run/joint.h). */
+typedef enum grace_route { GRACE_ROUTE_PRIMARY, GRACE_ROUTE_WRR, GRACE_ROUTE_TAR, GRACE_ROUTE_JOINT, GRACE_N_ROUTES } grace_route;
 typedef enum grace_exchange { GRACE_EXCHANGE_PER_EXPERT, GRACE_EXCHANGE_FLAT, GRACE_EXCHANGE_HSC } grace_exchange;
 
 typedef struct grace_engine_options {

@@ -50,6 +50,7 @@ grace_status gr_shares_build_for(const grace_plan *plan, int32_t layer, grace_ro
     grace_status st = GRACE_OK;
     gr_shares s = {.n_ranks = grace_cluster_ranks(plan->cluster), .n_experts = plan->n_experts, .gpus_per_node = plan->cluster.gpus_per_node};
     size_t n_lists = (size_t)s.n_ranks * (size_t)s.n_experts, n_most = (size_t)s.n_ranks * (size_t)plan->layers[layer].n_slots;
+    GR_CHECK(route <= GRACE_ROUTE_TAR, GRACE_ERR_UNSUPPORTED, "cost: shares of single experts do not describe a policy that chooses copies together");
     GR_CHECK(n_most <= INT32_MAX, GRACE_ERR_LIMIT, "cost: %d ranks with %d slots are too many to list", s.n_ranks, plan->layers[layer].n_slots);
     GR_CALLOC(s.first, n_lists + 1);
     GR_CALLOC(s.rank, n_most);

@@ -21,3 +21,10 @@ void gr_turns_of_weights(const float *weight, int32_t n, int32_t *turns) {
         lost[most] = -1;
     }
 }
+
+int32_t gr_turns_host(const float *weight, int32_t n, int32_t t) {
+    int32_t turns[GRACE_RANKS_MAX], card = gr_turns_reversed(t), host = 0;
+    gr_turns_of_weights(weight, n, turns);
+    for (; card >= turns[host]; host++) card -= turns[host];
+    return host;
+}

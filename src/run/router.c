@@ -4,18 +4,12 @@
 
 typedef struct hosts { int32_t n; int32_t slot[GRACE_RANKS_MAX]; float weight[GRACE_RANKS_MAX]; } hosts;
 
-static int32_t reverse_bits6(int32_t t) {
-    int32_t r = 0;
-    for (int bit = 0; bit < 6; bit++) r |= (t >> bit & 1) << (5 - bit);
-    return r;
-}
-
 void gr_router_deal(const float *weight, int32_t n, int32_t *host_of_turn) {
     int32_t turns[GRACE_RANKS_MAX], dealt = 0;
     GR_ASSERT(n >= 1 && n <= GRACE_RANKS_MAX);
     gr_turns_of_weights(weight, n, turns);
     for (int32_t i = 0; i < n; i++)
-        for (int32_t j = 0; j < turns[i]; j++) host_of_turn[reverse_bits6(dealt++)] = i;
+        for (int32_t j = 0; j < turns[i]; j++) host_of_turn[gr_turns_reversed(dealt++)] = i;
 }
 
 static void add_host(hosts *h, const grace_plan_layer *pl, int32_t slot) {
@@ -42,8 +36,8 @@ static void choose_hosts(const grace_plan *plan, const grace_plan_layer *pl, int
         add_host(h, pl, pl->slots_of_expert[pl->slots_first[expert]]);
         return;
     }
-    if (route == GRACE_ROUTE_TAR) collect(plan, pl, expert, rank, KEEP_RANK, h);                /* paper Alg. 4: same GPU */
-    if (route == GRACE_ROUTE_TAR && h->n == 0) collect(plan, pl, expert, rank, KEEP_NODE, h);   /* then the same node */
+    if (route != GRACE_ROUTE_WRR) collect(plan, pl, expert, rank, KEEP_RANK, h);                /* paper Alg. 4: same GPU */
+    if (route != GRACE_ROUTE_WRR && h->n == 0) collect(plan, pl, expert, rank, KEEP_NODE, h);   /* then the same node */
     if (h->n == 0) collect(plan, pl, expert, rank, KEEP_ALL, h);                                /* then anyone; paper Alg. 3 */
 }
 
@@ -53,6 +47,7 @@ grace_status gr_router_build(const grace_plan *plan, int32_t rank, grace_route r
     GR_CALLOC(r, 1);
     r->n_layers = plan->n_layers;
     r->n_experts = plan->n_experts;
+    if (route == GRACE_ROUTE_JOINT) GR_TRY(gr_joint_init(&r->joint, plan, rank));
     GR_CALLOC(r->pick, (size_t)plan->n_layers * (size_t)plan->n_experts * GR_TURNS);
     for (int32_t layer = 0; layer < plan->n_layers; layer++)
         for (int32_t expert = 0; expert < plan->n_experts; expert++) {
@@ -71,15 +66,17 @@ done:
 
 void gr_router_free(gr_router *router) {
     if (!router) return;
+    gr_joint_free(&router->joint);
     free(router->pick);
     free(router);
 }
 
 void gr_router_place(const gr_router *r, int32_t layer, int32_t n_rows, int32_t top_k, const int32_t *experts, const int32_t *sequence,
                      const int32_t *position, int32_t *slots) {
-    for (int32_t i = 0; i < n_rows; i++)
-        for (int32_t j = 0; j < top_k; j++) {
-            int32_t expert = experts[(int64_t)i * top_k + j];
-            slots[(int64_t)i * top_k + j] = gr_router_pick(r, layer, expert, gr_router_turn(sequence[i], layer, expert, position[i]));
-        }
+    for (int32_t i = 0; i < n_rows; i++) {
+        const int32_t *chosen = experts + (int64_t)i * top_k;
+        int32_t *to = slots + (int64_t)i * top_k;
+        for (int32_t j = 0; j < top_k; j++) to[j] = gr_router_pick(r, layer, chosen[j], gr_router_turn(sequence[i], layer, chosen[j], position[i]));
+        if (r->joint.plan) gr_joint_place(&r->joint, layer, top_k, chosen, sequence[i], position[i], to);
+    }
 }

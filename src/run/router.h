@@ -3,24 +3,20 @@
 #define GR_RUN_ROUTER_H
 #include <stdint.h>
 
-#include "base/hash.h"
 #include "grace/engine.h"
 #include "grace/plan.h"
 #include "plan/turns.h"
+#include "run/joint.h"
 
 typedef struct gr_router {
     int32_t n_layers, n_experts;
     int32_t *pick;          /* [n_layers, n_experts, GR_TURNS] slot for the tokens of one rank */
+    gr_joint joint;         /* policy joint: starts from what the table picks; else no plan in it */
 } gr_router;
 
-/* Compile the policy for tokens whose home is `rank`. Frees with gr_router_free(). */
+/* Compile the policy for tokens whose home is `rank`; the plan is borrowed. Fails with LIMIT (joint: top_k), MEMORY. Frees with gr_router_free(). */
 grace_status gr_router_build(const grace_plan *plan, int32_t rank, grace_route route, gr_router **out);
 void gr_router_free(gr_router *router);
-
-/* The turn of a token: a pure function of (sequence id, layer, expert, position), so that no state is kept anywhere. */
-static inline int32_t gr_router_turn(int32_t sequence, int32_t layer, int32_t expert, int32_t position) {
-    return (int32_t)((gr_mix32((uint32_t)sequence, (uint32_t)layer, (uint32_t)expert) + (uint32_t)position) % GR_TURNS);
-}
 
 static inline int32_t gr_router_pick(const gr_router *r, int32_t layer, int32_t expert, int32_t turn) {
     return r->pick[((int64_t)layer * r->n_experts + expert) * GR_TURNS + turn];

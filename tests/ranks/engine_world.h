@@ -123,10 +123,11 @@ typedef struct run_count { naive_count rows; int32_t n_layers, n_steps; int64_t 
 static inline void count_token(run_count *c, const grace_plan *plan, grace_route route, const grace_trace_sequence *seq, int32_t position, int32_t step,
                                const uint16_t *experts) {
     for (int32_t l = 0; l < plan->n_layers; l++) {
-        int32_t rank_of_choice[16];
+        int32_t rank_of_choice[16], chosen[16], slots[16];
+        for (int32_t j = 0; j < plan->top_k; j++) chosen[j] = experts[l * plan->top_k + j];
+        naive_place(plan, l, seq->home, route, chosen, plan->top_k, seq->id, position, slots);
         for (int32_t j = 0; j < plan->top_k; j++) {
-            int32_t e = experts[l * plan->top_k + j], slot = naive_slot(plan, l, e, seq->home, route, naive_turn(seq->id, l, e, position));
-            rank_of_choice[j] = plan->layers[l].rank_of_slot[slot];
+            rank_of_choice[j] = plan->layers[l].rank_of_slot[slots[j]];
             c->load[l * c->rows.n_ranks + rank_of_choice[j]]++;
             c->step_load[(step * c->n_layers + l) * c->rows.n_ranks + rank_of_choice[j]]++;
         }

@@ -69,7 +69,7 @@ static scene scene_new(gr_comm *comm, grace_exchange kind, uint64_t seed) {
     int32_t n = 1 + (int32_t)gr_rng_below(&rng, (uint32_t)(2 * comm->n_ranks));        /* often fewer requests than ranks */
     s.all = gr_random_requests_new(&rng, n, WORLD_VOCAB, WORLD_PROMPT_MAX, 5);
     s.answer = answer_new(&s.all, ranks_comm(1)->rank);
-    s.opt.comm = comm, s.opt.plan = s.plan, s.opt.exchange = kind, s.opt.route = (grace_route)(seed % 3);
+    s.opt.comm = comm, s.opt.plan = s.plan, s.opt.exchange = kind, s.opt.route = (grace_route)(seed % GRACE_N_ROUTES);
     trace_path(world_path, sizeof world_path, "world", 0);
     s.opt.trace_path = world_path;
     snprintf(case_name, sizeof case_name, "rank %d of %d, %d nodes, exchange %d, route %d, seed %llu", comm->rank, comm->n_ranks, comm->n_nodes, (int)kind,

@@ -62,10 +62,8 @@ static void draw_tokens(gr_rng *rng, int32_t n_ranks, int32_t top_k, world_token
 
 static void place_tokens(const grace_plan *plan, grace_route route, world_tokens *w) {
     for (int32_t r = 0; r < grace_cluster_ranks(plan->cluster); r++)
-        for (int32_t i = 0; i < w->n_rows[r] * w->top_k; i++) {
-            int32_t row = i / w->top_k, e = w->experts[r][i], turn = naive_turn(w->sequence[r][row], 0, e, w->position[r][row]);
-            w->slots[r][i] = naive_slot(plan, 0, e, r, route, turn);
-        }
+        for (int32_t row = 0; row < w->n_rows[r]; row++)
+            naive_place(plan, 0, r, route, w->experts[r] + row * w->top_k, w->top_k, w->sequence[r][row], w->position[r][row], w->slots[r] + row * w->top_k);
 }
 
 static void check_placing(const grace_plan *plan, int32_t rank, grace_route route, const world_tokens *w) {
@@ -229,7 +227,7 @@ static void check_exchange(gr_comm *comm, gr_compute *compute, grace_exchange ki
     for (int round = 0; round < ROUNDS; round++) {
         uint64_t seed = (uint64_t)(((comm->n_nodes * 8 + (int)kind * 2 + exact) * 8 + top_k) * 1000 + round);
         gr_rng rng = gr_rng_seed(seed);
-        grace_route route = (grace_route)(round % 3);
+        grace_route route = (grace_route)(round % GRACE_N_ROUTES);
         snprintf(round_name, sizeof round_name, "rank %d of %d, %d nodes, exchange %d, exact %d, top %d, route %d, seed %llu", comm->rank, comm->n_ranks,
                  comm->n_nodes, (int)kind, exact, top_k, (int)route, (unsigned long long)seed);
         one_round(ex, comm, &rng, route, top_k, &total);

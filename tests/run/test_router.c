@@ -213,6 +213,81 @@ static void placing_looks_up_each_choice_by_its_own_turn(void **state) {
     grace_plan_free(plan);
 }
 
+/* ---- joint ---- */
+
+enum { JOINT_K = 5, JOINT_EXPERTS = 14 };
+
+static void draw_experts(gr_rng *rng, int32_t *experts) {
+    bool taken[JOINT_EXPERTS] = {false};
+    for (int32_t j = 0; j < JOINT_K; j++) {
+        do experts[j] = (int32_t)gr_rng_below(rng, JOINT_EXPERTS);
+        while (taken[experts[j]]);
+        taken[experts[j]] = true;
+    }
+}
+
+/* Rows a token sends: one per remote node, one per GPU beside the entry of each node. */
+static void count_rows(const grace_plan *plan, int32_t layer, int32_t home, const int32_t *slots, int32_t *cross, int32_t *intra) {
+    bool node[64] = {false}, gpu[64] = {false};
+    int32_t g = plan->cluster.gpus_per_node;
+    for (int32_t j = 0; j < JOINT_K; j++) {
+        int32_t rank = plan->layers[layer].rank_of_slot[slots[j]];
+        if (rank / g != home / g && !node[rank / g]) node[rank / g] = true, (*cross)++;
+        if (rank % g != home % g && !gpu[rank]) gpu[rank] = true, (*intra)++;
+    }
+}
+
+static void joint_agrees_with_its_text_and_visits_fewer_places_than_tar(void **state) {
+    (void)state;
+    static const grace_cluster clusters[] = {{1, 1}, {1, 4}, {2, 2}, {4, 2}, {4, 4}, {3, 1}};
+    int32_t cross[2] = {0}, intra[2] = {0}, moved = 0;
+    for (uint64_t seed = 0; seed < 60; seed++) {
+        gr_rng rng = gr_rng_seed(seed);
+        gr_random_plan_options opt = {2, JOINT_EXPERTS, JOINT_K, clusters[seed % 6], gr_rng_uniform(&rng) * 0.6, 0.3};
+        grace_plan *plan = gr_random_plan(&opt, &rng);
+        int32_t rank = (int32_t)gr_rng_below(&rng, (uint64_t)grace_cluster_ranks(opt.cluster));
+        gr_router *joint = NULL, *tar = NULL;
+        assert_int_equal(gr_router_build(plan, rank, GRACE_ROUTE_JOINT, &joint), GRACE_OK);
+        assert_int_equal(gr_router_build(plan, rank, GRACE_ROUTE_TAR, &tar), GRACE_OK);
+        for (int32_t i = 0; i < 60; i++) {
+            int32_t experts[JOINT_K], slots[JOINT_K], expected[JOINT_K], sequence = (int32_t)gr_rng_below(&rng, 9), position = i * 7;
+            draw_experts(&rng, experts);
+            gr_router_place(joint, i % 2, 1, JOINT_K, experts, &sequence, &position, slots);
+            naive_joint(plan, i % 2, rank, experts, JOINT_K, sequence, position, expected);
+            for (int32_t j = 0; j < JOINT_K; j++) claim(slots[j] == expected[j] && plan->layers[i % 2].expert_of_slot[slots[j]] == experts[j], seed);
+            count_rows(plan, i % 2, rank, slots, &cross[1], &intra[1]);
+            gr_router_place(tar, i % 2, 1, JOINT_K, experts, &sequence, &position, slots);
+            count_rows(plan, i % 2, rank, slots, &cross[0], &intra[0]);
+            for (int32_t j = 0; j < JOINT_K; j++) moved += slots[j] != expected[j];
+        }
+        gr_router_free(joint), gr_router_free(tar);
+        grace_plan_free(plan);
+    }
+    print_message("60 plans: cross-node rows %d under tar, %d joint; inside nodes %d, %d; %d choices differ\n", cross[0], cross[1], intra[0], intra[1], moved);
+    assert_true(cross[1] < cross[0] && intra[1] < intra[0] && moved > 0);
+}
+
+static void joint_does_not_ask_in_which_order_experts_come(void **state) {
+    (void)state;
+    for (uint64_t seed = 0; seed < 20; seed++) {
+        gr_rng rng = gr_rng_seed(seed);
+        gr_random_plan_options opt = {1, JOINT_EXPERTS, JOINT_K, {4, 2}, 0.5, 0.2};
+        grace_plan *plan = gr_random_plan(&opt, &rng);
+        gr_router *router = NULL;
+        assert_int_equal(gr_router_build(plan, 3, GRACE_ROUTE_JOINT, &router), GRACE_OK);
+        for (int32_t i = 0; i < 50; i++) {
+            int32_t experts[JOINT_K], back[JOINT_K], a[JOINT_K], b[JOINT_K], sequence = 4, position = i;
+            draw_experts(&rng, experts);
+            for (int32_t j = 0; j < JOINT_K; j++) back[j] = experts[JOINT_K - 1 - j];
+            gr_router_place(router, 0, 1, JOINT_K, experts, &sequence, &position, a);
+            gr_router_place(router, 0, 1, JOINT_K, back, &sequence, &position, b);
+            for (int32_t j = 0; j < JOINT_K; j++) claim(a[j] == b[JOINT_K - 1 - j], seed);
+        }
+        gr_router_free(router);
+        grace_plan_free(plan);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(turns_sum_to_64_and_are_within_one_of_the_exact_share),
@@ -227,6 +302,8 @@ int main(void) {
         cmocka_unit_test(primary_ignores_copies),
         cmocka_unit_test(the_turn_depends_on_the_token_alone),
         cmocka_unit_test(placing_looks_up_each_choice_by_its_own_turn),
+        cmocka_unit_test(joint_agrees_with_its_text_and_visits_fewer_places_than_tar),
+        cmocka_unit_test(joint_does_not_ask_in_which_order_experts_come),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -84,4 +84,81 @@ static inline int32_t naive_slot(const grace_plan *plan, int32_t layer, int32_t 
     return slots[naive_host(weight, n, turn)];
 }
 
+/* ---- joint, from the text of src/run/joint.h ---- */
+
+/* One choice of places for n experts. can [n][n_places]: where an expert has a copy; free_place [n_places]; order: places from the first on. */
+static inline void naive_places(int32_t n, int32_t n_places, bool can[][64], const bool *free_place, const int32_t *order, const int32_t *vote, int32_t *chosen) {
+    bool visited[64] = {false};
+    for (int32_t i = 0; i < n; i++) {
+        int32_t places = 0, last = 0;
+        chosen[i] = -1;
+        for (int32_t p = 0; p < n_places; p++) {
+            if (can[i][p]) places++, last = p;
+            if (can[i][p] && free_place[p]) chosen[i] = p;
+        }
+        if (places == 1) chosen[i] = last;
+        if (chosen[i] >= 0) visited[chosen[i]] = true;
+    }
+    for (int32_t i = 0; i < n; i++) {
+        if (chosen[i] >= 0) continue;
+        for (int32_t o = n_places; o-- > 0;)
+            if (can[i][order[o]] && visited[order[o]]) chosen[i] = order[o];
+        if (visited[vote[i]]) chosen[i] = vote[i];
+    }
+    for (;;) {
+        int32_t best = -1, best_score = 0;
+        for (int32_t o = 0; o < n_places; o++) {
+            int32_t score = 0;
+            for (int32_t i = 0; i < n; i++)
+                if (chosen[i] < 0 && can[i][order[o]]) score += 1000 + (vote[i] == order[o]);
+            if (score > best_score) best = order[o], best_score = score;
+        }
+        if (best < 0) return;
+        for (int32_t i = 0; i < n; i++)
+            if (chosen[i] < 0 && can[i][best]) chosen[i] = best;
+    }
+}
+
+/* slots [n] that serve a token of `home`; at most 64 ranks. */
+static inline void naive_joint(const grace_plan *plan, int32_t layer, int32_t home, const int32_t *experts, int32_t n, int32_t sequence, int32_t position,
+                               int32_t *slots) {
+    const grace_plan_layer *pl = &plan->layers[layer];
+    int32_t g = plan->cluster.gpus_per_node, n_nodes = plan->cluster.n_nodes, order[64], vote[64], node[64], gpu[64];
+    bool can[64][64] = {{false}}, free_place[64] = {false};
+    for (int32_t i = 0; i < n; i++) {
+        vote[i] = pl->rank_of_slot[naive_slot(plan, layer, experts[i], home, GRACE_ROUTE_TAR, naive_turn(sequence, layer, experts[i], position))] / g;
+        for (int32_t s = 0; s < pl->n_slots; s++)
+            if (pl->expert_of_slot[s] == experts[i]) can[i][pl->rank_of_slot[s] / g] = true;
+    }
+    for (int32_t p = 0; p < n_nodes; p++) order[p] = (home / g + p) % n_nodes, free_place[p] = p == home / g;
+    naive_places(n, n_nodes, can, free_place, order, vote, node);
+    for (int32_t i = 0; i < n; i++) {
+        int32_t here[64], n_here = 0;
+        float weight[64];
+        for (int32_t s = -1; s < pl->n_slots; s++) {
+            int32_t slot = s < 0 ? naive_primary(pl, experts[i]) : s;
+            if (pl->expert_of_slot[slot] == experts[i] && pl->rank_of_slot[slot] / g == node[i] && (s < 0 || slot != naive_primary(pl, experts[i])))
+                here[n_here] = slot, weight[n_here++] = pl->poll_weight[slot];
+        }
+        vote[i] = pl->rank_of_slot[here[naive_host(weight, n_here, naive_turn(sequence, layer, experts[i], position))]];
+        for (int32_t r = 0; r < n_nodes * g; r++) can[i][r] = false;
+        for (int32_t h = 0; h < n_here; h++) can[i][pl->rank_of_slot[here[h]]] = true;
+    }
+    for (int32_t r = 0; r < n_nodes * g; r++) order[r] = (home % g + r) % (n_nodes * g), free_place[r] = r % g == home % g;
+    naive_places(n, n_nodes * g, can, free_place, order, vote, gpu);
+    for (int32_t i = 0; i < n; i++)
+        for (int32_t s = 0; s < pl->n_slots; s++)
+            if (pl->expert_of_slot[s] == experts[i] && pl->rank_of_slot[s] == gpu[i]) slots[i] = s;
+}
+
+/* A token's slots under any policy. */
+static inline void naive_place(const grace_plan *plan, int32_t layer, int32_t home, grace_route route, const int32_t *experts, int32_t n, int32_t sequence,
+                               int32_t position, int32_t *slots) {
+    if (route == GRACE_ROUTE_JOINT) {
+        naive_joint(plan, layer, home, experts, n, sequence, position, slots);
+        return;
+    }
+    for (int32_t i = 0; i < n; i++) slots[i] = naive_slot(plan, layer, experts[i], home, route, naive_turn(sequence, layer, experts[i], position));
+}
+
 #endif
