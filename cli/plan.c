@@ -13,7 +13,7 @@
 #include "plan/quality.h"
 
 enum { KEY_CLUSTER = 0x200, KEY_PLANNER, KEY_GROUPING, KEY_REPLICATION, KEY_R, KEY_SEED, KEY_EMPTY, KEY_TRAIN, KEY_TEST, KEY_TEST_TRACE, KEY_JSON,
-       KEY_MEMORY, KEY_SLOTS, KEY_BALANCE, KEY_TIME, KEY_EQUAL, KEY_FORMAT, KEY_MODEL_LAYERS, KEY_TOP_K };
+       KEY_MEMORY, KEY_SLOTS, KEY_BALANCE, KEY_TIME, KEY_EQUAL, KEY_FORMAT, KEY_MODEL_LAYERS, KEY_TOP_K, KEY_FROM, KEY_MOVES };
 
 typedef enum format { FORMAT_GRACE, FORMAT_SGLANG, FORMAT_FLAT, FORMAT_TRTLLM, FORMAT_ASCEND, FORMAT_OMNI, N_FORMATS } format;
 
@@ -26,8 +26,10 @@ static const struct argp_option options[] = {
     {"ratio", KEY_R, "R", 0, "grace: group sizes may differ from the mean by this share (default: chosen at the knee)", 0},
     {"memory", KEY_MEMORY, "X", 0, "auto, eplb, replicate-node: slots of a rank as a multiple of experts / ranks (default: as grace uses)", 0},
     {"replica-slots", KEY_SLOTS, "N", 0, "the same as a number: slots of a rank in a layer, primaries included", 0},
-    {"balance", KEY_BALANCE, "X", 0, "auto: bound on max/mean predicted load (default 1.1)", 0},
+    {"balance", KEY_BALANCE, "X", 0, "auto: bound on max/mean load (default 1.1), or grace: 0.95 of what the paper's plan has in the layer", 0},
     {"time-limit", KEY_TIME, "SECONDS", 0, "auto: stop searching then (default: none; a plan cut short depends on the machine)", 0},
+    {"from", KEY_FROM, "PLAN", 0, "auto: keep this plan but for a few copies that moved loads ask for; memory as it has, if not given", 0},
+    {"max-moves", KEY_MOVES, "N", 0, "with --from: copies at most that are where none was (default 64)", 0},
     {"equal-slots", KEY_EQUAL, 0, 0, "fill every rank of every layer up to as many slots with useful replicas", 0},
     {"allow-empty-ranks", KEY_EMPTY, 0, 0, "more ranks than experts: some host none", 0},
     {"seed", KEY_SEED, "N", 0, "of the clustering (default 0)", 0},
@@ -53,6 +55,8 @@ typedef struct arguments {
     const char *only_grace;         /* an option given that means something for the planner grace only */
     const char *only_budget;        /* ... for planners that take a memory budget */
     const char *only_auto;          /* ... for auto */
+    const char *from;               /* a plan to start from */
+    bool moves_given;
     bool equal_slots;
     format format;
     int32_t model_layers;
@@ -72,6 +76,7 @@ static void check_together(struct argp_state *state, const arguments *a) {
     bool budget = p == GRACE_PLANNER_EPLB || p == GRACE_PLANNER_REPLICATE_NODE || p == GRACE_PLANNER_AUTO;
     if (a->only_grace && !starts_from_grace) argp_error(state, "--%s is for --planner grace", a->only_grace);
     if (a->only_budget && !budget) argp_error(state, "--%s is for --planner auto, eplb or replicate-node", a->only_budget);
+    if (a->moves_given && !a->from) argp_error(state, "--max-moves needs --from, the plan to start from");
     if (a->only_auto && p != GRACE_PLANNER_AUTO) argp_error(state, "--%s is for --planner auto", a->only_auto);
     if (a->plan.memory > 0 && a->plan.slots_per_rank > 0) argp_error(state, "--memory and --replica-slots say the same: give one");
     if (a->model_layers && a->format != FORMAT_SGLANG && a->format != FORMAT_TRTLLM) argp_error(state, "--model-layers is for --format sglang or trtllm");
@@ -88,7 +93,12 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case KEY_PLANNER: a->plan.planner = choose_planner(state, arg); break;
     case KEY_MEMORY: a->plan.memory = gr_arg_number(state, "memory", arg, 1, 1e6); a->only_budget = "memory"; break;
     case KEY_SLOTS: a->plan.slots_per_rank = (int32_t)gr_arg_int(state, "replica-slots", arg, 1, 1 << 20); a->only_budget = "replica-slots"; break;
-    case KEY_BALANCE: a->plan.balance = gr_arg_number(state, "balance", arg, 1, 1e6); a->only_auto = "balance"; break;
+    case KEY_BALANCE:
+        a->plan.balance = strcmp(arg, "grace") == 0 ? 0 : gr_arg_number(state, "balance", arg, 1, 1e6);
+        a->only_auto = "balance";
+        break;
+    case KEY_FROM: a->from = arg; a->only_auto = "from"; break;
+    case KEY_MOVES: a->plan.max_moves = (int32_t)gr_arg_int(state, "max-moves", arg, 0, INT32_MAX); a->moves_given = true; break;
     case KEY_TIME: a->plan.time_limit_s = gr_arg_number(state, "time-limit", arg, 0, 1e9); a->only_auto = "time-limit"; break;
     case KEY_EMPTY: a->plan.empty_ranks = true; break;
     case KEY_EQUAL: a->equal_slots = true; break;
@@ -296,12 +306,13 @@ static grace_status plan_trace(const arguments *a) {
     grace_status st = GRACE_OK;
     grace_profile *profile = NULL;
     grace_bundles *bundles = NULL;
-    grace_plan *plan = NULL;
+    grace_plan *plan = NULL, *from = NULL;
     grace_plan_options opt = a->plan;
     figures f = {0};
     double start;
     GR_TRY(read_input(a, &profile, &bundles));
-    opt.bundles = bundles;
+    if (a->from) GR_TRY(grace_plan_load(a->from, &from));
+    opt.bundles = bundles, opt.from = from;
     start = gr_now_us();
     GR_TRY(grace_plan_build(profile, a->cluster, &opt, &plan));
     if (a->equal_slots) GR_TRY(make_equal(profile, &plan));
@@ -312,7 +323,7 @@ static grace_status plan_trace(const arguments *a) {
     if (a->json) st = print_json(a, plan, &f);
     else print_table(a, plan, &f);
 done:
-    grace_plan_free(plan);
+    grace_plan_free(plan), grace_plan_free(from);
     grace_bundles_free(bundles);
     grace_profile_free(profile);
     return st;

@@ -1,10 +1,12 @@
 #include "plan_cases.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/clock.h"
 #include "base/memory.h"
+#include "plan/bundle.h"
 
 enum { TEST_BUNDLES = 1 << 16 };
 
@@ -111,6 +113,46 @@ grace_status gr_case_rungs_run(const gr_unit *u, grace_cluster cluster, uint64_t
     grace_status st = GRACE_OK;
     for (int i = 0; i < GR_N_CASE_RUNGS; i++) GR_TRY(run_rung(&gr_case_rungs[i], u, cluster, seed, &rows[i]));
 done:
+    return st;
+}
+
+/* ---- moves ---- */
+
+enum { MOVES = 16, REPEAT_MAX = 101 };
+
+/* The first layer only, borrowed. */
+static gr_half first_layer(const gr_half *h, grace_profile *profile, grace_bundles *bundles) {
+    *profile = *h->profile, *bundles = *h->bundles;
+    profile->info.n_layers = bundles->n_layers = 1;
+    return (gr_half){profile, bundles};
+}
+
+static int by_value(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+grace_status gr_replan_layer(const gr_unit *u, grace_cluster cluster, int32_t repeat, double *median_us) {
+    grace_status st = GRACE_OK;
+    grace_profile profiles[2];
+    grace_bundles bundles[2];
+    gr_half train = first_layer(&u->train, &profiles[0], &bundles[0]), test = first_layer(&u->test, &profiles[1], &bundles[1]);
+    grace_plan_options opt = grace_plan_defaults();
+    grace_plan *before = NULL, *after = NULL;
+    double us[REPEAT_MAX];
+    GR_CHECK(repeat >= 1 && repeat <= REPEAT_MAX, GRACE_ERR_ARG, "expected 1 to %d repeats, found %d", REPEAT_MAX, repeat);
+    GR_TRY(gr_recipe_plan(&gr_recipes[GR_RECIPE_AUTO_125], &train, cluster, 0, &before));
+    opt.planner = GRACE_PLANNER_AUTO, opt.bundles = test.bundles, opt.from = before, opt.max_moves = MOVES;
+    for (int32_t i = 0; i < repeat; i++) {
+        double start = gr_now_us();
+        GR_TRY(grace_plan_build(test.profile, cluster, &opt, &after));
+        us[i] = gr_now_us() - start;
+        grace_plan_free(after), after = NULL;
+    }
+    qsort(us, (size_t)repeat, sizeof *us, by_value);
+    *median_us = us[repeat / 2];
+done:
+    grace_plan_free(before), grace_plan_free(after);
     return st;
 }
 

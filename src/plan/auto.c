@@ -106,7 +106,7 @@ static grace_status layer_open(void *context, int32_t layer) {
     gr_auto_layer *al = &a->layers[layer];
     int32_t nodes = a->cluster.n_nodes;
     size_t n = (size_t)a->n;
-    GR_TRY(sample_bundles(&a->opt.bundles->layers[layer], a->top_k, bundles_most(nodes), &al->sample));
+    GR_TRY(sample_bundles(&a->opt.bundles->layers[layer], a->top_k, bundles_most(nodes) / (a->opt.from ? 4 : 1), &al->sample));      /* a few moves need less */
     GR_TRY(gr_nodes_open(&al->sample, a->top_k, a->profile->load + (size_t)layer * n, a->n, a->cluster, &al->nodes));
     GR_CALLOC(al->parts, nodes);
     GR_CALLOC(al->fetch, n * (size_t)nodes);
@@ -144,8 +144,10 @@ static grace_status read_grace(gr_auto *a) {
     grace_plan *plan = NULL;
     gr_shares shares = {0};
     double rank_load[GRACE_RANKS_MAX];
-    paper.planner = GRACE_PLANNER_GRACE;
+    paper.planner = GRACE_PLANNER_GRACE, paper.from = NULL;
     GR_CALLOC(a->grace_ratio, a->n_layers);
+    for (int32_t l = 0; l < a->n_layers; l++) a->grace_ratio[l] = INFINITY;
+    if (a->opt.from && a->opt.balance > 0) return st;       /* a few moves should cost a few milliseconds */
     GR_TRY(grace_plan_build(a->profile, a->cluster, &paper, &plan));
     for (int32_t l = 0; l < a->n_layers; l++) {
         gr_shares_free(&shares);
@@ -192,6 +194,10 @@ grace_status gr_plan_auto(const grace_profile *profile, const grace_plan_options
     grace_status st = GRACE_OK;
     gr_auto a = {0};
     GR_TRY(auto_open(profile, opt, plan->cluster, &a));
+    if (opt->from) {
+        st = gr_auto_from(&a, plan);
+        goto done;
+    }
     GR_TRY(gr_auto_place_nodes(&a));
     GR_TRY(gr_auto_label_nodes(&a));
     GR_TRY(gr_auto_place_gpus(&a));

@@ -47,5 +47,10 @@ grace_status gr_auto_count_relief(gr_auto *a, int64_t *n_copies);      /* copies
 grace_status gr_auto_label_nodes(gr_auto *a);
 grace_status gr_auto_place_gpus(gr_auto *a);
 grace_status gr_auto_fill_tables(gr_auto *a, grace_plan *plan);
+/* Loads and poll weights of a layer that is placed. rank_of_expert [n]: the primaries. */
+grace_status gr_auto_settle(const gr_auto *a, int32_t layer, const int32_t *rank_of_expert, grace_plan *plan);
+
+/* auto_from.c: instead of all that, from opt.from with opt.max_moves copies loaded anew at most. */
+grace_status gr_auto_from(gr_auto *a, grace_plan *plan);
 
 #endif

@@ -369,6 +369,12 @@ done:
     return st;
 }
 
+grace_status gr_auto_settle(const gr_auto *a, int32_t layer, const int32_t *rank_of_expert, grace_plan *plan) {
+    const double *load = a->profile->load + (size_t)layer * (size_t)a->n;
+    gr_rank_loads(load, rank_of_expert, a->n, a->n_ranks, plan->layers[layer].load_before);
+    return settle_shares(plan, layer, load);
+}
+
 grace_status gr_auto_fill_tables(gr_auto *a, grace_plan *plan) {
     grace_status st = GRACE_OK;
     int32_t *rank_of_expert = NULL, n_copies;
@@ -376,11 +382,9 @@ grace_status gr_auto_fill_tables(gr_auto *a, grace_plan *plan) {
     GR_CALLOC(rank_of_expert, a->n);
     GR_CALLOC(copies, (size_t)a->n * (size_t)a->n_ranks);
     for (int32_t l = 0; l < a->n_layers; l++) {
-        const double *load = a->profile->load + (size_t)l * (size_t)a->n;
         list_places(a, &a->layers[l], rank_of_expert, copies, &n_copies);
         GR_TRY(gr_plan_place(plan, l, rank_of_expert, copies, n_copies));
-        gr_rank_loads(load, rank_of_expert, a->n, a->n_ranks, plan->layers[l].load_before);
-        GR_TRY(settle_shares(plan, l, load));
+        GR_TRY(gr_auto_settle(a, l, rank_of_expert, plan));
     }
 done:
     free(rank_of_expert), free(copies);

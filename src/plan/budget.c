@@ -32,6 +32,7 @@ grace_status gr_slot_budget(const grace_profile *profile, grace_cluster cluster,
     int64_t n_ranks = grace_cluster_ranks(cluster), n_layers = profile->info.n_layers, slots, n_all = n_layers * profile->info.n_experts;
     if (opt->memory > 0) slots = (int64_t)floor(opt->memory * (double)n_all / (double)n_ranks + 1e-9);
     else if (opt->slots_per_rank > 0) slots = n_layers * opt->slots_per_rank;
+    else if (opt->from) slots = gr_fullest_rank(opt->from);
     else GR_TRY(budget_of_grace(profile, cluster, opt, &slots));
     GR_CHECK(slots * n_ranks >= n_all, GRACE_ERR_LIMIT,
              "plan: %" PRId64 " slots on each of %" PRId64 " ranks cannot hold %" PRId64 " experts in all layers: %" PRId64 " a rank are missing", slots,

@@ -33,7 +33,7 @@ typedef struct builder {
 grace_plan_options grace_plan_defaults(void) {
     return (grace_plan_options){
         .planner = GRACE_PLANNER_GRACE, .grouping = GRACE_GROUPING_CONTROLLED, .replication = GRACE_REPLICATION_DYNAMIC, .r = -1,
-        .eplb_groups = 1, .balance = 1.1, .w_gpu = 0.1};
+        .eplb_groups = 1, .balance = 1.1, .w_gpu = 0.1, .max_moves = 64};
 }
 
 const char *grace_planner_name(grace_planner planner) {
@@ -58,6 +58,8 @@ static grace_status check_options(const grace_plan_options *opt) {
     GR_CHECK(opt->balance == 0 || opt->balance >= 1, GRACE_ERR_ARG,
              "plan: balance: expected a bound of 1 or more on max/mean load (or 0: under that of grace), found %g", opt->balance);
     GR_CHECK(opt->w_gpu >= 0 && opt->w_gpu <= 1e9, GRACE_ERR_ARG, "plan: weight of rows inside a node: expected 0 to 1e9, found %g", opt->w_gpu);
+    GR_CHECK(!opt->from || opt->planner == GRACE_PLANNER_AUTO, GRACE_ERR_ARG, "plan: only planner auto starts from a plan");
+    GR_CHECK(opt->max_moves >= 0, GRACE_ERR_ARG, "plan: moves: expected 0 or more, found %d", opt->max_moves);
     GR_CHECK(opt->time_limit_s >= 0, GRACE_ERR_ARG, "plan: time limit: expected 0 seconds (none) or more, found %g", opt->time_limit_s);
 done:
     return st;

@@ -47,6 +47,8 @@ void gr_nodes_group(gr_nodes *s, const int32_t *node_of);
 void gr_nodes_apply(gr_nodes *s, gr_node_op op);
 /* Rows (tokens x homes) that an operation saves; exact. */
 int64_t gr_nodes_gain(const gr_nodes *s, gr_node_op op);
+/* What an operation adds to gr_nodes_score(); slack: as for a pass. */
+double gr_nodes_change(const gr_nodes *s, gr_node_op op, double slack);
 double gr_nodes_rows(const gr_nodes *s);            /* cross-node rows a token */
 /* Rows a token + price x copies + penalties for loads over the bounds. */
 double gr_nodes_score(const gr_nodes *s);

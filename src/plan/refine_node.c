@@ -231,8 +231,7 @@ static double rows_saved(const gr_nodes *s, gr_node_op op) {
     return s->bundles->n_tokens > 0 ? (double)gr_nodes_gain(s, op) / s->n_nodes / (double)s->bundles->n_tokens : 0;
 }
 
-/* What an operation adds to the score. */
-static double change_of(const gr_nodes *s, gr_node_op op, double slack) {
+double gr_nodes_change(const gr_nodes *s, gr_node_op op, double slack) {
     double price = s->price < 0 ? 0 : s->price;
     return penalty_change(s, op, slack) - rows_saved(s, op) + price * more_copies(op);
 }
@@ -249,7 +248,7 @@ static void consider(choice *c, gr_node_op op) {
     if (op.drop >= 0 && locked(s, op.expert, op.drop)) return;
     if (op.add < 0 && op.drop < 0 && locked(s, op.expert, op.primary)) return;
     if (s->price < 0 && more_copies(op) > 0) return;
-    double change = change_of(s, op, c->slack);
+    double change = gr_nodes_change(s, op, c->slack);
     if (c->found && change >= c->best) return;
     c->best = change, c->op = op, c->found = true;
 }
@@ -290,7 +289,7 @@ double gr_nodes_pass(gr_nodes *s, double slack) {
         for (int32_t e = 0; e < s->n; e++)
             for (int32_t q = 0; q < s->n_nodes; q++) consider_node(&c, (int16_t)e, (int16_t)q);
         if (!c.found) break;
-        score += change_of(s, c.op, 0);
+        score += gr_nodes_change(s, c.op, 0);
         s->done[n_done] = (gr_node_op){c.op.expert, c.op.add, c.op.drop, s->primary[c.op.expert]};      /* the primary to go back to */
         gr_nodes_apply(s, c.op);
         lock(s, c.op);
