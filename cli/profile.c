@@ -13,7 +13,7 @@ static const struct argp_option options[] = {
     {0, 0, 0, 0, "Profiling:", 5},
     {"output", 'o', "FILE", 0, "the trace (default profile.trace)", 5},
     {"tokens", KEY_TOKENS, "N", 0, "tokens per file (default 0: all)", 5},
-    {"window", KEY_WINDOW, "N", 0, "tokens of a sequence (default 512)", 5},
+    {"window", KEY_WINDOW, "N", 0, "tokens of a sequence (default 512, or the model's context if that is shorter)", 5},
     {"weights", KEY_WEIGHTS, "KIND", 0, "keep gate weights too: none (default), u8 (for weights from 0 to 1) or f16", 5},
     {"documents", KEY_DOCUMENTS, "WHICH", 0, "all (default), even or odd ones of each file; byte 0x1e separates documents", 5},
     {0},
@@ -125,6 +125,8 @@ static grace_status profile(arguments *a, gr_session *s, char **names) {
     grace_status st = GRACE_OK;
     gr_request_list list = {0};
     grace_engine *engine = NULL;
+    int32_t context = grace_model_describe(s->model)->context_max;
+    if (a->corpus.window == 0) a->corpus.window = context < 512 ? context : 512;
     GR_TRY(grace_comm_agree(s->comm, gr_corpus_requests(&list, s->tokenizer, a->files, a->n_files, &a->corpus, names)));
     a->run.engine.trace_path = a->output;
     a->run.engine.trace_domains = (const char *const *)names;
@@ -142,7 +144,7 @@ int gr_cmd_profile(int argc, char **argv) {
     static const struct argp_child children[] = {{&gr_run_argp, 0, 0, 0}, {0}};
     static const struct argp argp = {options, parse, "TEXT_FILE...", "Run text through a model and record which experts fire: one file per domain.",
                                      children, 0, 0};
-    arguments a = {.run = gr_run_defaults(), .corpus = {GR_DOCUMENTS_ALL, 512, 0}, .output = "profile.trace"};
+    arguments a = {.run = gr_run_defaults(), .corpus = {GR_DOCUMENTS_ALL, 0, 0}, .output = "profile.trace"};
     gr_session session;
     char *names[64] = {0};
     int code;
