@@ -4,6 +4,12 @@
 #include <stddef.h>
 
 #include "grace/status.h"
+#ifdef __cplusplus
+extern "C" {
+#define GR_NORETURN [[noreturn]]
+#else
+#define GR_NORETURN _Noreturn
+#endif
 
 /* Remember the sentence for grace_last_error() and return status. */
 grace_status gr_fail(grace_status status, const char *format, ...) __attribute__((format(printf, 2, 3)));
@@ -16,7 +22,10 @@ static inline grace_status gr_failed(grace_status status) {
 
 /* Put "prefix: " before the last sentence, for callers that know more (a file name, a rank). */
 grace_status gr_fail_in(grace_status status, const char *format, ...) __attribute__((format(printf, 2, 3)));
-_Noreturn void gr_assert_failed(const char *file, int line, const char *condition);
+GR_NORETURN void gr_assert_failed(const char *file, int line, const char *condition);
+#ifdef __cplusplus
+}
+#endif
 
 /* Both need a local `grace_status st` and a label `done`. */
 #define GR_CHECK(condition, status, ...)            \
