@@ -4,7 +4,9 @@ set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 
 each() { sed "s#^#$1: #"; }         # stdin: one finding a line
-sources() { git ls-files -- 'src/*.c' 'src/*.h' 'include/*.h' 'cli/*.c' 'cli/*.h' 'bench/*.c' 'tests/*.c' 'tests/*.h'; }
+sources() { git ls-files -- 'src/*.c' 'src/*.h' 'src/*.cu' 'src/*.cuh' 'include/*.h' 'cli/*.c' 'cli/*.h' 'bench/*.c' 'bench/*.cu' 'tests/*.c' 'tests/*.h'; }
+# What includes CUDA's headers is looked at where they are.
+without_cuda() { if command -v nvcc >/dev/null; then cat; else grep -v '^src/compute/cuda/'; fi; }
 texts() { sources; git ls-files -- run .ci/run Makefile CMakeLists.txt '*/CMakeLists.txt' '*.cmake' '*.sh' '*.md'; }
 
 # ---- form: .clang-format is for new code; hand-made columns and one-line structs stay as they were written ----
@@ -26,7 +28,7 @@ check_headers() {
     read -ra mpi < <(mpicc --showme:compile 2>/dev/null)
     while IFS= read -r header; do
         gcc -std=c11 "${warn[@]}" -Wno-unused-function -Isrc "${mpi[@]}" -x c "$header" 2>&1 | grep -E 'error' | head -n 3 | each 'as C11'
-    done < <(git ls-files -- 'include/*.h' 'src/*.h' | grep -v '_body\.h$')
+    done < <(git ls-files -- 'include/*.h' 'src/*.h' | grep -v '_body\.h$' | without_cuda)
     while IFS= read -r header; do
         g++ -std=c++17 "${warn[@]}" -x c++ "$header" 2>&1 | grep -E 'error' | head -n 3 | each 'as C++'
         grep -nE '#include "' "$header" | grep -v '#include "grace/' | sed "s#^#$header:#" | each 'public header includes an internal one'
@@ -78,8 +80,8 @@ check_tools() {
     git ls-files -- run .ci/run '*.sh' | xargs -r shellcheck -f gcc | each shellcheck
     cppcheck --quiet --std=c11 --enable=warning,performance,portability --inline-suppr --error-exitcode=0 -D_GNU_SOURCE -DGRACE_HAVE_MPI \
         --suppress=missingIncludeSystem --suppress=normalCheckLevelMaxBranches --suppress=unknownMacro --suppress=arrayIndexThenCheck --suppress=zerodiv --library=posix -Iinclude -Isrc -j 2 \
-        --template='{file}:{line}: {severity}: {message} [{id}]' src cli bench 2>&1 | each cppcheck
-    git ls-files -- 'src/*.c' 'cli/*.c' 'bench/*.c' | xargs -r -P "$(nproc)" -n 1 clang-tidy -p build/release --quiet 2>/dev/null |
+        -i src/compute/cuda --template='{file}:{line}: {severity}: {message} [{id}]' src cli bench 2>&1 | each cppcheck
+    git ls-files -- 'src/*.c' 'cli/*.c' 'bench/*.c' | without_cuda | xargs -r -P "$(nproc)" -n 1 clang-tidy -p build/release --quiet 2>/dev/null |
         grep -E '^/.*(warning|error): ' | sed "s#^$PWD/##" | sort -u | each clang-tidy
 }
 

@@ -1,0 +1,24 @@
+/* What the files of the cuda backend share on the host. */
+#ifndef GR_COMPUTE_CUDA_CUDA_H
+#define GR_COMPUTE_CUDA_CUDA_H
+#include <cuda.h>
+#include <cuda_runtime_api.h>
+#include <stdint.h>
+
+#include "base/status.h"
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* GRACE_OK, or MEMORY or UNSUPPORTED with "cuda: what: the driver's words". */
+grace_status gr_cuda_status(cudaError_t error, const char *what);
+
+enum { GR_CUDA_BOX_COLUMNS = 64 };      /* of bf16: 128 bytes, a row of the swizzle */
+
+/* A row-major bf16 matrix [rows, cols] as boxes of box_rows x 64 columns in the 128-byte swizzle. */
+grace_status gr_cuda_map_open(const void *matrix, int64_t rows, int64_t cols, int32_t box_rows, CUtensorMap *out);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,26 @@
+/* One layer's experts on the device, between the host's side (experts.c) and the kernels (experts.cu). */
+#ifndef GR_COMPUTE_CUDA_EXPERTS_H
+#define GR_COMPUTE_CUDA_EXPERTS_H
+#include "compute/cuda/cuda.h"
+#include "compute/cuda/moe.h"
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum { GR_CUDA_WEIGHT_BOX_ROWS = 128, GR_CUDA_PAIR_BOX_ROWS = 64 };
+
+struct gr_cuda_experts {
+    int32_t n_slots, hidden, width, n_pairs_max;
+    int32_t n_processors;
+    void *act;                                          /* [n_pairs_max, width] silu(gate x) * up x */
+    CUtensorMap up_boxes, down_boxes, act_boxes;
+};
+
+/* The same result, to the rounding: tiles of 64 x 128 with a deep ring, for few rows a slot, where memory is the limit; 128 x 256, where arithmetic is. */
+grace_status gr_cuda_experts_few(const gr_cuda_experts *e, const gr_cuda_pairs *pairs, const void *rows, void *y, cudaStream_t stream);
+grace_status gr_cuda_experts_many(const gr_cuda_experts *e, const gr_cuda_pairs *pairs, const void *rows, void *y, cudaStream_t stream);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,44 @@
+/* One MoE layer's random inputs on the host and on the device, and its reference in double precision. */
+#ifndef TESTS_CUDA_MOE_CASE_H
+#define TESTS_CUDA_MOE_CASE_H
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "compute/cuda/moe.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum spread { SPREAD_EVEN, SPREAD_SKEWED, SPREAD_ONE } spread;     /* of choices over slots: alike, few hot ones, all choices on the lowest slots */
+
+typedef struct moe_case {
+    int32_t n_slots, hidden, width, n_rows, top_k;
+    uint16_t *rows, *gate_up, *down;                /* bf16, host */
+    int32_t *slot;
+    float *weight;
+    void *d_rows, *d_gate_up, *d_down, *d_y, *d_out;
+    int32_t *d_slot;
+    float *d_weight;
+    gr_cuda_pairs pairs;
+    gr_cuda_experts *experts;
+} moe_case;
+
+/* On any failure these say what failed and end the program. */
+void must(bool ok, const char *what);
+void *to_device(const void *from, size_t bytes);        /* from NULL: not filled. cudaFree() it */
+void fill_bf16(uint64_t seed, uint16_t *to, size_t n, float scale);     /* nearly normal; a long random piece again and again, of no round length */
+float from_bf16(uint16_t b);
+
+/* Sizes are set, the rest zero. Outputs on the device are NaN until something is written. */
+void moe_case_open(moe_case *c, uint64_t seed, spread how);
+void moe_case_close(moe_case *c);
+void moe_case_run(const moe_case *c, gr_cuda_stream stream);            /* group, experts, combine */
+/* y [hidden] of one row, and the size of what was added up for it, for a bound: of each expert its output and the root of the width times a mean term. */
+void moe_reference(const moe_case *c, int32_t row, double *y, double *magnitude);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
