@@ -70,7 +70,7 @@ static grace_status inspect_model(const arguments *a) {
     gr_json_set_int(o, "head_dim", m->head_dim);
     gr_json_set_int(o, "vocabulary", m->vocab);
     gr_json_set_int(o, "context", m->context_max);
-    gr_json_set_int(o, "kv_token_bytes", 2 * (int64_t)m->n_layers * m->n_kv_heads * m->head_dim * (int64_t)sizeof(float));
+    gr_json_set_int(o, "kv_token_bytes", grace_model_kv_token_bytes(m));
     gr_json_set_hex(o, "fingerprint", m->fingerprint);
     st = print_facts(a, o);
 done:

@@ -103,7 +103,7 @@ uint64_t grace_engine_logits_hash(const grace_engine *engine);  /* of all reques
 enum { GRACE_LINK_SELF, GRACE_LINK_INTRA, GRACE_LINK_CROSS, GRACE_N_LINKS };
 enum { GRACE_STAGE_CROSS, GRACE_STAGE_NODE, GRACE_N_STAGES };   /* hsc stage 1 and 2; flat and per-expert use NODE only */
 enum {
-    GRACE_TIME_ATTENTION,           /* norms, projections, attention */
+    GRACE_TIME_ATTENTION,           /* norms, projections, attention, dense layers and shared experts */
     GRACE_TIME_GATE,
     GRACE_TIME_ROUTE,               /* place and build the exchange: bookkeeping, no data movement */
     GRACE_TIME_DISPATCH,            /* moving and waiting */

@@ -59,6 +59,11 @@ void gr_file_unmap(gr_file *file) {
     *file = (gr_file){0};
 }
 
+void gr_file_forget(const void *bytes, size_t n) {
+    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), first = ((uintptr_t)bytes + page - 1) / page * page, end = ((uintptr_t)bytes + n) / page * page;
+    if (first < end) madvise((char *)bytes + (first - (uintptr_t)bytes), end - first, MADV_DONTNEED);
+}
+
 static grace_status write_all(int fd, const char *path, const char *bytes, size_t n) {
     while (n > 0) {
         ssize_t done = write(fd, bytes, n);

@@ -11,6 +11,8 @@ typedef struct gr_file { const void *data; size_t n; } gr_file;    /* n = 0: dat
 /* Map a regular file read-only. Fails with IO (message has path and reason). */
 grace_status gr_file_map(const char *path, gr_file *out);
 void gr_file_unmap(gr_file *file);                              /* accepts a zeroed one */
+/* Let go of the memory of n bytes of a mapped file that were read for the last time; whole pages only, and reading them again still works. */
+void gr_file_forget(const void *bytes, size_t n);
 
 /* A regular file for reading at any place; *n is its size now. Fails with IO. The caller closes *fd. */
 grace_status gr_file_open(const char *path, int *fd, size_t *n);

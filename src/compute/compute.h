@@ -20,30 +20,50 @@ typedef struct gr_weight gr_weight;     /* a tensor the backend can compute with
 
 enum { GR_KV_PAGE = 16 };               /* tokens of a KV page */
 
-/* One layer's attention over n_rows rows of several sequences (ragged batch). Rows of one sequence are consecutive, positions ascending. */
+/* One layer's attention over n_rows rows of several sequences (ragged batch). Rows of one sequence are consecutive, positions ascending.
+ * Latent attention is the same with one kv head: a key is a latent and the turned key behind it, the latent is the value too, and queries and
+ * results are brought there and back by linear_heads. */
 typedef struct gr_attention {
     int32_t n_rows;
     const int32_t *sequence_of_row;     /* [n_rows] index into page_table */
     const int32_t *position_of_row;     /* [n_rows] */
     const int32_t *page_table;          /* [n_sequences, pages_max] page of each 16 positions */
     int32_t pages_max;
-    float *k_pages, *v_pages;           /* this layer's cache [n_pages, GR_KV_PAGE, n_kv_heads * head_dim], backend memory */
-    int32_t n_heads, n_kv_heads, head_dim;
-    const gr_weight *q_norm, *k_norm;   /* NULL: none; cols == n_heads*head_dim: over the whole projection; cols == head_dim: per head */
-    float norm_eps, rope_theta, clip_qkv;   /* clip 0: none. Order: clip after norm as OLMoE does: norm(q), clip, heads, rope */
-    float *q, *k, *v;                   /* [n_rows, heads * head_dim] projections; overwritten */
-    float *out;                         /* [n_rows, n_heads * head_dim] */
+    int32_t n_heads, n_kv_heads;
+    int32_t key_dim, value_dim;         /* elements of a head of q and k, and of v and out */
+    float *k_pages, *v_pages;           /* this layer's cache [n_pages, GR_KV_PAGE, n_kv_heads * key_dim or value_dim], backend memory; v_pages NULL:
+                                         * values are the first value_dim elements of keys */
+    const gr_weight *q_norm, *k_norm;   /* NULL: none; cols == n_heads*key_dim: over the whole projection; else over the first cols of every head */
+    const gr_weight *sinks;             /* NULL: none; [1, n_heads] a score beside those of the positions, without a value */
+    float norm_eps, clip_qkv;           /* clip 0: none. Order: clip after norm as OLMoE does: norm(q), clip, heads, rope */
+    float scale;                        /* of scores, above 0 */
+    int32_t window;                     /* positions a row sees, its own included; 0: all */
+    const grace_rope *rope;             /* turns the last rope->dim elements of every head of q and k */
+    float *q, *k, *v;                   /* [n_rows, heads * dim] projections; overwritten. v NULL as v_pages */
+    float *out;                         /* [n_rows, n_heads * value_dim] */
 } gr_attention;
 
-/* Expert SwiGLU over pairs grouped by slot: pair p of slot s computes out[p] = down(silu(gate x) * (up x)), x = in[row_of_pair[p]]. */
+/* MLPs over pairs grouped by slot: pair p of slot s computes out[p] = down(act(gate x, up x)), x = in[row_of_pair[p]]. */
 typedef struct gr_experts {
     int32_t n_slots;                    /* slots of this rank */
-    const gr_weight *const *gate, *const *up, *const *down;     /* [n_slots] */
+    const struct gr_mlp *slots;         /* [n_slots] all of one shape */
+    float swiglu_limit;                 /* grace_model_info */
     const int32_t *first_pair;          /* [n_slots + 1] */
     const int32_t *row_of_pair;         /* [n_pairs] */
     const float *in;                    /* [n_rows, hidden] */
     float *out;                         /* [n_pairs, hidden] */
 } gr_experts;
+
+typedef struct gr_mlp {
+    gr_weight *gate, *up, *down;                    /* [width, hidden] x2, [hidden, width] */
+    gr_weight *gate_bias, *up_bias, *down_bias;     /* [1, rows]; NULL: none */
+} gr_mlp;
+
+/* A layer's router. */
+typedef struct gr_router_weights {
+    const gr_weight *w;                 /* [n_experts, hidden] */
+    const gr_weight *bias, *correction; /* [1, n_experts], of logits and of choices; NULL: none */
+} gr_router_weights;
 
 typedef struct gr_sampling { float temperature, top_p; int32_t top_k; uint64_t seed; int32_t position; } gr_sampling;
 
@@ -61,12 +81,19 @@ typedef struct gr_compute_ops {
     grace_status (*norm)(gr_compute *c, const gr_weight *w, float eps, const float *x, int32_t n_rows, float *out);
     /* out [n_rows, W.rows] = x [n_rows, W.cols] W^T */
     grace_status (*linear)(gr_compute *c, const gr_weight *w, const float *x, int32_t n_rows, float *out);
-    /* norm, clip, rope (element i with i + head_dim/2), append k and v to the pages, causal softmax attention */
+    /* x[i] += bias, [1, width] */
+    grace_status (*add_bias)(gr_compute *c, const gr_weight *bias, int32_t n_rows, float *x);
+    /* The weight's rows in n_heads equal parts; part h meets the piece h of every row: out piece [rows / n_heads] = part h x piece [cols]. n_kept
+     * elements behind a piece of x are copied behind its out piece. */
+    grace_status (*linear_heads)(gr_compute *c, const gr_weight *w, int32_t n_heads, int32_t n_kept, const float *x, int32_t n_rows, float *out);
+    /* norm, clip, rope, append k and v to the pages, causal softmax attention */
     grace_status (*attention)(gr_compute *c, const gr_attention *a);
-    /* softmax(x W^T) over experts; the top_k largest, equal ones by id; divided by their sum when norm_topk.
-     * ids, weights [n_rows, top_k] largest first. NaN or infinity in the logits fails with NUMERIC and names the row. */
-    grace_status (*gate)(gr_compute *c, const gr_weight *w, const float *x, int32_t n_rows, int32_t top_k, bool norm_topk,
+    /* The top_k experts of every row by grace_gate, equal choices by id; ids, weights [n_rows, top_k], largest weight first, equal ones by id.
+     * NaN or infinity in the logits fails with NUMERIC and names the row. */
+    grace_status (*gate)(gr_compute *c, const gr_router_weights *router, const grace_gate *rule, const float *x, int32_t n_rows, int32_t top_k,
                          int32_t *ids, float *weights);
+    /* y[i] *= sigmoid(w x[i]), w [1, hidden], y [n_rows, hidden] */
+    grace_status (*scale_rows)(gr_compute *c, const gr_weight *w, const float *x, int32_t n_rows, float *y);
     grace_status (*experts)(gr_compute *c, const gr_experts *e);
     /* out[i] = in[index[i]], rows of `width` floats */
     grace_status (*gather)(gr_compute *c, const float *in, const int32_t *index, int32_t n_rows, int32_t width, float *out);

@@ -9,19 +9,17 @@
 #include "model/family.h"
 
 static const gr_family *const families[] = {
-    &gr_family_olmoe,
+    &gr_family_olmoe, &gr_family_deepseek_v2, &gr_family_qwen3_moe, &gr_family_qwen2_moe, &gr_family_mixtral, &gr_family_deepseek_v3, &gr_family_gpt_oss,
 };
 
-/* Keys nobody reads. accepted NULL: the key has no part in the network's mathematics, whatever its value. Else the values, as JSON,
- * separated by '|', that mean what this build computes. A key that is not here and was not read is refused. */
-static const struct rule { const char *key, *accepted; } rules[] = {
+/* For all families; a family may have more, which go first. */
+static const gr_rule shared_rules[] = {
     {"hidden_act", "\"silu\""},
     {"attention_bias", "false|null"},
     {"mlp_bias", "false|null"},
     {"sliding_window", "null"},
     {"use_sliding_window", "false|null"},
     {"partial_rotary_factor", "1|1.0|null"},
-    {"quantization_config", "null"},
     {"is_encoder_decoder", "false"},
     {"add_cross_attention", "false"},
     {"pruned_heads", "{}|null"},
@@ -63,11 +61,12 @@ static const struct rule { const char *key, *accepted; } rules[] = {
     {"problem_type", NULL},
     {"task_specific_params", NULL},
     {"finetuning_task", NULL},
+    {0},
 };
 
 /* ---- the reader ---- */
 
-static void mark_seen(gr_config *c, const char *key) {
+void gr_config_mark_seen(gr_config *c, const char *key) {
     GR_ASSERT((size_t)c->n_seen < sizeof c->seen / sizeof *c->seen);
     c->seen[c->n_seen++] = key;
 }
@@ -83,24 +82,33 @@ done:
 
 grace_status gr_config_count(gr_config *c, const char *key, int32_t max, int32_t *out) {
     int64_t value = 0;
-    mark_seen(c, key);
+    gr_config_mark_seen(c, key);
     grace_status st = gr_json_int(c->object, c->where, key, INT64_MIN, INT64_MAX, &value);
     return st ? st : check_count(c, key, value, max, out);
 }
 
-static bool absent(const gr_config *c, const char *key) { return gr_json_kind_of(gr_json_get(c->object, key)) == GR_JSON_NULL; }
+bool gr_config_absent(const gr_config *c, const char *key) { return gr_json_kind_of(gr_json_get(c->object, key)) == GR_JSON_NULL; }
 
 grace_status gr_config_count_or(gr_config *c, const char *key, int32_t max, int32_t fallback, int32_t *out) {
-    if (!absent(c, key)) return gr_config_count(c, key, max, out);
-    mark_seen(c, key);
+    if (!gr_config_absent(c, key)) return gr_config_count(c, key, max, out);
+    gr_config_mark_seen(c, key);
     *out = fallback;
     return GRACE_OK;
+}
+
+grace_status gr_config_number_or(gr_config *c, const char *key, int32_t max, int32_t fallback, int32_t *out) {
+    int64_t value = 0;
+    gr_config_mark_seen(c, key);
+    grace_status st = gr_json_int_or(c->object, c->where, key, INT64_MIN, INT64_MAX, fallback, &value);
+    if (!st && value == 0) *out = 0;
+    else if (!st) st = check_count(c, key, value, max, out);
+    return st;
 }
 
 grace_status gr_config_positive(gr_config *c, const char *key, float *out) {
     grace_status st = GRACE_OK;
     double value = 0;
-    mark_seen(c, key);
+    gr_config_mark_seen(c, key);
     GR_TRY(gr_json_real(c->object, c->where, key, &value));
     GR_CHECK(value >= FLT_MIN && value <= FLT_MAX, GRACE_ERR_FORMAT, "%s: '%s': expected a positive float, found %g", c->where, key, value);
     *out = (float)value;
@@ -109,15 +117,48 @@ done:
 }
 
 grace_status gr_config_positive_or(gr_config *c, const char *key, float fallback, float *out) {
-    if (!absent(c, key)) return gr_config_positive(c, key, out);
-    mark_seen(c, key);
+    if (!gr_config_absent(c, key)) return gr_config_positive(c, key, out);
+    gr_config_mark_seen(c, key);
     *out = fallback;
     return GRACE_OK;
 }
 
 grace_status gr_config_bool_or(gr_config *c, const char *key, bool fallback, bool *out) {
-    mark_seen(c, key);
+    gr_config_mark_seen(c, key);
     return gr_json_bool_or(c->object, c->where, key, fallback, out);
+}
+
+static bool is_one_of(const char *text, const char *accepted) {
+    size_t n = strlen(text);
+    for (const char *from = accepted; from; from = strchr(from, '|') ? strchr(from, '|') + 1 : NULL)
+        if (strcspn(from, "|") == n && !strncmp(from, text, n)) return true;
+    return false;
+}
+
+static grace_status check_word(const gr_config *c, const char *key, const char *accepted, const char *word) {
+    if (is_one_of(word, accepted)) return GRACE_OK;
+    return gr_fail(GRACE_ERR_UNSUPPORTED, "%s: '%s' is \"%.100s\", this build supports only %s", c->where, key, word, accepted);
+}
+
+grace_status gr_config_word_or(gr_config *c, const char *key, const char *accepted, const char *fallback, const char **out) {
+    gr_config_mark_seen(c, key);
+    grace_status st = gr_json_string_or(c->object, c->where, key, fallback, out);
+    return st ? st : check_word(c, key, accepted, *out);
+}
+
+grace_status gr_config_word_at(gr_config *c, const char *key, int32_t index, int32_t n, const char *accepted, const char *fallback, const char **out) {
+    grace_status st = GRACE_OK;
+    const gr_json *words = NULL;
+    if (index == 0) gr_config_mark_seen(c, key);
+    *out = fallback;
+    if (gr_config_absent(c, key)) goto done;
+    GR_TRY(gr_json_array(c->object, c->where, key, &words));
+    GR_CHECK(gr_json_length(words) == (size_t)n, GRACE_ERR_FORMAT, "%s: '%s': expected %d words, found %zu", c->where, key, n, gr_json_length(words));
+    GR_CHECK(gr_json_is_string(gr_json_at(words, (size_t)index), out, NULL), GRACE_ERR_FORMAT, "%s: '%s': element %d: expected a string, found %s",
+             c->where, key, index, gr_json_kind_name(gr_json_at(words, (size_t)index)));
+    GR_TRY(check_word(c, key, accepted, *out));
+done:
+    return st;
 }
 
 /* ---- keys nobody read ---- */
@@ -128,17 +169,10 @@ static bool was_read(const gr_config *c, const char *key) {
     return false;
 }
 
-static const struct rule *find_rule(const char *key) {
-    for (size_t i = 0; i < sizeof rules / sizeof *rules; i++)
-        if (!strcmp(rules[i].key, key)) return &rules[i];
+static const gr_rule *find_rule(const gr_rule *rules, const char *key) {
+    for (; rules && rules->key; rules++)
+        if (!strcmp(rules->key, key)) return rules;
     return NULL;
-}
-
-static bool is_one_of(const char *text, const char *accepted) {
-    size_t n = strlen(text);
-    for (const char *from = accepted; from; from = strchr(from, '|') ? strchr(from, '|') + 1 : NULL)
-        if (strcspn(from, "|") == n && !strncmp(from, text, n)) return true;
-    return false;
 }
 
 static grace_status refuse(const gr_config *c, const char *key, const char *value, const char *accepted) {
@@ -154,71 +188,19 @@ static grace_status check_value(const gr_config *c, const char *key, const gr_js
     return st;
 }
 
-/* Every key was read or is excused by a rule; without rules it must have been read. */
-static grace_status check_unread(const gr_config *c, bool with_rules) {
+grace_status gr_config_check_unread(const gr_config *c, const gr_rule *own, bool with_shared_rules) {
     grace_status st = GRACE_OK;
     for (const gr_json_member *m = gr_json_first(c->object); m && !st; m = gr_json_next(c->object, m)) {
         const char *key = gr_json_key(m);
-        const struct rule *rule = with_rules ? find_rule(key) : NULL;
+        const gr_rule *rule = find_rule(own, key);
+        if (!rule && with_shared_rules) rule = find_rule(shared_rules, key);
         if (was_read(c, key) || (rule && !rule->accepted)) continue;
         st = check_value(c, key, gr_json_value(m), rule ? rule->accepted : NULL);
     }
     return st;
 }
 
-/* ---- shared keys ---- */
-
-/* {"rope_type": "default", "rope_theta": ...}, or null. *known: some key has said what theta is; all that say it must agree. */
-static grace_status read_rope_object(gr_config *c, const char *key, float *theta, bool *known) {
-    grace_status st = GRACE_OK;
-    char where[512];
-    const gr_json *object = NULL;
-    const char *type = NULL;
-    float own = 0;
-    mark_seen(c, key);
-    if (absent(c, key)) goto done;
-    GR_TRY(gr_json_object_in(c->object, c->where, key, &object));
-    snprintf(where, sizeof where, "%.400s: '%s'", c->where, key);
-    gr_config rope = {.object = object, .where = where, .seen = {"rope_type", "type"}, .n_seen = 2};
-    GR_TRY(gr_json_string_or(object, where, "type", "default", &type));
-    GR_TRY(gr_json_string_or(object, where, "rope_type", type, &type));
-    GR_CHECK(!strcmp(type, "default"), GRACE_ERR_UNSUPPORTED, "%s: 'rope_type' is \"%.100s\", this build supports only \"default\"", where, type);
-    GR_TRY(gr_config_positive_or(&rope, "rope_theta", *theta, &own));
-    GR_TRY(check_unread(&rope, false));
-    GR_CHECK(!*known || own == *theta, GRACE_ERR_FORMAT, "%s: 'rope_theta' is %g here and %g elsewhere", where, (double)own, (double)*theta);
-    *theta = own;
-    *known = *known || !absent(&rope, "rope_theta");
-done:
-    return st;
-}
-
-/* Transformers 5 writes rope_parameters, older ones rope_theta and rope_scaling. */
-static grace_status read_rope(gr_config *c, grace_model_info *info) {
-    grace_status st = GRACE_OK;
-    bool known = !absent(c, "rope_theta");
-    GR_TRY(gr_config_positive_or(c, "rope_theta", 10000, &info->rope_theta));
-    GR_TRY(read_rope_object(c, "rope_scaling", &info->rope_theta, &known));
-    GR_TRY(read_rope_object(c, "rope_parameters", &info->rope_theta, &known));
-done:
-    return st;
-}
-
-static grace_status read_heads(gr_config *c, grace_model_info *info) {
-    grace_status st = GRACE_OK;
-    GR_TRY(gr_config_count(c, "num_attention_heads", GR_HEADS_MAX, &info->n_heads));
-    GR_TRY(gr_config_count_or(c, "num_key_value_heads", GR_HEADS_MAX, info->n_heads, &info->n_kv_heads));
-    GR_CHECK(info->n_heads % info->n_kv_heads == 0, GRACE_ERR_FORMAT, "%s: 'num_attention_heads' is %d, no multiple of 'num_key_value_heads', %d",
-             c->where, info->n_heads, info->n_kv_heads);
-    GR_TRY(gr_config_count_or(c, "head_dim", GR_HEAD_DIM_MAX, 0, &info->head_dim));
-    if (info->head_dim == 0) {
-        GR_CHECK(info->hidden % info->n_heads == 0, GRACE_ERR_FORMAT, "%s: 'hidden_size' is %d, no multiple of 'num_attention_heads', %d", c->where,
-                 info->hidden, info->n_heads);
-        GR_TRY(check_count(c, "hidden_size' / 'num_attention_heads", info->hidden / info->n_heads, GR_HEAD_DIM_MAX, &info->head_dim));
-    }
-    GR_CHECK(info->head_dim % 2 == 0, GRACE_ERR_UNSUPPORTED, "%s: heads of %d elements cannot be rotated in pairs", c->where, info->head_dim);
-done:
-    return st;
-}
+/* ---- keys that all families share ---- */
 
 static grace_status add_eos(const char *where, const gr_json *value, grace_model_info *info) {
     grace_status st = GRACE_OK;
@@ -245,18 +227,46 @@ static grace_status read_eos(const gr_json *object, const char *where, grace_mod
     return st;
 }
 
+/* fp8 weights (e4m3 with a scale for each 128 x 128 block) and MXFP4 experts, as their tensors say themselves. Activations stay float32. */
+static grace_status read_quantization(gr_config *c) {
+    static const gr_rule fp8[] = {{"fmt", "\"e4m3\""}, {"activation_scheme", "\"dynamic\""}, {"weight_block_size", "[128, 128]|[128,128]"},
+                                  {"modules_to_not_convert", NULL}, {"scale_fmt", NULL}, {0}};
+    static const gr_rule mxfp4[] = {{"modules_to_not_convert", NULL}, {0}};
+    const char *key = "quantization_config", *method = NULL;
+    const gr_json *value = gr_json_get(c->object, key);
+    char where[512];
+    gr_config_mark_seen(c, key);
+    if (gr_config_absent(c, key)) return GRACE_OK;
+    if (!gr_json_is_string(gr_json_get(value, "quant_method"), &method, NULL) || !is_one_of(method, "fp8|mxfp4"))
+        return check_value(c, key, value, "quant_method fp8 and mxfp4");
+    snprintf(where, sizeof where, "%.400s: '%s'", c->where, key);
+    gr_config inner = {.object = value, .where = where, .seen = {"quant_method"}, .n_seen = 1};
+    return gr_config_check_unread(&inner, strcmp(method, "fp8") ? mxfp4 : fp8, false);
+}
+
 static grace_status read_shared(gr_config *c, grace_model_info *info) {
     grace_status st = GRACE_OK;
     GR_TRY(gr_config_count(c, "hidden_size", GR_WIDTH_MAX, &info->hidden));
     GR_TRY(gr_config_count(c, "num_hidden_layers", GR_LAYERS_MAX, &info->n_layers));
     GR_TRY(gr_config_count(c, "vocab_size", GR_VOCAB_MAX, &info->vocab));
     GR_TRY(gr_config_count(c, "max_position_embeddings", GR_CONTEXT_MAX, &info->context_max));
-    GR_TRY(read_heads(c, info));
     GR_TRY(gr_config_positive(c, "rms_norm_eps", &info->rms_eps));
-    GR_TRY(read_rope(c, info));
     GR_TRY(gr_config_bool_or(c, "tie_word_embeddings", false, &info->tied_embeddings));
-    mark_seen(c, "eos_token_id");
+    GR_TRY(read_quantization(c));
+    gr_config_mark_seen(c, "eos_token_id");
     GR_TRY(read_eos(c->object, c->where, info));
+    info->gate.scaling = 1;
+done:
+    return st;
+}
+
+/* What follows from what the family read. */
+static grace_status finish(const char *where, grace_model_info *info) {
+    grace_status st = GRACE_OK;
+    for (int32_t l = 0; l < info->n_layers; l++)
+        if (info->layers[l].moe >= 0) info->layers[l].moe = info->n_moe_layers++;
+    GR_CHECK(info->n_moe_layers > 0, GRACE_ERR_UNSUPPORTED, "%s: none of the %d layers has experts", where, info->n_layers);
+    GR_CHECK(info->top_k <= info->n_experts, GRACE_ERR_FORMAT, "%s: %d experts per token, but only %d experts", where, info->top_k, info->n_experts);
 done:
     return st;
 }
@@ -266,7 +276,7 @@ done:
 static grace_status find_family(gr_config *c, const gr_family **out) {
     const char *type = NULL;
     char known[256] = "";
-    mark_seen(c, "model_type");
+    gr_config_mark_seen(c, "model_type");
     grace_status st = gr_json_string(c->object, c->where, "model_type", &type);
     for (size_t i = 0; i < sizeof families / sizeof *families && !st; i++) {
         if (!strcmp(families[i]->model_type, type)) {
@@ -297,8 +307,8 @@ grace_status gr_config_parse(const char *where, const char *text, size_t n, grac
     strcpy(read.family, found->model_type);
     GR_TRY(read_shared(&config, &read));
     GR_TRY(found->read_config(&config, &read));
-    GR_CHECK(read.top_k <= read.n_experts, GRACE_ERR_FORMAT, "%s: %d experts per token, but only %d experts", where, read.top_k, read.n_experts);
-    GR_TRY(check_unread(&config, true));
+    GR_TRY(finish(where, &read));
+    GR_TRY(gr_config_check_unread(&config, found->rules, true));
     *info = read;
     *family = found;
 done:

@@ -11,6 +11,8 @@
 #include "base/log.h"
 #include "model/safetensors.h"
 
+enum { NAME_MAX_BYTES = 256 };
+
 typedef struct shard_node {
     gr_shard shard;
     const char *name;                   /* of the file in the folder */
@@ -173,25 +175,39 @@ static bool read_dtype(const char *name, grace_dtype *out, size_t *n_bytes) {
     return false;
 }
 
-/* The format does not align tensors, readers of 16 and 32 bits want it: every current writer pads its header. */
+/* A tensor of any number of dimensions: the last one are the columns, the others rows below each other. The format does not align tensors, readers
+ * of 16 and 32 bits want it: every current writer pads its header. */
 static grace_status view(const entry *e, grace_tensor *out) {
     grace_status st = GRACE_OK;
     const gr_shard_tensor *t = e->tensor;
     grace_dtype dtype = GRACE_F32;
     size_t size = 1;
     GR_CHECK(read_dtype(t->dtype, &dtype, &size), GRACE_ERR_UNSUPPORTED, "%s: '%s' has dtype %s, expected F32, BF16 or F16", e->path, t->name, t->dtype);
-    GR_CHECK(t->n_dims <= 2, GRACE_ERR_UNSUPPORTED, "%s: '%s' has %d dimensions, expected at most 2", e->path, t->name, t->n_dims);
     GR_CHECK((uintptr_t)t->data % size == 0, GRACE_ERR_UNSUPPORTED, "%s: '%s' does not start at a multiple of %zu bytes", e->path, t->name, size);
     *out = (grace_tensor){.data = t->data, .rows = 1, .cols = 1, .dtype = dtype};
     if (t->n_dims > 0) out->cols = t->shape[t->n_dims - 1];
-    if (t->n_dims > 1) out->rows = t->shape[0];
+    for (int32_t i = 0; i + 1 < t->n_dims; i++) out->rows *= t->shape[i];
 done:
     return st;
 }
 
 grace_status gr_folder_tensor(const gr_folder *folder, const char *name, grace_tensor *out) {
+    grace_status st = GRACE_OK;
     const entry *e = find_entry(folder, name);
-    return e ? view(e, out) : gr_fail(GRACE_ERR_MISMATCH, "%s: no tensor '%.200s' among %d", folder->dir, name, folder->n_entries);
+    GR_CHECK(e, GRACE_ERR_MISMATCH, "%s: no tensor '%.200s' among %d", folder->dir, name, folder->n_entries);
+    GR_CHECK(e->tensor->n_dims <= 2, GRACE_ERR_UNSUPPORTED, "%s: '%s' has %d dimensions, expected at most 2", e->path, name, e->tensor->n_dims);
+    GR_TRY(view(e, out));
+done:
+    return st;
+}
+
+bool gr_folder_has(const gr_folder *folder, const char *format, ...) {
+    char name[NAME_MAX_BYTES];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(name, sizeof name, format, args);
+    va_end(args);
+    return find_entry(folder, name) != NULL;
 }
 
 static void describe_shape(const gr_shard_tensor *t, char out[static 160]) {
@@ -200,7 +216,8 @@ static void describe_shape(const gr_shard_tensor *t, char out[static 160]) {
     snprintf(out + n, 160 - n, "]");
 }
 
-static grace_status need(gr_folder *folder, const char *name, int32_t n_dims, const int64_t *shape, grace_tensor *out) {
+/* The entry of that name and exactly that shape. */
+static grace_status need_entry(gr_folder *folder, const char *name, int32_t n_dims, const int64_t *shape, entry **out) {
     grace_status st = GRACE_OK;
     gr_shard_tensor wanted = {.n_dims = n_dims};
     char expected[160], found[160];
@@ -212,15 +229,54 @@ static grace_status need(gr_folder *folder, const char *name, int32_t n_dims, co
     describe_shape(e->tensor, found);
     bool same = e->tensor->n_dims == n_dims && !memcmp(e->tensor->shape, shape, (size_t)n_dims * sizeof *shape);
     GR_CHECK(same, GRACE_ERR_FORMAT, "%s: '%s' has shape %s, config.json asks for %s", e->path, name, found, expected);
-    GR_TRY(view(e, out));
-    if (!e->needed) folder->n_needed += out->rows * out->cols;
+    *out = e;
+done:
+    return st;
+}
+
+static void count_needed(gr_folder *folder, entry *e, int64_t n_values) {
+    if (!e->needed) folder->n_needed += n_values;
     e->needed = true;
+}
+
+/* Scales and blocks are no values of their own: they are not counted. */
+static grace_status need_bytes(gr_folder *folder, const char *name, const char *dtype, int32_t n_dims, const int64_t *shape, entry **out) {
+    grace_status st = GRACE_OK;
+    GR_TRY(need_entry(folder, name, n_dims, shape, out));
+    GR_CHECK(!strcmp((*out)->tensor->dtype, dtype), GRACE_ERR_UNSUPPORTED, "%s: '%s' has dtype %s, expected %s", (*out)->path, name,
+             (*out)->tensor->dtype, dtype);
+    (*out)->needed = true;
+done:
+    return st;
+}
+
+/* A matrix of fp8 and its scales. */
+static grace_status view_fp8(gr_folder *folder, const entry *e, const int64_t *shape, grace_tensor *out) {
+    grace_status st = GRACE_OK;
+    const int64_t blocks[] = {(shape[0] + 127) / 128, (shape[1] + 127) / 128};
+    char name[NAME_MAX_BYTES + 16];
+    entry *scale = NULL;
+    snprintf(name, sizeof name, "%s_scale_inv", e->tensor->name);
+    GR_TRY(need_bytes(folder, name, "F32", 2, blocks, &scale));
+    GR_CHECK((uintptr_t)scale->tensor->data % 4 == 0, GRACE_ERR_UNSUPPORTED, "%s: '%s' does not start at a multiple of 4 bytes", scale->path, name);
+    *out = (grace_tensor){.data = e->tensor->data, .rows = shape[0], .cols = shape[1], .dtype = GRACE_F8_E4M3, .scale = scale->tensor->data};
+done:
+    return st;
+}
+
+static grace_status need(gr_folder *folder, const char *name, int32_t n_dims, const int64_t *shape, grace_tensor *out) {
+    grace_status st = GRACE_OK;
+    entry *e = NULL;
+    GR_TRY(need_entry(folder, name, n_dims, shape, &e));
+    if (n_dims == 2 && !strcmp(e->tensor->dtype, "F8_E4M3")) GR_TRY(view_fp8(folder, e, shape, out));
+    else GR_TRY(view(e, out));
+    count_needed(folder, e, out->rows * out->cols);
 done:
     return st;
 }
 
 grace_status gr_folder_vector(gr_folder *folder, int64_t n, grace_tensor *out, const char *format, ...) {
-    char name[256];
+    char name[NAME_MAX_BYTES];
     va_list args;
     va_start(args, format);
     vsnprintf(name, sizeof name, format, args);
@@ -230,12 +286,42 @@ grace_status gr_folder_vector(gr_folder *folder, int64_t n, grace_tensor *out, c
 
 grace_status gr_folder_matrix(gr_folder *folder, int64_t rows, int64_t cols, grace_tensor *out, const char *format, ...) {
     const int64_t shape[] = {rows, cols};
-    char name[256];
+    char name[NAME_MAX_BYTES];
     va_list args;
     va_start(args, format);
     vsnprintf(name, sizeof name, format, args);
     va_end(args);
     return need(folder, name, 2, shape, out);
+}
+
+grace_status gr_folder_stack(gr_folder *folder, int64_t n, int64_t rows, int64_t cols, grace_tensor *out, const char *format, ...) {
+    const int64_t shape[] = {n, rows, cols};
+    char name[NAME_MAX_BYTES];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(name, sizeof name, format, args);
+    va_end(args);
+    return need(folder, name, 3, shape, out);
+}
+
+grace_status gr_folder_mxfp4(gr_folder *folder, int64_t n, int64_t rows, int64_t cols, grace_tensor *out, const char *format, ...) {
+    grace_status st = GRACE_OK;
+    const int64_t shape[] = {n, rows, cols / 32, 16};
+    char name[NAME_MAX_BYTES], part[NAME_MAX_BYTES + 16];
+    entry *blocks = NULL, *scales = NULL;
+    va_list args;
+    va_start(args, format);
+    vsnprintf(name, sizeof name, format, args);
+    va_end(args);
+    GR_CHECK(cols % 32 == 0, GRACE_ERR_UNSUPPORTED, "%s: '%s' has rows of %lld values, no multiple of 32", folder->dir, name, (long long)cols);
+    snprintf(part, sizeof part, "%s_blocks", name);
+    GR_TRY(need_bytes(folder, part, "U8", 4, shape, &blocks));
+    snprintf(part, sizeof part, "%s_scales", name);
+    GR_TRY(need_bytes(folder, part, "U8", 3, shape, &scales));
+    folder->n_needed += n * rows * cols;
+    *out = (grace_tensor){.data = blocks->tensor->data, .rows = n * rows, .cols = cols, .dtype = GRACE_MXFP4, .scale = scales->tensor->data};
+done:
+    return st;
 }
 
 /* ---- numbers ---- */

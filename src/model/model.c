@@ -51,22 +51,29 @@ done:
 static grace_status resolve(grace_model *model, const gr_family *family) {
     grace_status st = GRACE_OK;
     const grace_model_info *info = &model->info;
-    GR_TRY(family->resolve_ends(model->folder, info, &model->tensors));
+    GR_TRY(gr_resolve_ends(model->folder, info, &model->tensors));
     GR_ARENA_ARRAY(model->arena, model->tensors.layers, info->n_layers);
     for (int32_t layer = 0; layer < info->n_layers; layer++) {
         gr_layer_tensors *tensors = &model->tensors.layers[layer];
-        GR_ARENA_ARRAY(model->arena, tensors->experts, info->n_experts);
+        if (info->layers[layer].moe >= 0) GR_ARENA_ARRAY(model->arena, tensors->experts, info->n_experts);
         GR_TRY(family->resolve_layer(model->folder, info, layer, tensors));
     }
 done:
     return st;
 }
 
-static void count(const gr_folder *folder, grace_model_info *info) {
-    int64_t idle = (int64_t)info->n_moe_layers * (info->n_experts - info->top_k);      /* experts a token leaves alone */
-    info->n_params = gr_folder_n_needed(folder);
-    info->n_params_active = info->n_params - idle * 3 * info->hidden * info->expert_width;
-    info->n_bytes = gr_folder_n_bytes(folder);
+static int64_t n_values(const gr_mlp_tensors *t) {
+    const grace_tensor *const all[] = {&t->gate, &t->up, &t->down, &t->gate_bias, &t->up_bias, &t->down_bias};
+    int64_t n = 0;
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) n += all[i]->data ? all[i]->rows * all[i]->cols : 0;
+    return n;
+}
+
+static void count(const grace_model *model, grace_model_info *info) {
+    info->n_params = info->n_params_active = gr_folder_n_needed(model->folder);
+    info->n_bytes = gr_folder_n_bytes(model->folder);
+    for (int32_t l = 0; l < info->n_layers; l++)        /* a token leaves most experts alone */
+        if (info->layers[l].moe >= 0) info->n_params_active -= (info->n_experts - info->top_k) * n_values(&model->tensors.layers[l].experts[0]);
 }
 
 static int64_t bits_of(float value) {
@@ -75,20 +82,37 @@ static int64_t bits_of(float value) {
     return bits;
 }
 
+/* Numbers that came after the first family: they count only where one of them says something, so that older fingerprints stay. */
+static uint64_t hash_later(const grace_model_info *info, uint64_t hash) {
+    const bool turns_all = info->rope.dim == info->head_dim;
+    const int64_t fields[] = {
+        info->shared_width, info->dense_width, info->kv_rank, info->q_rank, info->kv_rank ? info->v_dim : 0, turns_all ? 0 : info->rope.dim,
+        info->rope.neighbours, info->rope.stretched, info->rope.magnitude == 1 ? 0 : bits_of(info->rope.magnitude), info->gate.score, info->gate.n_groups,
+        info->gate.n_groups ? info->gate.top_groups : 0, info->gate.scaling == 1 ? 0 : bits_of(info->gate.scaling), bits_of(info->swiglu_limit),
+    };
+    bool any = false;
+    for (size_t i = 0; i < sizeof fields / sizeof *fields; i++) any = any || fields[i];
+    for (int32_t l = 0; l < info->n_layers; l++) any = any || info->layers[l].window;
+    if (!any) return hash;
+    hash = gr_hash64(fields, sizeof fields, hash);
+    hash = gr_hash64(info->layers, (size_t)info->n_layers * sizeof *info->layers, hash);
+    return gr_hash64(info->rope.frequency, (size_t)(info->rope.dim / 2) * sizeof *info->rope.frequency, hash);
+}
+
 /* What routing depends on and is cheap to read: the architecture and the routers. Context length and eos ids may be edited freely.
  * Plans and traces carry the number, so neither the order of the fields nor the hash may change. */
 static uint64_t fingerprint(const grace_model_info *info, const gr_model_tensors *tensors) {
     const int64_t fields[] = {
         info->n_layers,  info->n_moe_layers, info->hidden,       info->vocab,     info->n_heads,
         info->n_kv_heads, info->head_dim,    info->n_experts,    info->top_k,     info->expert_width,
-        info->norm_topk, info->tied_embeddings, bits_of(info->rms_eps), bits_of(info->rope_theta), bits_of(info->clip_qkv),
+        info->gate.norm_topk, info->tied_embeddings, bits_of(info->rms_eps), bits_of(info->rope_theta), bits_of(info->clip_qkv),
     };
     uint64_t hash = gr_hash64(info->family, sizeof info->family, 0);
-    hash = gr_hash64(fields, sizeof fields, hash);
+    hash = hash_later(info, gr_hash64(fields, sizeof fields, hash));
     for (int32_t layer = 0; layer < info->n_layers; layer++) {
-        const grace_tensor *router = &tensors->layers[layer].router;
-        size_t size = router->dtype == GRACE_F32 ? 4 : 2;
-        if (router->data) hash = gr_hash64(router->data, (size_t)(router->rows * router->cols) * size, hash);
+        const grace_tensor *const routers[] = {&tensors->layers[layer].router, &tensors->layers[layer].router_bias, &tensors->layers[layer].correction};
+        for (size_t i = 0; i < sizeof routers / sizeof *routers; i++)
+            if (routers[i]->data) hash = gr_hash64(routers[i]->data, gr_tensor_plain_bytes(routers[i]), hash);
     }
     return hash;
 }
@@ -108,7 +132,7 @@ grace_status grace_model_open(const char *dir, grace_model **out) {
     GR_TRY(read_generation(dir, &model->info));
     GR_TRY(gr_folder_open(dir, &model->folder));
     GR_TRY(resolve(model, family));
-    count(model->folder, &model->info);
+    count(model, &model->info);
     model->info.fingerprint = fingerprint(&model->info, &model->tensors);
     gr_folder_log_unneeded(model->folder);
     *out = model;
@@ -126,6 +150,11 @@ void grace_model_close(grace_model *model) {
 }
 
 const grace_model_info *grace_model_describe(const grace_model *model) { return &model->info; }
+
+int64_t grace_model_kv_token_bytes(const grace_model_info *info) {
+    int64_t layer = info->kv_rank ? info->kv_rank + info->rope.dim : (int64_t)info->n_kv_heads * (info->head_dim + info->v_dim);
+    return info->n_layers * layer * (int64_t)sizeof(float);
+}
 
 const char *grace_model_dir(const grace_model *model) { return model->dir; }
 

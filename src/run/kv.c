@@ -2,9 +2,15 @@
 
 #include "base/memory.h"
 
+void gr_kv_widths(const grace_model_info *info, int64_t *key, int64_t *value) {
+    *key = info->kv_rank ? info->kv_rank + info->rope.dim : (int64_t)info->n_kv_heads * info->head_dim;
+    *value = info->kv_rank ? 0 : (int64_t)info->n_kv_heads * info->v_dim;
+}
+
 grace_status gr_kv_init(gr_kv *kv, gr_compute *compute, const grace_model_info *info, int64_t n_tokens, int32_t n_sequences_max) {
     grace_status st = GRACE_OK;
-    int64_t n_pages = (n_tokens + GR_KV_PAGE - 1) / GR_KV_PAGE, width = (int64_t)info->n_kv_heads * info->head_dim;
+    int64_t n_pages = (n_tokens + GR_KV_PAGE - 1) / GR_KV_PAGE, key, value;
+    gr_kv_widths(info, &key, &value);
     GR_CHECK(n_pages >= 1 && n_pages <= INT32_MAX, GRACE_ERR_LIMIT, "KV cache of %lld tokens: expected 1 to %lld", (long long)n_tokens,
              (long long)INT32_MAX * GR_KV_PAGE);
     *kv = (gr_kv){.compute = compute, .n_layers = info->n_layers, .n_pages = (int32_t)n_pages, .n_sequences_max = n_sequences_max};
@@ -12,9 +18,9 @@ grace_status gr_kv_init(gr_kv *kv, gr_compute *compute, const grace_model_info *
     GR_CALLOC(kv->k, info->n_layers);
     GR_CALLOC(kv->v, info->n_layers);
     for (int32_t l = 0; l < info->n_layers; l++) {
-        size_t bytes = (size_t)n_pages * GR_KV_PAGE * (size_t)width * sizeof(float);
-        GR_TRY(compute->ops->alloc(compute, bytes, (void **)&kv->k[l]));
-        GR_TRY(compute->ops->alloc(compute, bytes, (void **)&kv->v[l]));
+        const size_t positions = (size_t)n_pages * GR_KV_PAGE * sizeof(float);
+        GR_TRY(compute->ops->alloc(compute, positions * (size_t)key, (void **)&kv->k[l]));
+        if (value) GR_TRY(compute->ops->alloc(compute, positions * (size_t)value, (void **)&kv->v[l]));
     }
     GR_CALLOC(kv->page_table, (size_t)n_sequences_max * (size_t)kv->pages_max);
     GR_CALLOC(kv->n_held, n_sequences_max);

@@ -6,13 +6,15 @@
 typedef struct gr_kv {
     gr_compute *compute;
     int32_t n_layers, n_pages, pages_max, n_sequences_max;
-    float **k, **v;             /* [n_layers] pages of a layer, backend memory */
+    float **k, **v;             /* [n_layers] pages of a layer, backend memory; v [l] NULL with latent attention, where keys hold the values */
     int32_t *page_table;        /* [n_sequences_max, pages_max] */
     int32_t *n_held;            /* [n_sequences_max] pages of a sequence, 0: free */
     int32_t *free_pages;        /* stack */
     int32_t n_free;
 } gr_kv;
 
+/* Floats of a position in one layer; together grace_model_kv_token_bytes(). */
+void gr_kv_widths(const grace_model_info *info, int64_t *key, int64_t *value);
 /* n_tokens of cache in all, sequences of at most context_max tokens. Free with gr_kv_free(). */
 grace_status gr_kv_init(gr_kv *kv, gr_compute *compute, const grace_model_info *info, int64_t n_tokens, int32_t n_sequences_max);
 void gr_kv_free(gr_kv *kv);

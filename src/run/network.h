@@ -3,16 +3,10 @@
 #define GR_RUN_NETWORK_H
 #include "compute/compute.h"
 #include "grace/engine.h"
-#include "model/weights.h"
 #include "run/exchange.h"
 #include "run/kv.h"
 #include "run/router.h"
-
-typedef struct gr_layer {
-    gr_weight *attn_norm, *mlp_norm, *q, *k, *v, *o, *q_norm, *k_norm, *router;
-    int32_t moe;                        /* index among the MoE layers */
-    gr_weight **gate, **up, **down;     /* [slots hosted here] */
-} gr_layer;
+#include "run/weights.h"
 
 /* The rows one rank computes in one step. */
 typedef struct gr_step {
@@ -35,16 +29,16 @@ typedef struct gr_network {
     gr_router *router;
     gr_exchange *exchange;
     gr_kv kv;
-    gr_weight *embed, *final_norm, *head;
-    gr_layer *layers;                   /* [n_layers] */
-    float *x, *h, *q, *k, *v, *attn, *logits;
+    gr_weights w;
+    float *x, *h, *q, *k, *v, *attn, *logits;   /* [rows, ...]: the residual stream, a layer's part of it, projections, attention's results */
+    float *q_a, *q_latent, *attn_latent;        /* latent attention: the queries' latent, queries and results in the keys' latent */
+    int32_t *own_rows;                  /* [rows] 0, 1, ...: the rows of an MLP that every token uses */
     int32_t *experts, *slots;           /* [rows, top_k] */
     float *weights;
     gr_on_gate *on_gate;
     void *on_gate_user;
     gr_on_stream *on_stream;
     void *on_stream_user;
-    int64_t replica_bytes;              /* of the slots here that are not primaries */
     double time_us[GRACE_N_TIMES];
     int64_t *step_load;                 /* [n_moe_layers] pairs computed here in the current step */
     double *step_expert_us;             /* [n_moe_layers] */

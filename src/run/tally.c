@@ -99,7 +99,7 @@ static void fill_share(const gr_tally *t, gr_network *net, share *mine) {
     mine->moe_us = mine->time_us[GRACE_TIME_ROUTE] + mine->time_us[GRACE_TIME_DISPATCH] + mine->time_us[GRACE_TIME_EXPERTS] + mine->time_us[GRACE_TIME_COMBINE];
     mine->prefill_us = t->prefill_us;
     mine->decode_us = t->decode_us;
-    mine->replica_bytes = net->replica_bytes;
+    mine->replica_bytes = net->w.replica_bytes;
 }
 
 static void add_links(grace_link_count sum[GRACE_N_STAGES][GRACE_N_LINKS], const grace_link_count one[GRACE_N_STAGES][GRACE_N_LINKS]) {
@@ -166,7 +166,7 @@ grace_status gr_tally_stats(gr_tally *t, gr_network *net, grace_stats *out) {
     s.pair_us = t->n_pairs ? t->expert_us / (double)t->n_pairs : 0;
     s.idle_model_us = (double)t->idle_pairs * s.pair_us;
     s.idle_measured_us = comm->oversubscribed ? -1 : t->idle_us;
-    s.kv_tokens_displaced = s.replica_bytes_max / (2 * (int64_t)net->info->n_layers * net->info->n_kv_heads * net->info->head_dim * (int64_t)sizeof(float));
+    s.kv_tokens_displaced = s.replica_bytes_max / grace_model_kv_token_bytes(net->info);
     *out = s;
 done:
     free(all);

@@ -78,7 +78,7 @@ static inline uint16_t half_of(float x, double *value) {
 
 static inline matrix random_matrix(gr_rng *rng, int64_t rows, int64_t cols, grace_dtype dtype) {
     const size_t n = (size_t)(rows * cols), size = dtype == GRACE_F32 ? 4 : 2;
-    matrix m = {{NULL, rows, cols, dtype}, malloc(n * sizeof(double)), malloc(n * size)};
+    matrix m = {{.rows = rows, .cols = cols, .dtype = dtype}, malloc(n * sizeof(double)), malloc(n * size)};
     for (size_t i = 0; i < n; i++) {
         const float x = uniform(rng);
         uint32_t bits;

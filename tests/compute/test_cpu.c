@@ -48,9 +48,9 @@ static void a_weight_without_data_or_size_is_refused(void **state) {
     gr_weight *w = NULL;
     const float x[1] = {0};
     FOR_EACH_BACKEND(c, all) {
-        assert_int_equal(c->ops->weight_open(c, &(grace_tensor){NULL, 1, 1, GRACE_F32}, &w), GRACE_ERR_ARG);
-        assert_int_equal(c->ops->weight_open(c, &(grace_tensor){x, 0, 1, GRACE_F32}, &w), GRACE_ERR_LIMIT);
-        assert_int_equal(c->ops->weight_open(c, &(grace_tensor){x, 1, (int64_t)1 << 40, GRACE_F32}, &w), GRACE_ERR_LIMIT);
+        assert_int_equal(c->ops->weight_open(c, &(grace_tensor){.rows = 1, .cols = 1}, &w), GRACE_ERR_ARG);
+        assert_int_equal(c->ops->weight_open(c, &(grace_tensor){.data = x, .rows = 0, .cols = 1}, &w), GRACE_ERR_LIMIT);
+        assert_int_equal(c->ops->weight_open(c, &(grace_tensor){.data = x, .rows = 1, .cols = (int64_t)1 << 40}, &w), GRACE_ERR_LIMIT);
         c->ops->weight_close(c, NULL);
     }
     assert_null(w);

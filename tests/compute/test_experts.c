@@ -31,19 +31,15 @@ static void free_case(expert_case *e) {
 }
 
 static float *run_case(gr_compute *c, const expert_case *e, const int32_t *first_pair, const int32_t *row_of_pair) {
-    gr_weight *w[3][SLOTS_MAX];
-    const gr_weight *all[3][SLOTS_MAX];
-    for (int32_t s = 0; s < e->n_slots; s++) {
-        all[0][s] = w[0][s] = open_weight(c, &e->gate[s]);
-        all[1][s] = w[1][s] = open_weight(c, &e->up[s]);
-        all[2][s] = w[2][s] = open_weight(c, &e->down[s]);
-    }
+    gr_mlp slots[SLOTS_MAX] = {0};
+    for (int32_t s = 0; s < e->n_slots; s++)
+        slots[s] = (gr_mlp){.gate = open_weight(c, &e->gate[s]), .up = open_weight(c, &e->up[s]), .down = open_weight(c, &e->down[s])};
     const int32_t n_pairs = first_pair[e->n_slots];
     float *out = malloc((size_t)(n_pairs * e->hidden + 1) * sizeof *out);
-    const gr_experts call = {e->n_slots, all[0], all[1], all[2], first_pair, row_of_pair, e->in, out};
+    const gr_experts call = {.n_slots = e->n_slots, .slots = slots, .first_pair = first_pair, .row_of_pair = row_of_pair, .in = e->in, .out = out};
     assert_int_equal(c->ops->experts(c, &call), GRACE_OK);
     for (int32_t s = 0; s < e->n_slots; s++)
-        for (int m = 0; m < 3; m++) c->ops->weight_close(c, w[m][s]);
+        c->ops->weight_close(c, slots[s].gate), c->ops->weight_close(c, slots[s].up), c->ops->weight_close(c, slots[s].down);
     return out;
 }
 
@@ -147,14 +143,13 @@ static void experts_of_another_shape_are_refused(void **state) {
     expert_case e = build_case(&rng, one_each, 2, 1, 8, 4, GRACE_F32);
     e.down[1].t.cols = 7;
     gr_compute *c = all.c[0];
-    gr_weight *w[6] = {open_weight(c, &e.gate[0]), open_weight(c, &e.gate[1]), open_weight(c, &e.up[0]),
-                       open_weight(c, &e.up[1]), open_weight(c, &e.down[0]), open_weight(c, &e.down[1])};
-    const gr_weight *gate[] = {w[0], w[1]}, *up[] = {w[2], w[3]}, *down[] = {w[4], w[5]};
+    gr_mlp slots[2];
+    for (int s = 0; s < 2; s++) slots[s] = (gr_mlp){.gate = open_weight(c, &e.gate[s]), .up = open_weight(c, &e.up[s]), .down = open_weight(c, &e.down[s])};
     float out[8];
-    const gr_experts call = {2, gate, up, down, e.first_pair, e.row_of_pair, e.in, out};
+    const gr_experts call = {.n_slots = 2, .slots = slots, .first_pair = e.first_pair, .row_of_pair = e.row_of_pair, .in = e.in, .out = out};
     assert_int_equal(c->ops->experts(c, &call), GRACE_ERR_ARG);
     assert_non_null(strstr(grace_last_error(), "slot 1"));
-    for (int i = 0; i < 6; i++) c->ops->weight_close(c, w[i]);
+    for (int s = 0; s < 2; s++) c->ops->weight_close(c, slots[s].gate), c->ops->weight_close(c, slots[s].up), c->ops->weight_close(c, slots[s].down);
     free_case(&e);
     close_all(&all);
 }

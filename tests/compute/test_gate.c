@@ -5,7 +5,8 @@ typedef struct choice { int32_t *ids; float *weights; } choice;
 static choice run_gate(gr_compute *c, const matrix *m, const float *x, int32_t n_rows, int32_t top_k, bool norm_topk) {
     gr_weight *w = open_weight(c, m);
     choice out = {malloc((size_t)(n_rows * top_k + 1) * sizeof *out.ids), malloc((size_t)(n_rows * top_k + 1) * sizeof *out.weights)};
-    assert_int_equal(c->ops->gate(c, w, x, n_rows, top_k, norm_topk, out.ids, out.weights), GRACE_OK);
+    assert_int_equal(c->ops->gate(c, &(gr_router_weights){w, NULL, NULL}, &(grace_gate){.norm_topk = norm_topk, .scaling = 1}, x, n_rows, top_k, out.ids,
+                                  out.weights), GRACE_OK);
     c->ops->weight_close(c, w);
     return out;
 }
@@ -131,11 +132,13 @@ static void a_logit_that_is_no_number_fails_and_names_the_row(void **state) {
         x[3 * COLS + 7] = bad[b];
         FOR_EACH_BACKEND(c, all) {
             gr_weight *w = open_weight(c, &m);
-            assert_int_equal(c->ops->gate(c, w, x, ROWS, 2, false, ids, weights), GRACE_ERR_NUMERIC);
+            const gr_router_weights router = {w, NULL, NULL};
+            const grace_gate plain = {.scaling = 1};
+            assert_int_equal(c->ops->gate(c, &router, &plain, x, ROWS, 2, ids, weights), GRACE_ERR_NUMERIC);
             assert_non_null(strstr(grace_last_error(), "row 3"));
-            assert_int_equal(c->ops->gate(c, w, x, 3, 2, false, ids, weights), GRACE_OK);
-            assert_int_equal(c->ops->gate(c, w, x, 0, 2, false, ids, weights), GRACE_OK);
-            assert_int_equal(c->ops->gate(c, w, x, 1, EXPERTS + 1, false, ids, weights), GRACE_ERR_ARG);
+            assert_int_equal(c->ops->gate(c, &router, &plain, x, 3, 2, ids, weights), GRACE_OK);
+            assert_int_equal(c->ops->gate(c, &router, &plain, x, 0, 2, ids, weights), GRACE_OK);
+            assert_int_equal(c->ops->gate(c, &router, &plain, x, 1, EXPERTS + 1, ids, weights), GRACE_ERR_ARG);
             c->ops->weight_close(c, w);
         }
         free(x);

@@ -125,7 +125,7 @@ static void special_values_of_f16_widen_exactly(void **state) {
     static const uint16_t halves[] = {0x0000, 0x8000, 0x0001, 0x83ff, 0x0400, 0x3c00, 0xc000, 0x7bff, 0x7c00, 0xfc00};
     static const float wanted[] = {0.0f, -0.0f, 0x1p-24f, -0x3ffp-24f, 0x1p-14f, 1.0f, -2.0f, 65504.0f, INFINITY, -INFINITY};
     enum { N = sizeof halves / sizeof *halves };
-    const grace_tensor t = {halves, N, 1, GRACE_F16};
+    const grace_tensor t = {.data = halves, .rows = N, .cols = 1, .dtype = GRACE_F16};
     many all = open_all();
     FOR_EACH_BACKEND(c, all) {
         gr_weight *w = NULL;

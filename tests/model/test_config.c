@@ -51,7 +51,7 @@ static void a_released_config_is_read_in_full(void **state) {
     assert_int_equal(parse(released, &info), GRACE_OK);
     assert_string_equal(info.family, "olmoe");
     const int64_t found[] = {info.n_layers, info.n_moe_layers, info.hidden, info.vocab, info.n_heads, info.n_kv_heads, info.head_dim,
-                             info.n_experts, info.top_k, info.expert_width, info.context_max, info.norm_topk, info.tied_embeddings, info.n_eos};
+                             info.n_experts, info.top_k, info.expert_width, info.context_max, info.gate.norm_topk, info.tied_embeddings, info.n_eos};
     const int64_t expected[] = {16, 16, 2048, 50304, 16, 16, 128, 64, 8, 1024, 4096, 0, 0, 1};
     for (size_t i = 0; i < sizeof found / sizeof *found; i++) assert_int_equal(found[i], expected[i]);
     assert_int_equal(info.eos_ids[0], 50279);
@@ -90,7 +90,7 @@ static void optional_keys_change_what_they_name(void **state) {
     assert_int_equal(parse_with("clip_qkv", "8.0", &info), GRACE_OK);
     assert_true(info.clip_qkv == 8.0f);
     assert_int_equal(parse_with("norm_topk_prob", "true", &info), GRACE_OK);
-    assert_true(info.norm_topk);
+    assert_true(info.gate.norm_topk);
     assert_int_equal(parse_with("tie_word_embeddings", "true", &info), GRACE_OK);
     assert_true(info.tied_embeddings);
     assert_int_equal(parse_with("num_key_value_heads", "4", &info), GRACE_OK);
@@ -113,7 +113,7 @@ static void rope_parameters_of_transformers_5_are_the_same_as_rope_theta(void **
     assert_int_equal(parse_with("rope_theta", "null, \"rope_parameters\": {\"rope_type\": \"default\", \"rope_theta\": 5e5}", &info), GRACE_OK);
     assert_true(info.rope_theta == 5e5f);
     assert_fails(parse_with("rope_parameters", "{\"rope_theta\": 5e5}", &info), GRACE_ERR_FORMAT, "500000", "10000");
-    assert_fails(parse_with("rope_scaling", "{\"type\": \"yarn\", \"factor\": 4}", &info), GRACE_ERR_UNSUPPORTED, "rope_scaling", "yarn");
+    assert_fails(parse_with("rope_scaling", "{\"type\": \"longrope\", \"factor\": 4}", &info), GRACE_ERR_UNSUPPORTED, "rope_scaling", "longrope");
     assert_fails(parse_with("rope_parameters", "{\"rope_type\": \"default\", \"factor\": 4}", &info), GRACE_ERR_UNSUPPORTED, "factor", "4");
     assert_fails(parse_with("rope_scaling", "4", &info), GRACE_ERR_FORMAT, "rope_scaling", "an integer");
 }

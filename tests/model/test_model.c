@@ -54,7 +54,7 @@ static void tiny_olmoe_is_described_as_it_was_trained(void **state) {
     assert_string_equal(grace_model_dir(model), tiny_olmoe);
     assert_string_equal(info->family, "olmoe");
     const int64_t found[] = {info->n_layers, info->n_moe_layers, info->hidden, info->vocab, info->n_heads, info->n_kv_heads, info->head_dim,
-                             info->n_experts, info->top_k, info->expert_width, info->context_max, info->norm_topk, info->tied_embeddings, info->n_eos,
+                             info->n_experts, info->top_k, info->expert_width, info->context_max, info->gate.norm_topk, info->tied_embeddings, info->n_eos,
                              info->eos_ids[0], info->n_params, info->n_params_active, info->n_bytes};
     const int64_t expected[] = {8, 8, 192, 4096, 6, 6, 32, 64, 8, 48, 2048, 0, 0, 1, 0, 17012928, 17012928 - 8 * 56 * 3 * 48 * 192, 34025856};
     for (size_t i = 0; i < sizeof found / sizeof *found; i++) assert_int_equal(found[i], expected[i]);
@@ -131,7 +131,7 @@ static void shards_and_a_single_file_are_the_same_model(void **state) {
     assert_non_null(mkdtemp(other));
     assert_int_equal(gr_tiny_model_write(other, &opt), 0);
     grace_model *shards = open_or_fail(other);
-    const gr_expert_tensors *a = gr_model_tensors_of(single)->layers[1].experts, *b = gr_model_tensors_of(shards)->layers[1].experts;
+    const gr_mlp_tensors *a = gr_model_tensors_of(single)->layers[1].experts, *b = gr_model_tensors_of(shards)->layers[1].experts;
     assert_memory_equal(grace_model_describe(single), grace_model_describe(shards), sizeof(grace_model_info));
     for (int e = 0; e < opt.n_experts; e++) assert_memory_equal(a[e].down.data, b[e].down.data, (size_t)(2 * opt.hidden * opt.width));
     grace_model_close(single);

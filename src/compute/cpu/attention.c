@@ -1,5 +1,5 @@
 /* Causal attention over paged keys and values. First every row's q and k are normed, clipped and turned and k, v appended. Then tasks
- * (some rows of one sequence, one kv head) take scores page by page with the tile kernel of linear, a two-pass softmax, and the weighted sum
+ * (some rows of one sequence, some heads of one kv head) take scores page by page with the tile kernel of linear, a two-pass softmax, and the weighted sum
  * of values in the canonical order over positions. A row thus depends on its own position and the cache before it: not on chunks, pages
  * or threads. Positions of one head lie a power of two apart in wide models, where a cache holds only a few of them: a task copies the
  * piece it works on (a page of keys, 16 elements of all values) side by side and uses it for all its rows. */
@@ -16,62 +16,70 @@ typedef struct attention_args {
     const int32_t *first_row;       /* [n_blocks + 1] rows of one block are rows of one sequence */
     int32_t n_blocks;
     int32_t group;                  /* heads that share a kv head */
+    int32_t heads_max, n_parts;     /* heads of a task, and how many tasks share a kv head's group */
     int32_t queries_max;            /* of a task */
     int32_t n_positions;            /* of the longest sequence, rounded up to a page */
-    float scale;
 } attention_args;
 
 /* What a task works in; one per thread. */
 typedef struct workspace {
     float *scores;                  /* [queries_max, n_positions] */
     float *values;                  /* [n_positions, 16] */
-    float *keys;                    /* [GR_KV_PAGE, head_dim] */
+    float *keys;                    /* [GR_KV_PAGE, key_dim] */
     float *total;                   /* [queries_max] */
 } workspace;
 
-/* Queries of a task: (row, head of the kv head's group), row by row. */
-typedef struct task_cut { int32_t first_row, n_queries, kv_head; const int32_t *pages; } task_cut;
+/* Queries of a task: (row, head), row by row. They see positions from page start `from` on, the last of them up to n. */
+typedef struct task_cut { int32_t first_row, kv_head, first_head, n_heads, n_queries, from, n; const int32_t *pages; } task_cut;
 
 static int32_t least(int32_t a, int32_t b) { return a < b ? a : b; }
 
 /* ---- rows: norm, clip, rope, append ---- */
-static void norm_heads(const gr_kernels *k, const gr_weight *w, float eps, float *x, int32_t n_heads, int32_t head_dim) {
+static void norm_heads(const gr_kernels *k, const gr_weight *w, float eps, float *x, int32_t n_heads, int32_t dim) {
     if (!w) return;
-    const int32_t n = n_heads * head_dim;
-    for (int32_t at = 0; at < n; at += w->cols) k->norm(x + at, w->vector, w->cols, eps, x + at);
+    const int32_t step = w->cols > dim ? w->cols : dim;
+    for (int32_t at = 0; at < n_heads * dim; at += step) k->norm(x + at, w->vector, w->cols, eps, x + at);
 }
 
 static void turn_heads(const attention_args *x, float *heads, int32_t n_heads, int32_t position) {
-    const gr_rope_table *rope = &x->cpu->rope;
-    const int64_t at = (int64_t)position * rope->half;
-    for (int32_t h = 0; h < n_heads; h++) x->cpu->k->rope(heads + (int64_t)h * x->a->head_dim, rope->cosine + at, rope->sine + at, rope->half);
+    const gr_rope_table *table = &x->cpu->rope;
+    const grace_rope *rope = x->a->rope;
+    const int64_t at = (int64_t)position * (rope->dim / 2);
+    float *last = heads + (x->a->key_dim - rope->dim);
+    for (int32_t h = 0; h < n_heads; h++, last += x->a->key_dim)
+        (rope->neighbours ? x->cpu->k->rope_neighbours : x->cpu->k->rope)(last, table->cosine + at, table->sine + at, rope->dim / 2);
+}
+
+static void append(const attention_args *x, int64_t row, const float *from, float *pages, int32_t width) {
+    const gr_attention *a = x->a;
+    const int32_t position = a->position_of_row[row];
+    const int64_t page = a->page_table[(int64_t)a->sequence_of_row[row] * a->pages_max + position / GR_KV_PAGE];
+    memcpy(pages + (page * GR_KV_PAGE + position % GR_KV_PAGE) * width, from + row * width, (size_t)width * sizeof *pages);
 }
 
 static void row_task(void *args, int64_t row, int32_t thread) {
     const attention_args *x = args;
     const gr_attention *a = x->a;
     const gr_kernels *k = x->cpu->k;
-    const int32_t n_q = a->n_heads * a->head_dim, n_kv = a->n_kv_heads * a->head_dim, position = a->position_of_row[row];
-    float *q = a->q + row * n_q, *key = a->k + row * n_kv, *value = a->v + row * n_kv;
+    const int32_t n_q = a->n_heads * a->key_dim, n_k = a->n_kv_heads * a->key_dim, n_v = a->n_kv_heads * a->value_dim;
+    float *q = a->q + row * n_q, *key = a->k + row * n_k;
     (void)thread;
-    norm_heads(k, a->q_norm, a->norm_eps, q, a->n_heads, a->head_dim);
-    norm_heads(k, a->k_norm, a->norm_eps, key, a->n_kv_heads, a->head_dim);
+    norm_heads(k, a->q_norm, a->norm_eps, q, a->n_heads, a->key_dim);
+    norm_heads(k, a->k_norm, a->norm_eps, key, a->n_kv_heads, a->key_dim);
     if (a->clip_qkv > 0) {
         k->clip(q, n_q, a->clip_qkv);
-        k->clip(key, n_kv, a->clip_qkv);
-        k->clip(value, n_kv, a->clip_qkv);
+        k->clip(key, n_k, a->clip_qkv);
+        if (a->v) k->clip(a->v + row * n_v, n_v, a->clip_qkv);
     }
-    turn_heads(x, q, a->n_heads, position);
-    turn_heads(x, key, a->n_kv_heads, position);
-    const int64_t page = a->page_table[(int64_t)a->sequence_of_row[row] * a->pages_max + position / GR_KV_PAGE];
-    const int64_t at = (page * GR_KV_PAGE + position % GR_KV_PAGE) * n_kv;
-    memcpy(a->k_pages + at, key, (size_t)n_kv * sizeof *key);
-    memcpy(a->v_pages + at, value, (size_t)n_kv * sizeof *value);
+    turn_heads(x, q, a->n_heads, a->position_of_row[row]);
+    turn_heads(x, key, a->n_kv_heads, a->position_of_row[row]);
+    append(x, row, a->k, a->k_pages, n_k);
+    if (a->v) append(x, row, a->v, a->v_pages, n_v);
 }
 
 /* ---- heads ---- */
 static size_t workspace_floats(const attention_args *x) {
-    const size_t n = (size_t)x->queries_max * ((size_t)x->n_positions + 1) + (size_t)x->n_positions * 16 + (size_t)GR_KV_PAGE * (size_t)x->a->head_dim;
+    const size_t n = (size_t)x->queries_max * ((size_t)x->n_positions + 1) + (size_t)x->n_positions * 16 + (size_t)GR_KV_PAGE * (size_t)x->a->key_dim;
     return (n + 15) / 16 * 16;
 }
 
@@ -80,43 +88,48 @@ static workspace workspace_of(const attention_args *x, int32_t thread) {
     w.scores = (float *)x->cpu->scores.data + workspace_floats(x) * (size_t)thread;
     w.values = w.scores + (int64_t)x->queries_max * x->n_positions;
     w.keys = w.values + (int64_t)x->n_positions * 16;
-    w.total = w.keys + (int64_t)GR_KV_PAGE * x->a->head_dim;
+    w.total = w.keys + (int64_t)GR_KV_PAGE * x->a->key_dim;
     return w;
 }
 
-/* Where query i lies in q and out, and how many positions it sees. */
-static int64_t query_offset(const attention_args *x, const task_cut *cut, int32_t i) {
-    return ((int64_t)(cut->first_row + i / x->group) * x->a->n_heads + cut->kv_head * x->group + i % x->group) * x->a->head_dim;
+/* Which head query i is, where it lies in q or out (rows of n_heads * dim), and which positions it sees: query_from to query_sees - 1. */
+static int32_t query_head(const task_cut *cut, int32_t i) { return cut->first_head + i % cut->n_heads; }
+static int64_t query_offset(const attention_args *x, const task_cut *cut, int32_t i, int32_t dim) {
+    return ((int64_t)(cut->first_row + i / cut->n_heads) * x->a->n_heads + query_head(cut, i)) * dim;
 }
-static int32_t query_sees(const attention_args *x, const task_cut *cut, int32_t i) { return x->a->position_of_row[cut->first_row + i / x->group] + 1; }
+static int32_t query_sees(const attention_args *x, const task_cut *cut, int32_t i) { return x->a->position_of_row[cut->first_row + i / cut->n_heads] + 1; }
+static int32_t query_from(const attention_args *x, const task_cut *cut, int32_t i) {
+    const int32_t n = query_sees(x, cut, i);
+    return x->a->window > 0 && n > x->a->window ? n - x->a->window : 0;
+}
 
-/* The kv head's first element at position at of k_pages or v_pages. */
-static const float *head_at(const attention_args *x, const task_cut *cut, const float *cache, int32_t at) {
-    const gr_attention *a = x->a;
-    return cache + (((int64_t)cut->pages[at / GR_KV_PAGE] * GR_KV_PAGE + at % GR_KV_PAGE) * a->n_kv_heads + cut->kv_head) * a->head_dim;
+/* The kv head's first element at position at of k_pages, or of v_pages. */
+static const float *cache_at(const task_cut *cut, const float *pages, int32_t n_kv_heads, int32_t dim, int32_t at) {
+    return pages + (((int64_t)cut->pages[at / GR_KV_PAGE] * GR_KV_PAGE + at % GR_KV_PAGE) * n_kv_heads + cut->kv_head) * dim;
 }
 
 /* Keys of the page from position `at` on: in place, or side by side when several tiles of queries read them. */
 static void open_keys(const attention_args *x, const task_cut *cut, int32_t at, float *keys, gr_tile *t) {
-    const int64_t stride = (int64_t)x->a->n_kv_heads * x->a->head_dim;
-    const float *from = head_at(x, cut, x->a->k_pages, at);
-    *t = (gr_tile){.w = from, .w_stride = stride * (int64_t)sizeof *from, .dtype = GRACE_F32, .n_outs = GR_KV_PAGE, .k = x->a->head_dim};
-    if (cut->n_queries <= x->cpu->k->tile_rows) return;
-    for (int32_t j = 0; j < GR_KV_PAGE; j++) memcpy(keys + j * x->a->head_dim, from + j * stride, (size_t)x->a->head_dim * sizeof *keys);
+    const gr_attention *a = x->a;
+    const int64_t stride = (int64_t)a->n_kv_heads * a->key_dim;
+    const float *from = cache_at(cut, a->k_pages, a->n_kv_heads, a->key_dim, at);
+    *t = (gr_tile){.w = from, .w_stride = stride * (int64_t)sizeof *from, .dtype = GRACE_F32, .n_outs = GR_KV_PAGE, .k = a->key_dim};
+    if (cut->n_queries <= x->cpu->k->tile_rows || a->n_kv_heads == 1) return;
+    for (int32_t j = 0; j < GR_KV_PAGE; j++) memcpy(keys + j * a->key_dim, from + j * stride, (size_t)a->key_dim * sizeof *keys);
     t->w = keys;
-    t->w_stride = x->a->head_dim * (int64_t)sizeof *keys;
+    t->w_stride = a->key_dim * (int64_t)sizeof *keys;
 }
 
 /* Scores of all queries against the positions they see; whole pages, what lies beyond is never used. */
-static void score_queries(const attention_args *x, const task_cut *cut, const workspace *w, int32_t n) {
+static void score_queries(const attention_args *x, const task_cut *cut, const workspace *w) {
     gr_tile t;
-    for (int32_t at = 0; at < n; at += GR_KV_PAGE) {
+    for (int32_t at = cut->from; at < cut->n; at += GR_KV_PAGE) {
         open_keys(x, cut, at, w->keys, &t);
         for (int32_t i = 0; i < cut->n_queries; i += t.n_rows) {
             t.n_rows = least(x->cpu->k->tile_rows, cut->n_queries - i);
-            if (query_sees(x, cut, i + t.n_rows - 1) <= at) continue;
+            if (query_sees(x, cut, i + t.n_rows - 1) <= at || query_from(x, cut, i) >= at + GR_KV_PAGE) continue;
             for (int32_t r = 0; r < t.n_rows; r++) {
-                t.x[r] = x->a->q + query_offset(x, cut, i + r);
+                t.x[r] = x->a->q + query_offset(x, cut, i + r, x->a->key_dim);
                 t.out[r] = w->scores + (int64_t)(i + r) * x->n_positions + at;
             }
             x->cpu->k->tile(&t);
@@ -124,28 +137,53 @@ static void score_queries(const attention_args *x, const task_cut *cut, const wo
     }
 }
 
-static void copy_values(const attention_args *x, const task_cut *cut, int32_t d, int32_t n_out, int32_t n, float *values) {
-    const int64_t stride = (int64_t)x->a->n_kv_heads * x->a->head_dim;
-    for (int32_t at = 0; at < n; at += GR_KV_PAGE)
-        x->cpu->k->pack(head_at(x, cut, x->a->v_pages, at) + d, stride, least(GR_KV_PAGE, n - at), n_out, values + 16 * (int64_t)at);
+/* What lies before a query's window gets no weight: then the zeros it adds to every sum change no bit, wherever the task's pages begin. */
+static void weigh_positions(const attention_args *x, const task_cut *cut, const workspace *w) {
+    const gr_weight *sinks = x->a->sinks;
+    for (int32_t i = 0; i < cut->n_queries; i++) {
+        float *scores = w->scores + (int64_t)i * x->n_positions;
+        for (int32_t at = cut->from; at < query_from(x, cut, i); at++) scores[at] = -INFINITY;
+        w->total[i] = x->cpu->k->softmax(scores + cut->from, query_sees(x, cut, i) - cut->from, x->a->scale,
+                                         sinks ? sinks->vector + query_head(cut, i) : NULL);
+    }
+}
+
+/* Elements d to d + n_out of the values. */
+static void copy_values(const attention_args *x, const task_cut *cut, int32_t d, int32_t n_out, float *values) {
+    const gr_attention *a = x->a;
+    const float *pages = a->v_pages ? a->v_pages : a->k_pages;
+    const int32_t dim = a->v_pages ? a->value_dim : a->key_dim;
+    for (int32_t at = cut->from; at < cut->n; at += GR_KV_PAGE)
+        x->cpu->k->pack(cache_at(cut, pages, a->n_kv_heads, dim, at) + d, (int64_t)a->n_kv_heads * dim, least(GR_KV_PAGE, cut->n - at), n_out,
+                        values + 16 * (int64_t)at);
+}
+
+static task_cut cut_of_task(const attention_args *x, int64_t task) {
+    const gr_attention *a = x->a;
+    const int32_t block = (int32_t)(task / (a->n_kv_heads * x->n_parts)), rest = (int32_t)(task % (a->n_kv_heads * x->n_parts));
+    const int32_t row = x->first_row[block], end = x->first_row[block + 1], first = rest % x->n_parts * x->heads_max;
+    task_cut cut = {.first_row = row, .kv_head = rest / x->n_parts, .n_heads = least(x->heads_max, x->group - first),
+                    .n = a->position_of_row[end - 1] + 1, .pages = a->page_table + (int64_t)a->sequence_of_row[row] * a->pages_max};
+    cut.first_head = cut.kv_head * x->group + first;
+    cut.n_queries = (end - row) * cut.n_heads;
+    cut.from = query_from(x, &cut, 0) / GR_KV_PAGE * GR_KV_PAGE;
+    return cut;
 }
 
 static void head_task(void *args, int64_t task, int32_t thread) {
     const attention_args *x = args;
     const gr_attention *a = x->a;
-    const int32_t block = (int32_t)(task / a->n_kv_heads), row = x->first_row[block], end = x->first_row[block + 1];
-    const task_cut cut = {row, (end - row) * x->group, (int32_t)(task % a->n_kv_heads), a->page_table + (int64_t)a->sequence_of_row[row] * a->pages_max};
-    const int32_t n = a->position_of_row[end - 1] + 1;
+    const task_cut cut = cut_of_task(x, task);
     const workspace w = workspace_of(x, thread);
-    score_queries(x, &cut, &w, n);
-    for (int32_t i = 0; i < cut.n_queries; i++)
-        w.total[i] = x->cpu->k->softmax(w.scores + (int64_t)i * x->n_positions, query_sees(x, &cut, i), x->scale);
-    for (int32_t d = 0; d < a->head_dim; d += 16) {
-        const int32_t n_out = least(16, a->head_dim - d);
-        copy_values(x, &cut, d, n_out, n, w.values);
+    score_queries(x, &cut, &w);
+    weigh_positions(x, &cut, &w);
+    for (int32_t d = 0; d < a->value_dim; d += 16) {
+        const int32_t n_out = least(16, a->value_dim - d);
+        copy_values(x, &cut, d, n_out, w.values);
         for (int32_t i = 0; i < cut.n_queries; i++)
-            x->cpu->k->weigh(&(gr_weigh){.p = w.scores + (int64_t)i * x->n_positions, .total = w.total[i], .n = query_sees(x, &cut, i), .v = w.values,
-                                         .n_out = n_out, .out = a->out + query_offset(x, &cut, i) + d});
+            x->cpu->k->weigh(&(gr_weigh){.p = w.scores + (int64_t)i * x->n_positions + cut.from, .total = w.total[i],
+                                         .n = query_sees(x, &cut, i) - cut.from, .v = w.values + 16 * (int64_t)cut.from, .n_out = n_out,
+                                         .out = a->out + query_offset(x, &cut, i, a->value_dim) + d});
     }
 }
 
@@ -160,17 +198,35 @@ static int32_t cut_rows(const gr_attention *a, int32_t rows_per_task, int32_t *f
     return n;
 }
 
-static grace_status check_norm(const gr_weight *w, const char *name, int32_t n_heads, int32_t head_dim) {
-    if (!w || (w->vector && (w->cols == head_dim || w->cols == n_heads * head_dim))) return GRACE_OK;
-    return gr_fail(GRACE_ERR_ARG, "%s norm has %d x %d values, expected %d or %d", name, w->rows, w->cols, head_dim, n_heads * head_dim);
+/* Tasks of about QUERIES_PER_TASK queries; fewer heads in each when the tasks would be too few for the threads. */
+static void cut_tasks(attention_args *x, int32_t *first_row) {
+    const gr_attention *a = x->a;
+    x->heads_max = least(x->group, QUERIES_PER_TASK);
+    const int32_t rows_per_task = (int32_t)gr_ceil_div(QUERIES_PER_TASK, x->heads_max);
+    x->n_blocks = cut_rows(a, rows_per_task, first_row);
+    x->first_row = first_row;
+    const int32_t wanted = (int32_t)gr_ceil_div(2 * x->cpu->n_threads, (int64_t)x->n_blocks * a->n_kv_heads);
+    if (wanted > 1 && x->cpu->n_threads > 1) {
+        const int32_t heads = (int32_t)gr_ceil_div(x->group, wanted), tile = least(x->group, x->cpu->k->tile_rows);
+        x->heads_max = least(x->heads_max, heads > tile ? heads : tile);
+    }
+    x->n_parts = (int32_t)gr_ceil_div(x->group, x->heads_max);
+    x->queries_max = rows_per_task * x->heads_max;
+}
+
+static grace_status check_norm(const gr_attention *a, const gr_weight *w, const char *name, int32_t n_heads) {
+    if (!w || (w->vector && (w->cols == a->key_dim || w->cols == n_heads * a->key_dim || (!a->v_pages && w->cols == a->value_dim)))) return GRACE_OK;
+    return gr_fail(GRACE_ERR_ARG, "%s norm has %d x %d values, expected %d or %d", name, w->rows, w->cols, a->key_dim, n_heads * a->key_dim);
 }
 
 static grace_status check_attention(const gr_attention *a) {
     grace_status st = GRACE_OK;
-    GR_CHECK(a->head_dim > 0 && a->head_dim % 2 == 0, GRACE_ERR_ARG, "head_dim %d: expected an even number", a->head_dim);
+    GR_CHECK(a->rope->dim % 2 == 0 && a->rope->dim >= 0 && a->rope->dim <= a->key_dim && a->rope->dim <= 2 * GRACE_ROPE_PAIRS_MAX, GRACE_ERR_ARG,
+             "%d of %d elements turn: expected an even number", a->rope->dim, a->key_dim);
+    GR_CHECK(a->value_dim > 0 && (a->v_pages || a->value_dim <= a->key_dim), GRACE_ERR_ARG, "values of %d elements in keys of %d", a->value_dim, a->key_dim);
     GR_CHECK(a->n_kv_heads > 0 && a->n_heads % a->n_kv_heads == 0, GRACE_ERR_ARG, "%d heads do not share %d kv heads evenly", a->n_heads, a->n_kv_heads);
-    GR_TRY(check_norm(a->q_norm, "q", a->n_heads, a->head_dim));
-    GR_TRY(check_norm(a->k_norm, "k", a->n_kv_heads, a->head_dim));
+    GR_TRY(check_norm(a, a->q_norm, "q", a->n_heads));
+    GR_TRY(check_norm(a, a->k_norm, "k", a->n_kv_heads));
 done:
     return st;
 }
@@ -185,19 +241,16 @@ grace_status gr_cpu_attention(gr_compute *c, const gr_attention *a) {
         const int32_t position = a->position_of_row[row];
         GR_ASSERT(position >= 0 && position / GR_KV_PAGE < a->pages_max);
         if (position > last) last = position;
-        n_scores += position + 1;
+        n_scores += a->window > 0 && position >= a->window ? a->window : position + 1;
     }
-    attention_args x = {.cpu = cpu, .a = a, .group = a->n_heads / a->n_kv_heads, .scale = 1.0f / sqrtf((float)a->head_dim)};
-    const int32_t rows_per_task = (int32_t)gr_ceil_div(QUERIES_PER_TASK, x.group);
-    x.queries_max = rows_per_task * x.group;
+    attention_args x = {.cpu = cpu, .a = a, .group = a->n_heads / a->n_kv_heads};
     x.n_positions = (int32_t)(last / GR_KV_PAGE + 1) * GR_KV_PAGE;
-    GR_TRY(gr_rope_reserve(&cpu->rope, a->rope_theta, a->head_dim, (int32_t)last + 1));
-    GR_TRY(gr_scratch_reserve(&cpu->scores, sizeof(float) * workspace_floats(&x) * (size_t)cpu->n_threads, "attention scores"));
+    GR_TRY(gr_rope_reserve(&cpu->rope, a->rope, (int32_t)last + 1));
     GR_TRY(gr_scratch_reserve(&cpu->tasks, sizeof(int32_t) * ((size_t)a->n_rows + 1), "attention tasks"));
-    x.n_blocks = cut_rows(a, rows_per_task, cpu->tasks.data);
-    x.first_row = cpu->tasks.data;
-    gr_cpu_for(cpu, a->n_rows, (int64_t)a->n_rows * (a->n_heads + 2 * a->n_kv_heads) * a->head_dim, row_task, &x);
-    gr_cpu_for(cpu, (int64_t)x.n_blocks * a->n_kv_heads, 2 * n_scores * a->n_heads * a->head_dim, head_task, &x);
+    cut_tasks(&x, cpu->tasks.data);
+    GR_TRY(gr_scratch_reserve(&cpu->scores, sizeof(float) * workspace_floats(&x) * (size_t)cpu->n_threads, "attention scores"));
+    gr_cpu_for(cpu, a->n_rows, (int64_t)a->n_rows * (a->n_heads + 2 * a->n_kv_heads) * a->key_dim, row_task, &x);
+    gr_cpu_for(cpu, (int64_t)x.n_blocks * a->n_kv_heads * x.n_parts, n_scores * a->n_heads * (a->key_dim + a->value_dim), head_task, &x);
 done:
     return st;
 }

@@ -135,7 +135,7 @@ static grace_status rotation_build(gr_compute *c, const int32_t shapes[][2], int
     GR_TRY(big_alloc((size_t)r->n * (size_t)(per_set * per_matrix) * sizeof *r->values, (void **)&r->values));
     GR_TRY(fill(gr_cpu_of(c), r->values, (size_t)r->n * (size_t)(per_set * per_matrix)));
     for (int32_t i = 0; i < r->n * per_set; i++) {
-        const grace_tensor t = {r->values + i * per_matrix, shapes[i % per_set][0], shapes[i % per_set][1], GRACE_BF16};
+        const grace_tensor t = {.data = r->values + i * per_matrix, .rows = shapes[i % per_set][0], .cols = shapes[i % per_set][1], .dtype = GRACE_BF16};
         GR_TRY(c->ops->weight_open(c, &t, &r->weights[i]));
     }
 done:
@@ -198,9 +198,10 @@ done:
 }
 
 static grace_status run_expert(gr_compute *c, const bench_data *d, int32_t set, const int32_t *pairs, int32_t rows) {
-    const gr_weight *const *w = (const gr_weight *const *)d->weights.weights + 3 * (set % d->weights.n);
+    gr_weight *const *w = d->weights.weights + 3 * (set % d->weights.n);
+    const gr_mlp mlp = {.gate = w[0], .up = w[1], .down = w[2]};
     const int32_t first_pair[] = {0, rows};
-    const gr_experts e = {.n_slots = 1, .gate = w, .up = w + 1, .down = w + 2, .first_pair = first_pair, .row_of_pair = pairs, .in = d->in, .out = d->out};
+    const gr_experts e = {.n_slots = 1, .slots = &mlp, .first_pair = first_pair, .row_of_pair = pairs, .in = d->in, .out = d->out};
     return c->ops->experts(c, &e);
 }
 

@@ -95,6 +95,8 @@ static grace_status weight_open(gr_compute *c, const grace_tensor *tensor, gr_we
     gr_cpu *cpu = gr_cpu_of(c);
     gr_weight *w = NULL;
     GR_CHECK(tensor->data, GRACE_ERR_ARG, "a weight without data");
+    GR_CHECK(tensor->dtype <= GRACE_F16 && tensor->col_step <= 1 && (tensor->rows == 1 || !tensor->row_step || tensor->row_step == tensor->cols),
+             GRACE_ERR_ARG, "a weight that was not unpacked");
     GR_CHECK(tensor->rows >= 1 && tensor->cols >= 1 && tensor->rows <= INT32_MAX && tensor->cols <= INT32_MAX, GRACE_ERR_LIMIT,
              "a weight of %lld x %lld, each side must be 1..%d", (long long)tensor->rows, (long long)tensor->cols, INT32_MAX);
     GR_CALLOC(w, 1);
@@ -168,6 +170,31 @@ static grace_status cpu_sum_rows(gr_compute *c, const float *in, const int32_t *
     return GRACE_OK;
 }
 
+static grace_status cpu_add_bias(gr_compute *c, const gr_weight *bias, int32_t n_rows, float *x) {
+    GR_ASSERT(bias->vector);
+    for (int32_t i = 0; i < n_rows; i++) gr_cpu_of(c)->k->add(x + (int64_t)i * bias->cols, bias->vector, bias->cols);
+    return GRACE_OK;
+}
+
+typedef struct scale_args { const gr_kernels *k; const gr_weight *w; const float *x; float *y; } scale_args;
+
+static void scale_row(void *args, int64_t row, int32_t thread) {
+    const scale_args *s = args;
+    float by = 0, *y = s->y + row * s->w->cols;
+    gr_tile t = {.w = s->w->vector, .dtype = GRACE_F32, .n_outs = 1, .n_rows = 1, .k = s->w->cols, .x = {s->x + row * s->w->cols}, .out = {&by}};
+    (void)thread;
+    s->k->tile(&t);
+    s->k->sigmoid(&by, 1);
+    for (int32_t i = 0; i < s->w->cols; i++) y[i] *= by;
+}
+
+static grace_status cpu_scale_rows(gr_compute *c, const gr_weight *w, const float *x, int32_t n_rows, float *y) {
+    GR_ASSERT(w->vector);
+    scale_args s = {gr_cpu_of(c)->k, w, x, y};
+    gr_cpu_for(gr_cpu_of(c), n_rows, (int64_t)n_rows * w->cols * 2, scale_row, &s);
+    return GRACE_OK;
+}
+
 static grace_status cpu_add(gr_compute *c, float *x, const float *y, int64_t n) {
     gr_cpu_of(c)->k->add(x, y, n);
     return GRACE_OK;
@@ -177,7 +204,7 @@ static grace_status cpu_add(gr_compute *c, float *x, const float *y, int64_t n) 
 static void cpu_free(gr_compute *c) {
     if (!c) return;
     gr_cpu *cpu = gr_cpu_of(c);
-    gr_scratch *all[] = {&cpu->tile, &cpu->hidden, &cpu->up, &cpu->tasks, &cpu->scores, &cpu->order};
+    gr_scratch *all[] = {&cpu->tile, &cpu->hidden, &cpu->up, &cpu->tasks, &cpu->choices, &cpu->scores, &cpu->order};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) release(all[i]->data);
     gr_rope_free(&cpu->rope);
     free(cpu);
@@ -185,8 +212,8 @@ static void cpu_free(gr_compute *c) {
 
 static const gr_compute_ops cpu_ops = {
     .name = "cpu", .alloc = cpu_alloc, .release = cpu_release, .weight_open = weight_open, .weight_close = weight_close,
-    .embed = cpu_embed, .norm = cpu_norm, .linear = gr_cpu_linear, .attention = gr_cpu_attention, .gate = gr_cpu_gate,
-    .experts = gr_cpu_experts, .gather = cpu_gather, .sum_rows = cpu_sum_rows, .add = cpu_add, .sample = gr_cpu_sample, .free = cpu_free,
+    .embed = cpu_embed, .norm = cpu_norm, .linear = gr_cpu_linear, .add_bias = cpu_add_bias, .linear_heads = gr_cpu_linear_heads, .attention = gr_cpu_attention, .gate = gr_cpu_gate,
+    .scale_rows = cpu_scale_rows, .experts = gr_cpu_experts, .gather = cpu_gather, .sum_rows = cpu_sum_rows, .add = cpu_add, .sample = gr_cpu_sample, .free = cpu_free,
 };
 
 #ifdef GRACE_X86

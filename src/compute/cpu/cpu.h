@@ -14,8 +14,8 @@ struct gr_weight {
 /* Memory that grows to the largest request seen and stays: a steady state allocates nothing. */
 typedef struct gr_scratch { void *data; size_t size; } gr_scratch;
 
-/* Cosine and sine of every position seen so far, for one (theta, half). */
-typedef struct gr_rope_table { float theta; int32_t half, n_positions; float *cosine, *sine; } gr_rope_table;
+/* Cosine and sine [n_positions, dim / 2] of every position seen so far, for one rope. */
+typedef struct gr_rope_table { grace_rope rope; int32_t n_positions; float *cosine, *sine; } gr_rope_table;
 
 typedef struct gr_cpu {
     gr_compute base;
@@ -26,6 +26,7 @@ typedef struct gr_cpu {
     gr_scratch hidden;          /* experts: silu(gate) * up of every pair */
     gr_scratch up;              /* experts: [n_threads, GR_TILE_ROWS_MAX, GR_BLOCK_OUTS_MAX] */
     gr_scratch tasks;           /* experts, attention: how the work was cut */
+    gr_scratch choices;         /* gate: choices and groups of every thread */
     gr_scratch scores;          /* attention: a workspace per thread; gate: logits; sample: probabilities */
     gr_scratch order;           /* sample: ids */
     gr_rope_table rope;
@@ -59,12 +60,13 @@ static inline int64_t gr_ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b
 grace_status gr_cpu_linear(gr_compute *c, const gr_weight *w, const float *x, int32_t n_rows, float *out);
 grace_status gr_cpu_experts(gr_compute *c, const gr_experts *e);
 grace_status gr_cpu_attention(gr_compute *c, const gr_attention *a);
-grace_status gr_cpu_gate(gr_compute *c, const gr_weight *w, const float *x, int32_t n_rows, int32_t top_k, bool norm_topk,
+grace_status gr_cpu_linear_heads(gr_compute *c, const gr_weight *w, int32_t n_heads, int32_t n_kept, const float *x, int32_t n_rows, float *out);
+grace_status gr_cpu_gate(gr_compute *c, const gr_router_weights *router, const grace_gate *rule, const float *x, int32_t n_rows, int32_t top_k,
                          int32_t *ids, float *weights);
 grace_status gr_cpu_sample(gr_compute *c, const float *logits, int32_t vocab, const gr_sampling *s, int32_t *id);
 
-/* ---- rope.c: grow the table to hold positions below n. Angles as the reference makes them: float32 frequency times position ---- */
-grace_status gr_rope_reserve(gr_rope_table *t, float theta, int32_t head_dim, int32_t n_positions);
+/* ---- rope.c: grow the table to hold positions below n ---- */
+grace_status gr_rope_reserve(gr_rope_table *t, const grace_rope *rope, int32_t n_positions);
 void gr_rope_free(gr_rope_table *t);
 
 #endif

@@ -1,4 +1,4 @@
-/* SwiGLU of the experts this rank hosts. Two passes over all slots: hidden = silu(x gate^T) * (x up^T), then out = hidden down^T. A task
+/* MLPs of the experts this rank hosts. Two passes over all slots: hidden = act(x gate^T, x up^T), then out = hidden down^T. A task
  * is (slot, block of outputs, part of its pairs), so that one large slot uses every thread and many small ones are spread over them. */
 #include "compute/cpu/cpu.h"
 
@@ -33,14 +33,28 @@ static expert_cut cut_of_task(const expert_args *x, int32_t task, int32_t n_outs
     return (expert_cut){slot, out, least(x->outs_per_block, n_outs - out), pair, least(pair + x->rows_per_part, end)};
 }
 
+/* Of one slot's block of outputs, n of them from `out` on. */
+static void add_bias(const gr_kernels *k, const gr_weight *bias, int32_t out, int32_t n, float *x) {
+    if (bias) k->add(x, bias->vector + out, n);
+}
+
+static void activate(const expert_args *x, const expert_cut *cut, float *gate, float *up) {
+    const gr_mlp *mlp = &x->e->slots[cut->slot];
+    const gr_kernels *k = x->cpu->k;
+    add_bias(k, mlp->gate_bias, cut->out, cut->n_outs, gate);
+    add_bias(k, mlp->up_bias, cut->out, cut->n_outs, up);
+    if (x->e->swiglu_limit > 0) k->silu_clamped(gate, up, cut->n_outs, x->e->swiglu_limit);
+    else k->silu_mul(gate, up, cut->n_outs);
+}
+
 static void up_task(void *args, int64_t task, int32_t thread) {
     const expert_args *x = args;
     const expert_cut cut = cut_of_task(x, (int32_t)task, x->width);
     const gr_kernels *k = x->cpu->k;
     float *block = (float *)x->cpu->up.data + (int64_t)thread * GR_TILE_ROWS_MAX * GR_BLOCK_OUTS_MAX;
     gr_tile gate, up;
-    gr_block_open(x->cpu, thread, 0, x->e->gate[cut.slot], cut.out, cut.n_outs, cut.pair_end - cut.pair, &gate);
-    gr_block_open(x->cpu, thread, 1, x->e->up[cut.slot], cut.out, cut.n_outs, cut.pair_end - cut.pair, &up);
+    gr_block_open(x->cpu, thread, 0, x->e->slots[cut.slot].gate, cut.out, cut.n_outs, cut.pair_end - cut.pair, &gate);
+    gr_block_open(x->cpu, thread, 1, x->e->slots[cut.slot].up, cut.out, cut.n_outs, cut.pair_end - cut.pair, &up);
     for (int32_t p = cut.pair; p < cut.pair_end; p += gate.n_rows) {
         gate.n_rows = up.n_rows = least(k->tile_rows, cut.pair_end - p);
         for (int32_t r = 0; r < gate.n_rows; r++) {
@@ -50,7 +64,7 @@ static void up_task(void *args, int64_t task, int32_t thread) {
         }
         k->tile(&gate);
         k->tile(&up);
-        for (int32_t r = 0; r < gate.n_rows; r++) k->silu_mul(gate.out[r], up.out[r], cut.n_outs);
+        for (int32_t r = 0; r < gate.n_rows; r++) activate(x, &cut, gate.out[r], up.out[r]);
     }
 }
 
@@ -58,7 +72,7 @@ static void down_task(void *args, int64_t task, int32_t thread) {
     const expert_args *x = args;
     const expert_cut cut = cut_of_task(x, (int32_t)task, x->hidden_size);
     gr_tile t;
-    gr_block_open(x->cpu, thread, 0, x->e->down[cut.slot], cut.out, cut.n_outs, cut.pair_end - cut.pair, &t);
+    gr_block_open(x->cpu, thread, 0, x->e->slots[cut.slot].down, cut.out, cut.n_outs, cut.pair_end - cut.pair, &t);
     for (int32_t p = cut.pair; p < cut.pair_end; p += t.n_rows) {
         t.n_rows = least(x->cpu->k->tile_rows, cut.pair_end - p);
         for (int32_t r = 0; r < t.n_rows; r++) {
@@ -66,6 +80,7 @@ static void down_task(void *args, int64_t task, int32_t thread) {
             t.out[r] = x->e->out + (int64_t)(p + r) * x->hidden_size + cut.out;
         }
         x->cpu->k->tile(&t);
+        for (int32_t r = 0; r < t.n_rows; r++) add_bias(x->cpu->k, x->e->slots[cut.slot].down_bias, cut.out, cut.n_outs, t.out[r]);
     }
 }
 
@@ -89,7 +104,7 @@ static int32_t cut_pass(expert_args *x, int32_t *first_task, int32_t n_outs, int
 static grace_status check_shapes(const gr_experts *e, int32_t width, int32_t hidden) {
     grace_status st = GRACE_OK;
     for (int32_t s = 0; s < e->n_slots; s++) {
-        const gr_weight *g = e->gate[s], *u = e->up[s], *d = e->down[s];
+        const gr_weight *g = e->slots[s].gate, *u = e->slots[s].up, *d = e->slots[s].down;
         GR_CHECK(g->rows == width && u->rows == width && d->cols == width && g->cols == hidden && u->cols == hidden && d->rows == hidden,
                  GRACE_ERR_ARG, "slot %d: gate %dx%d, up %dx%d, down %dx%d; slot 0 has width %d, hidden %d", s, g->rows, g->cols, u->rows, u->cols,
                  d->rows, d->cols, width, hidden);
@@ -103,7 +118,7 @@ grace_status gr_cpu_experts(gr_compute *c, const gr_experts *e) {
     gr_cpu *cpu = gr_cpu_of(c);
     const int32_t n_pairs = e->n_slots ? e->first_pair[e->n_slots] : 0;
     if (n_pairs == 0) return st;
-    expert_args x = {.cpu = cpu, .e = e, .width = e->gate[0]->rows, .hidden_size = e->gate[0]->cols};
+    expert_args x = {.cpu = cpu, .e = e, .width = e->slots[0].gate->rows, .hidden_size = e->slots[0].gate->cols};
     const int64_t cost = (int64_t)n_pairs * x.width * x.hidden_size;
     GR_TRY(check_shapes(e, x.width, x.hidden_size));
     GR_TRY(gr_scratch_reserve(&cpu->hidden, sizeof(float) * (size_t)n_pairs * (size_t)x.width, "expert activations"));

@@ -47,12 +47,16 @@ typedef struct gr_kernels {
     void (*tile)(const gr_tile *t);
     void (*widen)(grace_dtype dtype, const void *from, int64_t n, float *to);
     void (*norm)(const float *x, const float *w, int32_t n, float eps, float *out);     /* x / rms(x) * w; out may be x */
-    float (*softmax)(float *x, int32_t n, float scale);     /* x = exp(scale x - max), returns their canonical sum; n >= 1 */
+    /* x = exp(scale x - max), returns their canonical sum; n >= 1. sink (NULL: none) is one more score, scaled already, added to the sum last. */
+    float (*softmax)(float *x, int32_t n, float scale, const float *sink);
     void (*exp)(float *x, int32_t n);
     void (*pack)(const float *from, int64_t stride, int32_t n, int32_t m, float *to);   /* to [n, 16]: the first m <= 16 of each, then zeros */
     void (*weigh)(const gr_weigh *g);
     void (*silu_mul)(float *gate, const float *up, int32_t n);      /* gate = silu(gate) * up */
+    void (*silu_clamped)(float *gate, const float *up, int32_t n, float limit);     /* grace_model_info.swiglu_limit; gate = the result */
+    void (*sigmoid)(float *x, int32_t n);
     void (*rope)(float *x, const float *cosine, const float *sine, int32_t half);   /* element i turns with i + half */
+    void (*rope_neighbours)(float *x, const float *cosine, const float *sine, int32_t half);    /* element 2i turns with 2i + 1 */
     void (*clip)(float *x, int32_t n, float limit);
     void (*add)(float *x, const float *y, int64_t n);
     void (*sum_row)(const gr_sum_row *s);

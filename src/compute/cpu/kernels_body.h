@@ -199,8 +199,10 @@ static float largest(const float *x, int32_t n) {
     return lane[0];
 }
 
-static float softmax(float *x, int32_t n, float scale) {
-    const v16 by = v16_set(scale), top = v16_set(scale * largest(x, n));
+static float softmax(float *x, int32_t n, float scale, const float *sink) {
+    float most = scale * largest(x, n);
+    if (sink && *sink > most) most = *sink;
+    const v16 by = v16_set(scale), top = v16_set(most);
     v16 sum = v16_zero();
     int32_t i = 0;
     for (; i + 16 <= n; i += 16) {
@@ -213,7 +215,10 @@ static float softmax(float *x, int32_t n, float scale) {
         v16_store_n(x + i, e, n - i);
         sum = v16_add(sum, v16_first_n(e, v16_zero(), n - i));
     }
-    return fold_one(sum);
+    if (!sink) return fold_one(sum);
+    float share[16];
+    v16_store(share, v16_exp(v16_sub(v16_set(*sink), top)));
+    return fold_one(sum) + share[0];
 }
 
 INLINE v16 silu_times(v16 gate, v16 up) {
@@ -225,6 +230,26 @@ static void silu_mul(float *gate, const float *up, int32_t n) {
     int32_t i = 0;
     for (; i + 16 <= n; i += 16) v16_store(gate + i, silu_times(v16_load(gate + i), v16_load(up + i)));
     if (i < n) v16_store_n(gate + i, silu_times(v16_load_n(gate + i, n - i), v16_load_n(up + i, n - i)), n - i);
+}
+
+INLINE v16 v16_sigmoid(v16 x) { return v16_div(v16_set(1.0f), v16_add(v16_set(1.0f), v16_exp(v16_sub(v16_zero(), x)))); }
+
+static void sigmoid(float *x, int32_t n) {
+    int32_t i = 0;
+    for (; i + 16 <= n; i += 16) v16_store(x + i, v16_sigmoid(v16_load(x + i)));
+    if (i < n) v16_store_n(x + i, v16_sigmoid(v16_load_n(x + i, n - i)), n - i);
+}
+
+INLINE v16 clamped_times(v16 gate, v16 up, v16 limit) {
+    const v16 g = v16_min(gate, limit), u = v16_max(v16_sub(v16_zero(), limit), v16_min(up, limit));
+    return v16_mul(v16_mul(g, v16_sigmoid(v16_mul(g, v16_set(1.702f)))), v16_add(u, v16_set(1.0f)));
+}
+
+static void silu_clamped(float *gate, const float *up, int32_t n, float limit) {
+    const v16 most = v16_set(limit);
+    int32_t i = 0;
+    for (; i + 16 <= n; i += 16) v16_store(gate + i, clamped_times(v16_load(gate + i), v16_load(up + i), most));
+    if (i < n) v16_store_n(gate + i, clamped_times(v16_load_n(gate + i, n - i), v16_load_n(up + i, n - i), most), n - i);
 }
 
 static void norm(const float *x, const float *w, int32_t n, float eps, float *out) {
@@ -267,6 +292,14 @@ static void rope(float *restrict x, const float *restrict cosine, const float *r
         float a = x[i], b = x[i + half];
         x[i] = a * cosine[i] - b * sine[i];
         x[i + half] = b * cosine[i] + a * sine[i];
+    }
+}
+
+static void rope_neighbours(float *restrict x, const float *restrict cosine, const float *restrict sine, int32_t half) {
+    for (int32_t i = 0; i < half; i++) {
+        float a = x[2 * i], b = x[2 * i + 1];
+        x[2 * i] = a * cosine[i] - b * sine[i];
+        x[2 * i + 1] = b * cosine[i] + a * sine[i];
     }
 }
 
@@ -329,5 +362,6 @@ static float read_all(const float *x, int64_t n) {
 #define TEXT(a) TEXT_(a)
 const gr_kernels JOIN(gr_kernels_, LEVEL) = {
     .name = TEXT(LEVEL), .tile_rows = TILE_ROWS, .tile = tile, .widen = widen, .norm = norm, .softmax = softmax, .exp = exp_row,
-    .pack = pack, .weigh = weigh, .silu_mul = silu_mul, .rope = rope, .clip = clip, .add = add, .sum_row = sum_row, .burn = burn, .read = read_all,
+    .pack = pack, .weigh = weigh, .silu_mul = silu_mul, .silu_clamped = silu_clamped, .sigmoid = sigmoid,
+    .rope = rope, .rope_neighbours = rope_neighbours, .clip = clip, .add = add, .sum_row = sum_row, .burn = burn, .read = read_all,
 };

@@ -2,6 +2,8 @@
  * when enough rows use it, otherwise in registers on its single way from memory. */
 #include "compute/cpu/cpu.h"
 
+#include <string.h>
+
 enum { WIDE_FLOATS = 32768, ROWS_OF_PART_MIN = 24 };    /* 128 KiB: a widened block and the rows it meets share the second-level cache */
 
 static int32_t clamp(int64_t x, int32_t low, int32_t high) { return x < low ? low : x > high ? high : (int32_t)x; }
@@ -76,5 +78,52 @@ grace_status gr_cpu_linear(gr_compute *c, const gr_weight *w, const float *x, in
     const int32_t rows = gr_rows_per_part(cpu, n_blocks, n_rows);
     linear_args l = {cpu, w, x, out, n_rows, outs, rows, (int32_t)gr_ceil_div(n_rows, rows)};
     gr_cpu_for(cpu, n_blocks * l.n_parts, (int64_t)w->rows * w->cols * n_rows, linear_task, &l);
+    return GRACE_OK;
+}
+
+/* ---- linear_heads: task = (head, part of rows); a head's weights are small and are read once for all rows of the part ---- */
+typedef struct heads_args {
+    const gr_cpu *cpu;
+    const gr_weight *w;
+    const float *x;
+    float *out;
+    int32_t n_rows, n_heads, n_kept, outs, rows_per_part, n_parts;
+} heads_args;
+
+static void heads_tile(const heads_args *l, int32_t head, int32_t o, int32_t row, gr_tile *t) {
+    const int64_t x_step = l->w->cols + l->n_kept, out_step = l->outs + l->n_kept;
+    for (int32_t r = 0; r < t->n_rows; r++) {
+        t->x[r] = l->x + ((int64_t)(row + r) * l->n_heads + head) * x_step;
+        t->out[r] = l->out + ((int64_t)(row + r) * l->n_heads + head) * out_step + o;
+    }
+    l->cpu->k->tile(t);
+}
+
+static void heads_task(void *args, int64_t task, int32_t thread) {
+    const heads_args *l = args;
+    const int32_t head = (int32_t)(task / l->n_parts), first = (int32_t)(task % l->n_parts) * l->rows_per_part;
+    const int32_t last = least(first + l->rows_per_part, l->n_rows), block = gr_block_outs(l->cpu, l->w->rows, l->w->cols);
+    const int64_t x_step = l->w->cols + l->n_kept, out_step = l->outs + l->n_kept;
+    for (int32_t o = 0; o < l->outs; o += block) {
+        gr_tile t;
+        gr_block_open(l->cpu, thread, 0, l->w, head * l->outs + o, least(block, l->outs - o), last - first, &t);
+        for (int32_t row = first; row < last; row += t.n_rows) {
+            t.n_rows = least(l->cpu->k->tile_rows, last - row);
+            heads_tile(l, head, o, row, &t);
+        }
+    }
+    for (int32_t row = first; l->n_kept && row < last; row++) {
+        const int64_t piece = (int64_t)row * l->n_heads + head;
+        memcpy(l->out + piece * out_step + l->outs, l->x + piece * x_step + l->w->cols, (size_t)l->n_kept * sizeof *l->out);
+    }
+}
+
+grace_status gr_cpu_linear_heads(gr_compute *c, const gr_weight *w, int32_t n_heads, int32_t n_kept, const float *x, int32_t n_rows, float *out) {
+    gr_cpu *cpu = gr_cpu_of(c);
+    if (n_rows == 0) return GRACE_OK;
+    if (n_heads < 1 || w->rows % n_heads) return gr_fail(GRACE_ERR_ARG, "a weight of %d rows for %d heads", w->rows, n_heads);
+    const int32_t rows = gr_rows_per_part(cpu, n_heads, n_rows);
+    heads_args l = {cpu, w, x, out, n_rows, n_heads, n_kept, w->rows / n_heads, rows, (int32_t)gr_ceil_div(n_rows, rows)};
+    gr_cpu_for(cpu, (int64_t)n_heads * l.n_parts, (int64_t)w->rows * w->cols * n_rows, heads_task, &l);
     return GRACE_OK;
 }

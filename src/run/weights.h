@@ -1,0 +1,34 @@
+/* The weights one rank computes with: all but the experts it does not host. */
+#ifndef GR_RUN_WEIGHTS_H
+#define GR_RUN_WEIGHTS_H
+#include "compute/compute.h"
+#include "grace/plan.h"
+#include "model/weights.h"
+
+/* NULL: the layer has none. */
+typedef struct gr_layer {
+    gr_weight *attn_norm, *mlp_norm, *q, *k, *v, *o, *q_bias, *k_bias, *v_bias, *o_bias, *q_norm, *k_norm, *sinks;
+    /* latent attention: to_latent [heads * kv_rank, nope] brings queries to the latent, from_latent [heads * v_dim, kv_rank] results back */
+    gr_weight *q_a, *q_a_norm, *q_b, *kv_a, *to_latent, *from_latent;       /* k_norm is the latent's */
+    gr_weight *router, *router_bias, *correction, *shared_gate;
+    gr_mlp dense, shared;
+    gr_mlp *slots;                      /* [n_slots] hosted here */
+    int32_t n_slots;
+} gr_layer;
+
+typedef struct gr_weights {
+    gr_compute *compute;
+    gr_weight *embed, *final_norm, *head;
+    gr_layer *layers;                   /* [n_layers] */
+    int32_t n_layers;
+    int64_t replica_bytes;              /* of the slots here that are not primaries */
+    struct gr_held *held;               /* [n_held] everything opened, to be closed */
+    size_t n_held, room;
+} gr_weights;
+
+/* Weights lie in the mapped files; what backends do not compute with as it lies there gets memory of its own (docs/models.md). On failure too,
+ * close with gr_weights_close(). */
+grace_status gr_weights_open(gr_weights *w, gr_compute *compute, const grace_model *model, const grace_plan *plan, int32_t rank);
+void gr_weights_close(gr_weights *w);   /* accepts a zeroed one */
+
+#endif
