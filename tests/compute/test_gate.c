@@ -108,7 +108,7 @@ static void equal_probabilities_go_to_the_lower_id(void **state) {
     (void)state;
     static const float rows[6] = {1, 3, 3, 2, 3, 2};     /* one column: the logit of x = 1 */
     static const int32_t wanted[4] = {1, 2, 4, 3};
-    matrix m = {{rows, 6, 1, GRACE_F32}, NULL, NULL};
+    matrix m = {{.data = rows, .rows = 6, .cols = 1, .dtype = GRACE_F32}, NULL, NULL};
     many all = open_all();
     FOR_EACH_BACKEND(c, all) {
         const float x = 1;
