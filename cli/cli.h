@@ -15,6 +15,7 @@ int gr_cmd_plan(int argc, char **argv);
 int gr_cmd_bench(int argc, char **argv);
 int gr_cmd_report(int argc, char **argv);
 int gr_cmd_inspect(int argc, char **argv);
+int gr_cmd_tokenize(int argc, char **argv);
 
 /* ---- options of everything that runs a model (options.c) ---- */
 typedef struct gr_run_options {
@@ -66,6 +67,8 @@ typedef struct gr_request_list {
 
 grace_status gr_requests_add(gr_request_list *list, const grace_request *req, int32_t *prompt);    /* takes prompt, also on failure */
 grace_status gr_requests_add_text(gr_request_list *list, const grace_tokenizer *tok, const grace_request *defaults, const char *text);
+/* A text that a chat template made: its beginning token, if any, is in it already. */
+grace_status gr_requests_add_chat(gr_request_list *list, const grace_tokenizer *tok, const grace_request *defaults, const char *text);
 /* One request a line: plain text, or an object {"prompt": "...", "n": 16, "temperature": 0, "top_p": 1, "top_k": 0, "seed": 0, "ignore_eos": false}. */
 grace_status gr_requests_add_file(gr_request_list *list, const grace_tokenizer *tok, const grace_request *defaults, const char *path);
 /* One request a line: token ids, separated by blanks or commas. */

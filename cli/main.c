@@ -13,6 +13,7 @@ static const command commands[] = {
     {"plan", "turn a trace into a placement for a cluster", gr_cmd_plan},
     {"bench", "measure kernels, planning, the MoE layer, the ladder of plans", gr_cmd_bench},
     {"report", "draw a ladder's numbers as a self-contained HTML page", gr_cmd_report},
+    {"tokenize", "print the token ids of a text", gr_cmd_tokenize},
     {"inspect", "show what is in a model folder, a trace or a plan", gr_cmd_inspect},
 };
 enum { N_COMMANDS = sizeof commands / sizeof *commands };

@@ -29,11 +29,11 @@ void gr_requests_free(gr_request_list *list) {
     *list = (gr_request_list){0};
 }
 
-static grace_status add_bytes(gr_request_list *list, const grace_tokenizer *tok, const grace_request *defaults, const char *text, size_t n) {
+static grace_status add_bytes(gr_request_list *list, const grace_tokenizer *tok, const grace_request *defaults, const char *text, size_t n, bool bare) {
     grace_status st = GRACE_OK;
     grace_request req = *defaults;
     int32_t *ids = NULL;
-    GR_TRY(grace_tokenizer_encode(tok, text, n, &ids, &req.n_prompt));
+    GR_TRY((bare ? grace_tokenizer_encode_bare : grace_tokenizer_encode)(tok, text, n, &ids, &req.n_prompt));
     if (req.n_prompt == 0) st = gr_fail(GRACE_ERR_ARG, "the prompt is empty: expected at least one token");
     if (st) free(ids);
     else st = gr_requests_add(list, &req, ids);
@@ -42,7 +42,11 @@ done:
 }
 
 grace_status gr_requests_add_text(gr_request_list *list, const grace_tokenizer *tok, const grace_request *defaults, const char *text) {
-    return add_bytes(list, tok, defaults, text, strlen(text));
+    return add_bytes(list, tok, defaults, text, strlen(text), false);
+}
+
+grace_status gr_requests_add_chat(gr_request_list *list, const grace_tokenizer *tok, const grace_request *defaults, const char *text) {
+    return add_bytes(list, tok, defaults, text, strlen(text), true);
 }
 
 static grace_status check_keys(const gr_json *object, const char *where) {
@@ -77,7 +81,7 @@ static grace_status add_object(gr_request_list *list, const grace_tokenizer *tok
     req.seed = (uint64_t)seed;
     req.temperature = (float)temperature;
     req.top_p = (float)top_p;
-    GR_TRY(add_bytes(list, tok, &req, prompt, strlen(prompt)));
+    GR_TRY(add_bytes(list, tok, &req, prompt, strlen(prompt), false));
 done:
     gr_json_free(object);
     return st;
@@ -111,7 +115,7 @@ typedef struct line_target { gr_request_list *list; const grace_tokenizer *tok; 
 static grace_status add_line(void *user, const char *where, const char *line, size_t n) {
     line_target *t = user;
     if (n > 0 && line[0] == '{') return add_object(t->list, t->tok, t->defaults, where, line, n);
-    return add_bytes(t->list, t->tok, t->defaults, line, n);
+    return add_bytes(t->list, t->tok, t->defaults, line, n, false);
 }
 
 grace_status gr_requests_add_file(gr_request_list *list, const grace_tokenizer *tok, const grace_request *defaults, const char *path) {

@@ -61,7 +61,7 @@ static grace_status read_chat(const arguments *a, const gr_session *s, gr_reques
     char *text = NULL;
     size_t n = 0;
     grace_status st = gr_chat_prompt(&a->chat, a->run.model, a->prompt, &text, &n);
-    if (!st) st = gr_requests_add_text(list, s->tokenizer, &a->request, text);
+    if (!st) st = gr_requests_add_chat(list, s->tokenizer, &a->request, text);
     free(text);
     return st;
 }

@@ -12,9 +12,45 @@
 
 /* ---- reading ---- */
 
+static size_t skip_string(const char *text, size_t n, size_t at) {
+    for (at++; at < n && text[at] != '"'; at++)
+        if (text[at] == '\\') at++;
+    return at < n ? at + 1 : n;
+}
+
+static size_t skip_number(const char *text, size_t n, size_t at) {
+    while (at < n && strchr("0123456789+-.eE", text[at]) && text[at]) at++;
+    return at;
+}
+
+static bool is_too_big(const char *number, size_t n) {
+    static const char max[] = "9223372036854775807";
+    size_t n_max = sizeof max - 1;
+    if (n > 0 && *number == '-') number++, n--;
+    for (size_t i = 0; i < n; i++)
+        if (number[i] < '0' || number[i] > '9') return false;
+    return n > n_max || (n == n_max && memcmp(number, max, n_max) > 0);
+}
+
+/* Tokenizer configurations write 10^30 for "no limit". An integer beyond 64 bits is read as a real: "1000" becomes "1000e0". */
+static json_t *load_big_integers(const char *text, size_t n, json_error_t *error) {
+    gr_buf copy = {0};
+    bool ok = true;
+    for (size_t at = 0, end; ok && at < n; at = end) {
+        bool string = text[at] == '"', number = text[at] == '-' || (text[at] >= '0' && text[at] <= '9');
+        end = string ? skip_string(text, n, at) : number ? skip_number(text, n, at) : at + 1;
+        ok = !gr_buf_append(&copy, text + at, end - at);
+        if (ok && number && is_too_big(text + at, end - at)) ok = !gr_buf_append(&copy, "e0", 2);
+    }
+    json_t *value = ok ? json_loadb(copy.data, copy.n, JSON_REJECT_DUPLICATES, error) : NULL;
+    gr_buf_free(&copy);
+    return value;
+}
+
 grace_status gr_json_parse(const char *where, const char *text, size_t n, gr_json **out) {
     json_error_t error;
     json_t *value = json_loadb(text, n, JSON_REJECT_DUPLICATES, &error);
+    if (!value && json_error_code(&error) == json_error_numeric_overflow) value = load_big_integers(text, n, &error);
     if (!value) return gr_fail(GRACE_ERR_FORMAT, "%s: no valid JSON: line %d, column %d: %s", where, error.line, error.column, error.text);
     *out = value;
     return GRACE_OK;

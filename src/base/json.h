@@ -9,7 +9,8 @@
 
 typedef struct json_t gr_json;      /* a value; what gr_json_parse/load/object/array return is owned, the rest is borrowed from its parent */
 
-/* ---- reading. where names the text in messages ("config.json"). Duplicate keys are refused, nesting is bounded. ---- */
+/* ---- reading. where names the text in messages ("config.json"). Duplicate keys are refused, nesting is bounded, integers beyond 64 bits
+ * are read as reals. ---- */
 grace_status gr_json_parse(const char *where, const char *text, size_t n, gr_json **out);
 grace_status gr_json_load(const char *path, gr_json **out);
 void gr_json_free(gr_json *value);                              /* accepts NULL */

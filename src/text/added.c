@@ -4,19 +4,26 @@
 
 #include "text/unicode.h"
 
+/* Of tokens that became one text by normalisation the special one counts, then the one with the lower id. */
 static int by_bytes(const void *a, const void *b) {
     const gr_added *left = a, *right = b;
     int order = memcmp(left->text, right->text, left->n < right->n ? left->n : right->n);
-    return order ? order : (left->n > right->n) - (left->n < right->n);
+    if (!order) order = (left->n > right->n) - (left->n < right->n);
+    if (!order) order = right->special - left->special;
+    return order ? order : (left->id > right->id) - (left->id < right->id);
 }
+
+static bool same_text(const gr_added *a, const gr_added *b) { return a->n == b->n && !memcmp(a->text, b->text, a->n); }
 
 grace_status gr_added_build(gr_added_set *set, gr_arena *arena, const gr_added *tokens, size_t n, const gr_pattern *word) {
     grace_status st = GRACE_OK;
     GR_ARENA_ARRAY(arena, set->tokens, n);
-    set->n_tokens = n;
+    set->n_tokens = 0;
     set->word = word;
     if (n) memcpy(set->tokens, tokens, n * sizeof *tokens);
     qsort(set->tokens, n, sizeof *tokens, by_bytes);
+    for (size_t i = 0; i < n; i++)
+        if (i == 0 || !same_text(&set->tokens[i], &set->tokens[set->n_tokens - 1])) set->tokens[set->n_tokens++] = set->tokens[i];
     for (size_t i = 0; i < n; i++) set->first[(uint8_t)tokens[i].text[0]] = true;
 done:
     return st;
@@ -57,41 +64,15 @@ static const gr_added *next_token(const gr_added_set *set, const char *text, siz
 
 /* ---- what may stand beside a token ---- */
 
-static size_t char_before(const char *text, size_t at) {
-    do at--;
-    while (at > 0 && ((uint8_t)text[at] & 0xC0) == 0x80);
-    return at;
-}
-
-static size_t char_after(const char *text, size_t n, size_t at) {
-    uint32_t cp;
-    return at + (size_t)gr_utf8_step(text + at, n - at, &cp);
-}
-
-static bool space_at(const char *text, size_t n, size_t at) {
-    uint32_t cp;
-    return gr_utf8_step(text + at, n - at, &cp) > 0 && gr_is_space(cp);
-}
-
-static size_t skip_spaces_left(const char *text, size_t n, size_t at) {
-    for (size_t before; at > 0 && space_at(text, n, before = char_before(text, at));) at = before;
-    return at;
-}
-
-static size_t skip_spaces_right(const char *text, size_t n, size_t at) {
-    while (at < n && space_at(text, n, at)) at = char_after(text, n, at);
-    return at;
-}
-
 static grace_status is_alone(const gr_added_set *set, gr_searcher *searcher, const char *text, size_t n, size_t start, size_t end, bool *alone) {
     grace_status st = GRACE_OK;
     bool left = false, right = false;
     size_t s, e;
     if (start > 0) {
-        size_t before = char_before(text, start);
+        size_t before = gr_char_before(text, start);
         GR_TRY(gr_pattern_find(set->word, searcher, text + before, start - before, 0, &left, &s, &e));
     }
-    if (end < n) GR_TRY(gr_pattern_find(set->word, searcher, text + end, char_after(text, n, end) - end, 0, &right, &s, &e));
+    if (end < n) GR_TRY(gr_pattern_find(set->word, searcher, text + end, gr_char_after(text, n, end) - end, 0, &right, &s, &e));
     *alone = !left && !right;
 done:
     return st;
@@ -125,9 +106,9 @@ grace_status gr_added_split(const gr_added_set *set, gr_searcher *searcher, cons
         at = to;
         if (token->single_word) GR_TRY(is_alone(set, searcher, at_start, n, from, to, &alone));
         if (!alone) continue;
-        if (token->lstrip) from = skip_spaces_left(at_start, n, from);
+        if (token->lstrip) from = gr_spaces_before(at_start, from);
         if (token->lstrip && from < covered) from = covered;
-        if (token->rstrip) to = skip_spaces_right(at_start, n, to);
+        if (token->rstrip) to = gr_spaces_after(at_start, n, to);
         if (covered < from) GR_TRY(gr_segments_push(out, (gr_segment){start + covered, start + from, -1}));
         GR_TRY(gr_segments_push(out, (gr_segment){start + from, start + to, token->id}));
         covered = to;

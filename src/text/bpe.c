@@ -1,6 +1,6 @@
 #include "text/bpe.h"
 
-#include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "text/unicode.h"
@@ -25,7 +25,7 @@ static const gr_merge *merge_of(const gr_bpe *bpe, int32_t left, int32_t right) 
 
 static grace_status find_token(const gr_vocab *vocab, const char *text, size_t n, size_t rank, int32_t *id) {
     grace_status st = GRACE_OK;
-    *id = gr_vocab_find(vocab, text, n);
+    *id = gr_vocab_find_model(vocab, text, n);
     GR_CHECK(*id >= 0, GRACE_ERR_FORMAT, "tokenizer.json: merge %zu: '%.*s' is not in the vocabulary", rank, (int)gr_utf8_cut(text, n, 100), text);
 done:
     return st;
@@ -50,6 +50,14 @@ done:
     return st;
 }
 
+/* Vocabularies of SentencePiece write U+2581 for a space, and no token of theirs has it behind another character. Then a text falls into
+ * words at these marks, whatever else the merges do: short pieces instead of one as long as the text. */
+static const char seam[] = "\xE2\x96\x81";
+enum { N_SEAM = sizeof seam - 1 };
+
+static bool begins_with_seam(const char *text, size_t n) { return n >= N_SEAM && !memcmp(text, seam, N_SEAM); }
+static bool ends_with_seam(const char *text, size_t n) { return n >= N_SEAM && !memcmp(text + n - N_SEAM, seam, N_SEAM); }
+
 static grace_status add_merge(gr_bpe *bpe, const gr_json *json, size_t rank, gr_buf *joined) {
     grace_status st = GRACE_OK;
     const char *left, *right;
@@ -62,6 +70,7 @@ static grace_status add_merge(gr_bpe *bpe, const gr_json *json, size_t rank, gr_
     GR_TRY(find_token(bpe->vocab, left, n_left, rank, &left_id));
     GR_TRY(find_token(bpe->vocab, right, n_right, rank, &right_id));
     GR_TRY(find_token(bpe->vocab, joined->data, joined->n, rank, &id));
+    if (begins_with_seam(right, n_right) && !ends_with_seam(left, n_left)) bpe->seams = false;
     uint64_t pair = (uint64_t)(uint32_t)left_id << 32 | (uint32_t)right_id;
     *merge_slot(bpe, pair) = (gr_merge){pair, (int32_t)rank, id};      /* of a pair listed twice the later rank counts, as in the reference */
 done:
@@ -94,17 +103,14 @@ done:
 
 /* ---- what else the model part may say ---- */
 
-static int n_missing_bytes(const gr_bpe *bpe) {
-    int n = 0;
-    for (int byte = 0; byte < 256; byte++) n += bpe->id_of_byte[byte] < 0;
-    return n;
-}
-
+/* Which id a byte has as a symbol of its own: by its letter of the byte alphabet, or, among characters, when it is ASCII. */
 static void find_bytes(gr_bpe *bpe) {
-    char name[4];
+    char name[8];
     for (int byte = 0; byte < 256; byte++) {
-        int n = gr_utf8_put(gr_char_of_byte((uint8_t)byte), name);
-        bpe->id_of_byte[byte] = gr_vocab_find(bpe->vocab, name, (size_t)n);
+        int n = gr_utf8_put(bpe->byte_level ? gr_char_of_byte((uint8_t)byte) : (uint32_t)byte, name);
+        bpe->id_of_byte[byte] = bpe->byte_level || byte < 0x80 ? gr_vocab_find_model(bpe->vocab, name, (size_t)n) : -1;
+        n = snprintf(name, sizeof name, "<0x%02X>", (unsigned)byte);
+        bpe->id_of_fallback[byte] = gr_vocab_find_model(bpe->vocab, name, (size_t)n);
     }
 }
 
@@ -115,35 +121,32 @@ static grace_status refuse_affix(const gr_json *json, const char *where, const c
     return st;
 }
 
-/* Unknown tokens and byte fallback cannot happen when every byte has a token; then the keys may say what they like. */
-static grace_status check_options(gr_bpe *bpe, const gr_json *json) {
+static grace_status read_options(gr_bpe *bpe, const gr_json *json) {
     static const char where[] = "tokenizer.json: model";
     grace_status st = GRACE_OK;
     const char *unknown;
     double dropout;
-    bool fallback;
-    int n_missing = n_missing_bytes(bpe);
     GR_TRY(refuse_affix(json, where, "continuing_subword_prefix"));
     GR_TRY(refuse_affix(json, where, "end_of_word_suffix"));
     GR_TRY(gr_json_real_or(json, where, "dropout", 0, &dropout));
     GR_CHECK(dropout == 0, GRACE_ERR_UNSUPPORTED, "%s: dropout %g is not supported", where, dropout);
     GR_TRY(gr_json_string_or(json, where, "unk_token", NULL, &unknown));
-    GR_CHECK(!unknown || !n_missing, GRACE_ERR_UNSUPPORTED, "%s: unk_token '%.100s' is not supported in a vocabulary without %d of the 256 bytes", where,
-             unknown, n_missing);
-    GR_TRY(gr_json_bool_or(json, where, "byte_fallback", false, &fallback));
-    GR_CHECK(!fallback || !n_missing, GRACE_ERR_UNSUPPORTED, "%s: byte_fallback true is not supported in a vocabulary without %d of the 256 bytes", where,
-             n_missing);
+    bpe->unknown = unknown ? gr_vocab_find_model(bpe->vocab, unknown, strlen(unknown)) : -1;
+    GR_TRY(gr_json_bool_or(json, where, "fuse_unk", false, &bpe->fuse_unknown));
+    GR_TRY(gr_json_bool_or(json, where, "byte_fallback", false, &bpe->fallback));
     GR_TRY(gr_json_bool_or(json, where, "ignore_merges", false, &bpe->whole_first));
 done:
     return st;
 }
 
-grace_status gr_bpe_init(gr_bpe *bpe, gr_arena *arena, const gr_json *json, const gr_vocab *vocab) {
+grace_status gr_bpe_init(gr_bpe *bpe, gr_arena *arena, const gr_json *json, const gr_vocab *vocab, bool byte_level) {
     grace_status st = GRACE_OK;
     const gr_json *merges;
     bpe->vocab = vocab;
+    bpe->byte_level = byte_level;
+    bpe->seams = !byte_level && gr_vocab_find_model(vocab, seam, strlen(seam)) >= 0;
     find_bytes(bpe);
-    GR_TRY(check_options(bpe, json));
+    GR_TRY(read_options(bpe, json));
     GR_TRY(gr_json_array(json, "tokenizer.json: model", "merges", &merges));
     GR_TRY(read_merges(bpe, arena, merges));
 done:
@@ -277,32 +280,96 @@ done:
 static grace_status find_whole(const gr_bpe *bpe, gr_bpe_scratch *scratch, const char *piece, size_t n, int32_t *id) {
     grace_status st = GRACE_OK;
     size_t n_name = 0;
+    *id = bpe->byte_level ? -1 : gr_vocab_find_model(bpe->vocab, piece, n);
+    if (!bpe->byte_level) return st;
     GR_TRY(grow(&scratch->name, &scratch->n_name, 2 * n + 4, 1));
     char *name = scratch->name;
     for (size_t i = 0; i < n; i++) n_name += (size_t)gr_utf8_put(gr_char_of_byte((uint8_t)piece[i]), name + n_name);
-    *id = gr_vocab_find(bpe->vocab, name, n_name);
+    *id = gr_vocab_find_model(bpe->vocab, name, n_name);
 done:
     return st;
+}
+
+static grace_status ids_of_bytes(const gr_bpe *bpe, const char *piece, size_t n, int32_t *ids, size_t *n_ids) {
+    grace_status st = GRACE_OK;
+    for (size_t i = 0; i < n; i++) {
+        ids[i] = bpe->id_of_byte[(uint8_t)piece[i]];
+        GR_CHECK(ids[i] >= 0, GRACE_ERR_UNSUPPORTED, "the vocabulary has no token for byte 0x%02X of the text", (uint8_t)piece[i]);
+    }
+    *n_ids = n;
+done:
+    return st;
+}
+
+static int32_t id_of_char(const gr_bpe *bpe, const char *text, size_t n) {
+    return n == 1 ? bpe->id_of_byte[(uint8_t)text[0]] : gr_vocab_find_model(bpe->vocab, text, n);
+}
+
+static bool fall_back(const gr_bpe *bpe, const char *text, size_t n, int32_t *ids) {
+    for (size_t i = 0; i < n; i++)
+        if (!bpe->fallback || (ids[i] = bpe->id_of_fallback[(uint8_t)text[i]]) < 0) return false;
+    return true;
+}
+
+/* A character is its token, else its bytes, else unknown. Of a run of unknown ones the reference writes the last (when fused, the only)
+ * one just before the next known character: behind bytes that come between. */
+static grace_status ids_of_chars(const gr_bpe *bpe, const char *piece, size_t n, int32_t *ids, size_t *n_ids) {
+    grace_status st = GRACE_OK;
+    size_t k = 0;
+    bool waiting = false;
+    for (size_t at = 0, end; at < n; at = end) {
+        end = gr_char_after(piece, n, at);
+        int32_t id = id_of_char(bpe, piece + at, end - at);
+        if (id >= 0) {
+            if (waiting) ids[k++] = bpe->unknown;
+            waiting = false;
+            ids[k++] = id;
+        } else if (fall_back(bpe, piece + at, end - at, ids + k)) {
+            k += end - at;
+        } else {
+            GR_CHECK(bpe->unknown >= 0, GRACE_ERR_UNSUPPORTED, "the vocabulary has no token for '%.*s' of the text", (int)(end - at), piece + at);
+            if (waiting && !bpe->fuse_unknown) ids[k++] = bpe->unknown;
+            waiting = true;
+        }
+    }
+    if (waiting) ids[k++] = bpe->unknown;
+    *n_ids = k;
+done:
+    return st;
+}
+
+static grace_status encode_part(const gr_bpe *bpe, gr_bpe_scratch *scratch, const char *piece, size_t n, gr_ids *ids) {
+    grace_status st = GRACE_OK;
+    size_t n_new;
+    GR_TRY(gr_ids_reserve(ids, n));
+    int32_t *new_ids = ids->data + ids->n;
+    GR_TRY((bpe->byte_level ? ids_of_bytes : ids_of_chars)(bpe, piece, n, new_ids, &n_new));
+    if (n_new <= SHORT_MAX)
+        merge_short(bpe, new_ids, &n_new);
+    else
+        GR_TRY(encode_long(bpe, scratch, new_ids, &n_new));
+    ids->n += n_new;
+done:
+    return st;
+}
+
+/* Where the next mark begins that has another character before it; n when there is none. */
+static size_t next_seam(const char *piece, size_t n, size_t from) {
+    for (const char *at; from < n && (at = memmem(piece + from, n - from, seam, N_SEAM)); from = (size_t)(at - piece) + N_SEAM)
+        if (!ends_with_seam(piece, (size_t)(at - piece))) return (size_t)(at - piece);
+    return n;
 }
 
 grace_status gr_bpe_encode(const gr_bpe *bpe, gr_bpe_scratch *scratch, const char *piece, size_t n, gr_ids *ids) {
     grace_status st = GRACE_OK;
     int32_t whole = -1;
-    size_t n_new = n;
     GR_CHECK(n <= PIECE_MAX, GRACE_ERR_LIMIT, "a piece of %zu bytes, at most %d are encoded at once", n, PIECE_MAX);
     if (bpe->whole_first) GR_TRY(find_whole(bpe, scratch, piece, n, &whole));
     if (whole >= 0) return gr_ids_push(ids, whole);
-    GR_TRY(gr_ids_reserve(ids, n));
-    int32_t *new_ids = ids->data + ids->n;
-    for (size_t i = 0; i < n; i++) {
-        new_ids[i] = bpe->id_of_byte[(uint8_t)piece[i]];
-        GR_CHECK(new_ids[i] >= 0, GRACE_ERR_UNSUPPORTED, "the vocabulary has no token for byte 0x%02X of the text", (uint8_t)piece[i]);
+    for (size_t start = 0, end; start < n; start = end) {
+        end = bpe->seams ? next_seam(piece, n, start + 1) : n;
+        GR_TRY(encode_part(bpe, scratch, piece + start, end - start, ids));
     }
-    if (n <= SHORT_MAX)
-        merge_short(bpe, new_ids, &n_new);
-    else
-        GR_TRY(encode_long(bpe, scratch, new_ids, &n_new));
-    ids->n += n_new;
 done:
     return st;
 }

@@ -6,7 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/memory.h"
 #include "text/unicode.h"
 
 enum {
@@ -158,6 +157,20 @@ grace_status gr_pattern_regex(const char *regex, gr_pattern **out) {
 
 grace_status gr_pattern_literal(const char *text, gr_pattern **out) { return compile(text, strlen(text), PCRE2_LITERAL, out); }
 
+grace_status gr_pattern_read(const gr_json *json, const char *where, gr_pattern **out) {
+    grace_status st = GRACE_OK;
+    const gr_json *pattern;
+    const char *regex = NULL, *literal = NULL;
+    GR_TRY(gr_json_object_in(json, where, "pattern", &pattern));
+    GR_TRY(gr_json_string_or(pattern, where, "Regex", NULL, &regex));
+    GR_TRY(gr_json_string_or(pattern, where, "String", NULL, &literal));
+    GR_CHECK(!regex != !literal, GRACE_ERR_FORMAT, "%s: 'pattern': expected either Regex or String", where);
+    st = regex ? gr_pattern_regex(regex, out) : gr_pattern_literal(literal, out);
+    if (st) gr_fail_in(st, "%s", where);
+done:
+    return st;
+}
+
 void gr_pattern_free(gr_pattern *pattern) {
     if (!pattern) return;
     pcre2_code_free(pattern->code);
@@ -201,6 +214,41 @@ grace_status gr_pattern_find(const gr_pattern *pattern, gr_searcher *searcher, c
     const PCRE2_SIZE *bounds = pcre2_get_ovector_pointer(searcher->match);
     *start = bounds[0], *end = bounds[1];
     GR_CHECK(from <= *start && *start <= *end, GRACE_ERR_UNSUPPORTED, "a pattern moved the start of its match (\\K) outside the match");
+done:
+    return st;
+}
+
+grace_status gr_matches_next(gr_matches *m, gr_searcher *searcher, bool *found, size_t *start, size_t *end) {
+    grace_status st = GRACE_OK;
+    *found = false;
+    while (m->from <= m->n) {
+        GR_TRY(gr_pattern_find(m->pattern, searcher, m->text, m->n, m->from, found, start, end));
+        if (!*found) break;
+        if (*start < *end || !m->any || *end != m->last) {
+            m->from = m->last = *end;
+            m->any = true;
+            return GRACE_OK;
+        }
+        m->from = m->from < m->n ? gr_char_after(m->text, m->n, m->from) : m->n + 1;
+        *found = false;
+    }
+done:
+    return st;
+}
+
+grace_status gr_pattern_replace(const gr_pattern *pattern, gr_searcher *searcher, const char *text, size_t n, const char *content, gr_buf *out) {
+    grace_status st = GRACE_OK;
+    gr_matches matches = gr_matches_of(pattern, text, n);
+    size_t last = 0, start, end;
+    bool found;
+    for (;;) {
+        GR_TRY(gr_matches_next(&matches, searcher, &found, &start, &end));
+        if (!found) break;
+        GR_TRY(gr_buf_append(out, text + last, start - last));
+        GR_TRY(gr_buf_append(out, content, strlen(content)));
+        last = end;
+    }
+    GR_TRY(gr_buf_append(out, text + last, n - last));
 done:
     return st;
 }

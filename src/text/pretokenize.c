@@ -1,5 +1,6 @@
 #include "text/pretokenize.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -11,17 +12,22 @@ enum { DEPTH_MAX = 8 };
 typedef enum behavior { ISOLATED, REMOVED, MERGED_WITH_PREVIOUS, MERGED_WITH_NEXT, CONTIGUOUS } behavior;
 
 typedef struct stage {
-    gr_pattern *pattern;            /* NULL: the stage puts a space before every piece that has none */
+    gr_pattern *pattern;            /* NULL: the stage writes the mark over spaces and before pieces */
     behavior behavior;
     bool invert;
+    gr_metaspace mark;
 } stage;
 
 struct gr_pretokenizer {
     stage *stages;                  /* [n_stages] */
     size_t n_stages;
-    bool byte_level;                /* the last one must be, or the model would see characters instead of bytes */
+    bool byte_level;                /* the model sees bytes, not characters */
 };
 
+/* \w of Rust's regex crate, which the reference uses for these two */
+#define WORD "\\w\\x{200C}\\x{200D}"
+static const char word_regex[] = "[" WORD "]+|[^" WORD "\\s]+";
+static const char punctuation_regex[] = "[!-/:-@\\[-`{-~]|\\p{P}";
 static const char gpt2_regex[] = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
 
 /* ---- loading ---- */
@@ -36,21 +42,29 @@ done:
     return st;
 }
 
-static grace_status add_split(gr_pretokenizer *pre, const char *regex, const char *literal, behavior how, bool invert) {
-    grace_status st = GRACE_OK;
-    gr_pattern *pattern = NULL;
-    GR_TRY(regex ? gr_pattern_regex(regex, &pattern) : gr_pattern_literal(literal, &pattern));
-    GR_TRY(add_stage(pre, (stage){pattern, how, invert}));
-    pattern = NULL;
-done:
-    gr_pattern_free(pattern);
+/* Takes the pattern, also on failure. */
+static grace_status add_split(gr_pretokenizer *pre, gr_pattern *pattern, behavior how, bool invert) {
+    grace_status st = add_stage(pre, (stage){.pattern = pattern, .behavior = how, .invert = invert});
+    if (st) gr_pattern_free(pattern);
     return st;
 }
 
-static grace_status read_behavior(const gr_json *json, const char *where, behavior *out) {
+static grace_status add_regex(gr_pretokenizer *pre, const char *regex, behavior how, bool invert) {
+    gr_pattern *pattern;
+    grace_status st = gr_pattern_regex(regex, &pattern);
+    return st ? st : add_split(pre, pattern, how, invert);
+}
+
+static grace_status add_literal(gr_pretokenizer *pre, const char *text, behavior how) {
+    gr_pattern *pattern;
+    grace_status st = gr_pattern_literal(text, &pattern);
+    return st ? st : add_split(pre, pattern, how, false);
+}
+
+static grace_status read_behavior(const gr_json *json, const char *where, const char *fallback, behavior *out) {
     static const char *const names[] = {"Isolated", "Removed", "MergedWithPrevious", "MergedWithNext", "Contiguous"};
     const char *name;
-    grace_status st = gr_json_string(json, where, "behavior", &name);
+    grace_status st = fallback ? gr_json_string_or(json, where, "behavior", fallback, &name) : gr_json_string(json, where, "behavior", &name);
     if (st) return st;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         *out = (behavior)i;
@@ -63,18 +77,13 @@ static grace_status read_behavior(const gr_json *json, const char *where, behavi
 static grace_status read_split(gr_pretokenizer *pre, const gr_json *json) {
     static const char where[] = "tokenizer.json: pre_tokenizer Split";
     grace_status st = GRACE_OK;
-    const gr_json *pattern;
-    const char *regex = NULL, *literal = NULL;
+    gr_pattern *pattern;
     behavior how;
     bool invert;
-    GR_TRY(gr_json_object_in(json, where, "pattern", &pattern));
-    GR_TRY(gr_json_string_or(pattern, where, "Regex", NULL, &regex));
-    GR_TRY(gr_json_string_or(pattern, where, "String", NULL, &literal));
-    GR_CHECK(!regex != !literal, GRACE_ERR_FORMAT, "%s: 'pattern': expected either Regex or String", where);
-    GR_TRY(read_behavior(json, where, &how));
+    GR_TRY(read_behavior(json, where, NULL, &how));
     GR_TRY(gr_json_bool_or(json, where, "invert", false, &invert));
-    st = add_split(pre, regex, literal, how, invert);
-    if (st) gr_fail_in(st, "%s", where);
+    GR_TRY(gr_pattern_read(json, where, &pattern));
+    GR_TRY(add_split(pre, pattern, how, invert));
 done:
     return st;
 }
@@ -82,7 +91,51 @@ done:
 static grace_status read_digits(gr_pretokenizer *pre, const gr_json *json) {
     bool individual;
     grace_status st = gr_json_bool_or(json, "tokenizer.json: pre_tokenizer Digits", "individual_digits", false, &individual);
-    return st ? st : add_split(pre, "\\p{N}", NULL, individual ? ISOLATED : CONTIGUOUS, false);
+    return st ? st : add_regex(pre, "\\p{N}", individual ? ISOLATED : CONTIGUOUS, false);
+}
+
+static grace_status read_punctuation(gr_pretokenizer *pre, const gr_json *json) {
+    behavior how;
+    grace_status st = read_behavior(json, "tokenizer.json: pre_tokenizer Punctuation", "Isolated", &how);
+    return st ? st : add_regex(pre, punctuation_regex, how, false);
+}
+
+static grace_status read_scheme(const gr_json *json, const char *where, gr_prepend *out) {
+    static const char *const names[] = {"never", "always", "first"};
+    const char *name;
+    bool legacy;
+    grace_status st = gr_json_bool_or(json, where, "add_prefix_space", true, &legacy);
+    if (!st) st = gr_json_string_or(json, where, "prepend_scheme", legacy ? "always" : "never", &name);
+    if (st) return st;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        *out = (gr_prepend)i;
+        if (!strcmp(names[i], name)) return GRACE_OK;
+    }
+    return gr_fail(GRACE_ERR_UNSUPPORTED, "%s: prepend_scheme '%.100s' is not supported (never, always, first are)", where, name);
+}
+
+grace_status gr_metaspace_read(const gr_json *json, const char *where, gr_metaspace *out) {
+    grace_status st = GRACE_OK;
+    const char *mark;
+    uint32_t cp;
+    GR_TRY(gr_json_string_or(json, where, "replacement", "\xE2\x96\x81", &mark));
+    int n = gr_utf8_step(mark, strlen(mark) + 1, &cp);
+    GR_CHECK(mark[0] && mark[n] == 0, GRACE_ERR_FORMAT, "%s: 'replacement': expected one character, found '%.100s'", where, mark);
+    snprintf(out->text, sizeof out->text, "%s", mark);
+    GR_TRY(gr_json_bool_or(json, where, "split", true, &out->split));
+    GR_TRY(read_scheme(json, where, &out->prepend));
+done:
+    return st;
+}
+
+static grace_status read_metaspace(gr_pretokenizer *pre, const gr_json *json) {
+    grace_status st = GRACE_OK;
+    gr_metaspace mark;
+    GR_TRY(gr_metaspace_read(json, "tokenizer.json: pre_tokenizer Metaspace", &mark));
+    GR_TRY(add_stage(pre, (stage){.mark = mark}));
+    if (mark.split) GR_TRY(add_literal(pre, mark.text, MERGED_WITH_NEXT));
+done:
+    return st;
 }
 
 static grace_status read_byte_level(gr_pretokenizer *pre, const gr_json *json) {
@@ -91,8 +144,8 @@ static grace_status read_byte_level(gr_pretokenizer *pre, const gr_json *json) {
     bool prefix, use_regex;
     GR_TRY(gr_json_bool_or(json, where, "add_prefix_space", true, &prefix));
     GR_TRY(gr_json_bool_or(json, where, "use_regex", true, &use_regex));
-    if (prefix) GR_TRY(add_stage(pre, (stage){NULL, ISOLATED, false}));
-    if (use_regex) GR_TRY(add_split(pre, gpt2_regex, NULL, ISOLATED, false));
+    if (prefix) GR_TRY(add_stage(pre, (stage){.mark = {" ", GR_PREPEND_ALWAYS, false}}));
+    if (use_regex) GR_TRY(add_regex(pre, gpt2_regex, ISOLATED, false));
     pre->byte_level = true;
 done:
     return st;
@@ -114,7 +167,12 @@ static grace_status read_stage(gr_pretokenizer *pre, const gr_json *json, int de
     if (!strcmp(type, "Split")) return read_split(pre, json);
     if (!strcmp(type, "Digits")) return read_digits(pre, json);
     if (!strcmp(type, "ByteLevel")) return read_byte_level(pre, json);
-    GR_CHECK(false, GRACE_ERR_UNSUPPORTED, "%s: type '%s' is not supported (Sequence, Split, Digits, ByteLevel are)", where, type);
+    if (!strcmp(type, "Metaspace")) return read_metaspace(pre, json);
+    if (!strcmp(type, "Punctuation")) return read_punctuation(pre, json);
+    if (!strcmp(type, "Whitespace")) return add_regex(pre, word_regex, REMOVED, true);
+    if (!strcmp(type, "WhitespaceSplit")) return add_regex(pre, "\\s", REMOVED, false);
+    GR_CHECK(false, GRACE_ERR_UNSUPPORTED, "%s: type '%.100s' is not supported (Sequence, Split, Digits, Punctuation, Whitespace, WhitespaceSplit, "
+             "Metaspace, ByteLevel are)", where, type);
 done:
     return st;
 }
@@ -123,8 +181,7 @@ grace_status gr_pretokenizer_build(const gr_json *json, gr_pretokenizer **out) {
     grace_status st = GRACE_OK;
     gr_pretokenizer *pre = NULL;
     GR_CALLOC(pre, 1);
-    GR_TRY(read_stage(pre, json, 0));
-    GR_CHECK(pre->byte_level, GRACE_ERR_UNSUPPORTED, "tokenizer.json: pre_tokenizer without ByteLevel is not supported");
+    if (gr_json_kind_of(json) != GR_JSON_NULL) GR_TRY(read_stage(pre, json, 0));
     *out = pre;
     pre = NULL;
 done:
@@ -138,6 +195,8 @@ void gr_pretokenizer_free(gr_pretokenizer *pre) {
     free(pre->stages);
     free(pre);
 }
+
+bool gr_pretokenizer_byte_level(const gr_pretokenizer *pre) { return pre->byte_level; }
 
 /* ---- splitting ---- */
 
@@ -199,29 +258,18 @@ static void drop_empty(gr_pieces *pieces, size_t first) {
     pieces->n_next = kept;
 }
 
-static size_t char_length(const char *text, size_t n) {
-    uint32_t cp;
-    return (size_t)gr_utf8_step(text, n, &cp);
-}
-
-/* An empty match right after a match is passed over, as Oniguruma's iterator does; elsewhere it counts and cuts. */
 static grace_status split_span(const stage *s, gr_searcher *searcher, gr_pieces *pieces, gr_span span) {
     grace_status st = GRACE_OK;
-    const char *text = pieces->text + span.start;
-    size_t n = span.end - span.start, from = 0, last = 0, start, end;
+    size_t n = span.end - span.start, last = 0, start, end;
+    gr_matches matches = gr_matches_of(s->pattern, pieces->text + span.start, n);
     cutting c = {pieces, s, pieces->n_next, false};
-    bool found, any = false;
-    while (from <= n) {
-        GR_TRY(gr_pattern_find(s->pattern, searcher, text, n, from, &found, &start, &end));
+    bool found;
+    for (;;) {
+        GR_TRY(gr_matches_next(&matches, searcher, &found, &start, &end));
         if (!found) break;
-        if (start == end && any && end == last) {
-            from += from < n ? char_length(text + from, n - from) : 1;
-            continue;
-        }
         if (last < start) GR_TRY(cut(&c, (gr_span){span.start + last, span.start + start}, false));
         GR_TRY(cut(&c, (gr_span){span.start + start, span.start + end}, true));
-        from = last = end;
-        any = true;
+        last = end;
     }
     if (last < n) GR_TRY(cut(&c, (gr_span){span.start + last, span.end}, false));
     drop_empty(pieces, c.first);
@@ -229,15 +277,30 @@ done:
     return st;
 }
 
-/* The pieces move to a text of their own, each with a space in front. */
-static grace_status put_spaces(gr_pieces *pieces) {
+/* One piece with the mark in place of each space, and in front if asked for. */
+static grace_status write_marked(gr_buf *out, const gr_metaspace *mark, const char *text, size_t n, bool prepend) {
+    grace_status st = GRACE_OK;
+    size_t n_mark = strlen(mark->text);
+    if (prepend && text[0] != ' ' && (n < n_mark || memcmp(text, mark->text, n_mark) != 0)) GR_TRY(gr_buf_append(out, mark->text, n_mark));
+    for (const char *end = text + n, *space; text < end; text = space + 1) {
+        space = memchr(text, ' ', (size_t)(end - text));
+        GR_TRY(gr_buf_append(out, text, (size_t)((space ? space : end) - text)));
+        if (!space) break;
+        GR_TRY(gr_buf_append(out, mark->text, n_mark));
+    }
+done:
+    return st;
+}
+
+/* The pieces move to a text of their own. */
+static grace_status put_marks(const gr_metaspace *mark, gr_pieces *pieces, bool at_start) {
     grace_status st = GRACE_OK;
     gr_buf text = {0};
     for (size_t i = 0; i < pieces->n_spans; i++) {
         gr_span *span = &pieces->spans[i];
         size_t start = text.n;
-        if (pieces->text[span->start] != ' ') GR_TRY(gr_buf_append(&text, " ", 1));
-        GR_TRY(gr_buf_append(&text, pieces->text + span->start, span->end - span->start));
+        bool prepend = mark->prepend == GR_PREPEND_ALWAYS || (mark->prepend == GR_PREPEND_FIRST && at_start && span->start == 0);
+        GR_TRY(write_marked(&text, mark, pieces->text + span->start, span->end - span->start, prepend));
         *span = (gr_span){start, text.n};
     }
     gr_buf_free(&pieces->own);
@@ -249,7 +312,7 @@ done:
     return st;
 }
 
-grace_status gr_pretokenize(const gr_pretokenizer *pre, gr_searcher *searcher, const char *text, size_t n, gr_pieces *pieces) {
+grace_status gr_pretokenize(const gr_pretokenizer *pre, gr_searcher *searcher, const char *text, size_t n, bool at_start, gr_pieces *pieces) {
     grace_status st = GRACE_OK;
     pieces->text = text;
     pieces->n_spans = pieces->n_next = 0;
@@ -257,11 +320,12 @@ grace_status gr_pretokenize(const gr_pretokenizer *pre, gr_searcher *searcher, c
     GR_TRY(push(pieces, (gr_span){0, n}));
     swap_stages(pieces);
     for (size_t i = 0; i < pre->n_stages; i++) {
-        if (!pre->stages[i].pattern) {
-            GR_TRY(put_spaces(pieces));
+        const stage *s = &pre->stages[i];
+        if (!s->pattern) {
+            GR_TRY(put_marks(&s->mark, pieces, at_start));
             continue;
         }
-        for (size_t k = 0; k < pieces->n_spans; k++) GR_TRY(split_span(&pre->stages[i], searcher, pieces, pieces->spans[k]));
+        for (size_t k = 0; k < pieces->n_spans; k++) GR_TRY(split_span(s, searcher, pieces, pieces->spans[k]));
         swap_stages(pieces);
     }
 done:

@@ -90,6 +90,33 @@ bool gr_is_space(uint32_t cp) {
            cp == 0x205F || cp == 0x3000;
 }
 
+size_t gr_char_before(const char *text, size_t at) {
+    do at--;
+    while (at > 0 && ((uint8_t)text[at] & 0xC0) == 0x80);
+    return at;
+}
+
+size_t gr_char_after(const char *text, size_t n, size_t at) {
+    uint32_t cp;
+    return at + (size_t)gr_utf8_step(text + at, n - at, &cp);
+}
+
+static bool space_at(const char *text, size_t n, size_t at) {
+    uint32_t cp;
+    return gr_utf8_step(text + at, n - at, &cp) > 0 && gr_is_space(cp);
+}
+
+size_t gr_spaces_before(const char *text, size_t at) {
+    size_t n = at;
+    for (size_t before; at > 0 && space_at(text, n, before = gr_char_before(text, at));) at = before;
+    return at;
+}
+
+size_t gr_spaces_after(const char *text, size_t n, size_t at) {
+    while (at < n && space_at(text, n, at)) at = gr_char_after(text, n, at);
+    return at;
+}
+
 /* The alphabet of byte-level BPE: printable Latin-1 stands for itself, the 68 other bytes follow from U+0100 in order. */
 static bool stands_for_itself(uint32_t c) { return (c >= '!' && c <= '~') || (c >= 0xA1 && c <= 0xFF && c != 0xAD); }
 

@@ -18,6 +18,10 @@ int gr_utf8_put(uint32_t cp, char out[4]);                              /* bytes
 size_t gr_utf8_lossy(const char *in, size_t n, bool final, char *out, size_t *n_out);
 
 bool gr_is_space(uint32_t cp);                                          /* Unicode White_Space */
+size_t gr_char_before(const char *text, size_t at);                     /* where the character begins that ends at byte at > 0 */
+size_t gr_char_after(const char *text, size_t n, size_t at);            /* where the character ends that begins at byte at < n */
+size_t gr_spaces_before(const char *text, size_t at);                   /* where the white space begins that ends at byte at */
+size_t gr_spaces_after(const char *text, size_t n, size_t at);          /* where the white space ends that begins at byte at */
 
 uint32_t gr_char_of_byte(uint8_t byte);                                 /* 0x20 -> U+0120, 'a' -> 'a' */
 int gr_byte_of_char(uint32_t cp);                                       /* -1: not in the alphabet */

@@ -6,12 +6,12 @@
 #include "base/hash.h"
 #include "text/unicode.h"
 
-enum { N_TOKENS_MAX = 1 << 24 };
+enum { N_TOKENS_MAX = 1 << 20 };       /* ids may have gaps, so a small file can ask for a large table; published vocabularies stay under 2^18 */
 
 grace_status gr_vocab_init(gr_vocab *vocab, gr_arena *arena, size_t n_tokens, size_t n_bytes) {
     grace_status st = GRACE_OK;
     uint32_t n_slots = 16;
-    GR_CHECK(n_tokens <= N_TOKENS_MAX, GRACE_ERR_LIMIT, "tokenizer.json: %zu tokens, at most %d are read", n_tokens, N_TOKENS_MAX);
+    GR_CHECK(n_tokens <= N_TOKENS_MAX, GRACE_ERR_LIMIT, "tokenizer.json: an id of %zu, ids below %d are read", n_tokens - 1, N_TOKENS_MAX);
     while (n_slots < 2 * n_tokens) n_slots *= 2;
     GR_ARENA_ARRAY(arena, vocab->tokens, n_tokens);
     GR_ARENA_ARRAY(arena, vocab->slots, n_slots);
@@ -36,18 +36,22 @@ static uint32_t *slot_of(const gr_vocab *vocab, const char *text, size_t n) {
 
 int32_t gr_vocab_find(const gr_vocab *vocab, const char *text, size_t n) { return (int32_t)*slot_of(vocab, text, n) - 1; }
 
-grace_status gr_vocab_add(gr_vocab *vocab, const char *text, size_t n, int64_t id) {
+int32_t gr_vocab_find_model(const gr_vocab *vocab, const char *text, size_t n) {
+    int32_t id = gr_vocab_find(vocab, text, n);
+    return id >= 0 && vocab->tokens[id].added ? -1 : id;
+}
+
+grace_status gr_vocab_add(gr_vocab *vocab, const char *text, size_t n, int32_t id, bool added) {
     grace_status st = GRACE_OK;
     int shown = (int)gr_utf8_cut(text, n, 100);
-    GR_CHECK(id >= 0 && id < vocab->n_tokens, GRACE_ERR_FORMAT, "tokenizer.json: token '%.*s': expected an id from 0 to %" PRId32
-             " (ids without gaps), found %" PRId64, shown, text, vocab->n_tokens - 1, id);
-    GR_CHECK(!vocab->tokens[id].text, GRACE_ERR_FORMAT, "tokenizer.json: id %" PRId64 " belongs to both '%.100s' and '%.*s'", id,
+    GR_ASSERT(id >= 0 && id < vocab->n_tokens);
+    GR_CHECK(!vocab->tokens[id].text, GRACE_ERR_FORMAT, "tokenizer.json: id %" PRId32 " belongs to both '%.100s' and '%.*s'", id,
              vocab->tokens[id].text, shown, text);
     uint32_t *slot = slot_of(vocab, text, n);
-    GR_CHECK(!*slot, GRACE_ERR_FORMAT, "tokenizer.json: token '%.*s' has both id %" PRIu32 " and id %" PRId64, shown, text, *slot - 1, id);
+    GR_CHECK(!*slot, GRACE_ERR_FORMAT, "tokenizer.json: token '%.*s' has both id %" PRIu32 " and id %" PRId32, shown, text, *slot - 1, id);
     GR_ASSERT((size_t)(vocab->next - vocab->texts) + n + 1 <= vocab->n_bytes + (size_t)vocab->n_tokens);
     memcpy(vocab->next, text, n);
-    vocab->tokens[id] = (gr_token){vocab->next, (uint32_t)n};
+    vocab->tokens[id] = (gr_token){vocab->next, (uint32_t)n, added};
     vocab->next += n + 1;
     *slot = (uint32_t)id + 1;
 done:

@@ -57,8 +57,28 @@ static void a_key_given_twice_is_refused(void **state) {
 
 static void numbers_that_do_not_fit_are_refused(void **state) {
     (void)state;
-    assert_refused("[9223372036854775808]", 21, "too big integer");
+    assert_refused("[9223372036854775808, 1e400]", 28, "real number overflow");
     assert_refused("[1e400]", 7, "real number overflow");
+}
+
+/* As in tokenizer_config.json: "model_max_length": 1000000000000000019884624838656. */
+static void an_integer_beyond_64_bits_is_a_real(void **state) {
+    (void)state;
+    static const char text[] = "{\"-9223372036854775809\": \"\\\"12345678901234567890\", \"m\": 1000000000000000019884624838656, \"n\": 7,"
+                               " \"b\": [-9223372036854775809, 9223372036854775807, 1.5]}";
+    gr_json *root = NULL;
+    const char *string;
+    double real;
+    int64_t integer;
+    assert_int_equal(gr_json_parse("t.json", text, sizeof text - 1, &root), GRACE_OK);
+    assert_true(gr_json_is_string(gr_json_get(root, "-9223372036854775809"), &string, NULL));
+    assert_string_equal(string, "\"12345678901234567890");
+    assert_true(gr_json_is_real(gr_json_get(root, "m"), &real) && real == 1e30);
+    assert_int_equal(gr_json_int(root, "t.json", "m", 0, INT64_MAX, &integer), GRACE_ERR_FORMAT);
+    assert_true(gr_json_is_int(gr_json_get(root, "n"), &integer) && integer == 7);
+    assert_true(gr_json_is_real(gr_json_at(gr_json_get(root, "b"), 0), &real) && real == -9223372036854775808.0);
+    assert_true(gr_json_is_int(gr_json_at(gr_json_get(root, "b"), 1), &integer) && integer == INT64_MAX);
+    gr_json_free(root);
 }
 
 static void strings_with_zero_bytes_or_broken_utf8_are_refused(void **state) {
@@ -343,6 +363,7 @@ int main(void) {
         cmocka_unit_test(text_that_is_not_json_is_refused_with_its_place),
         cmocka_unit_test(a_key_given_twice_is_refused),
         cmocka_unit_test(numbers_that_do_not_fit_are_refused),
+        cmocka_unit_test(an_integer_beyond_64_bits_is_a_real),
         cmocka_unit_test(strings_with_zero_bytes_or_broken_utf8_are_refused),
         cmocka_unit_test(deep_nesting_is_an_error_not_a_stack_overflow),
         cmocka_unit_test(a_file_that_is_missing_or_wrong_is_named),

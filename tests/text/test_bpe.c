@@ -161,8 +161,6 @@ static void options_that_would_change_the_ids_are_refused(void **state) {
     check_refused(&(byte_level){.model = "\"dropout\":0.1,"}, "dropout 0.1 is not supported");
     check_refused(&(byte_level){.model = "\"continuing_subword_prefix\":\"##\","}, "continuing_subword_prefix '##' is not supported");
     check_refused(&(byte_level){.model = "\"end_of_word_suffix\":\"</w>\","}, "end_of_word_suffix '</w>' is not supported");
-    check_refused(&(byte_level){.model = "\"byte_fallback\":true,", .without_byte = 'q'}, "byte_fallback true is not supported");
-    check_refused(&(byte_level){.model = "\"unk_token\":\"?\",", .without_byte = 'q'}, "unk_token '?' is not supported");
 }
 
 /* Every byte has a token, so nothing is ever unknown. */

@@ -8,6 +8,8 @@
 
 #define TOKEN(id, content, more) "{\"id\":" #id ",\"content\":\"" content "\"," more "\"special\":true,\"normalized\":false}"
 
+static const char *const two_added = TOKEN(256, "[B]", "") "," TOKEN(257, "[E]", "");
+
 static grace_tokenizer *open_ok(const byte_level *spec) {
     grace_tokenizer *tok = byte_level_open(spec);
     if (!tok) fail_msg("%s", grace_last_error());
@@ -37,18 +39,16 @@ static void a_text_that_is_no_tokenizer_is_refused(void **state) {
     check_text("[]", GRACE_ERR_FORMAT, "'model'");
     check_text("{}", GRACE_ERR_FORMAT, "'model'");
     check_text("{\"model\":{\"type\":\"Unigram\"}}", GRACE_ERR_UNSUPPORTED, "model: type 'Unigram' is not supported, expected BPE");
-    check_text("{\"model\":{\"type\":\"BPE\"}}", GRACE_ERR_FORMAT, "'decoder'");
-    check_text("{\"model\":{\"type\":\"BPE\"},\"decoder\":{\"type\":\"Metaspace\"}}", GRACE_ERR_UNSUPPORTED, "decoder: type 'Metaspace'");
-    check_text("{\"model\":{\"type\":\"BPE\"},\"decoder\":{\"type\":\"ByteLevel\"},\"pre_tokenizer\":null}", GRACE_ERR_FORMAT, "'pre_tokenizer'");
+    check_text("{\"model\":{\"type\":\"BPE\"}}", GRACE_ERR_UNSUPPORTED, "'decoder': null is not supported");
+    check_text("{\"model\":{\"type\":\"BPE\"},\"decoder\":{\"type\":\"CTC\"}}", GRACE_ERR_UNSUPPORTED, "decoder: type 'CTC'");
+    check_text("{\"model\":{\"type\":\"BPE\"},\"decoder\":{\"type\":\"ByteLevel\"},\"pre_tokenizer\":null}", GRACE_ERR_UNSUPPORTED,
+               "ByteLevel in only one of pre_tokenizer and decoder");
     check_text("{\"model\":{\"type\":\"BPE\"},\"decoder\":{\"type\":\"ByteLevel\"},\"pre_tokenizer\":{\"type\":\"ByteLevel\"}}", GRACE_ERR_FORMAT,
                "'vocab'");
 }
 
-static void normalizers_other_than_nfc_are_refused_by_name_unless_they_do_nothing(void **state) {
+static void parts_that_do_nothing_are_accepted(void **state) {
     (void)state;
-    check_status(&(byte_level){.root = "\"normalizer\":{\"type\":\"NFKC\"},"}, GRACE_ERR_UNSUPPORTED, "normalizer: type 'NFKC' is not supported");
-    check_status(&(byte_level){.root = "\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"Lowercase\"}]},"}, GRACE_ERR_UNSUPPORTED,
-                 "'Lowercase'");
     grace_tokenizer_close(open_ok(&(byte_level){.root = "\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[]},"}));
     grace_tokenizer_close(open_ok(&(byte_level){.root = "\"normalizer\":null,\"truncation\":{\"max_length\":2},\"padding\":null,"}));
 }
@@ -61,20 +61,64 @@ static void check_vocab(const char *vocab, const char *part) {
     check_text(text, GRACE_ERR_FORMAT, part);
 }
 
-static void ids_must_be_integers_without_gaps_or_doubles(void **state) {
+static void ids_must_be_integers_without_doubles(void **state) {
     (void)state;
     check_vocab("[]", "'vocab': expected an object");
     check_vocab("{\"a\":\"b\"}", "vocab: 'a': expected an integer, found a string");
-    check_vocab("{\"a\":0,\"b\":2}", "token 'b': expected an id from 0 to 1 (ids without gaps), found 2");
     check_vocab("{\"a\":-1}", "found -1");
     check_vocab("{\"a\":9000000000}", "found 9000000000");
     check_vocab("{\"a\":0,\"b\":0}", "id 0 belongs to both");
     check_vocab("{\"a\":0,\"a\":1}", "no valid JSON");
 }
 
+static void ids_may_have_gaps_that_show_nothing(void **state) {
+    (void)state;
+    grace_tokenizer *tok = open_ok(&(byte_level){.added = TOKEN(300, "<x>", "")});
+    static const int32_t ids[] = {'a', 299, 'b', 300, 301, 151935};
+    char *text, piece[GRACE_PIECE_MAX];
+    size_t n;
+    grace_decoder dec = {0};
+    assert_int_equal(grace_tokenizer_vocab(tok), 301);
+    assert_string_equal(ids_of(tok, "a<x>"), "97 300");
+    assert_int_equal(grace_tokenizer_decode(tok, ids, 6, 0, &text, &n), GRACE_OK);
+    assert_string_equal(text, "ab<x>");
+    free(text);
+    assert_int_equal(grace_decoder_next(&dec, tok, 299, 0, piece, &n), GRACE_OK);
+    assert_int_equal(n, 0);
+    grace_tokenizer_close(tok);
+}
+
+/* The first ids before and after a text, -1 for none, when the post-processor puts 9 behind it and tokenizer_config.json says config. */
+static void check_configured(const char *config, const char *expected) {
+    gr_wrapping w = {0};
+    gr_json *json = NULL;
+    grace_tokenizer *tok = open_ok(&(byte_level){.added = two_added});
+    char line[128] = "";
+    assert_int_equal(gr_json_parse("test", config, strlen(config), &json), GRACE_OK);
+    assert_int_equal(gr_ids_push(&w.after, 9), GRACE_OK);
+    if (gr_wrapping_configure(&w, json, &tok->vocab)) snprintf(line, sizeof line, "%s", grace_last_error());
+    else snprintf(line, sizeof line, "%d %d", w.before.n ? (int)w.before.data[0] : -1, w.after.n ? (int)w.after.data[0] : -1);
+    assert_string_equal(line, expected);
+    gr_wrapping_free(&w);
+    gr_json_free(json);
+    grace_tokenizer_close(tok);
+}
+
+static void the_configuration_decides_about_beginning_and_end(void **state) {
+    (void)state;
+    check_configured("{}", "-1 9");
+    check_configured("{\"bos_token\":\"[B]\"}", "-1 9");
+    check_configured("{\"add_bos_token\":true,\"bos_token\":\"[B]\"}", "256 -1");
+    check_configured("{\"add_bos_token\":true,\"bos_token\":{\"content\":\"[B]\"},\"add_eos_token\":true,\"eos_token\":\"[E]\"}", "256 257");
+    check_configured("{\"add_bos_token\":false}", "-1 -1");
+    check_configured("{\"add_bos_token\":true,\"bos_token\":null}", "-1 -1");
+    check_configured("{\"add_bos_token\":true,\"bos_token\":\"[X]\"}", "tokenizer_config.json: bos_token '[X]' is not in the vocabulary of tokenizer.json");
+    check_configured("{\"add_bos_token\":1}", "tokenizer_config.json: 'add_bos_token': expected a boolean, found an integer");
+}
+
 static void added_tokens_need_a_text_and_a_free_id(void **state) {
     (void)state;
-    check_status(&(byte_level){.added = TOKEN(257, "<x>", "")}, GRACE_ERR_FORMAT, "token '<x>': expected an id from 0 to 256");
+    check_status(&(byte_level){.added = TOKEN(1048576, "<x>", "")}, GRACE_ERR_LIMIT, "an id of 1048576, ids below 1048576 are read");
     check_status(&(byte_level){.added = TOKEN(7, "<x>", "")}, GRACE_ERR_FORMAT, "id 7 belongs to both");
     check_status(&(byte_level){.added = TOKEN(256, "<x>", "") "," TOKEN(257, "<x>", "")}, GRACE_ERR_FORMAT, "token '<x>' has both id 256 and id 257");
     check_status(&(byte_level){.added = TOKEN(256, "", "")}, GRACE_ERR_FORMAT, "found an empty one");
@@ -99,7 +143,6 @@ static void a_token_too_long_for_streaming_is_refused(void **state) {
 #define TEXT "{\"Sequence\":{\"id\":\"A\",\"type_id\":0}}"
 #define SPECIAL(name) "{\"SpecialToken\":{\"id\":\"" name "\",\"type_id\":0}}"
 #define BOTH "\"[B]\":{\"id\":\"[B]\",\"ids\":[256],\"tokens\":[\"[B]\"]},\"[E]\":{\"id\":\"[E]\",\"ids\":[257,256],\"tokens\":[\"[E]\",\"[B]\"]}"
-static const char *const two_added = TOKEN(256, "[B]", "") "," TOKEN(257, "[E]", "");
 
 static void a_template_puts_its_tokens_around_the_text(void **state) {
     (void)state;
@@ -150,8 +193,10 @@ static void a_file_cut_anywhere_is_refused(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_text_that_is_no_tokenizer_is_refused),
-        cmocka_unit_test(normalizers_other_than_nfc_are_refused_by_name_unless_they_do_nothing),
-        cmocka_unit_test(ids_must_be_integers_without_gaps_or_doubles),
+        cmocka_unit_test(parts_that_do_nothing_are_accepted),
+        cmocka_unit_test(ids_must_be_integers_without_doubles),
+        cmocka_unit_test(ids_may_have_gaps_that_show_nothing),
+        cmocka_unit_test(the_configuration_decides_about_beginning_and_end),
         cmocka_unit_test(added_tokens_need_a_text_and_a_free_id),
         cmocka_unit_test(a_token_too_long_for_streaming_is_refused),
         cmocka_unit_test(a_template_puts_its_tokens_around_the_text),

@@ -8,16 +8,34 @@
 #include "text/byte_level.h"
 #include "text/normalize.h"
 
-static void check_nfc(const char *text, size_t n, const char *expected, size_t n_expected) {
+static grace_status build(const char *text, gr_normalizer **out) {
+    gr_json *json = NULL;
+    assert_int_equal(gr_json_parse("test", text, strlen(text), &json), GRACE_OK);
+    grace_status st = gr_normalizer_build(json, out);
+    gr_json_free(json);
+    return st;
+}
+
+/* What json makes of text, appended to what is there. */
+static void check_normal(const char *json, const char *text, size_t n, const char *expected, size_t n_expected) {
     gr_buf out = {0};
+    gr_normalizer *normalizer = NULL;
+    gr_searcher searcher = {0};
+    if (build(json, &normalizer)) fail_msg("%s", grace_last_error());
+    assert_int_equal(gr_searcher_open(&searcher), GRACE_OK);
     assert_int_equal(gr_buf_append(&out, "<", 1), GRACE_OK);
-    assert_int_equal(gr_nfc_append(&out, text, n), GRACE_OK);
+    assert_int_equal(gr_normalize(normalizer, &searcher, text, n, &out), GRACE_OK);
     assert_int_equal(out.n, n_expected + 1);
     assert_memory_equal(out.data + 1, expected, n_expected);
     gr_buf_free(&out);
+    gr_searcher_close(&searcher);
+    gr_normalizer_free(normalizer);
 }
 
-#define NFC(text, expected) check_nfc(text, sizeof(text) - 1, expected, sizeof(expected) - 1)
+#define NORMAL(json, text, expected) check_normal(json, text, sizeof(text) - 1, expected, sizeof(expected) - 1)
+#define NFC(text, expected) NORMAL("{\"type\":\"NFC\"}", text, expected)
+#define SEQUENCE(parts) "{\"type\":\"Sequence\",\"normalizers\":[" parts "]}"
+#define REPLACE(kind, pattern, content) "{\"type\":\"Replace\",\"pattern\":{\"" kind "\":\"" pattern "\"},\"content\":\"" content "\"}"
 
 /* Vectors of the Unicode standard, annex 15. */
 static void marks_are_composed_and_put_in_order(void **state) {
@@ -34,6 +52,78 @@ static void normal_text_stays_as_it_is(void **state) {
     NFC("", "");
     NFC("plain \0 text\n", "plain \0 text\n");
     NFC("na\xC3\xAFve \xE6\x97\xA5\xE6\x9C\xAC \xF0\x9F\x98\x80 \0", "na\xC3\xAFve \xE6\x97\xA5\xE6\x9C\xAC \xF0\x9F\x98\x80 \0");
+}
+
+static void the_other_forms_take_apart_and_make_compatible(void **state) {
+    (void)state;
+    NORMAL("{\"type\":\"NFD\"}", "\xC3\xA9\xEF\xAC\x81", "e\xCC\x81\xEF\xAC\x81");
+    NORMAL("{\"type\":\"NFKC\"}", "e\xCC\x81\xEF\xAC\x81\xE2\x85\xA7", "\xC3\xA9" "fiVIII");
+    NORMAL("{\"type\":\"NFKD\"}", "\xC3\xA9\xEF\xAC\x81", "e\xCC\x81" "fi");
+}
+
+/* U+1DF9, a mark below of Unicode 10, is no mark to the reference: the acute does not move before it. U+1DFB is of Unicode 9. */
+static void characters_newer_than_the_reference_stay_where_they_are(void **state) {
+    (void)state;
+    NFC("q\xCC\x81\xE1\xB7\xB9", "q\xCC\x81\xE1\xB7\xB9");
+    NFC("e\xE1\xB7\xB9\xCC\x81", "e\xE1\xB7\xB9\xCC\x81");
+    NFC("\xE1\xB7\xB9" "e\xCC\x81\xE1\xB7\xB9", "\xE1\xB7\xB9\xC3\xA9\xE1\xB7\xB9");
+    NORMAL("{\"type\":\"NFKC\"}", "\xE3\x8B\xBF\xE3\x8B\xBE", "\xE3\x8B\xBF\xE3\x83\xB2");     /* U+32FF is of Unicode 12 */
+}
+
+static void small_letters_stripping_and_prefixes(void **state) {
+    (void)state;
+    NORMAL("{\"type\":\"Lowercase\"}", "ABC \xC3\x89\xCE\xA3 \xC4\xB0", "abc \xC3\xA9\xCF\x83 i\xCC\x87");
+    NORMAL("{\"type\":\"Lowercase\"}", "", "");
+    NORMAL("{\"type\":\"Strip\"}", " \t a b\xE3\x80\x80\n", "a b");
+    NORMAL("{\"type\":\"Strip\",\"strip_left\":false,\"strip_right\":true}", " a ", " a");
+    NORMAL("{\"type\":\"Strip\",\"strip_left\":true,\"strip_right\":false}", " a ", "a ");
+    NORMAL("{\"type\":\"Strip\"}", " \n ", "");
+    NORMAL("{\"type\":\"Prepend\",\"prepend\":\"_\"}", "a", "_a");
+    NORMAL("{\"type\":\"Prepend\",\"prepend\":\"_\"}", "", "");
+}
+
+static void matches_are_replaced_one_after_the_other(void **state) {
+    (void)state;
+    NORMAL(REPLACE("String", " ", "__"), "a  b ", "a____b__");
+    NORMAL(REPLACE("Regex", "[0-9]+", "#"), "a12b3", "a#b#");
+    NORMAL(REPLACE("String", "aa", "a"), "aaaa", "aa");
+    NORMAL(REPLACE("String", "x", ""), "xxx", "");
+}
+
+static void stages_work_on_what_the_ones_before_made(void **state) {
+    (void)state;
+    NORMAL(SEQUENCE("{\"type\":\"Prepend\",\"prepend\":\" \"}," REPLACE("String", " ", "_")), "a b", "_a_b");
+    NORMAL(SEQUENCE("{\"type\":\"Strip\"},{\"type\":\"Prepend\",\"prepend\":\"_\"}"), "  ", "");
+    NORMAL(SEQUENCE("{\"type\":\"NFKC\"},{\"type\":\"Lowercase\"}," SEQUENCE(REPLACE("String", "f", "g"))), "\xEF\xAC\x81X", "gix");
+}
+
+static void check_refused(const char *json, grace_status expected, const char *part) {
+    gr_normalizer *normalizer = NULL;
+    assert_int_equal(build(json, &normalizer), expected);
+    if (!strstr(grace_last_error(), part)) fail_msg("expected '%s' in '%s'", part, grace_last_error());
+    assert_null(normalizer);
+}
+
+static void what_is_malformed_or_unknown_is_named(void **state) {
+    (void)state;
+    check_refused("{\"type\":\"Precompiled\"}", GRACE_ERR_UNSUPPORTED, "normalizer: type 'Precompiled' is not supported");
+    check_refused(SEQUENCE("{\"type\":\"BertNormalizer\"}"), GRACE_ERR_UNSUPPORTED, "'BertNormalizer'");
+    check_refused(SEQUENCE("{\"type\":\"NFC\"},{\"type\":\"Prepend\"}"), GRACE_ERR_FORMAT, "Prepend: 'prepend'");
+    check_refused("{\"type\":\"Replace\",\"content\":\"\"}", GRACE_ERR_FORMAT, "Replace: 'pattern'");
+    check_refused(REPLACE("Regex", "(", ""), GRACE_ERR_UNSUPPORTED, "Replace: PCRE2 cannot compile");
+    check_refused("{\"type\":\"Strip\",\"strip_left\":1}", GRACE_ERR_FORMAT, "'strip_left'");
+    check_refused("{\"type\":\"Sequence\"}", GRACE_ERR_FORMAT, "'normalizers'");
+    check_refused("{}", GRACE_ERR_FORMAT, "'type'");
+    check_refused(SEQUENCE(SEQUENCE(SEQUENCE(SEQUENCE(SEQUENCE(SEQUENCE(SEQUENCE(SEQUENCE(SEQUENCE(""))))))))), GRACE_ERR_LIMIT, "nested");
+}
+
+static void what_changes_nothing_is_no_normalizer(void **state) {
+    (void)state;
+    gr_normalizer *normalizer = NULL;
+    assert_int_equal(build(SEQUENCE(""), &normalizer), GRACE_OK);
+    assert_null(normalizer);
+    assert_int_equal(gr_normalizer_build(NULL, &normalizer), GRACE_OK);
+    assert_null(normalizer);
 }
 
 static void check_same_ids(const grace_tokenizer *tok, const char *a, const char *b, bool same) {
@@ -74,6 +164,13 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(marks_are_composed_and_put_in_order),
         cmocka_unit_test(normal_text_stays_as_it_is),
+        cmocka_unit_test(the_other_forms_take_apart_and_make_compatible),
+        cmocka_unit_test(characters_newer_than_the_reference_stay_where_they_are),
+        cmocka_unit_test(small_letters_stripping_and_prefixes),
+        cmocka_unit_test(matches_are_replaced_one_after_the_other),
+        cmocka_unit_test(stages_work_on_what_the_ones_before_made),
+        cmocka_unit_test(what_is_malformed_or_unknown_is_named),
+        cmocka_unit_test(what_changes_nothing_is_no_normalizer),
         cmocka_unit_test(a_tokenizer_that_asks_for_nfc_sees_composed_text),
         cmocka_unit_test(added_tokens_are_found_before_text_is_normalised),
     };

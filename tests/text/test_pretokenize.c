@@ -12,18 +12,19 @@
 #define SPLIT(kind, pattern, behavior, invert) \
     "{\"type\":\"Split\",\"pattern\":{\"" kind "\":\"" pattern "\"},\"behavior\":\"" behavior "\",\"invert\":" invert "}"
 #define SEQUENCE(parts) "{\"type\":\"Sequence\",\"pretokenizers\":[" parts "]}"
+#define META(more) "{\"type\":\"Metaspace\",\"replacement\":\"_\"," more "}"
 #define ONE(kind, pattern, behavior, invert) SEQUENCE(SPLIT(kind, pattern, behavior, invert) "," BYTES)
 
 static grace_status build(const char *text, gr_pretokenizer **out) {
     gr_json *json = NULL;
-    assert_int_equal(gr_json_parse("test", text, strlen(text), &json), GRACE_OK);
+    if (strcmp(text, "null") != 0) assert_int_equal(gr_json_parse("test", text, strlen(text), &json), GRACE_OK);
     grace_status st = gr_pretokenizer_build(json, out);
     gr_json_free(json);
     return st;
 }
 
 /* The pieces joined by '|'. Static storage. */
-static const char *split(const char *json, const char *text) {
+static const char *split_at(const char *json, const char *text, bool at_start) {
     static char line[256];
     size_t n = 0;
     gr_pretokenizer *pre = NULL;
@@ -31,7 +32,7 @@ static const char *split(const char *json, const char *text) {
     gr_pieces pieces = {0};
     if (build(json, &pre)) return grace_last_error();
     assert_int_equal(gr_searcher_open(&searcher), GRACE_OK);
-    assert_int_equal(gr_pretokenize(pre, &searcher, text, strlen(text), &pieces), GRACE_OK);
+    assert_int_equal(gr_pretokenize(pre, &searcher, text, strlen(text), at_start, &pieces), GRACE_OK);
     line[0] = 0;
     for (size_t i = 0; i < pieces.n_spans; i++)
         n += (size_t)sprintf(line + n, "%s%.*s", i ? "|" : "", (int)(pieces.spans[i].end - pieces.spans[i].start), pieces.text + pieces.spans[i].start);
@@ -40,6 +41,8 @@ static const char *split(const char *json, const char *text) {
     gr_pretokenizer_free(pre);
     return line;
 }
+
+static const char *split(const char *json, const char *text) { return split_at(json, text, true); }
 
 /* The expected pieces are those of the reference's own documentation of the five behaviors. */
 static void each_behavior_cuts_as_in_the_reference(void **state) {
@@ -104,6 +107,38 @@ static void a_space_goes_before_each_piece_that_has_none(void **state) {
     assert_string_equal(split("{\"type\":\"ByteLevel\"}", ""), "");
 }
 
+static void metaspace_writes_its_mark_over_spaces_and_in_front(void **state) {
+    (void)state;
+    assert_string_equal(split(META("\"prepend_scheme\":\"always\""), "ab  c"), "_ab|_|_c");
+    assert_string_equal(split(META("\"prepend_scheme\":\"always\""), " ab"), "_ab");
+    assert_string_equal(split(META("\"prepend_scheme\":\"always\""), "_ab"), "_ab");
+    assert_string_equal(split(META("\"prepend_scheme\":\"never\""), "ab c"), "ab|_c");
+    assert_string_equal(split(META("\"prepend_scheme\":\"always\",\"split\":false"), "ab c"), "_ab_c");
+    assert_string_equal(split(META("\"add_prefix_space\":false"), "ab c"), "ab|_c");      /* as older files say it */
+    assert_string_equal(split(META("\"add_prefix_space\":true"), "ab c"), "_ab|_c");
+    assert_string_equal(split("{\"type\":\"Metaspace\"}", "a b"), "\xE2\x96\x81" "a|\xE2\x96\x81" "b");
+}
+
+static void the_first_scheme_marks_only_where_the_whole_text_begins(void **state) {
+    (void)state;
+    assert_string_equal(split_at(META("\"prepend_scheme\":\"first\""), "ab c", true), "_ab|_c");
+    assert_string_equal(split_at(META("\"prepend_scheme\":\"first\""), "ab c", false), "ab|_c");
+    assert_string_equal(split(SEQUENCE(SPLIT("String", "-", "Isolated", "false") "," META("\"prepend_scheme\":\"first\"")), "a-b"), "_a|-|b");
+}
+
+static void words_and_punctuation_are_cut(void **state) {
+    (void)state;
+    assert_string_equal(split("{\"type\":\"Whitespace\"}", "a_1, (b)\n c!"), "a_1|,|(|b|)|c|!");
+    assert_string_equal(split("{\"type\":\"WhitespaceSplit\"}", " a_1,  (b)\tc! "), "a_1,|(b)|c!");
+    assert_string_equal(split("{\"type\":\"Punctuation\"}", "a,b$\xC2\xBF" "c+d"), "a|,|b|$|\xC2\xBF|c|+|d");
+    assert_string_equal(split("{\"type\":\"Punctuation\",\"behavior\":\"Contiguous\"}", "a,.b"), "a|,.|b");
+}
+
+static void without_a_pre_tokenizer_a_text_is_one_piece(void **state) {
+    (void)state;
+    assert_string_equal(split("null", "a b"), "a b");
+}
+
 static void check_refused(const char *json, grace_status expected, const char *part) {
     gr_pretokenizer *pre = NULL;
     assert_int_equal(build(json, &pre), expected);
@@ -113,10 +148,10 @@ static void check_refused(const char *json, grace_status expected, const char *p
 
 static void what_is_not_supported_is_named(void **state) {
     (void)state;
-    check_refused("{\"type\":\"Metaspace\"}", GRACE_ERR_UNSUPPORTED, "'Metaspace'");
+    check_refused("{\"type\":\"UnicodeScripts\"}", GRACE_ERR_UNSUPPORTED, "'UnicodeScripts'");
+    check_refused("{\"type\":\"Metaspace\",\"prepend_scheme\":\"last\"}", GRACE_ERR_UNSUPPORTED, "prepend_scheme 'last'");
     check_refused(ONE("String", "-", "Sideways", "false"), GRACE_ERR_UNSUPPORTED, "'Sideways'");
     check_refused(ONE("Regex", "(", "Isolated", "false"), GRACE_ERR_UNSUPPORTED, "Split: PCRE2 cannot compile the pattern");
-    check_refused(SPLIT("String", "-", "Isolated", "false"), GRACE_ERR_UNSUPPORTED, "without ByteLevel");
     check_refused(SEQUENCE(BYTES "," SPLIT("String", "-", "Isolated", "false")), GRACE_ERR_UNSUPPORTED, "'Split' after ByteLevel");
 }
 
@@ -128,6 +163,9 @@ static void what_is_malformed_is_named(void **state) {
     check_refused("{\"type\":\"Split\",\"pattern\":{},\"behavior\":\"Isolated\"}", GRACE_ERR_FORMAT, "either Regex or String");
     check_refused("{\"type\":\"Split\",\"pattern\":{\"String\":\"a\"}}", GRACE_ERR_FORMAT, "'behavior'");
     check_refused("{\"type\":\"ByteLevel\",\"use_regex\":1}", GRACE_ERR_FORMAT, "'use_regex'");
+    check_refused("{\"type\":\"Metaspace\",\"replacement\":\"ab\"}", GRACE_ERR_FORMAT, "expected one character, found 'ab'");
+    check_refused("{\"type\":\"Metaspace\",\"replacement\":\"\"}", GRACE_ERR_FORMAT, "expected one character");
+    check_refused("{\"type\":\"Punctuation\",\"behavior\":3}", GRACE_ERR_FORMAT, "'behavior'");
     check_refused(SEQUENCE(SEQUENCE(SEQUENCE(SEQUENCE(SEQUENCE(SEQUENCE(SEQUENCE(SEQUENCE(SEQUENCE(BYTES))))))))), GRACE_ERR_LIMIT, "nested");
 }
 
@@ -141,6 +179,10 @@ int main(void) {
         cmocka_unit_test(an_empty_match_cuts_only_away_from_the_last_match),
         cmocka_unit_test(the_built_in_regex_is_that_of_gpt2),
         cmocka_unit_test(a_space_goes_before_each_piece_that_has_none),
+        cmocka_unit_test(metaspace_writes_its_mark_over_spaces_and_in_front),
+        cmocka_unit_test(the_first_scheme_marks_only_where_the_whole_text_begins),
+        cmocka_unit_test(words_and_punctuation_are_cut),
+        cmocka_unit_test(without_a_pre_tokenizer_a_text_is_one_piece),
         cmocka_unit_test(what_is_not_supported_is_named),
         cmocka_unit_test(what_is_malformed_is_named),
     };
