@@ -11,9 +11,10 @@
 #include "plan/equalise.h"
 #include "plan/plan_json.h"
 #include "plan/quality.h"
+#include "plan_costs.h"
 
 enum { KEY_CLUSTER = 0x200, KEY_PLANNER, KEY_GROUPING, KEY_REPLICATION, KEY_R, KEY_SEED, KEY_EMPTY, KEY_TRAIN, KEY_TEST, KEY_TEST_TRACE, KEY_JSON,
-       KEY_MEMORY, KEY_SLOTS, KEY_BALANCE, KEY_TIME, KEY_EQUAL, KEY_FORMAT, KEY_MODEL_LAYERS, KEY_TOP_K, KEY_FROM, KEY_MOVES };
+       KEY_MEMORY, KEY_SLOTS, KEY_BALANCE, KEY_TIME, KEY_EQUAL, KEY_FORMAT, KEY_MODEL_LAYERS, KEY_TOP_K, KEY_FROM, KEY_MOVES, KEY_OBJECTIVE, KEY_RATES, KEY_SHAPE };
 
 typedef enum format { FORMAT_GRACE, FORMAT_SGLANG, FORMAT_FLAT, FORMAT_TRTLLM, FORMAT_ASCEND, FORMAT_OMNI, N_FORMATS } format;
 
@@ -28,6 +29,9 @@ static const struct argp_option options[] = {
     {"replica-slots", KEY_SLOTS, "N", 0, "the same as a number: slots of a rank in a layer, primaries included", 0},
     {"balance", KEY_BALANCE, "X", 0, "auto: bound on max/mean load (default 1.1), or grace: 0.95 of what the paper's plan has in the layer", 0},
     {"time-limit", KEY_TIME, "SECONDS", 0, "auto: stop searching then (default: none; a plan cut short depends on the machine)", 0},
+    {"objective", KEY_OBJECTIVE, "AIM", 0, "auto: rows under the bound on load (default), or the predicted time of prefill, decode, or both (time); needs --rates", 0},
+    {"rates", KEY_RATES, "RATES", 0, "predict times for this machine: a preset or a file (docs/simulator.md)", 0},
+    {"shape", KEY_SHAPE, "SHAPE", 0, "bytes of the model: a preset or hidden=N,width=N,... (default: by layers, experts and top-k, else assumed)", 0},
     {"from", KEY_FROM, "PLAN", 0, "auto: keep this plan but for a few copies that moved loads ask for; memory as it has, if not given", 0},
     {"max-moves", KEY_MOVES, "N", 0, "with --from: copies at most that are where none was (default 64)", 0},
     {"equal-slots", KEY_EQUAL, 0, 0, "fill every rank of every layer up to as many slots with useful replicas", 0},
@@ -57,6 +61,8 @@ typedef struct arguments {
     const char *only_auto;          /* ... for auto */
     const char *from;               /* a plan to start from */
     bool moves_given;
+    gr_plan_aim aim;
+    const char *rates, *shape;      /* NULL: no times; by the trace */
     bool equal_slots;
     format format;
     int32_t model_layers;
@@ -76,6 +82,8 @@ static void check_together(struct argp_state *state, const arguments *a) {
     bool budget = p == GRACE_PLANNER_EPLB || p == GRACE_PLANNER_REPLICATE_NODE || p == GRACE_PLANNER_AUTO;
     if (a->only_grace && !starts_from_grace) argp_error(state, "--%s is for --planner grace", a->only_grace);
     if (a->only_budget && !budget) argp_error(state, "--%s is for --planner auto, eplb or replicate-node", a->only_budget);
+    if (a->aim != GR_AIM_ROWS && !a->rates) argp_error(state, "--objective %s needs --rates, the machine's", gr_plan_aims[a->aim]);
+    if (a->aim != GR_AIM_ROWS && a->from) argp_error(state, "--from keeps a plan: it has no --objective");
     if (a->moves_given && !a->from) argp_error(state, "--max-moves needs --from, the plan to start from");
     if (a->only_auto && p != GRACE_PLANNER_AUTO) argp_error(state, "--%s is for --planner auto", a->only_auto);
     if (a->plan.memory > 0 && a->plan.slots_per_rank > 0) argp_error(state, "--memory and --replica-slots say the same: give one");
@@ -97,6 +105,12 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         a->plan.balance = strcmp(arg, "grace") == 0 ? 0 : gr_arg_number(state, "balance", arg, 1, 1e6);
         a->only_auto = "balance";
         break;
+    case KEY_OBJECTIVE:
+        a->aim = (gr_plan_aim)gr_arg_choice(state, "objective", arg, gr_plan_aims, GR_N_AIMS);
+        a->only_auto = "objective";
+        break;
+    case KEY_RATES: a->rates = arg; break;
+    case KEY_SHAPE: a->shape = arg; break;
     case KEY_FROM: a->from = arg; a->only_auto = "from"; break;
     case KEY_MOVES: a->plan.max_moves = (int32_t)gr_arg_int(state, "max-moves", arg, 0, INT32_MAX); a->moves_given = true; break;
     case KEY_TIME: a->plan.time_limit_s = gr_arg_number(state, "time-limit", arg, 0, 1e9); a->only_auto = "time-limit"; break;
@@ -158,6 +172,8 @@ typedef struct figures {
     double inside_gpu, inside_node, planning_us;
     grace_origin tested_on;         /* n_tokens 0: on nothing */
     gr_quality test;
+    bool has_costs;                 /* there are tokens, not loads only */
+    gr_plan_costs costs;
 } figures;
 
 static void print_origin(const char *what, const grace_origin *o) {
@@ -180,6 +196,7 @@ static void print_table(const arguments *a, const grace_plan *plan, const figure
     printf("affinity kept inside a GPU %.1f %%, inside a node %.1f %%", 100 * f->inside_gpu, 100 * f->inside_node);
     if (plan->r >= 0) printf("; ratio %.3f%s", plan->r, plan->n_knee ? " (the knee)" : "");
     printf("\n");
+    if (f->has_costs) gr_plan_costs_print(&f->costs);
     if (f->tested_on.n_tokens > 0) print_test(f);
     printf("layer  slots  replicas  max/mean load before -> after\n");
     for (int32_t l = 0; l < plan->n_layers; l++) {
@@ -209,6 +226,7 @@ static grace_status print_json(const arguments *a, const grace_plan *plan, const
     gr_json_set_real(o, "affinity_inside_node", f->inside_node);
     gr_json_set_real(o, "planning_us", f->planning_us);
     gr_json_set(o, "planned_from", gr_origin_json(&plan->planned_from));
+    if (f->has_costs) gr_json_set(o, "costs", gr_plan_costs_json(&f->costs));
     if (f->tested_on.n_tokens > 0) gr_json_set(o, "test", test_json(f));
     for (int32_t l = 0; l < plan->n_layers; l++) {
         gr_json *layer = gr_json_new_object();
@@ -223,7 +241,7 @@ static grace_status print_json(const arguments *a, const grace_plan *plan, const
 
 static bool is_all(const grace_selection *s) { return s->sequences == GRACE_SEQUENCES_ALL && !s->domains[0]; }
 
-/* The selection of the input, as the planner wants it: a profile, and for a search the sets of experts tokens chose. */
+/* The selection of the input, as the planner wants it: a profile, and the sets of experts tokens chose, which a list of loads has not. */
 static grace_status read_input(const arguments *a, grace_profile **profile, grace_bundles **bundles) {
     grace_status st = GRACE_OK;
     grace_trace_reader *trace = NULL;
@@ -234,7 +252,7 @@ static grace_status read_input(const arguments *a, grace_profile **profile, grac
     if (trace) GR_TRY(grace_profile_stream(trace, &a->train, profile));
     GR_CHECK((*profile)->n_tokens > 0, GRACE_ERR_ARG, "%s: expected tokens to plan from, found none%s", a->trace,
              is_all(&a->train) ? "" : " in the selection");
-    if (searches) GR_TRY(grace_bundles_stream(trace, &a->train, false, GRACE_BUNDLES_DEFAULT, bundles));
+    if (trace) GR_TRY(grace_bundles_stream(trace, &a->train, false, GRACE_BUNDLES_DEFAULT, bundles));
 done:
     grace_trace_reader_close(trace);
     return st;
@@ -308,9 +326,19 @@ static grace_status plan_trace(const arguments *a) {
     grace_bundles *bundles = NULL;
     grace_plan *plan = NULL, *from = NULL;
     grace_plan_options opt = a->plan;
+    grace_shape shape;
+    grace_rates rates;
+    grace_objective objective;
     figures f = {0};
     double start;
     GR_TRY(read_input(a, &profile, &bundles));
+    shape = grace_shape_assumed(profile->info.n_layers, profile->info.n_experts, profile->info.top_k);
+    if (a->shape) GR_TRY(grace_shape_parse(a->shape, &profile->info, &shape));
+    if (a->rates) GR_TRY(grace_rates_load(a->rates, &rates));
+    if (a->aim != GR_AIM_ROWS) {
+        objective = gr_plan_objective(a->aim, &shape, &rates);
+        opt.objective = &objective;
+    }
     if (a->from) GR_TRY(grace_plan_load(a->from, &from));
     opt.bundles = bundles, opt.from = from;
     start = gr_now_us();
@@ -318,6 +346,8 @@ static grace_status plan_trace(const arguments *a) {
     if (a->equal_slots) GR_TRY(make_equal(profile, &plan));
     f.planning_us = gr_now_us() - start;
     GR_TRY(gr_plan_cut(plan, profile, &f.inside_gpu, &f.inside_node));
+    f.has_costs = bundles != NULL;
+    if (bundles) GR_TRY(gr_plan_costs_measure(plan, bundles, profile, &shape, a->rates ? &rates : NULL, &f.costs));
     if (a->tests) GR_TRY(measure_test(a, plan, &f));
     GR_TRY(save(a, plan));
     if (a->json) st = print_json(a, plan, &f);

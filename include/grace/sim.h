@@ -123,6 +123,18 @@ typedef struct grace_prediction {
 grace_status grace_plan_predict(const grace_plan *plan, const grace_bundles *bundles, const grace_shape *shape, const grace_rates *rates,
                                 const grace_batch *batch, grace_prediction *out);
 
+/* ---- what planner auto minimises when it is given one (grace_plan_options.objective) ---- */
+typedef struct grace_objective_step { grace_batch batch; double times; } grace_objective_step;
+typedef struct grace_objective {
+    grace_shape shape;
+    grace_rates rates;
+    int32_t n_steps;            /* 1 or 2: prefill, decode, or both */
+    grace_objective_step steps[2];
+} grace_objective;
+
+/* The seconds of all its steps under a plan. Fails as grace_plan_predict(). */
+grace_status grace_plan_seconds(const grace_plan *plan, const grace_bundles *bundles, const grace_objective *objective, double *seconds);
+
 #ifdef __cplusplus
 }
 #endif

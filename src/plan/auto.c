@@ -126,7 +126,7 @@ static void layer_close(gr_auto_layer *al, int32_t n_nodes) {
     free(al->gpu_label), free(al->relief);
 }
 
-static grace_status check_bundles(const grace_profile *profile, const grace_bundles *b) {
+grace_status gr_auto_check_bundles(const grace_profile *profile, const grace_bundles *b) {
     grace_status st = GRACE_OK;
     const grace_trace_info *info = &profile->info;
     GR_CHECK(b, GRACE_ERR_ARG, "plan: planner auto needs the trace's bundles");
@@ -144,7 +144,7 @@ static grace_status read_grace(gr_auto *a) {
     grace_plan *plan = NULL;
     gr_shares shares = {0};
     double rank_load[GRACE_RANKS_MAX];
-    paper.planner = GRACE_PLANNER_GRACE, paper.from = NULL;
+    paper.planner = GRACE_PLANNER_GRACE, paper.from = NULL, paper.objective = NULL;
     GR_CALLOC(a->grace_ratio, a->n_layers);
     for (int32_t l = 0; l < a->n_layers; l++) a->grace_ratio[l] = INFINITY;
     if (a->opt.from && a->opt.balance > 0) return st;       /* a few moves should cost a few milliseconds */
@@ -166,7 +166,7 @@ static grace_status auto_open(const grace_profile *profile, const grace_plan_opt
     *a = (gr_auto){.profile = profile, .opt = *opt, .cluster = cluster, .n_layers = profile->info.n_layers, .n = profile->info.n_experts,
                    .n_ranks = grace_cluster_ranks(cluster), .top_k = profile->info.top_k};
     if (opt->time_limit_s > 0) a->deadline_us = gr_now_us() + opt->time_limit_s * 1e6;
-    GR_TRY(check_bundles(profile, opt->bundles));
+    GR_TRY(gr_auto_check_bundles(profile, opt->bundles));
     GR_TRY(gr_slot_budget(profile, cluster, opt, &a->slots_of_rank));
     GR_TRY(read_grace(a));
     GR_CALLOC(a->layers, a->n_layers);

@@ -34,6 +34,7 @@ typedef struct gr_auto {
 /* Fills all layers of plan, which has none. Fails with ARG (no bundles, or those of another trace), LIMIT (memory), NUMERIC, MEMORY. */
 grace_status gr_plan_auto(const grace_profile *profile, const grace_plan_options *opt, grace_plan *plan);
 
+grace_status gr_auto_check_bundles(const grace_profile *profile, const grace_bundles *b);
 bool gr_auto_late(const gr_auto *a);
 /* A layer's hosts and primaries, kept and taken up again. */
 void gr_auto_remember(gr_auto *a, int32_t layer);
@@ -52,5 +53,8 @@ grace_status gr_auto_settle(const gr_auto *a, int32_t layer, const int32_t *rank
 
 /* auto_from.c: instead of all that, from opt.from with opt.max_moves copies loaded anew at most. */
 grace_status gr_auto_from(gr_auto *a, grace_plan *plan);
+
+/* auto_time.c: the same for opt->objective. */
+grace_status gr_plan_auto_time(const grace_profile *profile, const grace_plan_options *opt, grace_plan *plan);
 
 #endif

@@ -126,13 +126,30 @@ done:
     return st;
 }
 
-/* One layer's best copy to add, or worst to drop, remembered until the layer changes. */
-typedef struct offer { gr_node_op op; double saved; bool found; } offer;
+/* One layer's best copy to add, or worst to drop, or all the copies that a node lacks (whole): remembered until the layer changes. */
+typedef struct offer { gr_node_op op; double saved; int32_t whole, n_copies; bool found; } offer;     /* saved: rows a token and copy */
 
-static offer make_offer(const gr_nodes *s, bool more) {
-    offer o = {0};
-    o.found = more ? gr_nodes_best_copy(s, &o.op, &o.saved) : gr_nodes_worst_copy(s, &o.op, &o.saved);
+/* A token of a node that hosts everything visits nobody, which no single copy may do for it. */
+static void offer_node(const gr_nodes *s, int64_t room, offer *o) {
+    for (int32_t node = 0; node < s->n_nodes; node++) {
+        int32_t n = 0;
+        for (int32_t e = 0; e < s->n; e++) n += !gr_nodes_hosts(s, e, node);
+        double saved = n > 0 ? gr_nodes_rows_of(s, node) / n : 0;
+        if (n > 0 && n <= room && saved > fmax(o->found ? o->saved : 0, 0)) *o = (offer){.saved = saved, .whole = node, .n_copies = n, .found = true};
+    }
+}
+
+static offer make_offer(const gr_nodes *s, int64_t room) {
+    offer o = {.whole = -1, .n_copies = 1};
+    o.found = room > 0 ? gr_nodes_best_copy(s, &o.op, &o.saved) : gr_nodes_worst_copy(s, &o.op, &o.saved);
+    if (room > 0) offer_node(s, room, &o);
     return o;
+}
+
+static void take_offer(gr_nodes *s, const offer *o) {
+    if (o->whole < 0) gr_nodes_apply(s, o->op);
+    for (int32_t e = 0; o->whole >= 0 && e < s->n; e++)
+        if (!gr_nodes_hosts(s, e, o->whole)) gr_nodes_apply(s, (gr_node_op){(int16_t)e, (int16_t)o->whole, -1, s->primary[e]});
 }
 
 /* Copies one by one, added where they save most while they save anything, or dropped where they are missed least, until there are as many slots
@@ -142,14 +159,16 @@ static grace_status adjust(gr_auto *a, int64_t target) {
     bool more = count_slots(a) < target;
     offer *offers = NULL;
     GR_CALLOC(offers, a->n_layers);
-    for (int32_t l = 0; l < a->n_layers; l++) offers[l] = make_offer(&a->layers[l].nodes, more);
-    for (int64_t n = count_slots(a); n != target; n += more ? 1 : -1) {
+    for (int32_t l = 0; l < a->n_layers; l++) offers[l] = make_offer(&a->layers[l].nodes, target - count_slots(a));
+    for (int64_t room; (room = target - count_slots(a)) != 0;) {
         int32_t best = -1;
-        for (int32_t l = 0; l < a->n_layers; l++)
+        for (int32_t l = 0; l < a->n_layers; l++) {
+            if (more && offers[l].n_copies > room) offers[l] = make_offer(&a->layers[l].nodes, room);
             if (offers[l].found && (best < 0 || (more ? offers[l].saved > offers[best].saved : offers[l].saved < offers[best].saved))) best = l;
+        }
         if (best < 0 || (more && offers[best].saved <= 0)) break;
-        gr_nodes_apply(&a->layers[best].nodes, offers[best].op);
-        offers[best] = make_offer(&a->layers[best].nodes, more);
+        take_offer(&a->layers[best].nodes, &offers[best]);
+        offers[best] = make_offer(&a->layers[best].nodes, target - count_slots(a));
     }
 done:
     free(offers);

@@ -8,6 +8,7 @@
 #include "plan/replicate.h"
 
 enum { GPU_PASSES_MAX = 6, SHARE_ROUNDS = 12 };
+static const double GPU_UNEVEN = 1.1;       /* a loose bound is for nodes; GPUs of the heaviest node differ by no more, others need not be lighter */
 
 static int32_t gpus_of(const gr_auto *a) { return a->cluster.gpus_per_node; }
 
@@ -103,13 +104,14 @@ done:
 static grace_status open_gpus(gr_auto *a, gr_auto_layer *al, bool with_edges) {
     grace_status st = GRACE_OK;
     const gr_nodes *s = &al->nodes;
-    double mean = s->total_load / a->n_ranks, tokens = (double)s->bundles->n_tokens * s->n_nodes;
+    double mean = s->total_load / a->n_ranks, most = 0, tokens = (double)s->bundles->n_tokens * s->n_nodes;
     al->n_relief = 0;
+    for (int32_t node = 0; node < s->n_nodes; node++) most = fmax(most, s->node_load[node] / gpus_of(a));
     for (int32_t node = 0; node < s->n_nodes; node++) {
         gr_parts *p = &al->parts[node];
         gr_parts_close(p);
         GR_TRY(gr_parts_open(s, node, with_edges, p));
-        p->cap = fmax(al->bound * mean, s->node_load[node] / gpus_of(a));
+        p->cap = fmax(fmin(al->bound * mean, GPU_UNEVEN * most), s->node_load[node] / gpus_of(a));
         p->load_unit = mean > 0 ? 2 * s->top_k / mean : 0;
         p->count_unit = tokens > 0 ? a->opt.w_gpu / tokens : 0;
     }

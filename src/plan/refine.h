@@ -52,6 +52,7 @@ double gr_nodes_change(const gr_nodes *s, gr_node_op op, double slack);
 double gr_nodes_rows(const gr_nodes *s);            /* cross-node rows a token */
 /* Rows a token + price x copies + penalties for loads over the bounds. */
 double gr_nodes_score(const gr_nodes *s);
+double gr_nodes_rows_of(const gr_nodes *s, int32_t home);      /* those of tokens whose home is that node */
 /* One pass; what the score fell by. slack: pairs that a node may be over
  * its bound on the way; with none experts cannot change places, with the heaviest expert's load the way may not lead back. */
 double gr_nodes_pass(gr_nodes *s, double slack);

@@ -183,6 +183,13 @@ double gr_nodes_rows(const gr_nodes *s) {
     return s->bundles->n_tokens > 0 ? (double)s->cost / s->n_nodes / (double)s->bundles->n_tokens : 0;
 }
 
+double gr_nodes_rows_of(const gr_nodes *s, int32_t home) {
+    int64_t cost = 0;
+    for (int32_t b = 0; b < s->n_bundles; b++)
+        for (int32_t node = 0; node < s->n_nodes; node++) cost += pins_of(s, b, home)[node] > 0 ? s->bundles->count[b] : 0;
+    return s->bundles->n_tokens > 0 ? (double)cost / s->n_nodes / (double)s->bundles->n_tokens : 0;
+}
+
 void gr_nodes_restore(gr_nodes *s, const int16_t *fetch, const int16_t *primary) {
     s->n_slots = 0;
     for (int32_t e = 0; e < s->n; e++) {
