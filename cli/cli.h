@@ -16,6 +16,7 @@ int gr_cmd_bench(int argc, char **argv);
 int gr_cmd_report(int argc, char **argv);
 int gr_cmd_inspect(int argc, char **argv);
 int gr_cmd_tokenize(int argc, char **argv);
+int gr_cmd_pull(int argc, char **argv);
 
 /* ---- options of everything that runs a model (options.c) ---- */
 typedef struct gr_run_options {

@@ -15,6 +15,7 @@ static const command commands[] = {
     {"report", "draw a ladder's numbers as a self-contained HTML page", gr_cmd_report},
     {"tokenize", "print the token ids of a text", gr_cmd_tokenize},
     {"inspect", "show what is in a model folder, a trace or a plan", gr_cmd_inspect},
+    {"pull", "download a model from a hub", gr_cmd_pull},
 };
 enum { N_COMMANDS = sizeof commands / sizeof *commands };
 

@@ -45,12 +45,13 @@ may_include() {  # MODULE ALLOWED...
 
 check_layers() {
     may_include base
-    for module in model text plan comm report; do may_include $module base; done
+    for module in model text plan comm report fetch; do may_include $module base; done
     may_include compute base
     may_include interop base plan
     may_include run base model text plan comm compute
     may_include serve base run
     git grep -nE '<jansson.h>' -- src cli bench tests | grep -v '^src/base/json\.c:' | each 'jansson is behind base/json.h'
+    git grep -nE '<(curl|openssl)/' -- src cli bench tests | grep -vE '^src/fetch/(http|digest)\.c:' | each 'libcurl and libcrypto are behind fetch/http.h and fetch/digest.h'
     git grep -nE '<mpi.h>' -- src cli bench | grep -v '^src/comm/' | each 'MPI is behind comm/comm.h'
     git grep -nE '\b(exit|abort)\(' -- src | grep -v '^src/base/status\.c:' | grep -vE '(_|->)(exit|abort)\(' | each 'the library does not end the process'
     git grep -nE '\b(printf|puts|putchar)\(' -- src | each 'the library prints nothing'

@@ -42,7 +42,8 @@ static grace_status pick(const char *where, const gr_json *value, const char *na
         GR_CHECK(strcmp(wanted, "default") == 0, GRACE_ERR_MISMATCH, "%s: there is one chat template without a name, asked for '%s'", where, wanted);
         return st;
     }
-    GR_CHECK(gr_json_kind_of(value) == GR_JSON_ARRAY, GRACE_ERR_FORMAT, "%s: 'chat_template': expected a string or an array, found %s", where, gr_json_kind_name(value));
+    GR_CHECK(gr_json_kind_of(value) == GR_JSON_ARRAY, GRACE_ERR_FORMAT,
+             "%s: 'chat_template': expected a string or an array, found %s", where, gr_json_kind_name(value));
     for (size_t i = 0; i < gr_json_length(value) && !*out; i++) {
         GR_TRY(gr_json_string(gr_json_at(value, i), where, "name", &found));
         if (strcmp(found, wanted) == 0) GR_TRY(gr_json_string(gr_json_at(value, i), where, "template", out));
@@ -138,7 +139,8 @@ done:
 }
 
 static void set_members(gr_json *variables, const gr_json *object) {
-    for (const gr_json_member *m = gr_json_first(object); m; m = gr_json_next(object, m)) gr_json_set(variables, gr_json_key(m), gr_json_share(gr_json_value(m)));
+    for (const gr_json_member *m = gr_json_first(object); m; m = gr_json_next(object, m))
+        gr_json_set(variables, gr_json_key(m), gr_json_share(gr_json_value(m)));
 }
 
 static grace_status set_more(gr_json *variables, const char *text) {

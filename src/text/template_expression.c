@@ -331,7 +331,8 @@ done:
 }
 
 static bool skip_comparison(gr_tp *ps, gr_op *code) {
-    static const struct { const char *op; gr_op code; } all[] = {{"==", GR_OP_EQ}, {"!=", GR_OP_NE}, {"<", GR_OP_LT}, {"<=", GR_OP_LE}, {">", GR_OP_GT}, {">=", GR_OP_GE}};
+    static const struct { const char *op; gr_op code; } all[] = {{"==", GR_OP_EQ}, {"!=", GR_OP_NE}, {"<", GR_OP_LT},
+                                                            {"<=", GR_OP_LE}, {">", GR_OP_GT}, {">=", GR_OP_GE}};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         if (gr_tp_skip_op(ps, all[i].op)) return *code = all[i].code, true;
     if (gr_tp_skip_word(ps, "in")) return *code = GR_OP_IN, true;

@@ -83,7 +83,8 @@ static grace_status tojson(const gr_tv_call *call, gr_tv *out) {
     gr_tv_json style = {.indent = -1, .ascii = gr_tv_truth(ascii), .sort_keys = gr_tv_truth(call->arg[3])};
     size_t mark = call->heap->out->n;
     if (gr_tv_is_whole(indent_by)) style.indent = indent_by.integer < 0 ? 0 : indent_by.integer > 1000 ? 1000 : (int)indent_by.integer;
-    GR_CHECK(gr_tv_is_whole(indent_by) || !gr_tv_truth(indent_by), GRACE_ERR_UNSUPPORTED, "tojson: indent: expected an int, found a %s", gr_tv_kind_name(indent_by));
+    GR_CHECK(gr_tv_is_whole(indent_by) || !gr_tv_truth(indent_by), GRACE_ERR_UNSUPPORTED,
+             "tojson: indent: expected an int, found a %s", gr_tv_kind_name(indent_by));
     GR_TRY(separator(call->arg[2], 0, style.indent < 0 ? ", " : ",", &style.item));
     GR_TRY(separator(call->arg[2], 1, ": ", &style.key));
     GR_TRY(gr_tv_put_json(call->heap, call->self, &style));
@@ -350,7 +351,8 @@ static grace_status map_attribute(const gr_tv_call *call, gr_tv *out) {
     gr_tv name = {0}, otherwise = {0};
     for (size_t i = 0; i < args->n_named; i++) {
         bool attr = is_named(args, i, "attribute");
-        GR_CHECK(attr || is_named(args, i, "default"), GRACE_ERR_FORMAT, "map takes attribute and default by name, found '%.*s'", (int)args->names[i].n, args->names[i].text);
+        GR_CHECK(attr || is_named(args, i, "default"), GRACE_ERR_FORMAT,
+                 "map takes attribute and default by name, found '%.*s'", (int)args->names[i].n, args->names[i].text);
         if (attr) name = args->named[i];
         else otherwise = args->named[i];
     }
@@ -422,9 +424,11 @@ static const gr_tv_builtin filters[] = {
     {"float", "default", to_float}, {"indent", "width first blank", indent}, {"int", "default", to_int}, {"items", "", pairs},
     {"join", "d attribute", join}, {"last", "", last}, {"length", "", length}, {"list", "", list}, {"lower", "", lower}, {"map", "*", map},
     {"max", "case_sensitive attribute", maximum}, {"min", "case_sensitive attribute", minimum}, {"reject", "*", reject}, {"rejectattr", "*", rejectattr},
-    {"replace", "old! new! count", replace}, {"reverse", "", reverse}, {"safe", "", string}, {"select", "*", select_items}, {"selectattr", "*", selectattr},
+    {"replace", "old! new! count", replace}, {"reverse", "", reverse}, {"safe", "", string},
+    {"select", "*", select_items}, {"selectattr", "*", selectattr},
     {"sort", "reverse case_sensitive attribute", sort}, {"string", "", string}, {"title", "", title},
-    {"tojson", "ensure_ascii indent separators sort_keys", tojson}, {"trim", "chars", trim}, {"unique", "case_sensitive attribute", unique}, {"upper", "", upper}};
+    {"tojson", "ensure_ascii indent separators sort_keys", tojson},
+    {"trim", "chars", trim}, {"unique", "case_sensitive attribute", unique}, {"upper", "", upper}};
 
 const gr_tv_builtin *gr_tv_filter(const char *name, size_t n) {
     for (size_t i = 0; i < sizeof filters / sizeof *filters; i++)

@@ -174,7 +174,8 @@ static grace_status lex_number(lexer *lx) {
         if (lx->text[i] != '_') digits[n++] = lx->text[i];
     digits[n] = 0;
     if (n > (real ? 60 : 18)) return fail_at(lx->line, "a number with too many digits");
-    GR_TRY(add(lx, (gr_tt){GR_TT_LITERAL, lx->line, lx->text + first, last - first, real ? gr_tv_real(strtod(digits, NULL)) : gr_tv_int(strtoll(digits, NULL, 10))}));
+    GR_TRY(add(lx, (gr_tt){GR_TT_LITERAL, lx->line, lx->text + first, last - first,
+                     real ? gr_tv_real(strtod(digits, NULL)) : gr_tv_int(strtoll(digits, NULL, 10))}));
     advance(lx, last);
 done:
     return st;

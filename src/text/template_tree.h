@@ -4,7 +4,8 @@
 #include "text/template_value.h"
 
 /* ---- tokens ---- */
-typedef enum gr_tt_kind { GR_TT_DATA, GR_TT_VAR_BEGIN, GR_TT_VAR_END, GR_TT_BLOCK_BEGIN, GR_TT_BLOCK_END, GR_TT_NAME, GR_TT_LITERAL, GR_TT_OP, GR_TT_END } gr_tt_kind;
+typedef enum gr_tt_kind { GR_TT_DATA, GR_TT_VAR_BEGIN, GR_TT_VAR_END, GR_TT_BLOCK_BEGIN,
+                     GR_TT_BLOCK_END, GR_TT_NAME, GR_TT_LITERAL, GR_TT_OP, GR_TT_END } gr_tt_kind;
 typedef struct gr_tt {
     gr_tt_kind kind;
     int line;

@@ -15,7 +15,7 @@ static void check_help(const char *const *command, const char *const *options) {
 
 static void the_program_names_its_commands(void **state) {
     (void)state;
-    HELP_NAMES(HELP_OF("--help"), "run", "profile", "plan", "bench", "report", "inspect");
+    HELP_NAMES(HELP_OF("--help"), "run", "profile", "plan", "bench", "report", "inspect", "pull");
     HELP_NAMES(WORDS(GRACE_PROGRAM, "bench", "--help"), "kernels", "plan", "moe", "ladder");
     GRACE(0, "--version");
     assert_string_equal(last.out, "grace 0.1.0\n");
@@ -30,6 +30,7 @@ static void help_names_every_option(void **state) {
                "--json");
     HELP_NAMES(HELP_OF("report"), "--output", "--json");
     HELP_NAMES(HELP_OF("inspect"), "--json");
+    HELP_NAMES(HELP_OF("pull"), "--revision", "--endpoint", "--wait-max", "--json", "HF_TOKEN");
     HELP_NAMES(HELP_OF("bench", "kernels"), "--threads", "--simd", "--repeat", "--out", "--in", "--json");
     HELP_NAMES(HELP_OF("bench", "plan"), "--clusters", "--seed", "--output", "--commit", "--json");
     HELP_NAMES(HELP_OF("bench", "moe"), ENGINE_OPTIONS, "--tokens", "--steps");
@@ -67,6 +68,8 @@ static void missing_words_are_named(void **state) {
     complains_of_usage("expected a trace");
     GRACE(64, "report");
     complains_of_usage("grace bench ladder");
+    GRACE(64, "pull");
+    complains_of_usage("expected ORG/NAME");
     GRACE(64, "inspect");
     complains_of_usage("expected a model folder, a trace or a plan");
     GRACE(64, "bench", "ladder", "-m", MODEL, "x.txt");

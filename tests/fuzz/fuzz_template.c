@@ -7,7 +7,8 @@
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
 
 static gr_json *variables_of(const uint8_t *json, size_t n) {
-    static const char usual[] = "{\"messages\": [{\"role\": \"user\", \"content\": \"h\\u00e9llo\"}, {\"role\": \"assistant\", \"content\": null}], \"tools\": [{\"a\": [1, 2.5, true]}],"
+    static const char usual[] = "{\"messages\": [{\"role\": \"user\", \"content\": \"h\\u00e9llo\"}, "
+                                "{\"role\": \"assistant\", \"content\": null}], \"tools\": [{\"a\": [1, 2.5, true]}],"
                                 " \"add_generation_prompt\": true, \"bos_token\": \"<s>\"}";
     gr_json *variables = NULL;
     if (n && gr_json_parse("fuzz", (const char *)json, n, &variables)) return NULL;

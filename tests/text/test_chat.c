@@ -77,7 +77,8 @@ static void one_of_several_templates_is_taken_by_name(void **state) {
     (void)state;
     grace_chat_options opt = grace_chat_defaults();
     opt.messages = "[{\"role\": \"user\", \"content\": \"x\"}]";
-    write_text("tokenizer_config.json", "{\"chat_template\": [{\"name\": \"default\", \"template\": \"one\"}, {\"name\": \"tool_use\", \"template\": \"two\"}]}");
+    write_text("tokenizer_config.json", "{\"chat_template\": [{\"name\": \"default\", \"template\": \"one\"}, "
+               "{\"name\": \"tool_use\", \"template\": \"two\"}]}");
     renders(folder, NULL, &opt, "one");
     renders(folder, "tool_use", &opt, "two");
     does_not_open("rag", GRACE_ERR_MISMATCH, "there is no chat template 'rag'");
@@ -109,8 +110,10 @@ static void refused(const grace_chat *chat, const grace_chat_options *opt, grace
 
 static void bad_conversations_give_one_sentence(void **state) {
     (void)state;
-    static const char *const bad[][2] = {{"", "messages: no valid JSON"}, {"{}", "messages: expected an array, found an object"}, {"[]", "at least one message"}, {"[3]", "messages: message 0: expected an object"},
-                                         {"[{}]", "messages: message 0: 'role': expected a string, found nothing"}, {"[{\"role\": \"u\"}]", "'dict object' has no attribute 'content'"}};
+    static const char *const bad[][2] = {{"", "messages: no valid JSON"}, {"{}", "messages: expected an array, found an object"},
+                                         {"[]", "at least one message"}, {"[3]", "messages: message 0: expected an object"},
+                                         {"[{}]", "messages: message 0: 'role': expected a string, found nothing"},
+                                         {"[{\"role\": \"u\"}]", "'dict object' has no attribute 'content'"}};
     grace_chat *chat = NULL;
     grace_chat_options opt = grace_chat_defaults();
     assert_int_equal(grace_chat_open(MODEL, NULL, &chat), GRACE_OK);

@@ -27,7 +27,8 @@ static void refuses_with(const char *text, grace_status status, const char *part
     gr_buf out = {0};
     gr_template_limits limits = {200000, 1 << 26, 1 << 16};
     grace_status st = render_within(text, NULL, &limits, &out);
-    if (st != status || !strstr(grace_last_error(), part)) fail_msg("%.200s: expected '%s', found %s '%s'", text, part, grace_status_name(st), st ? grace_last_error() : out.data);
+    if (st != status || !strstr(grace_last_error(), part))
+        fail_msg("%.200s: expected '%s', found %s '%s'", text, part, grace_status_name(st), st ? grace_last_error() : out.data);
     assert_int_equal(out.n, 0);
     gr_buf_free(&out);
 }
@@ -103,7 +104,8 @@ static void errors_name_the_line_and_what_was_found(void **state) {
 
 static void a_template_that_does_not_end_is_stopped(void **state) {
     (void)state;
-    refuses_with("{% for a in range(999) %}{% for b in range(999) %}{% endfor %}{% endfor %}", GRACE_ERR_LIMIT, "line 1: the template takes more than 200000 steps");
+    refuses_with("{% for a in range(999) %}{% for b in range(999) %}{% endfor %}{% endfor %}",
+                 GRACE_ERR_LIMIT, "line 1: the template takes more than 200000 steps");
     refuses_with("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", GRACE_ERR_LIMIT, "nested deeper than");
     refuses_with("{% set ns = namespace(x='a') %}{% for i in range(99) %}{% set ns.x = ns.x + ns.x %}{% endfor %}", GRACE_ERR_LIMIT, "bytes");
     refuses_with("{{ 'abcdefgh' * 99999999 }}", GRACE_ERR_LIMIT, "the template writes more than 65536 bytes");
@@ -111,7 +113,8 @@ static void a_template_that_does_not_end_is_stopped(void **state) {
     refuses_with("{{ '' * 999999999999 }}", GRACE_ERR_LIMIT, "steps");
     refuses_with("{% set ns = namespace(x=[]) %}{% for i in range(200) %}{% set ns.x = [ns.x] %}{% endfor %}", GRACE_ERR_LIMIT, "nested deeper than 64 levels");
     refuses_with("{% set ns = namespace(x=[1]) %}{% for i in range(50) %}{% set ns.x = [ns.x, ns.x] %}{% endfor %}{{ ns.x | tojson }}", GRACE_ERR_LIMIT, "");
-    refuses_with("{% set ns = namespace(x=[1], y=[1]) %}{% for i in range(50) %}{% set ns.x = [ns.x, ns.x] %}{% set ns.y = [ns.y, ns.y] %}{% endfor %}{{ ns.x == ns.y }}",
+    refuses_with("{% set ns = namespace(x=[1], y=[1]) %}{% for i in range(50) %}{% set ns.x = [ns.x, ns.x] %}"
+                 "{% set ns.y = [ns.y, ns.y] %}{% endfor %}{{ ns.x == ns.y }}",
                  GRACE_ERR_LIMIT, "steps");
 }
 
