@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Compare chat prompts of `grace run --chat --show-prompt` with Jinja2, set up as transformers does (python3-jinja2, 3.1.6), and optionally with
-@huggingface/jinja: tools/compare_chat.py FOLDER... [--grace build/release/grace] [--node DIR with node_modules].
+@huggingface/jinja: tools/compare_chat.py FOLDER... [--grace build/release/grace] [--node DIR], DIR after `npm install @huggingface/jinja` in it.
 Each FOLDER is a model's, with its chat template. Every conversation goes through every template; a difference is printed, one error for two
 is agreement. Needs nothing from the network."""
 import argparse
