@@ -1,4 +1,5 @@
-/* grace pull against a hub that misbehaves: what is in the folder at the end is right, or there is one sentence and nothing under a file's name. */
+/* grace pull (fetch/pull.c, fetch/http.c, fetch/place.c) against a hub that misbehaves: what is in the folder at the end is right, or there is one
+ * sentence and nothing under a file's name. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
