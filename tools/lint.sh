@@ -49,6 +49,7 @@ check_layers() {
     may_include compute base
     may_include interop base plan
     may_include run base model text plan comm compute
+    may_include sim base plan comm run
     may_include serve base run
     git grep -nE '<jansson.h>' -- src cli bench tests | grep -v '^src/base/json\.c:' | each 'jansson is behind base/json.h'
     git grep -nE '<(curl|openssl)/' -- src cli bench tests | grep -vE '^src/fetch/(http|digest)\.c:' | each 'libcurl and libcrypto are behind fetch/http.h and fetch/digest.h'

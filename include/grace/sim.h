@@ -14,6 +14,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "grace/engine.h"
 #include "grace/model.h"
 #include "grace/plan.h"
 #include "grace/status.h"
@@ -134,6 +135,76 @@ typedef struct grace_objective {
 
 /* The seconds of all its steps under a plan. Fails as grace_plan_predict(). */
 grace_status grace_plan_seconds(const grace_plan *plan, const grace_bundles *bundles, const grace_objective *objective, double *seconds);
+
+/* ---- replay: tokens through the engine's own routing tables and exchange lists, without an engine, on any cluster ---- */
+typedef struct grace_routing grace_routing;     /* where tokens and their experts come from */
+
+/* The trace is borrowed until free. Fails with ARG (no tokens), MEMORY. */
+grace_status grace_routing_of_trace(const grace_trace *trace, grace_routing **out);
+/* Made up: k different experts a token, drawn with weights 1 / rank^zipf, an order of its own in every layer. Fails with ARG, LIMIT. */
+typedef struct grace_synthetic { int32_t n_layers, n_experts, top_k; double zipf; uint64_t seed; } grace_synthetic;
+grace_status grace_routing_made_up(const grace_synthetic *how, grace_routing **out);
+void grace_routing_free(grace_routing *r);      /* accepts NULL */
+const grace_trace_info *grace_routing_info(const grace_routing *r);     /* info.synthetic where it was made up; borrowed until free */
+bool grace_routing_has_steps(const grace_routing *r);                   /* recorded by a run, more than one step */
+
+/* Sequence i lives on rank i mod D and has id i. Its tokens are those of the trace's sequence i mod S, taken from (i div S) x (prefill + decode) on
+ * and from the start again after the last. All prompts are computed in as few steps as chunk allows, then every step adds a token to each. */
+typedef struct grace_workload {
+    int32_t sequences, prefill, decode;
+    int32_t chunk;              /* rows a rank computes in one step; 0: whole prompts at once */
+} grace_workload;
+
+typedef struct grace_sim_options {
+    const grace_plan *plan;
+    grace_route route;
+    grace_exchange exchange;
+    bool exact;
+    const grace_workload *workload;     /* NULL: the trace's own steps; homes and ids as recorded where the clusters are alike, else as above */
+    const grace_shape *shape;
+    const grace_rates *rates;
+} grace_sim_options;
+
+typedef struct grace_sim_layer {
+    int64_t rows_cross, rows_intra;     /* dispatched plus combined */
+    double load_max_over_mean, load_std, load_floor;    /* of the pairs a rank computed; floor: std if chance alone dealt them out (multinomial) */
+    double active_prefill, active_decode;       /* experts with tokens on the rank with most, mean over steps of the kind */
+    grace_seconds prefill, decode;      /* without the dense part */
+} grace_sim_layer;
+
+typedef struct grace_sim {
+    int32_t n_ranks, n_nodes, n_layers;
+    int32_t n_steps_prefill, n_steps_decode;    /* a step is decode when each of its rows adds a token to what is there */
+    int64_t n_prefill, n_decode;        /* rows of those steps */
+    grace_link_count dispatch[GRACE_N_STAGES][GRACE_N_LINKS], combine[GRACE_N_STAGES][GRACE_N_LINKS];   /* as grace_stats */
+    int64_t *pair_rows;                 /* [n_ranks from, n_ranks to]; NULL on more than GRACE_SIM_PAIRS_MAX ranks */
+    int64_t *load;                      /* [n_layers, n_ranks] */
+    int64_t idle_pairs;                 /* sum over steps, layers, ranks of (largest load - own) */
+    double load_max_over_mean, load_std, load_floor;    /* means over layers */
+    grace_seconds prefill, decode;      /* sums over the steps of a kind, dense part included */
+    double idle_s;                      /* idle_pairs x flop of a pair / (flop/s) */
+    int64_t replica_bytes_max, kv_tokens_displaced;     /* copies on the rank with most; KV cache of that many tokens */
+    int32_t slots_max;                  /* most slots of a rank over all layers */
+    grace_sim_layer *layers;            /* [n_layers] */
+} grace_sim;
+enum { GRACE_SIM_PAIRS_MAX = 128 };
+
+/* Fails with MISMATCH (plan, shape and routing of different models), ARG, LIMIT, MEMORY. */
+grace_status grace_sim_run(const grace_routing *routing, const grace_sim_options *opt, grace_sim **out);
+void grace_sim_free(grace_sim *sim);            /* accepts NULL */
+
+/* ---- what people do over slow links beside expert parallelism, priced by the same rates (docs/simulator.md) ---- */
+typedef enum grace_other { GRACE_OTHER_REPLICATE_NODE, GRACE_OTHER_PIPELINE_NODES, GRACE_OTHER_TENSOR, GRACE_N_OTHERS } grace_other;
+typedef struct grace_other_price {
+    double prefill_s, decode_s;         /* all prompts; all decode steps */
+    double bytes_per_rank;              /* weights */
+    int32_t micro_prefill, micro_decode;        /* pipeline: parts the batch goes through it in */
+} grace_other_price;
+
+const char *grace_other_name(grace_other which);
+/* workload is given. Inside a node experts lie contiguously, or equally balanced by load where the numbers divide. */
+grace_status grace_price_others(const grace_routing *routing, grace_cluster cluster, const grace_workload *workload, const grace_shape *shape,
+                                const grace_rates *rates, grace_other_price out[GRACE_N_OTHERS]);
 
 #ifdef __cplusplus
 }

@@ -5,6 +5,7 @@
 #include "base/clock.h"
 #include "base/memory.h"
 #include "run/hop.h"
+#include "run/ways.h"
 
 enum { A = GRACE_STAGE_CROSS, B = GRACE_STAGE_NODE };
 
@@ -12,8 +13,7 @@ struct gr_exchange {
     gr_exchange_options opt;
     gr_comm *world, *node;          /* node: stage B of hsc, owned; else NULL */
     gr_compute *compute;
-    bool two_stage;                 /* hsc over more than one node */
-    int32_t *peer_of_rank[2];       /* [world ranks] of each stage */
+    gr_ways ways;                   /* of this rank */
     gr_hop hop[2];
     gr_rows source;                 /* stage B's rows: own tokens, then those received by stage A */
     gr_rows arrived;                /* what stage B delivered */
@@ -33,21 +33,6 @@ static int32_t n_returned(const gr_exchange *ex, const gr_hop *hop) { return ex-
 
 /* ---- open ---- */
 
-static grace_status map_peers(gr_exchange *ex) {
-    grace_status st = GRACE_OK;
-    const gr_comm *w = ex->world;
-    int32_t node = gr_comm_node(w, w->rank), local = gr_comm_local(w, w->rank);
-    GR_CALLOC(ex->peer_of_rank[A], w->n_ranks);
-    GR_CALLOC(ex->peer_of_rank[B], w->n_ranks);
-    for (int32_t r = 0; r < w->n_ranks; r++) {
-        bool near = gr_comm_node(w, r) == node;
-        ex->peer_of_rank[A][r] = near ? -1 : gr_comm_node(w, r) * w->gpus_per_node + local;     /* the peer with our local index */
-        ex->peer_of_rank[B][r] = !ex->two_stage ? r : near ? gr_comm_local(w, r) : -1;
-    }
-done:
-    return st;
-}
-
 static grace_status alloc_rows(gr_exchange *ex, float **out, int64_t n_rows) {
     return ex->compute->ops->alloc(ex->compute, (size_t)n_rows * (size_t)ex->opt.hidden * sizeof(float), (void **)out);
 }
@@ -55,16 +40,16 @@ static grace_status alloc_rows(gr_exchange *ex, float **out, int64_t n_rows) {
 /* Everything is sized for the worst routing: all rows of all ranks to one rank. Untouched pages cost no memory. */
 static grace_status alloc_buffers(gr_exchange *ex) {
     grace_status st = GRACE_OK;
-    int64_t own = ex->opt.n_rows_max, k = ex->opt.top_k, ranks = ex->world->n_ranks, nodes = ex->two_stage ? ex->world->n_nodes : 1;
+    int64_t own = ex->opt.n_rows_max, k = ex->opt.top_k, ranks = ex->world->n_ranks, nodes = ex->ways.two_stage ? ex->world->n_nodes : 1;
     int64_t received_a = own * (nodes - 1), source = own + received_a, entries = source * k;
     int64_t arrived_entries = own * ranks * k, arrived = ex->opt.kind == GRACE_EXCHANGE_PER_EXPERT ? arrived_entries : own * ranks;
     int64_t moved = arrived_entries > entries ? arrived_entries : entries;
     bool per_expert = ex->opt.kind == GRACE_EXCHANGE_PER_EXPERT;
     GR_CHECK(moved * 3 < INT32_MAX, GRACE_ERR_LIMIT, "%d rows a step, top_k %d and %d ranks need %lld list entries, the exchange counts to %d",
              ex->opt.n_rows_max, ex->opt.top_k, ex->world->n_ranks, (long long)(moved * 3), INT32_MAX);
-    GR_TRY(gr_hop_init(&ex->hop[A], ex->world, ex->peer_of_rank[A], per_expert, (int32_t)own, (int32_t)(own * k), (int32_t)(own * k),
+    GR_TRY(gr_hop_init(&ex->hop[A], ex->world, ex->ways.peer_of_rank[A], per_expert, (int32_t)own, (int32_t)(own * k), (int32_t)(own * k),
                        (int32_t)received_a, (int32_t)(received_a * k)));
-    GR_TRY(gr_hop_init(&ex->hop[B], ex->node ? ex->node : ex->world, ex->peer_of_rank[B], per_expert, (int32_t)source, (int32_t)entries,
+    GR_TRY(gr_hop_init(&ex->hop[B], ex->node ? ex->node : ex->world, ex->ways.peer_of_rank[B], per_expert, (int32_t)source, (int32_t)entries,
                        (int32_t)entries, (int32_t)arrived, (int32_t)arrived_entries));
     GR_CALLOC(ex->source.first, source + 1);
     GR_CALLOC(ex->source.slot, entries);
@@ -94,9 +79,9 @@ grace_status gr_exchange_open(gr_comm *world, gr_compute *compute, const gr_exch
     ex->opt = *opt;
     ex->world = world;
     ex->compute = compute;
-    ex->two_stage = opt->kind == GRACE_EXCHANGE_HSC && world->n_nodes > 1;
-    if (ex->two_stage) GR_TRY(gr_comm_split(world, gr_comm_node(world, world->rank), &ex->node));
-    GR_TRY(map_peers(ex));
+    GR_TRY(gr_ways_init(&ex->ways, grace_comm_cluster(world), opt->kind));
+    gr_ways_aim(&ex->ways, world->rank);
+    if (ex->ways.two_stage) GR_TRY(gr_comm_split(world, gr_comm_node(world, world->rank), &ex->node));
     GR_TRY(alloc_buffers(ex));
     *out = ex;
     ex = NULL;
@@ -108,14 +93,14 @@ done:
 void gr_exchange_close(gr_exchange *ex) {
     if (!ex) return;
     float *rows[] = {ex->source_rows, ex->sent, ex->arrived_rows, ex->results, ex->home};
-    void *lists[] = {ex->peer_of_rank[A], ex->peer_of_rank[B], ex->source.first, ex->source.slot,   ex->source.weight, ex->arrived.first,
-                     ex->arrived.slot,    ex->arrived.weight,  ex->first_pair,   ex->row_of_pair,   ex->pair_of_entry, ex->sum_first,
-                     ex->sum_index,       ex->counts.pair_rows};
+    void *lists[] = {ex->source.first, ex->source.slot, ex->source.weight, ex->arrived.first, ex->arrived.slot, ex->arrived.weight, ex->first_pair,
+                     ex->row_of_pair, ex->pair_of_entry, ex->sum_first, ex->sum_index, ex->counts.pair_rows};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
         if (rows[i]) ex->compute->ops->release(ex->compute, rows[i]);
     for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) free(lists[i]);
     gr_hop_free(&ex->hop[A]);
     gr_hop_free(&ex->hop[B]);
+    gr_ways_free(&ex->ways);
     grace_comm_close(ex->node);
     free(ex);
 }
@@ -125,25 +110,12 @@ gr_exchange_counts *gr_exchange_counts_of(gr_exchange *ex) { return &ex->counts;
 
 /* ---- counting ---- */
 
-/* World rank of a stage's peer. */
-static int32_t world_rank(const gr_exchange *ex, int stage, int32_t peer) {
-    const gr_comm *w = ex->world;
-    return stage == B && ex->node ? gr_comm_node(w, w->rank) * w->gpus_per_node + peer : peer;
-}
-
-static int32_t link_to(const gr_comm *w, int32_t rank) {
-    if (rank == w->rank) return GRACE_LINK_SELF;
-    return gr_comm_node(w, rank) == gr_comm_node(w, w->rank) ? GRACE_LINK_INTRA : GRACE_LINK_CROSS;
-}
-
 static void count_rows(gr_exchange *ex, int stage, bool dispatch, const int32_t *rows) {
-    for (int32_t p = 0; p < ex->hop[stage].comm->n_ranks; p++) {
-        int32_t rank = world_rank(ex, stage, p), link = link_to(ex->world, rank);
-        grace_link_count *c = dispatch ? &ex->counts.dispatch[stage][link] : &ex->counts.combine[stage][link];
-        int64_t bytes = (int64_t)rows[p] * ex->opt.hidden * (int64_t)sizeof(float);
-        c->rows += rows[p];
-        c->bytes_payload += bytes;
-        c->bytes_wire += bytes + (dispatch ? gr_hop_list_bytes(&ex->hop[stage], p) : 0);
+    grace_link_count *counts = dispatch ? ex->counts.dispatch[stage] : ex->counts.combine[stage];
+    for (int32_t p = 0; p < gr_ways_n_peers(&ex->ways, stage); p++) {
+        int32_t rank = gr_ways_world_rank(&ex->ways, stage, p);
+        gr_link_count_add(&counts[gr_ways_link(&ex->ways, rank)], rows[p], (int64_t)ex->opt.hidden * (int64_t)sizeof(float),
+                          dispatch ? gr_hop_list_bytes(&ex->hop[stage], p) : 0);
         ex->counts.pair_rows[rank] += rows[p];
     }
 }
@@ -175,7 +147,7 @@ grace_status gr_exchange_build(gr_exchange *ex, const gr_route *route) {
     ex->hop[A].slot_to = route->n_slots_all;
     ex->hop[B].slot_from = route->first_slot;
     ex->hop[B].slot_to = route->first_slot + route->n_slots;
-    if (ex->two_stage) {
+    if (ex->ways.two_stage) {
         gr_hop_begin(&ex->hop[A]);
         gr_hop_count(&ex->hop[A], &ex->source, route->rank_of_slot, 0, route->n_rows);
         gr_hop_fill(&ex->hop[A], &ex->source, route->rank_of_slot);
@@ -250,7 +222,7 @@ grace_status gr_exchange_dispatch(gr_exchange *ex, gr_arrived *out) {
     double mark = gr_now_us();
     gr_hop *hop = &ex->hop[B];
     gr_request *rows_a = NULL, *counts_b = NULL, *rows_b = NULL;
-    if (ex->two_stage) GR_TRY(cross_nodes(ex, &rows_a, &mark));
+    if (ex->ways.two_stage) GR_TRY(cross_nodes(ex, &rows_a, &mark));
     gr_hop_fill(hop, &ex->source, ex->route.rank_of_slot);
     lap(&mark, &ex->counts.list_us);
     GR_TRY(gr_hop_counts_start(hop, &counts_b));
@@ -322,7 +294,7 @@ static void list_partials(gr_exchange *ex) {
     for (int32_t r = 0; r < ex->route.n_rows; r++) {
         ex->sum_first[r] = n;
         for (int32_t i = b->copies_first[r]; i < b->copies_first[r + 1]; i++) ex->sum_index[n++] = b->copies[i];
-        for (int32_t i = a->copies_first[r]; ex->two_stage && i < a->copies_first[r + 1]; i++) ex->sum_index[n++] = n_b + a->copies[i];
+        for (int32_t i = a->copies_first[r]; ex->ways.two_stage && i < a->copies_first[r + 1]; i++) ex->sum_index[n++] = n_b + a->copies[i];
     }
     ex->sum_first[ex->route.n_rows] = n;
 }
@@ -332,7 +304,7 @@ grace_status gr_exchange_combine(gr_exchange *ex, float *y) {
     double mark = gr_now_us();
     GR_TRY(collect_results(ex));
     GR_TRY(send_back(ex, B, ex->sent, ex->home));
-    if (ex->two_stage) {
+    if (ex->ways.two_stage) {
         GR_TRY(collect_forwarded(ex));
         GR_TRY(send_back(ex, A, ex->sent, ex->home + (int64_t)n_returned(ex, &ex->hop[B]) * ex->opt.hidden));
     }

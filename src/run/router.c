@@ -41,6 +41,14 @@ static void choose_hosts(const grace_plan *plan, const grace_plan_layer *pl, int
     if (h->n == 0) collect(plan, pl, expert, rank, KEEP_ALL, h);                                /* then anyone; paper Alg. 3 */
 }
 
+void gr_router_compile(const grace_plan *plan, int32_t layer, int32_t expert, int32_t rank, grace_route route, int32_t *pick) {
+    int32_t host_of_turn[GR_TURNS];
+    hosts h;
+    choose_hosts(plan, &plan->layers[layer], expert, rank, route, &h);
+    gr_router_deal(h.weight, h.n, host_of_turn);
+    for (int32_t t = 0; t < GR_TURNS; t++) pick[t] = h.slot[host_of_turn[t]];
+}
+
 grace_status gr_router_build(const grace_plan *plan, int32_t rank, grace_route route, gr_router **out) {
     grace_status st = GRACE_OK;
     gr_router *r = NULL;
@@ -50,13 +58,8 @@ grace_status gr_router_build(const grace_plan *plan, int32_t rank, grace_route r
     if (route == GRACE_ROUTE_JOINT) GR_TRY(gr_joint_init(&r->joint, plan, rank));
     GR_CALLOC(r->pick, (size_t)plan->n_layers * (size_t)plan->n_experts * GR_TURNS);
     for (int32_t layer = 0; layer < plan->n_layers; layer++)
-        for (int32_t expert = 0; expert < plan->n_experts; expert++) {
-            int32_t *pick = r->pick + ((int64_t)layer * plan->n_experts + expert) * GR_TURNS, host_of_turn[GR_TURNS];
-            hosts h;
-            choose_hosts(plan, &plan->layers[layer], expert, rank, route, &h);
-            gr_router_deal(h.weight, h.n, host_of_turn);
-            for (int32_t t = 0; t < GR_TURNS; t++) pick[t] = h.slot[host_of_turn[t]];
-        }
+        for (int32_t expert = 0; expert < plan->n_experts; expert++)
+            gr_router_compile(plan, layer, expert, rank, route, r->pick + ((int64_t)layer * plan->n_experts + expert) * GR_TURNS);
     *out = r;
     r = NULL;
 done:

@@ -18,6 +18,9 @@ typedef struct gr_router {
 grace_status gr_router_build(const grace_plan *plan, int32_t rank, grace_route route, gr_router **out);
 void gr_router_free(gr_router *router);
 
+/* One expert of one layer: pick [GR_TURNS] slots. */
+void gr_router_compile(const grace_plan *plan, int32_t layer, int32_t expert, int32_t rank, grace_route route, int32_t *pick);
+
 static inline int32_t gr_router_pick(const gr_router *r, int32_t layer, int32_t expert, int32_t turn) {
     return r->pick[((int64_t)layer * r->n_experts + expert) * GR_TURNS + turn];
 }

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "grace/sim.h"
 #include "grace/trace.h"
 #include "ranks/support.h"
 #include "support/naive_count.h"
@@ -213,6 +214,30 @@ static inline void check_stats(const run_count *c, const grace_stats *s, const g
     claim((s->idle_measured_us < 0) == (sysconf(_SC_NPROCESSORS_ONLN) < n));     /* with fewer cores it would measure the scheduler */
     claim(s->pair_us > 0 && s->moe_us > 0);
     check_spread(c, s);
+}
+
+/* The simulator on the trace of that very run: the same rows, bytes, pairs of ranks, loads and memory, to the last one. */
+static inline void check_sim(const grace_trace *t, const grace_plan *plan, const grace_engine_options *opt, const grace_stats *s) {
+    grace_routing *from = NULL;
+    grace_sim *sim = NULL;
+    grace_rates rates;
+    const grace_model_info *info = grace_model_describe(model);
+    grace_shape shape = grace_shape_of_model(info);
+    int32_t n = s->n_ranks;
+    shape.weight_bytes = 2;     /* of the experts; norms are fp32 */
+    assert_ok(grace_rates_load("cpu", &rates));
+    assert_ok(grace_routing_of_trace(t, &from));
+    grace_sim_options how = {.plan = plan, .route = opt->route, .exchange = opt->exchange, .exact = opt->exact, .shape = &shape, .rates = &rates};
+    assert_ok(grace_sim_run(from, &how, &sim));
+    claim(memcmp(sim->dispatch, s->dispatch, sizeof s->dispatch) == 0);
+    claim(memcmp(sim->combine, s->combine, sizeof s->combine) == 0);
+    for (int32_t i = 0; i < n * n; i++) claim(sim->pair_rows[i] == s->pair_rows[i]);
+    for (int32_t i = 0; i < n * s->n_layers; i++) claim(sim->load[i] == s->load[i]);
+    claim(sim->idle_pairs == s->idle_pairs && sim->replica_bytes_max == s->replica_bytes_max && sim->kv_tokens_displaced == s->kv_tokens_displaced);
+    claim(sim->n_steps_prefill + sim->n_steps_decode == s->n_steps && sim->n_prefill + sim->n_decode == s->n_tokens);
+    claim(fabs(sim->load_max_over_mean - s->load_max_over_mean) < 1e-9 && fabs(sim->load_std - s->load_std) < 1e-9);
+    grace_sim_free(sim);
+    grace_routing_free(from);
 }
 
 #endif

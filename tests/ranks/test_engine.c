@@ -93,6 +93,7 @@ static void check_numbers(const scene *s, grace_engine *engine, const grace_trac
     }
     run_count c = count_run(t, s->plan, s->opt.route, s->opt.exchange, s->opt.exact, stats.n_steps);
     check_stats(&c, &stats, s->plan, grace_model_describe(model), grace_trace_n_tokens(t));
+    check_sim(t, s->plan, &s->opt, &stats);
     run_count_free(&c);
 }
 
