@@ -12,6 +12,7 @@
 int gr_cmd_run(int argc, char **argv);
 int gr_cmd_profile(int argc, char **argv);
 int gr_cmd_plan(int argc, char **argv);
+int gr_cmd_sim(int argc, char **argv);
 int gr_cmd_bench(int argc, char **argv);
 int gr_cmd_report(int argc, char **argv);
 int gr_cmd_inspect(int argc, char **argv);
@@ -92,6 +93,8 @@ grace_status gr_corpus_requests(gr_request_list *list, const grace_tokenizer *to
 /* ---- output ---- */
 const char *gr_time_name(int which);                                    /* GRACE_TIME_... in words (stats.c) */
 gr_json *gr_stats_json(const grace_stats *stats);                       /* stats.c; the caller owns it */
+gr_json *gr_links_json(const grace_link_count counts[GRACE_N_STAGES][GRACE_N_LINKS]);
+gr_json *gr_matrix_json(const int64_t *values, int32_t rows, int32_t cols);
 grace_status gr_print_json(gr_json *object);                            /* stdout, frees it */
 
 /* A progress line on a terminal's stderr, from the third second on: label, bar, rate, time left. label NULL: silent. (progress.c) */

@@ -11,6 +11,7 @@ static const command commands[] = {
     {"run", "generate text with a model, on one rank or several", gr_cmd_run},
     {"profile", "run text through a model and record which experts fire", gr_cmd_profile},
     {"plan", "turn a trace into a placement for a cluster", gr_cmd_plan},
+    {"sim", "replay routing through plans: rows, loads and predicted times on any cluster", gr_cmd_sim},
     {"bench", "measure kernels, planning, the MoE layer, the ladder of plans", gr_cmd_bench},
     {"report", "draw a ladder's numbers as a self-contained HTML page", gr_cmd_report},
     {"tokenize", "print the token ids of a text", gr_cmd_tokenize},

@@ -9,7 +9,7 @@ static const char *const time_names[GRACE_N_TIMES] = {"attention", "gate", "rout
 
 const char *gr_time_name(int which) { return time_names[which]; }
 
-static gr_json *links_json(const grace_link_count counts[GRACE_N_STAGES][GRACE_N_LINKS]) {
+gr_json *gr_links_json(const grace_link_count counts[GRACE_N_STAGES][GRACE_N_LINKS]) {
     gr_json *stages = gr_json_new_object();
     for (int s = 0; s < GRACE_N_STAGES; s++) {
         gr_json *links = gr_json_new_object();
@@ -38,7 +38,7 @@ static grace_link_count total(const grace_stats *s, int link) {
     return sum;
 }
 
-static gr_json *matrix_json(const int64_t *values, int32_t rows, int32_t cols) {
+gr_json *gr_matrix_json(const int64_t *values, int32_t rows, int32_t cols) {
     gr_json *out = gr_json_new_array();
     for (int32_t r = 0; r < rows; r++) {
         gr_json *row = gr_json_new_array();
@@ -78,10 +78,10 @@ gr_json *gr_stats_json(const grace_stats *s) {
     gr_json_set(o, "time_us", times);
     gr_json_set_int(o, "replica_bytes_max", s->replica_bytes_max);
     gr_json_set_int(o, "kv_tokens_displaced", s->kv_tokens_displaced);
-    gr_json_set(o, "dispatch", links_json(s->dispatch));
-    gr_json_set(o, "combine", links_json(s->combine));
-    gr_json_set(o, "pair_rows", matrix_json(s->pair_rows, s->n_ranks, s->n_ranks));
-    gr_json_set(o, "load", matrix_json(s->load, s->n_layers, s->n_ranks));
+    gr_json_set(o, "dispatch", gr_links_json(s->dispatch));
+    gr_json_set(o, "combine", gr_links_json(s->combine));
+    gr_json_set(o, "pair_rows", gr_matrix_json(s->pair_rows, s->n_ranks, s->n_ranks));
+    gr_json_set(o, "load", gr_matrix_json(s->load, s->n_layers, s->n_ranks));
     return o;
 }
 

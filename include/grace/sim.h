@@ -139,8 +139,8 @@ grace_status grace_plan_seconds(const grace_plan *plan, const grace_bundles *bun
 /* ---- replay: tokens through the engine's own routing tables and exchange lists, without an engine, on any cluster ---- */
 typedef struct grace_routing grace_routing;     /* where tokens and their experts come from */
 
-/* The trace is borrowed until free. Fails with ARG (no tokens), MEMORY. */
-grace_status grace_routing_of_trace(const grace_trace *trace, grace_routing **out);
+/* The trace is borrowed until free; which NULL: all of it. Fails with ARG (no tokens, no such domain), MEMORY. */
+grace_status grace_routing_of_trace(const grace_trace *trace, const grace_selection *which, grace_routing **out);
 /* Made up: k different experts a token, drawn with weights 1 / rank^zipf, an order of its own in every layer. Fails with ARG, LIMIT. */
 typedef struct grace_synthetic { int32_t n_layers, n_experts, top_k; double zipf; uint64_t seed; } grace_synthetic;
 grace_status grace_routing_made_up(const grace_synthetic *how, grace_routing **out);

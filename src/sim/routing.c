@@ -5,8 +5,22 @@
 
 #include "base/memory.h"
 #include "base/rng.h"
+#include "plan/trace.h"
 
 /* ---- a trace ---- */
+
+static grace_status select_sequences(grace_routing *r, const grace_selection *which) {
+    static const grace_selection all = {0};
+    grace_status st = GRACE_OK;
+    bool *domains = NULL;
+    const grace_selection *chosen = which ? which : &all;
+    GR_CALLOC(r->wanted, r->n_sequences);
+    GR_TRY(gr_selection_resolve(chosen, r->trace, &domains));
+    for (int32_t s = 0; s < r->n_sequences; s++) r->wanted[s] = gr_selected(chosen, domains, r->trace, s);
+done:
+    free(domains);
+    return st;
+}
 
 /* Rows of the trace by sequence, in the order they were routed. */
 static grace_status list_tokens(grace_routing *r) {
@@ -17,13 +31,15 @@ static grace_status list_tokens(grace_routing *r) {
     GR_CALLOC(at, r->n_sequences + 1);
     for (int32_t i = 0; i < grace_trace_n_segments(r->trace); i++) {
         grace_trace_segment s = grace_trace_segment_at(r->trace, i);
-        r->first_token[s.sequence + 1] += s.n_tokens;
+        if (r->wanted[s.sequence]) r->first_token[s.sequence + 1] += s.n_tokens;
     }
     for (int32_t s = 0; s < r->n_sequences; s++) at[s + 1] = r->first_token[s + 1] += r->first_token[s];
     for (int32_t i = 0; i < grace_trace_n_segments(r->trace); i++) {
         grace_trace_segment s = grace_trace_segment_at(r->trace, i);
-        for (int32_t t = 0; t < s.n_tokens; t++) r->tokens[at[s.sequence]++] = row++;
+        for (int32_t t = 0; t < s.n_tokens && r->wanted[s.sequence]; t++) r->tokens[at[s.sequence]++] = row + t;
+        row += s.n_tokens;
     }
+    r->n_tokens = r->first_token[r->n_sequences];
 done:
     free(at);
     return st;
@@ -34,19 +50,20 @@ static void drop_empty(grace_routing *r) {
     int32_t kept = 0;
     for (int32_t s = 0; s < r->n_sequences; s++)
         if (r->first_token[s + 1] > r->first_token[s]) r->first_token[kept++] = r->first_token[s];
-    r->first_token[kept] = grace_trace_n_tokens(r->trace);
+    r->first_token[kept] = r->n_tokens;
     r->n_sequences = kept;
 }
 
-grace_status grace_routing_of_trace(const grace_trace *trace, grace_routing **out) {
+grace_status grace_routing_of_trace(const grace_trace *trace, const grace_selection *which, grace_routing **out) {
     grace_status st = GRACE_OK;
     grace_routing *r = NULL;
-    GR_CHECK(grace_trace_n_tokens(trace) > 0, GRACE_ERR_ARG, "the trace has no tokens to replay");
     GR_CALLOC(r, 1);
     r->trace = trace;
     r->info = *grace_trace_describe(trace);
     r->n_sequences = grace_trace_n_sequences(trace);
+    GR_TRY(select_sequences(r, which));
     GR_TRY(list_tokens(r));
+    GR_CHECK(r->n_tokens > 0, GRACE_ERR_ARG, "expected tokens to replay, found none%s", which ? " in the selection" : "");
     drop_empty(r);
     *out = r, r = NULL;
 done:
@@ -141,6 +158,6 @@ const grace_trace_info *grace_routing_info(const grace_routing *r) { return &r->
 
 void grace_routing_free(grace_routing *r) {
     if (!r) return;
-    free(r->first_token), free(r->tokens), free(r->cumulated), free(r->expert_of_rank);
+    free(r->wanted), free(r->first_token), free(r->tokens), free(r->cumulated), free(r->expert_of_rank);
     free(r);
 }

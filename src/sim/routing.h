@@ -6,9 +6,11 @@
 struct grace_routing {
     grace_trace_info info;
     const grace_trace *trace;       /* NULL: made up */
-    int32_t n_sequences;            /* of the trace */
+    bool *wanted;                   /* [the trace's sequences] selected */
+    int32_t n_sequences;            /* selected, with tokens */
     int64_t *first_token;           /* [n_sequences + 1] into tokens */
     int64_t *tokens;                /* [n_tokens] rows of the trace, sequence by sequence */
+    int64_t n_tokens;
     uint64_t seed;
     double *cumulated;              /* [n_experts] of the weights, rank by rank */
     int32_t *expert_of_rank;        /* [n_layers, n_experts] */

@@ -106,11 +106,11 @@ static int by_step_then_home(const void *a, const void *b) {
     return x->row < y->row ? -1 : x->row > y->row;
 }
 
-/* Segments with their homes: the recorded ones on a cluster like the recording's, which rank i mod D elsewhere. */
-static grace_status list_pieces(const grace_routing *r, grace_cluster cluster, piece **out) {
+/* Segments with their homes: the recorded ones on a cluster like the recording's, rank i mod D elsewhere. */
+static grace_status list_pieces(const grace_routing *r, grace_cluster cluster, piece **out, int32_t *n_out) {
     grace_status st = GRACE_OK;
     piece *pieces = NULL;
-    int32_t n_ranks = grace_cluster_ranks(cluster);
+    int32_t n_ranks = grace_cluster_ranks(cluster), n = 0;
     bool alike = r->info.n_ranks == n_ranks && r->info.n_nodes == cluster.n_nodes;
     int64_t row = 0;
     GR_CALLOC(pieces, grace_trace_n_segments(r->trace));
@@ -118,33 +118,39 @@ static grace_status list_pieces(const grace_routing *r, grace_cluster cluster, p
         grace_trace_segment s = grace_trace_segment_at(r->trace, i);
         grace_trace_sequence q = grace_trace_sequence_at(r->trace, s.sequence);
         GR_CHECK(!alike || (q.home >= 0 && q.home < n_ranks), GRACE_ERR_FORMAT, "the trace has a sequence at home on rank %d of %d", q.home, n_ranks);
-        pieces[i] = (piece){s, alike ? q.home : s.sequence % n_ranks, q.id, row};
+        if (r->wanted[s.sequence]) pieces[n++] = (piece){s, alike ? q.home : s.sequence % n_ranks, q.id, row};
         row += s.n_tokens;
     }
-    qsort(pieces, (size_t)grace_trace_n_segments(r->trace), sizeof *pieces, by_step_then_home);
+    qsort(pieces, (size_t)n, sizeof *pieces, by_step_then_home);
     *out = pieces, pieces = NULL;
+    *n_out = n;
 done:
     free(pieces);
     return st;
 }
 
+/* Where the trace does not say it: one token that comes after others. */
+static bool generated(const grace_trace_segment *s) {
+    return s->phase == GRACE_PHASE_UNKNOWN ? s->n_tokens == 1 && s->position > 0 : s->phase == GRACE_PHASE_DECODE;
+}
+
 grace_status gr_schedule_recorded(const grace_routing *r, grace_cluster cluster, gr_schedule *s) {
     grace_status st = GRACE_OK;
     piece *pieces = NULL;
+    int32_t n, n_steps = 1;
+    bool decode = true;
     *s = (gr_schedule){0};
     GR_CHECK(r->trace, GRACE_ERR_ARG, "made-up routing has no steps of its own: expected a workload");
-    int32_t n = grace_trace_n_segments(r->trace), n_steps = 1;
-    GR_TRY(list_pieces(r, cluster, &pieces));
+    GR_TRY(list_pieces(r, cluster, &pieces, &n));
     for (int32_t i = 1; i < n; i++) n_steps += pieces[i].segment.step != pieces[i - 1].segment.step;
-    GR_TRY(schedule_alloc(grace_cluster_ranks(cluster), grace_trace_n_tokens(r->trace), n_steps, s));
-    for (int32_t i = 0, from = 0; i < n; i++) {
+    GR_TRY(schedule_alloc(grace_cluster_ranks(cluster), r->n_tokens, n_steps, s));
+    for (int32_t i = 0; i < n; i++) {
         const piece *p = &pieces[i];
         for (int32_t t = 0; t < p->segment.n_tokens; t++) add_row(s, p->home, p->id, p->segment.position + t, p->row + t);
+        decode = decode && generated(&p->segment);
         if (i + 1 < n && pieces[i + 1].segment.step == p->segment.step) continue;
-        bool decode = true;
-        int64_t first = s->n_steps ? s->steps[s->n_steps - 1].end : 0;
-        for (; from <= i; from++) decode = decode && pieces[from].segment.n_tokens == 1 && pieces[from].segment.position > 0;
-        GR_TRY(close_step(s, first, decode));
+        GR_TRY(close_step(s, s->n_steps ? s->steps[s->n_steps - 1].end : 0, decode));
+        decode = true;
     }
 done:
     free(pieces);

@@ -226,7 +226,7 @@ static inline void check_sim(const grace_trace *t, const grace_plan *plan, const
     int32_t n = s->n_ranks;
     shape.weight_bytes = 2;     /* of the experts; norms are fp32 */
     assert_ok(grace_rates_load("cpu", &rates));
-    assert_ok(grace_routing_of_trace(t, &from));
+    assert_ok(grace_routing_of_trace(t, NULL, &from));
     grace_sim_options how = {.plan = plan, .route = opt->route, .exchange = opt->exchange, .exact = opt->exact, .shape = &shape, .rates = &rates};
     assert_ok(grace_sim_run(from, &how, &sim));
     claim(memcmp(sim->dispatch, s->dispatch, sizeof s->dispatch) == 0);
