@@ -16,7 +16,7 @@ static const struct argp_option options[] = {
     {"workload", KEY_WORKLOAD, "B,P,D", 0, "B sequences of P prompt tokens, then D decode steps (default: the trace's own steps; 256,128,16 where it has none)", 0},
     {"chunk", KEY_CHUNK, "N", 0, "prompt rows a rank computes in one step (default: all at once)", 0},
     {"exchange", KEY_EXCHANGE, "KIND", 0, "hsc (default), flat or per-expert", 0},
-    {"route", KEY_ROUTE, "POLICY", 0, "tar (default), wrr or primary", 0},
+    {"route", KEY_ROUTE, "POLICY", 0, "tar (default), joint, wrr or primary", 0},
     {"exact", KEY_EXACT, 0, 0, "every expert's row comes home unsummed", 0},
     {"rates", KEY_RATES, "RATES", 0, "a file of 'grace bench net', or a preset: h200-25g (default), h200-1g, -10g, -100g, -400g, a100-25g, cpu, cpu-100mbit, cpu-1gbit", 0},
     {"model", 'm', "DIR", 0, "model folder, for widths and bytes", 0},
@@ -72,7 +72,7 @@ static void check_together(struct argp_state *state, arguments *a) {
 }
 
 static error_t parse(int key, char *arg, struct argp_state *state) {
-    static const char *const exchanges[] = {"per-expert", "flat", "hsc"}, *const routes[] = {"primary", "wrr", "tar"};
+    static const char *const exchanges[] = {"per-expert", "flat", "hsc"}, *const routes[GRACE_N_ROUTES] = {"primary", "wrr", "tar", "joint"};
     arguments *a = state->input;
     switch (key) {
     case KEY_PLAN:
@@ -85,7 +85,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case KEY_WORKLOAD: parse_workload(state, arg, &a->workload); break;
     case KEY_CHUNK: a->workload.chunk = (int32_t)gr_arg_int(state, "chunk", arg, 1, 1 << 20); break;
     case KEY_EXCHANGE: a->exchange = (grace_exchange)gr_arg_choice(state, "exchange", arg, exchanges, 3); break;
-    case KEY_ROUTE: a->route = (grace_route)gr_arg_choice(state, "route", arg, routes, 3); break;
+    case KEY_ROUTE: a->route = (grace_route)gr_arg_choice(state, "route", arg, routes, GRACE_N_ROUTES); break;
     case KEY_EXACT: a->exact = true; break;
     case KEY_RATES: a->rates = arg; break;
     case 'm': a->model = arg; break;

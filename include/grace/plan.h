@@ -11,7 +11,7 @@ extern "C" {
 #endif
 
 /* ---- cluster: "node:2 gpu:2" ---- */
-enum { GRACE_RANKS_MAX = 1024 };
+enum { GRACE_RANKS_MAX = 8192 };
 typedef struct grace_cluster { int32_t n_nodes, gpus_per_node; } grace_cluster;   /* rank r is GPU r % G of node r / G */
 
 grace_status grace_cluster_parse(const char *text, grace_cluster *out);     /* also "2x2" */

@@ -12,7 +12,7 @@
 #include "plan/tables.h"
 
 enum { VERSION = 1 };
-static const double WEIGHT_SLACK = 1e-5;        /* 1024 floats that sum to 1 are off by at most 1024 * 2^-25 / 1024, and some for people who edit */
+static const double WEIGHT_SLACK = 1e-5;        /* n floats that sum to 1 are off by at most n * 2^-25 / n, and some for people who edit */
 
 /* ---- writing: an object's text is laid out by hand, one member a line, so that a table is a line ---- */
 

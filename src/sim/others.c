@@ -91,21 +91,25 @@ static grace_link_rate slowest_link(const job *j) {
     return most;
 }
 
+/* A node has at least one layer; nodes beyond that make pipelines of their own, which share the batch. */
+static int32_t n_stages(const job *j) { return j->cluster.n_nodes < j->shape->n_layers ? j->cluster.n_nodes : j->shape->n_layers; }
+
 /* Time a part of the batch with these rows needs on one node and to the next. */
 static double stage_seconds(const job *j, double all_layers_s, double rows) {
     grace_link_rate link = slowest_link(j);
     double cross = j->cluster.n_nodes > 1 ? link.latency_s + rows * j->shape->hidden * j->rates->value_bytes / link.bytes_s : 0;
-    return all_layers_s / j->cluster.n_nodes + cross;
+    return all_layers_s / n_stages(j) + cross;
 }
 
-/* The batch goes through in `parts`: prompts take parts + nodes - 1 stages once; a decode step, in the steady state, max(parts, nodes). */
+/* A pipeline's batch goes through in `parts`: prompts take parts + stages - 1 times a stage's time; a decode step, in the steady state, max(parts, stages). */
 static grace_status try_parts(const job *j, int32_t parts, grace_other_price *best) {
     grace_status st = GRACE_OK;
     grace_sim *sim = NULL;
     const grace_workload *w = j->workload;
-    int32_t sequences = (w->sequences + parts - 1) / parts, n_nodes = j->cluster.n_nodes, busy = parts > n_nodes ? parts : n_nodes;
+    int32_t stages = n_stages(j), n_parts = parts * (j->cluster.n_nodes / stages), busy = parts > stages ? parts : stages;
+    int32_t sequences = (w->sequences + n_parts - 1) / n_parts;
     GR_TRY(run_node(j, sequences, &sim));
-    double prefill = w->prefill ? (parts + n_nodes - 1) * stage_seconds(j, sim->prefill.total, (double)sequences * w->prefill) : 0;
+    double prefill = w->prefill ? (parts + stages - 1) * stage_seconds(j, sim->prefill.total, (double)sequences * w->prefill) : 0;
     double decode = w->decode ? w->decode * busy * stage_seconds(j, sim->decode.total / w->decode, sequences) : 0;
     if (!best->micro_prefill || prefill < best->prefill_s) best->prefill_s = prefill, best->micro_prefill = parts;
     if (!best->micro_decode || decode < best->decode_s) best->decode_s = decode, best->micro_decode = parts;
@@ -118,8 +122,8 @@ static grace_status price_pipeline(const job *j, grace_other_price *out) {
     grace_status st = GRACE_OK;
     grace_other_price best = {0};
     for (int32_t parts = 1; parts <= MICRO_MAX && parts <= j->workload->sequences; parts *= 2) GR_TRY(try_parts(j, parts, &best));
-    best.bytes_per_rank = weights_of_node(j->shape) / j->cluster.gpus_per_node / j->cluster.n_nodes +
-                          j->shape->weight_bytes * (j->shape->dense_params / j->cluster.n_nodes + j->shape->head_params);
+    best.bytes_per_rank = weights_of_node(j->shape) / j->cluster.gpus_per_node / n_stages(j) +
+                          j->shape->weight_bytes * (j->shape->dense_params / n_stages(j) + j->shape->head_params);
     *out = best;
 done:
     return st;

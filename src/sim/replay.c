@@ -55,6 +55,7 @@ grace_status gr_replay_open(gr_replay *r, const grace_routing *routing, const gr
                        (int32_t)(source * k), 0, 0));
     GR_TRY(alloc_forwarders(r, source, source * k));
     GR_TRY(alloc_picks(r));
+    if (r->route == GRACE_ROUTE_JOINT) GR_TRY(gr_joint_init(&r->joint, r->plan, 0));
     GR_TRY(gr_layer_counts_alloc(cluster, r->ways.two_stage, &r->counts));
     if (n_ranks <= GRACE_SIM_PAIRS_MAX) GR_CALLOC(r->pair_rows, (size_t)n_ranks * (size_t)n_ranks);
 done:
@@ -70,6 +71,7 @@ void gr_replay_close(gr_replay *r) {
     gr_hop_free(&r->hop[A]);
     gr_hop_free(&r->hop[B]);
     gr_ways_free(&r->ways);
+    gr_joint_free(&r->joint);
     gr_layer_counts_free(&r->counts);
     *r = (gr_replay){0};
 }
@@ -84,18 +86,25 @@ static const int32_t *picks_of(gr_replay *r, int32_t rank, int32_t expert) {
     return picks;
 }
 
+static void place_token(gr_replay *r, int32_t rank, int32_t sequence, int32_t position, int32_t *slots) {
+    int32_t k = r->plan->top_k;
+    for (int32_t j = 0; j < k; j++) {
+        int32_t e = r->experts[j];
+        slots[j] = picks_of(r, rank, e)[gr_router_turn(sequence, r->layer, e, position)];
+    }
+    r->joint.rank = rank;
+    if (r->joint.plan) gr_joint_place(&r->joint, r->layer, k, r->experts, sequence, position, slots);
+    for (int32_t j = 0; j < k; j++) r->slot_pairs[slots[j]]++;
+}
+
 /* Rows [from, to) of the schedule as a rank's own. Weights do not matter here. */
 static void take_own(gr_replay *r, const gr_schedule *s, int32_t rank, int64_t from, int64_t to, gr_rows *out) {
     int32_t k = r->plan->top_k;
     out->n = (int32_t)(to - from);
-    for (int64_t i = from; i < to; i++) {
-        int32_t row = (int32_t)(i - from);
+    for (int32_t row = 0; row < out->n; row++) {
+        int64_t i = from + row;
         gr_routing_experts(r->routing, s->token[i], r->layer, r->experts);
-        for (int32_t j = 0; j < k; j++) {
-            int32_t e = r->experts[j], slot = picks_of(r, rank, e)[gr_router_turn(s->sequence[i], r->layer, e, s->position[i])];
-            out->slot[row * k + j] = slot;
-            r->slot_pairs[slot]++;
-        }
+        place_token(r, rank, s->sequence[i], s->position[i], out->slot + row * k);
         out->first[row + 1] = (row + 1) * k;
     }
 }

@@ -3,6 +3,7 @@
 #define GR_SIM_REPLAY_H
 #include "plan/step_time.h"
 #include "run/hop.h"
+#include "run/joint.h"
 #include "run/ways.h"
 #include "sim/schedule.h"
 
@@ -15,6 +16,7 @@ typedef struct gr_replay {
     bool per_expert, exact;
     int64_t row_bytes;
     gr_ways ways;
+    gr_joint joint;                 /* of that policy; else no plan in it */
     gr_comm world, node;            /* which only know their size */
     gr_hop hop[GRACE_N_STAGES];
     gr_forwarder *forwarders;       /* [n_nodes] those of one local index; one where there is one stage */

@@ -191,7 +191,7 @@ static void bad_headers_are_refused_with_expected_and_found(void **state) {
         {"00000000000000ff", "ff", "'fingerprint': expected 16 hex digits, found 'ff'", GRACE_ERR_FORMAT},
         {"0000000000000007", "000000000000000G", "'seed': expected 16 hex digits", GRACE_ERR_FORMAT},
         {"node:1 gpu:2", "1 by 2", "expected \"node:N gpu:G\" or \"NxG\"", GRACE_ERR_FORMAT},
-        {"node:1 gpu:2", "node:4000 gpu:2", "8000 ranks, the limit is 1024", GRACE_ERR_LIMIT},
+        {"node:1 gpu:2", "node:5000 gpu:2", "10000 ranks, the limit is 8192", GRACE_ERR_LIMIT},
         {"\"n_layers\": 1", "\"n_layers\": 2", "'layers': expected 2 values, found 1", GRACE_ERR_FORMAT},
         {"\"n_layers\": 1", "\"n_layers\": 2000000000", "'n_layers': expected 1 to 4096, found 2000000000", GRACE_ERR_FORMAT},
         {"\"n_experts\": 4", "\"n_experts\": 0", "'n_experts': expected 1 to 4096, found 0", GRACE_ERR_FORMAT},
