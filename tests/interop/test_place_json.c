@@ -97,7 +97,7 @@ static void bad_device_lists_are_refused(void **state) {
         {"{}", "'moe_layer_count': expected an integer"},
         {FILE_OF("2", LAYER("0", "1", DEVICE("0", "[0]"))), "1 layers in 'layer_list', 'moe_layer_count' is 2"},
         {FILE_OF("1", "5"), "'device_list': expected an array"},
-        {FILE_OF("1", LAYER("0", "1", "")), "expected 1 to 1024 devices, found 0"},
+        {FILE_OF("1", LAYER("0", "1", "")), "expected 1 to 8192 devices, found 0"},
         {FILE_OF("1", LAYER("3", "1", DEVICE("0", "[0]"))), "'layer_id': expected 0 to 0, found 3"},
         {FILE_OF("1", LAYER("0", "2", DEVICE("0", "[0]"))), "'device_count': expected 1 to 1, found 2"},
         {FILE_OF("1", LAYER("0", "1", DEVICE("1", "[0]"))), "'device_id': expected 0 to 0, found 1"},

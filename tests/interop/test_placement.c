@@ -36,7 +36,7 @@ static void placements_that_no_plan_can_have_are_refused(void **state) {
     assert_failed(plan_of(twice, 1, 4, (grace_cluster){1, 2}, &plan), GRACE_ERR_FORMAT, "layer 0: expert 0 is twice on rank 0");
     assert_failed(plan_of(far, 1, 2, (grace_cluster){1, 2}, &plan), GRACE_ERR_FORMAT, "expected experts 0 to 4095, found 4096");
     assert_failed(plan_of(fine, 1, 4, (grace_cluster){1, 3}, &plan), GRACE_ERR_MISMATCH, "4 slots cannot be shared equally by 3 ranks");
-    assert_failed(plan_of(fine, 1, 4, (grace_cluster){1, 0}, &plan), GRACE_ERR_ARG, "expected 1 to 1024 ranks, found 0");
+    assert_failed(plan_of(fine, 1, 4, (grace_cluster){1, 0}, &plan), GRACE_ERR_ARG, "expected 1 to 8192 ranks, found 0");
     gr_placement p = {0};
     assert_ok(gr_placement_of_table("t", fine, 1, 4, 2, &p));
     assert_failed(gr_placement_plan("t", &p, (grace_cluster){2, 2}, 1, &plan), GRACE_ERR_MISMATCH, "the placement is for 2 ranks, node:2 gpu:2 has 4");

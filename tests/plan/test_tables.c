@@ -29,7 +29,7 @@ static void limits_name_both_numbers_and_touch_no_output(void **state) {
     assert_int_equal(grace_plan_contiguous(1, 5000, 1, (grace_cluster){2, 2}, &plan), GRACE_ERR_LIMIT);
     assert_non_null(strstr(grace_last_error(), "5000 experts, the limit is 4096"));
     assert_int_equal(grace_plan_contiguous(5000, 8, 1, (grace_cluster){2, 2}, &plan), GRACE_ERR_LIMIT);
-    assert_int_equal(grace_plan_contiguous(1, 2000, 1, (grace_cluster){2, 1000}, &plan), GRACE_ERR_LIMIT);
+    assert_int_equal(grace_plan_contiguous(1, 2000, 1, (grace_cluster){9, 1000}, &plan), GRACE_ERR_LIMIT);
     assert_null(plan);
 }
 
