@@ -16,6 +16,7 @@ static const bench benches[] = {
     {"plan", "placement quality on tokens not seen: all planners, the paper's ladder in rows, targets", gr_bench_plan_main},
     {"cpu", "prefill and decode of a model as shares of the machine's measured ceilings, and its memory", gr_bench_cpu_main},
     {"moe", "the MoE layer by stage; bookkeeping as a share of it", gr_bench_moe_main},
+    {"net", "bandwidth and latency of links, rates of a rank: a rates file for sim and plan", gr_bench_net_main},
     {"ladder", "plans, exchanges and policies of the paper's Table 1, and whether the output stays the same", gr_bench_ladder_main},
 };
 

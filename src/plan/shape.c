@@ -39,17 +39,6 @@ static grace_shape shape_of_dims(const dims *d) {
     return s;
 }
 
-grace_shape grace_shape_of_model(const grace_model_info *m) {
-    double experts = (double)m->n_moe_layers * m->n_experts * SWIGLU(m->hidden, m->expert_width), table = (double)m->vocab * m->hidden;
-    grace_shape s = {.hidden = m->hidden, .expert_width = m->expert_width, .n_layers = m->n_layers, .n_moe_layers = m->n_moe_layers,
-                     .n_experts = m->n_experts, .top_k = m->top_k, .weight_bytes = m->n_params > 0 ? (double)m->n_bytes / (double)m->n_params : 2,
-                     .head_params = table, .attention_values = 2.0 * m->n_layers * m->n_heads * m->head_dim,
-                     .kv_values = 2.0 * m->n_layers * m->n_kv_heads * m->head_dim};
-    s.dense_params = (double)m->n_params - experts - (m->tied_embeddings ? 1 : 2) * table;
-    snprintf(s.name, sizeof s.name, "%.31s", m->family);
-    return s;
-}
-
 grace_shape grace_shape_assumed(int32_t n_layers, int32_t n_experts, int32_t top_k) {
     for (int32_t i = 0; i < N_MODELS; i++)
         if (models[i].n_layers - models[i].n_dense == n_layers && models[i].n_experts == n_experts && models[i].top_k == top_k) return shape_of_dims(&models[i]);
