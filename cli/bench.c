@@ -17,6 +17,7 @@ static const bench benches[] = {
     {"cpu", "prefill and decode of a model as shares of the machine's measured ceilings, and its memory", gr_bench_cpu_main},
     {"moe", "the MoE layer by stage; bookkeeping as a share of it", gr_bench_moe_main},
     {"net", "bandwidth and latency of links, rates of a rank: a rates file for sim and plan", gr_bench_net_main},
+    {"agreement", "predicted beside measured MoE times of a ladder, and whether they order alike", gr_bench_agreement_main},
     {"ladder", "plans, exchanges and policies of the paper's Table 1, and whether the output stays the same", gr_bench_ladder_main},
 };
 
@@ -28,7 +29,7 @@ int gr_cmd_bench(int argc, char **argv) {
     FILE *out = help && argc > 2 ? stdout : stderr;
     if (!help) fprintf(out, "grace: unknown bench '%s'\n", name);
     fprintf(out, "Usage: grace bench NAME [OPTION...]\n\n");
-    for (size_t i = 0; i < sizeof benches / sizeof *benches; i++) fprintf(out, "  %-8s %s\n", benches[i].name, benches[i].summary);
+    for (size_t i = 0; i < sizeof benches / sizeof *benches; i++) fprintf(out, "  %-9s %s\n", benches[i].name, benches[i].summary);
     return out == stdout ? 0 : 64;
 }
 

@@ -8,6 +8,7 @@ int gr_bench_plan_main(int argc, char **argv);      /* bench_plan.c, plan_cases.
 int gr_bench_cpu_main(int argc, char **argv);       /* bench_cpu.c: a model's prefill and decode against the machine's ceilings */
 int gr_bench_moe_main(int argc, char **argv);       /* bench_moe.c: the MoE layer by stage, bookkeeping as a share of it */
 int gr_bench_net_main(int argc, char **argv);       /* bench_net.c: links and ranks of this job, as rates for the simulator */
+int gr_bench_agreement_main(int argc, char **argv); /* bench_agreement.c: predicted beside measured MoE times of a ladder */
 int gr_bench_ladder_main(int argc, char **argv);    /* ladder.c: the rungs of the paper's Table 1 in one run */
 
 /* What a results file starts with: the command (command, else argv), the commit (NULL: unknown), machine and date. */
