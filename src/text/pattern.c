@@ -45,8 +45,17 @@ static size_t escape_length(const char *p) {
     return close ? (size_t)(close - p) + 1 : 2;
 }
 
+/* Numbers of Unicode 15 and 16, which the reference's Oniguruma knows and PCRE2 before 10.43 and 10.45 does not. */
+#define NEWER_DIGITS "\\x{10D40}-\\x{10D49}\\x{116D0}-\\x{116E3}\\x{11BF0}-\\x{11BF9}\\x{11F50}-\\x{11F59}\\x{16D70}-\\x{16D79}" \
+                     "\\x{1CCF0}-\\x{1CCF9}\\x{1E4F0}-\\x{1E4F9}\\x{1E5F1}-\\x{1E5FA}"
+#define DIGITS "\\p{Nd}" NEWER_DIGITS
+#define NUMBERS "\\p{N}" NEWER_DIGITS "\\x{1D2C0}-\\x{1D2D3}"
+
 static grace_status translate_escape(translation *t) {
+    if (!strncmp(t->at, "\\p{N}", 5)) return put(t, t->in_class ? NUMBERS : "[" NUMBERS "]", 5);
     switch (t->at[1]) {
+    case 'd': return put(t, t->in_class ? DIGITS : "[" DIGITS "]", 2);
+    case 'D': return t->in_class ? refuse("[\\D]", "a complement inside a class") : put(t, "[^" DIGITS "]", 2);
     case 's': return put(t, "\\p{White_Space}", 2);     /* PCRE2's \s has U+180E, which is no white space since Unicode 6.3 */
     case 'S': return put(t, "\\P{White_Space}", 2);
     case 'w': return put(t, t->in_class ? WORD_PROPERTIES : "[" WORD_PROPERTIES "]", 2);
