@@ -37,6 +37,16 @@ static void properties_and_escapes_are_unicode(void **state) {
     assert_string_equal(matches("\\d", "\xD9\xA3\xC2\xBD"), "0-2");
 }
 
+/* Of Unicode 15: pink heart, Kaktovik digit one, a CJK letter of extension H; of 16: a Garay digit. */
+static void characters_that_only_newer_libraries_know_are_in_their_categories(void **state) {
+    (void)state;
+    assert_string_equal(matches("\\p{S}", "a\xF0\x9F\xA9\xB7"), "1-5");
+    assert_string_equal(matches("[^\\s\\p{L}\\p{N}]+", "\xF0\x9F\xA9\xB7!\xF0\x9D\x8B\x80"), "0-5");
+    assert_string_equal(matches("[\\p{L}\\p{M}]+", "x\xF0\xB1\x8D\x90"), "0-5");
+    assert_string_equal(matches("\\p{N}{1,3}", "1\xF0\x9D\x8B\x80" "1"), "0-6");
+    assert_string_equal(matches("\\d+", "\xF0\x90\xB5\x80" "1"), "0-5");
+}
+
 /* In PCRE2 the two would be white space and no word characters. */
 static void white_space_and_words_are_those_of_the_reference(void **state) {
     (void)state;
@@ -149,6 +159,7 @@ static void long_runs_are_within_the_limit(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(properties_and_escapes_are_unicode),
+        cmocka_unit_test(characters_that_only_newer_libraries_know_are_in_their_categories),
         cmocka_unit_test(white_space_and_words_are_those_of_the_reference),
         cmocka_unit_test(case_folding_reaches_beyond_ascii),
         cmocka_unit_test(lines_end_where_they_do_in_the_reference),
