@@ -14,6 +14,7 @@ typedef struct bench { const char *name, *summary; int (*main)(int argc, char **
 static const bench benches[] = {
     {"kernels", "linear and expert kernels, as shares of the measured FMA peak and memory bandwidth", gr_bench_kernels_main},
     {"plan", "placement quality on tokens not seen: all planners, the paper's ladder in rows, targets", gr_bench_plan_main},
+    {"placements", "plans of every planner, what memory buys, what is left on other text: a document for grace report", gr_bench_placements_main},
     {"cpu", "prefill and decode of a model as shares of the machine's measured ceilings, and its memory", gr_bench_cpu_main},
     {"tokenizer", "loading a tokenizer and encoding files, on one core", gr_bench_tokenizer_main},
     {"moe", "the MoE layer by stage; bookkeeping as a share of it", gr_bench_moe_main},
@@ -30,7 +31,7 @@ int gr_cmd_bench(int argc, char **argv) {
     FILE *out = help && argc > 2 ? stdout : stderr;
     if (!help) fprintf(out, "grace: unknown bench '%s'\n", name);
     fprintf(out, "Usage: grace bench NAME [OPTION...]\n\n");
-    for (size_t i = 0; i < sizeof benches / sizeof *benches; i++) fprintf(out, "  %-9s %s\n", benches[i].name, benches[i].summary);
+    for (size_t i = 0; i < sizeof benches / sizeof *benches; i++) fprintf(out, "  %-10s %s\n", benches[i].name, benches[i].summary);
     return out == stdout ? 0 : 64;
 }
 

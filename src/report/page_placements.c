@@ -16,16 +16,9 @@ static void put_fact(gr_out *out, const char *name, const char *text) {
     if (text && *text) gr_html_list_item(out, name, text);
 }
 
-static const gr_placement *fewest_rows(const gr_placements_data *d) {
-    const gr_placement *best = &d->of[0];
-    for (int32_t i = 1; i < d->n; i++)
-        if (d->of[i].rows_cross < best->rows_cross) best = &d->of[i];
-    return best;
-}
-
-/* The plan with fewest rows between nodes against the first one. */
+/* The plan that the page is about, against the first one. */
 static void put_highlights(gr_out *out, const gr_placements_data *d) {
-    const gr_placement *best = fewest_rows(d), *first = &d->of[0];
+    const gr_placement *best = &d->of[d->strong], *first = &d->of[0];
     char meaning[192], name[64];
     gr_html_highlights(out);
     gr_text_shorten(best->name, 40, name, sizeof name);
@@ -74,13 +67,13 @@ static void put_count(gr_table *table, int64_t value) { gr_table_put(table, "%s"
 static void put_ms(gr_table *table, double us) { gr_table_put(table, "%s", isnan(us) ? "" : gr_label_ms(us).text); }
 
 static void add_placement(gr_table *table, const gr_placements_data *d, const gr_placement *p) {
-    gr_table_row(table, p == fewest_rows(d) && d->n > 1);
+    gr_table_row(table, p == &d->of[d->strong] && d->n > 1);
     gr_table_put(table, "%s", p->name);
     put_real(table, p->rows_cross, 3);
     gr_table_put(table, "%s", p == d->of ? "base" : gr_label_change(p->rows_cross, d->of[0].rows_cross).text);
     put_real(table, p->rows_intra, 3);
     put_real(table, p->load_max_over_mean, 2);
-    put_real(table, p->load_floor, 2);
+    put_real(table, p->load_std / p->load_floor, 1);
     put_real(table, p->memory, 2);
     put_count(table, p->slots_total);
     gr_table_put(table, "%s", p->replica_bytes < 0 ? "" : gr_label_bytes(p->replica_bytes).text);
@@ -91,7 +84,7 @@ static void add_placement(gr_table *table, const gr_placements_data *d, const gr
 
 static grace_status placement_table(const gr_placements_data *d, gr_table **out) {
     static const gr_column columns[] = {{"plan", GR_COLUMN_TEXT},       {"rows\ncross-node", GR_COLUMN_NUMBER}, {"\nchange", GR_COLUMN_NUMBER},
-                                        {"rows\nintra", GR_COLUMN_NUMBER}, {"load\nmax/mean", GR_COLUMN_NUMBER},   {"by\nchance", GR_COLUMN_NUMBER},
+                                        {"rows\nintra", GR_COLUMN_NUMBER}, {"load\nmax/mean", GR_COLUMN_NUMBER},   {"std, x\nchance", GR_COLUMN_NUMBER},
                                         {"memory\nfullest", GR_COLUMN_NUMBER}, {"slots\nin all", GR_COLUMN_NUMBER}, {"replicas\nfullest", GR_COLUMN_NUMBER},
                                         {"KV tokens\ndisplaced", GR_COLUMN_NUMBER}, {"prefill\nms", GR_COLUMN_NUMBER}, {"decode\nms", GR_COLUMN_NUMBER}};
     grace_status st = gr_table_build(columns, sizeof columns / sizeof *columns, out);
@@ -138,7 +131,7 @@ static void draw_metric(gr_out *out, const gr_placements_data *d, metric m) {
     }
     if (!known) return;
     gr_bar_chart chart = {.title = titles[m], .unit = units[m], .n_bars = d->n, .n_series = 1, .names = names, .values = values,
-                          .reference = 0, .strong = (int32_t)(fewest_rows(d) - d->of), .decimals = m == CROSS ? 3 : 2, .width = CHART_WIDTH};
+                          .reference = 0, .strong = d->strong, .decimals = m == CROSS ? 3 : 2, .width = CHART_WIDTH};
     gr_html_figure(out);
     gr_svg_bars(out, &chart);
     gr_html_figure_end(out, "");
@@ -153,7 +146,7 @@ void gr_page_placements(gr_out *out, const gr_placements_data *d) {
     gr_html_figures_end(out);
     grace_status st = placement_table(d, &table);
     if (st && !out->st) out->st = st;
-    if (!out->st) gr_html_table(out, table, "By chance: max/mean load of a placement that is even in the long run, for as many tokens. Times are predictions.");
+    if (!out->st) gr_html_table(out, table, "Std, x chance: standard deviation of the GPUs' loads over what chance alone would make it, each pair falling on any GPU. Times are predictions.");
     gr_table_free(table);
     gr_html_section_end(out);
 }

@@ -76,8 +76,10 @@ static grace_status read_placements(const gr_json *doc, gr_placements_data *d) {
     grace_status st = GRACE_OK;
     const gr_json *plans;
     size_t n, ranks = (size_t)d->n_ranks;
+    bool strong;
     GR_TRY(gr_read_array(doc, "report", "plans", 1, PLACEMENTS_MAX, &plans, &n));
     GR_ARENA_ARRAY(d->arena, d->of, n);
+    d->strong = (int32_t)n - 1;
     for (size_t i = 0; i < n; i++) {
         gr_place at = gr_place_at("plans", i);
         const gr_json *json = gr_json_at(plans, i);
@@ -87,6 +89,8 @@ static grace_status read_placements(const gr_json *doc, gr_placements_data *d) {
         GR_TRY(gr_read_matrix_or_none(d->arena, json, at.text, "pair_rows", ranks, ranks, &p->pair_rows, NULL));
         GR_TRY(gr_read_matrix_or_none(d->arena, json, at.text, "load", (size_t)d->n_layers, ranks, &p->load, NULL));
         GR_TRY(gr_report_read_plan(json, d->arena, d->n_ranks, &p->plan));
+        GR_TRY(gr_json_bool_or(json, at.text, "strong", false, &strong));
+        if (strong) d->strong = (int32_t)i;
     }
     d->n = (int32_t)n;
 done:

@@ -9,7 +9,7 @@ typedef struct gr_placement {
     double memory;                  /* slots of the fullest GPU over an even share */
     int64_t slots_fullest, slots_total, replica_bytes, kv_tokens_displaced;
     double rows_cross, rows_intra;  /* a token and layer, dispatched */
-    double load_max_over_mean, load_std, load_floor;    /* mean over layers; floor: what chance alone gives an even placement */
+    double load_max_over_mean, load_std, load_floor;    /* means over layers; std over mean, and what chance alone would make it */
     double prefill_us, decode_us;   /* predicted step times */
     int64_t *pair_rows;             /* [n_ranks from, n_ranks to] */
     int64_t *load;                  /* [n_layers, n_ranks] */
@@ -47,6 +47,7 @@ typedef struct gr_placements_data {
     int64_t *expert_load;           /* [n_layers, n_experts] */
     int32_t n;
     gr_placement *of;               /* [n] */
+    int32_t strong;                 /* the plan that the page is about */
     int32_t n_curves;
     gr_memory_curve *curves;
     gr_transfer *transfer;          /* NULL: absent */

@@ -92,7 +92,7 @@ static void the_terminal_has_a_line_for_every_plan_in_120_columns(void **state) 
     gr_json *doc = sample();
     assert_int_equal(gr_report_placements_text(doc, &text), GRACE_OK);
     assert_int_equal(count_of(text.data, "\n"), 3 + 5);
-    assert_non_null(strstr(text.data, "auto               0.570  -43.0%  0.627      1.10    1.02     1.20      76  4.58 MiB        959     17.1    1.14"));
+    assert_non_null(strstr(text.data, "auto               0.570  -43.0%  0.627      1.10     2.5     1.20      76  4.58 MiB        959     17.1    1.14"));
     gr_buf_free(&text);
     gr_json_free(doc);
 }

@@ -13,7 +13,7 @@ def plan(name, memory, cross, load):
     return {
         "name": name, "planner": name.split()[0], "memory": memory, "slots_fullest": int(memory * even), "slots_total": int(memory * even * RANKS),
         "replica_bytes": int((memory - 1) * even * 1.5e6), "kv_tokens_displaced": int((memory - 1) * even * 300), "rows_cross": cross, "rows_intra": 1.1 * cross,
-        "load_max_over_mean": load, "load_std": 90 * (load - 1), "load_floor": 1.02, "prefill_us": 3e4 * cross, "decode_us": 2e3 * cross,
+        "load_max_over_mean": load, "load_std": 0.5 * (load - 1), "load_floor": 0.02, "prefill_us": 3e4 * cross, "decode_us": 2e3 * cross,
         "pair_rows": [[rng.randint(100, 4000) for _ in range(RANKS)] for _ in range(RANKS)],
         "load": [[rng.randint(800, 1200) for _ in range(RANKS)] for _ in range(LAYERS)],
     }
