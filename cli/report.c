@@ -1,4 +1,4 @@
-/* grace report: a ladder's numbers as a page. */
+/* grace report: the numbers of a ladder, or of placements, as a page. */
 #include <stdio.h>
 
 #include "base/file.h"
@@ -6,28 +6,41 @@
 #include "base/status.h"
 #include "cli.h"
 #include "report/report.h"
+#include "report_plans.h"
 
-enum { KEY_JSON = 0x200 };
+enum { KEY_JSON = 0x200, KEY_TRACE, KEY_TEST, KEY_RATES, KEY_SHAPE };
 
 static const struct argp_option options[] = {
     {"output", 'o', "FILE", 0, "the page (default report.html)", 0},
+    {"trace", KEY_TRACE, "FILE", 0, "plans: the routing they are measured on", 0},
+    {"test", KEY_TEST, "WHICH", 0, "plans: its tokens: all (default), even or odd (sequences), domain:NAME,..., or even domain:NAME,...", 0},
+    {"rates", KEY_RATES, "NAME", 0, "plans: rates of links and GPUs, a preset or a file (docs/simulator.md; default h200-25g)", 0},
+    {"shape", KEY_SHAPE, "SHAPE", 0, "plans: the model's sizes, a preset or hidden=...,width=... (default: assumed from the number of experts)", 0},
     {"json", KEY_JSON, 0, 0, "print one JSON object", 0},
     {0},
 };
 
-typedef struct arguments { const char *input, *output; bool json; } arguments;
+typedef struct arguments { gr_report_plans inputs; const char *output; bool json; } arguments;
 
 static error_t parse(int key, char *arg, struct argp_state *state) {
     arguments *a = state->input;
+    gr_report_plans *in = &a->inputs;
     switch (key) {
     case 'o': a->output = arg; break;
     case KEY_JSON: a->json = true; break;
+    case KEY_TRACE: in->trace = arg; break;
+    case KEY_TEST:
+        if (grace_selection_parse(arg, &in->test)) argp_error(state, "--test: %s", grace_last_error());
+        break;
+    case KEY_RATES: in->rates = arg; break;
+    case KEY_SHAPE: in->shape = arg; break;
     case ARGP_KEY_ARG:
-        if (a->input) argp_error(state, "expected one file, found '%s' too", arg);
-        a->input = arg;
+        if (in->n == GR_REPORT_PLANS_MAX) argp_error(state, "expected at most %d files", GR_REPORT_PLANS_MAX);
+        in->files[in->n++] = arg;
         break;
     case ARGP_KEY_END:
-        if (!a->input) argp_error(state, "expected the JSON file written by 'grace bench ladder'");
+        if (!in->n) argp_error(state, "expected a file of 'grace bench ladder' or 'grace bench placements', or plans and --trace");
+        if (in->n > 1 && !in->trace) argp_error(state, "several files are plans and need --trace");
         break;
     default: return ARGP_ERR_UNKNOWN;
     }
@@ -49,13 +62,23 @@ static grace_status print_json(const arguments *a, size_t n) {
     return gr_print_json(o);
 }
 
+/* The document: made of plans and a trace, or as it lies in the file. */
+static grace_status read_document(const gr_report_plans *in, gr_json **doc) {
+    grace_status st = GRACE_OK;
+    if (in->trace) return gr_report_plans_build(in, doc);
+    GR_TRY(gr_json_load(in->files[0], doc));
+    GR_CHECK(!gr_json_get(*doc, "grace_plan"), GRACE_ERR_ARG, "%s is a plan: expected --trace with the routing to measure it on", in->files[0]);
+done:
+    return st;
+}
+
 static grace_status report(const arguments *a) {
     grace_status st = GRACE_OK;
     gr_json *doc = NULL;
     gr_buf page = {0};
-    GR_TRY(gr_json_load(a->input, &doc));
+    GR_TRY(read_document(&a->inputs, &doc));
     st = gr_report_html(doc, &page);
-    if (st) gr_fail_in(st, "%s", a->input);
+    if (st) gr_fail_in(st, "%s", a->inputs.files[0]);
     if (st) goto done;
     GR_TRY(gr_file_replace(a->output, page.data, page.n));
     st = a->json ? print_json(a, page.n) : print_table(doc);
@@ -66,8 +89,9 @@ done:
 }
 
 int gr_cmd_report(int argc, char **argv) {
-    static const struct argp argp = {options, parse, "LADDER.json", "Draw a ladder's numbers as a self-contained HTML page, and print its table.", 0, 0, 0};
-    arguments a = {.output = "report.html"};
+    static const struct argp argp = {options, parse, "FILE...", "Draw numbers as a self-contained HTML page, and print their table: of a ladder ('grace bench ladder'), of "
+                                     "placements ('grace bench placements'), or of one or several plans measured on a trace.", 0, 0, 0};
+    arguments a = {.output = "report.html", .inputs = {.rates = "h200-25g"}};
     gr_arg_parse(&argp, 2, argc, argv, &a);
     grace_status st = report(&a);
     if (st) fprintf(stderr, "grace: %s\n", grace_last_error());

@@ -170,6 +170,37 @@ static void report_draws_the_ladder(void **state) {
     assert_null(strstr(last.out, " no\n"));
 }
 
+static void report_draws_plans_on_tokens_not_seen(void **state) {
+    (void)state;
+    size_t n;
+    GRACE(0, "plan", "chain.trace", "--train", "even", "--planner", "contiguous", "-o", "plain.json", "--json");
+    GRACE(0, "plan", "chain.trace", "--train", "even", "-o", "paper.json", "--json");
+    GRACE(0, "report", "plain.json", "paper.json", "--trace", "chain.trace", "--test", "odd", "-o", "plans.html");
+    assert_non_null(strstr(last.out, "plain.json")), assert_non_null(strstr(last.out, "paper.json"));
+    char *page = read_file("plans.html", &n);
+    assert_non_null(strstr(page, "odd of chain.trace"));
+    assert_null(strstr(page, "planned from"));
+    free(page);
+    GRACE(0, "report", "paper.json", "--trace", "chain.trace", "-o", "plans.html");        /* all tokens: the page says that some were planned from */
+    page = read_file("plans.html", &n);
+    assert_non_null(strstr(page, "some are those planned from: paper.json"));
+    free(page);
+    GRACE(1, "report", "paper.json", "-o", "none.html");
+    assert_non_null(strstr(last.err, "expected --trace"));
+    assert_int_equal(n_files("none.html"), 0);
+    GRACE(64, "report", "plain.json", "paper.json");
+}
+
+static void bench_placements_writes_what_report_draws(void **state) {
+    (void)state;
+    GRACE(0, "bench", "placements", "chain.trace", "--cluster", "2x1", "--workload", "4,32", "-o", "placements.json");
+    assert_non_null(strstr(last.out, "replicate-node"));
+    GRACE(0, "report", "placements.json", "-o", "placements.html", "--json");
+    gr_json *o = printed_json();
+    assert_true(number_of(o, "bytes") > 50000);
+    gr_json_free(o);
+}
+
 static void the_other_benches_print_json(void **state) {
     (void)state;
     GRACE(0, "bench", "plan", "chain.trace", "--clusters", "2x1", "--json");
@@ -200,6 +231,8 @@ int main(void) {
         cmocka_unit_test(a_trace_of_a_run_can_be_planned),
         cmocka_unit_test(every_rung_of_the_ladder_is_identical),
         cmocka_unit_test(report_draws_the_ladder),
+        cmocka_unit_test(report_draws_plans_on_tokens_not_seen),
+        cmocka_unit_test(bench_placements_writes_what_report_draws),
         cmocka_unit_test(the_other_benches_print_json),
     };
     return cmocka_run_group_tests(tests, folder_enter, folder_leave);

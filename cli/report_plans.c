@@ -1,0 +1,80 @@
+/* A placements document of plans as they lie in files, measured on a trace's tokens. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "base/status.h"
+#include "placements.h"
+#include "report_plans.h"
+
+enum { TEST_BUNDLES = 1 << 16, SEQUENCES = 256, PROMPT = 128 };
+
+static grace_status read_tokens(const gr_report_plans *r, gr_unit *u) {
+    grace_status st = GRACE_OK;
+    grace_trace_reader *t = NULL;
+    GR_TRY(grace_trace_reader_open(r->trace, &t));
+    GR_TRY(grace_profile_stream(t, &r->test, &u->test.profile));
+    GR_TRY(grace_bundles_stream(t, &r->test, false, TEST_BUNDLES, &u->test.bundles));
+    GR_CHECK(u->test.profile->n_tokens > 0, GRACE_ERR_ARG, "%s: expected tokens to measure plans on, found none in the selection", r->trace);
+    snprintf(u->name, sizeof u->name, "%s", u->test.profile->info.model[0] ? u->test.profile->info.model : r->trace);
+done:
+    grace_trace_reader_close(t);
+    return st;
+}
+
+/* What the page says of the tokens; a plan made from some of them looks better than it is, and the page says that too. */
+static void describe_tokens(const gr_report_plans *r, const gr_unit *u, grace_plan *const *plans, char *text, size_t size) {
+    char which[320];
+    const char *seen = NULL;
+    for (int32_t i = 0; i < r->n && !seen; i++)
+        if (grace_origins_overlap(&plans[i]->planned_from, &u->test.profile->origin)) seen = r->files[i];
+    grace_selection_format(&r->test, which, sizeof which);
+    snprintf(text, size, "%s of %s%s%s", which, u->test.profile->origin.file, seen ? "; some are those planned from: " : "", seen ? seen : "");
+    if (seen) fprintf(stderr, "grace: %s was planned from some of the tokens it is measured on, which any plan looks better on than it is\n", seen);
+}
+
+static grace_status load_plans(const gr_report_plans *r, grace_plan **plans) {
+    grace_status st = GRACE_OK;
+    for (int32_t i = 0; i < r->n; i++) {
+        GR_TRY(grace_plan_load(r->files[i], &plans[i]));
+        st = grace_plan_check(plans[i], plans[0]->fingerprint, plans[0]->n_layers, plans[0]->n_experts, plans[0]->top_k, plans[0]->cluster);
+        if (st) return gr_fail_in(st, "%s beside %s", r->files[i], r->files[0]);
+    }
+done:
+    return st;
+}
+
+static grace_status choose_prices(const gr_report_plans *r, gr_placements *p) {
+    grace_status st = GRACE_OK;
+    const grace_trace_info *info = &p->unit->test.profile->info;
+    GR_TRY(grace_rates_load(r->rates, &p->rates));
+    if (r->shape) GR_TRY(grace_shape_parse(r->shape, info, &p->shape));
+    else p->shape = grace_shape_assumed(info->n_layers, info->n_experts, info->top_k);
+    p->prefill = grace_batch_prefill(SEQUENCES, PROMPT), p->decode = grace_batch_decode(SEQUENCES, PROMPT);
+done:
+    return st;
+}
+
+grace_status gr_report_plans_build(const gr_report_plans *r, gr_json **out) {
+    grace_status st = GRACE_OK;
+    gr_unit u = {0};
+    gr_placements p = {.unit = &u};
+    grace_plan **plans = NULL;
+    char tokens[512];
+    GR_CALLOC(plans, r->n);
+    GR_TRY(load_plans(r, plans));
+    GR_TRY(read_tokens(r, &u));
+    p.cluster = plans[0]->cluster;
+    GR_TRY(choose_prices(r, &p));
+    describe_tokens(r, &u, plans, tokens, sizeof tokens);
+    gr_placements_open(&p, "Placements", tokens);
+    for (int32_t i = 0; i < r->n; i++) GR_TRY(gr_placements_add(&p, r->files[i], plans[i], i == r->n - 1));
+    *out = gr_json_share(p.doc);
+done:
+    gr_placements_close(&p);
+    gr_unit_close(&u);
+    for (int32_t i = 0; plans && i < r->n; i++) grace_plan_free(plans[i]);
+    free(plans);
+    return st;
+}

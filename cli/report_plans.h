@@ -1,0 +1,19 @@
+/* A report of plan files (report_plans.c). */
+#ifndef GRACE_CLI_REPORT_PLANS_H
+#define GRACE_CLI_REPORT_PLANS_H
+#include "base/json.h"
+#include "grace/trace.h"
+
+enum { GR_REPORT_PLANS_MAX = 64 };
+typedef struct gr_report_plans {
+    int32_t n;
+    const char *files[GR_REPORT_PLANS_MAX];     /* plans for one cluster and model; the first is what the others are compared with */
+    const char *trace;
+    grace_selection test;
+    const char *rates, *shape;                  /* shape NULL: assumed from the number of experts */
+} gr_report_plans;
+
+/* Fails as reading plans and traces does, MISMATCH (plans that do not go together). The caller frees. */
+grace_status gr_report_plans_build(const gr_report_plans *r, gr_json **out);
+
+#endif
