@@ -44,6 +44,7 @@ static grace_status read_scaling(gr_config *c, const char *type, int32_t context
     *s = (gr_rope_scaling){.type = type, .factor = 1, .original = context_max};
     if (!strcmp(type, "default")) goto done;
     GR_TRY(gr_config_positive(c, "factor", &s->factor));
+    GR_CHECK(s->factor >= 1, GRACE_ERR_FORMAT, "%s: 'factor': expected 1 or more, found %g", c->where, (double)s->factor);
     GR_TRY(gr_config_count_or(c, "original_max_position_embeddings", GR_CONTEXT_MAX, context_max, &s->original));
     if (!strcmp(type, "yarn")) GR_TRY(read_yarn(c, s));
     if (!strcmp(type, "llama3")) GR_TRY(read_llama3(c, s));
@@ -139,6 +140,8 @@ grace_status gr_config_rope(gr_config *c, grace_model_info *info, gr_rope_scalin
     GR_TRY(read_object(c, "rope_parameters", info, &scaling, &known));
     if (info->rope.dim == 0) info->rope.dim = info->head_dim;
     GR_CHECK(info->rope.dim % 2 == 0, GRACE_ERR_UNSUPPORTED, "%s: heads of %d elements cannot be rotated in pairs", c->where, info->rope.dim);
+    GR_CHECK(strcmp(scaling.type, "yarn") || info->rope_theta > 1, GRACE_ERR_FORMAT, "%s: 'rope_theta': YaRN expects more than 1, found %g", c->where,
+             (double)info->rope_theta);
     fill_frequencies(&scaling, info);
     if (out) *out = scaling;
 done:

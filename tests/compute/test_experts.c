@@ -135,6 +135,52 @@ static void no_pairs_and_no_slots_are_fine(void **state) {
     close_all(&all);
 }
 
+/* gpt-oss: both sides of one hidden value over and under the limit, biases on all three. */
+static void clamped_experts_with_biases_agree_with_double_on_every_backend(void **state) {
+    (void)state;
+    enum { WIDTH = 21, HIDDEN = 18, ROWS = 29 };
+    const float limit = 1.5f;
+    const int32_t pairs[1] = {ROWS};
+    gr_rng rng = seeded(25);
+    many all = open_all();
+    expert_case e = build_case(&rng, pairs, 1, ROWS, WIDTH, HIDDEN, GRACE_BF16);
+    matrix gate_bias = random_matrix(&rng, 1, WIDTH, GRACE_F32), up_bias = random_matrix(&rng, 1, WIDTH, GRACE_F32);
+    matrix down_bias = random_matrix(&rng, 1, HIDDEN, GRACE_F32);
+    float out[ROWS * HIDDEN], first[ROWS * HIDDEN];
+    FOR_EACH_BACKEND(c, all) {
+        const gr_mlp mlp = {open_weight(c, &e.gate[0]), open_weight(c, &e.up[0]), open_weight(c, &e.down[0]),
+                            open_weight(c, &gate_bias), open_weight(c, &up_bias),   open_weight(c, &down_bias)};
+        const gr_experts call = {.n_slots = 1, .slots = &mlp, .swiglu_limit = limit, .first_pair = e.first_pair, .row_of_pair = e.row_of_pair,
+                                 .in = e.in, .out = out};
+        gr_weight *const weights[] = {mlp.gate, mlp.up, mlp.down, mlp.gate_bias, mlp.up_bias, mlp.down_bias};
+        assert_int_equal(c->ops->experts(c, &call), GRACE_OK);
+        if (c == all.c[0]) memcpy(first, out, sizeof out);
+        assert_same_bits(out, first, ROWS * HIDDEN, gr_compute_cpu_simd(c));
+        for (size_t i = 0; i < 6; i++) c->ops->weight_close(c, weights[i]);
+    }
+    int n_over = 0;
+    for (int p = 0; p < ROWS; p++) {
+        double hidden[WIDTH];
+        const float *x = e.in + e.row_of_pair[p] * HIDDEN;
+        for (int h = 0; h < WIDTH; h++) {
+            double g = gate_bias.value[h], u = up_bias.value[h];
+            for (int k = 0; k < HIDDEN; k++) g += (double)x[k] * e.gate[0].value[h * HIDDEN + k], u += (double)x[k] * e.up[0].value[h * HIDDEN + k];
+            n_over += g > (double)limit || fabs(u) > (double)limit;
+            g = fmin(g, (double)limit), u = fmax(fmin(u, (double)limit), -(double)limit);
+            hidden[h] = g / (1 + exp(-1.702 * g)) * (u + 1);
+        }
+        for (int o = 0; o < HIDDEN; o++) {
+            double sum = down_bias.value[o], size = fabs(sum);
+            for (int h = 0; h < WIDTH; h++) sum += hidden[h] * e.down[0].value[o * WIDTH + h], size += fabs(hidden[h] * e.down[0].value[o * WIDTH + h]);
+            assert_close((double)first[p * HIDDEN + o], sum, 40 * (double)EPS_F32 * (size + 4 * WIDTH), "clamped", o);
+        }
+    }
+    assert_true(n_over > 50);
+    free_case(&e);
+    free_matrix(&gate_bias), free_matrix(&up_bias), free_matrix(&down_bias);
+    close_all(&all);
+}
+
 static void experts_of_another_shape_are_refused(void **state) {
     (void)state;
     gr_rng rng = seeded(24);
@@ -159,6 +205,7 @@ int main(void) {
         cmocka_unit_test(outputs_agree_with_double_and_all_backends_with_each_other),
         cmocka_unit_test(a_pair_alone_equals_the_pair_in_a_batch),
         cmocka_unit_test(no_pairs_and_no_slots_are_fine),
+        cmocka_unit_test(clamped_experts_with_biases_agree_with_double_on_every_backend),
         cmocka_unit_test(experts_of_another_shape_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -147,8 +147,96 @@ static void a_logit_that_is_no_number_fails_and_names_the_row(void **state) {
     close_all(&all);
 }
 
+/* ---- other rules: a second implementation that ranks everything by counting ---- */
+
+typedef struct rule_case { int32_t n_experts, top_k; grace_gate rule; bool bias, correction; } rule_case;
+
+/* How many of v [n] go before entry i: larger, or equal and earlier. */
+static int32_t rank_of(const double *v, int32_t n, int32_t i) {
+    int32_t rank = 0;
+    for (int32_t j = 0; j < n; j++) rank += v[j] > v[i] || (v[j] == v[i] && j < i);
+    return rank;
+}
+
+static double best_two(const double *v, int32_t n, int32_t how_many) {
+    double sum = 0;
+    for (int32_t i = 0; i < n; i++)
+        if (rank_of(v, n, i) < how_many) sum += v[i];
+    return sum;
+}
+
+/* score and choices of every expert of a row; those of groups that are out are -1000. */
+static void rank_row(const rule_case *k, const matrix *m, const matrix *bias, const matrix *correction, const float *x, double *score, double *choices) {
+    double group[64], total = 0;
+    const int32_t n = k->n_experts, size = k->rule.n_groups ? n / k->rule.n_groups : n;
+    for (int32_t e = 0; e < n; e++) {
+        double logit = k->bias ? bias->value[e] : 0;
+        for (int64_t i = 0; i < m->t.cols; i++) logit += (double)x[i] * m->value[e * m->t.cols + i];
+        score[e] = k->rule.score == GRACE_SCORE_SIGMOID ? 1 / (1 + exp(-logit)) : exp(logit);
+        total += score[e];
+    }
+    for (int32_t e = 0; e < n; e++) {
+        if (k->rule.score == GRACE_SCORE_SOFTMAX) score[e] /= total;
+        choices[e] = score[e] + (k->correction ? correction->value[e] : 0);
+    }
+    for (int32_t g = 0; g < k->rule.n_groups; g++) group[g] = best_two(choices + g * size, size, k->rule.group_best);
+    for (int32_t e = 0; k->rule.n_groups && e < n; e++)
+        if (rank_of(group, k->rule.n_groups, e / size) >= k->rule.top_groups) choices[e] = -1000;
+}
+
+static void check_rule_row(const rule_case *k, const double *score, const double *choices, const int32_t *ids, const float *weights) {
+    double sum = 0;
+    for (int32_t e = 0; e < k->n_experts; e++)
+        if (rank_of(choices, k->n_experts, e) < k->top_k) sum += score[e];
+    for (int32_t i = 0; i < k->top_k; i++) {
+        const double wanted = score[ids[i]] / (k->rule.norm_topk ? sum : 1) * (double)k->rule.scaling;
+        assert_true(rank_of(choices, k->n_experts, ids[i]) < k->top_k);
+        assert_close((double)weights[i], wanted, 1e-5 * wanted, "weight", i);
+        assert_true(i == 0 || weights[i] < weights[i - 1] || (weights[i] == weights[i - 1] && ids[i] > ids[i - 1]));
+    }
+}
+
+static void groups_corrections_biases_and_scaling_follow_the_rule_on_every_backend(void **state) {
+    (void)state;
+    enum { ROWS = 60, COLS = 24 };
+    static const rule_case cases[] = {
+        {16, 3, {GRACE_SCORE_SIGMOID, 4, 2, 2, true, 2.5f}, false, true},           /* DeepSeek-V3 */
+        {12, 3, {GRACE_SCORE_SOFTMAX, 4, 2, 1, false, 4.0f}, false, false},         /* DeepSeek-V2, groups */
+        {7, 3, {GRACE_SCORE_SOFTMAX, 0, 0, 0, true, 1.0f}, true, false},            /* gpt-oss */
+        {6, 2, {GRACE_SCORE_SIGMOID, 6, 3, 2, true, 1.0f}, true, true},             /* groups of one expert */
+        {9, 9, {GRACE_SCORE_SIGMOID, 0, 0, 0, false, 0.5f}, false, true},           /* all are chosen */
+    };
+    gr_rng rng = seeded(34);
+    many all = open_all();
+    for (size_t at = 0; at < sizeof cases / sizeof *cases; at++) {
+        const rule_case *k = &cases[at];
+        matrix m = random_matrix(&rng, k->n_experts, COLS, GRACE_F32), bias = random_matrix(&rng, 1, k->n_experts, GRACE_F32);
+        matrix correction = random_matrix(&rng, 1, k->n_experts, GRACE_F32);
+        float *x = random_floats(&rng, ROWS * COLS), first[ROWS * 9], weights[ROWS * 9];
+        int32_t ids[ROWS * 9], first_ids[ROWS * 9];
+        double score[16], choices[16];
+        FOR_EACH_BACKEND(c, all) {
+            gr_weight *w[3] = {open_weight(c, &m), open_weight(c, &bias), open_weight(c, &correction)};
+            const gr_router_weights router = {w[0], k->bias ? w[1] : NULL, k->correction ? w[2] : NULL};
+            assert_int_equal(c->ops->gate(c, &router, &k->rule, x, ROWS, k->top_k, ids, weights), GRACE_OK);
+            if (c == all.c[0]) memcpy(first, weights, sizeof first), memcpy(first_ids, ids, sizeof ids);
+            assert_same_bits(weights, first, ROWS * k->top_k, gr_compute_cpu_simd(c));
+            assert_memory_equal(ids, first_ids, sizeof *ids * ROWS * (size_t)k->top_k);
+            for (int i = 0; i < 3; i++) c->ops->weight_close(c, w[i]);
+        }
+        for (int32_t row = 0; row < ROWS; row++) {
+            rank_row(k, &m, &bias, &correction, x + row * COLS, score, choices);
+            check_rule_row(k, score, choices, first_ids + row * k->top_k, first + row * k->top_k);
+        }
+        free(x);
+        free_matrix(&m), free_matrix(&bias), free_matrix(&correction);
+    }
+    close_all(&all);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(groups_corrections_biases_and_scaling_follow_the_rule_on_every_backend),
         cmocka_unit_test(weights_are_the_largest_probabilities_on_every_backend),
         cmocka_unit_test(a_row_alone_chooses_as_in_a_batch),
         cmocka_unit_test(equal_probabilities_go_to_the_lower_id),

@@ -139,8 +139,79 @@ static void special_values_of_f16_widen_exactly(void **state) {
     close_all(&all);
 }
 
+/* 3 heads of 5 outputs from 20 inputs, 7 elements behind each piece carried along. */
+static void every_head_meets_its_own_piece_and_carries_the_rest(void **state) {
+    (void)state;
+    enum { HEADS = 3, OUTS = 5, COLS = 20, KEPT = 7, ROWS = 41, IN = COLS + KEPT, OUT = OUTS + KEPT };
+    gr_rng rng = seeded(15);
+    many all = open_all();
+    matrix m = random_matrix(&rng, HEADS * OUTS, COLS, GRACE_BF16);
+    float *x = random_floats(&rng, ROWS * HEADS * IN), *out = malloc(sizeof(float) * ROWS * HEADS * OUT), *one = malloc(sizeof(float) * HEADS * OUT);
+    float *first = malloc(sizeof(float) * ROWS * HEADS * OUT);
+    FOR_EACH_BACKEND(c, all) {
+        gr_weight *w = open_weight(c, &m);
+        assert_int_equal(c->ops->linear_heads(c, w, HEADS, KEPT, x, ROWS, out), GRACE_OK);
+        if (c == all.c[0]) memcpy(first, out, sizeof(float) * ROWS * HEADS * OUT);
+        assert_same_bits(out, first, ROWS * HEADS * OUT, gr_compute_cpu_simd(c));
+        for (int row = 0; row < ROWS; row += 8) {
+            assert_int_equal(c->ops->linear_heads(c, w, HEADS, KEPT, x + row * HEADS * IN, 1, one), GRACE_OK);
+            assert_same_bits(one, first + row * HEADS * OUT, HEADS * OUT, "a row alone");
+        }
+        assert_int_equal(c->ops->linear_heads(c, w, 4, KEPT, x, ROWS, out), GRACE_ERR_ARG);
+        assert_int_equal(c->ops->linear_heads(c, w, HEADS, KEPT, x, 0, out), GRACE_OK);
+        c->ops->weight_close(c, w);
+    }
+    for (int piece = 0; piece < ROWS * HEADS; piece++) {
+        const float *from = x + piece * IN, *to = first + piece * OUT;
+        for (int o = 0; o < OUTS; o++) {
+            double sum = 0, size = 0;
+            for (int k = 0; k < COLS; k++) {
+                const double product = (double)from[k] * m.value[(piece % HEADS * OUTS + o) * COLS + k];
+                sum += product, size += fabs(product);
+            }
+            assert_close((double)to[o], sum, (COLS / 16 + 5) * (double)EPS_F32 * size, "linear_heads", o);
+        }
+        assert_memory_equal(to + OUTS, from + COLS, KEPT * sizeof *to);
+    }
+    free(x), free(out), free(one), free(first);
+    free_matrix(&m);
+    close_all(&all);
+}
+
+static void a_bias_is_added_to_every_row_and_a_gate_scales_every_row(void **state) {
+    (void)state;
+    enum { ROWS = 9, WIDTH = 37 };
+    gr_rng rng = seeded(16);
+    many all = open_all();
+    matrix m = random_matrix(&rng, 1, WIDTH, GRACE_F16);
+    float *x = random_floats(&rng, ROWS * WIDTH), *y = malloc(sizeof(float) * ROWS * WIDTH), *first = malloc(sizeof(float) * ROWS * WIDTH);
+    FOR_EACH_BACKEND(c, all) {
+        gr_weight *w = open_weight(c, &m);
+        memcpy(y, x, sizeof(float) * ROWS * WIDTH);
+        assert_int_equal(c->ops->add_bias(c, w, ROWS, y), GRACE_OK);
+        for (int i = 0; i < ROWS * WIDTH; i++) assert_true(y[i] == x[i] + (float)m.value[i % WIDTH]);
+        assert_int_equal(c->ops->scale_rows(c, w, x, ROWS, y), GRACE_OK);
+        if (c == all.c[0]) memcpy(first, y, sizeof(float) * ROWS * WIDTH);
+        assert_same_bits(y, first, ROWS * WIDTH, gr_compute_cpu_simd(c));
+        c->ops->weight_close(c, w);
+    }
+    for (int row = 0; row < ROWS; row++) {
+        double z = 0;
+        for (int i = 0; i < WIDTH; i++) z += (double)x[row * WIDTH + i] * m.value[i];
+        for (int i = 0; i < WIDTH; i++) {
+            const double wanted = ((double)x[row * WIDTH + i] + m.value[i]) / (1 + exp(-z));
+            assert_close((double)first[row * WIDTH + i], wanted, 1e-5 * fabs(wanted) + 1e-7, "scale_rows", i);
+        }
+    }
+    free(x), free(y), free(first);
+    free_matrix(&m);
+    close_all(&all);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_head_meets_its_own_piece_and_carries_the_rest),
+        cmocka_unit_test(a_bias_is_added_to_every_row_and_a_gate_scales_every_row),
         cmocka_unit_test(every_level_and_thread_count_adds_in_the_stated_order),
         cmocka_unit_test(the_models_shapes_add_in_the_stated_order),
         cmocka_unit_test(a_row_alone_equals_the_row_in_a_batch),

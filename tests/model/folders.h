@@ -19,7 +19,7 @@ static inline int leave(void **state) {
 }
 
 static inline const char *path_of(const char *name) {
-    static char path[256];
+    static char path[512];
     snprintf(path, sizeof path, "%s/%s", dir, name);
     return path;
 }

@@ -11,9 +11,9 @@
 enum { GR_MICRO_MIN = 16, GR_MICRO_MAX = 64 };
 
 static inline const char *gr_micro_dir(const char *name) {         /* valid until the next call */
-    static char dir[512];
-    snprintf(dir, sizeof dir, GRACE_SOURCE_DIR "/tests/golden/micro/%s", name);
-    return dir;
+    static char path[512];
+    snprintf(path, sizeof path, GRACE_SOURCE_DIR "/tests/golden/micro/%s", name);
+    return path;
 }
 
 /* Families land one by one: what the build says it does not know yet is skipped. */
