@@ -4,7 +4,7 @@
 static void profile_writes_a_trace(void **state) {
     (void)state;
     GRACE(0, "profile", "-m", MODEL, SAMPLES "/prose.txt", SAMPLES "/math.txt", SAMPLES "/code.txt", "--documents", "even", "--tokens", "512",
-          "--window", "64", "-o", "chain.trace", "--json");
+          "--window", "64", "--weights", "f16", "-o", "chain.trace", "--json");
     gr_json *o = printed_json();
     assert_string_equal(text_of(o, "trace"), "chain.trace");
     assert_true(number_of(o, "tokens") == 3 * 512);
@@ -19,7 +19,8 @@ static void inspect_shows_the_trace(void **state) {
     gr_json *o = printed_json();
     assert_string_equal(text_of(o, "kind"), "trace");
     assert_string_equal(text_of(o, "domains"), "prose math code");
-    assert_true(number_of(o, "tokens") == 3 * 512);
+    assert_true(number_of(o, "tokens") == 3 * 512 && number_of(o, "tokens_prefill") == 3 * 512 && number_of(o, "vocab") == 4096);
+    assert_string_equal(text_of(o, "weights"), "f16");
     assert_true(number_of(o, "moe_layers") == 8 && number_of(o, "experts") == 64 && number_of(o, "top_k") == 8);
     gr_json_free(o);
 }
