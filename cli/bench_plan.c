@@ -31,20 +31,10 @@ typedef struct arguments {
     const char *traces[GR_CASES_TRACES_MAX];
 } arguments;
 
-static void parse_clusters(struct argp_state *state, char *list, arguments *a) {
-    char *at = NULL;
-    a->n_clusters = 0;
-    for (char *item = strtok_r(list, ",", &at); item; item = strtok_r(NULL, ",", &at)) {
-        if (a->n_clusters == GR_CASES_CLUSTERS_MAX) argp_error(state, "--clusters: expected at most %d", GR_CASES_CLUSTERS_MAX);
-        if (grace_cluster_parse(item, &a->clusters[a->n_clusters++])) argp_error(state, "--clusters: %s", grace_last_error());
-    }
-    if (a->n_clusters == 0) argp_error(state, "--clusters: expected a shape");
-}
-
 static error_t parse(int key, char *arg, struct argp_state *state) {
     arguments *a = state->input;
     switch (key) {
-    case KEY_CLUSTERS: parse_clusters(state, arg, a); break;
+    case KEY_CLUSTERS: a->n_clusters = gr_arg_clusters(state, arg, a->clusters); break;
     case KEY_SEED: a->seed = (uint64_t)gr_arg_int(state, "seed", arg, 0, INT64_MAX); break;
     case KEY_COMMIT: a->commit = arg; break;
     case KEY_JSON: a->json = true; break;

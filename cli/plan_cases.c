@@ -31,6 +31,17 @@ const gr_case_rung gr_case_rungs[GR_N_CASE_RUNGS] = {
     {"auto + TAR", GRACE_PLANNER_AUTO, GRACE_REPLICATION_DYNAMIC, false, GRACE_ROUTE_TAR, 0, 0},
 };
 
+int32_t gr_arg_clusters(struct argp_state *state, char *list, grace_cluster *clusters) {
+    char *at = NULL;
+    int32_t n = 0;
+    for (char *item = strtok_r(list, ",", &at); item; item = strtok_r(NULL, ",", &at)) {
+        if (n == GR_CASES_CLUSTERS_MAX) argp_error(state, "--clusters: expected at most %d", GR_CASES_CLUSTERS_MAX);
+        if (grace_cluster_parse(item, &clusters[n++])) argp_error(state, "--clusters: %s", grace_last_error());
+    }
+    if (n == 0) argp_error(state, "--clusters: expected a shape");
+    return n;
+}
+
 /* ---- tokens ---- */
 
 static void half_close(gr_half *h) { grace_profile_free(h->profile), grace_bundles_free(h->bundles); }

@@ -1,9 +1,14 @@
 /* Placement quality, planned on one half of a trace's sequences and measured on the other: traces x clusters x recipes. */
 #ifndef GRACE_CLI_PLAN_CASES_H
 #define GRACE_CLI_PLAN_CASES_H
+#include <argp.h>
+
 #include "plan/quality.h"
 
 enum { GR_CASES_CLUSTERS_MAX = 8, GR_CASES_TRACES_MAX = 64 };
+
+/* Shapes separated by commas into clusters [GR_CASES_CLUSTERS_MAX]: how many, or a usage error. */
+int32_t gr_arg_clusters(struct argp_state *state, char *list, grace_cluster *clusters);
 
 /* What is planned. UNDER: auto with balance 0, that is under the load of the paper's plan. */
 typedef enum gr_recipe_id {

@@ -1,0 +1,106 @@
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "plan/homes.h"
+
+/* Every rank has `least` sequences, some one more: `extra` of them in all. A node holds its ranks' least, or up to one more for each. */
+typedef struct dealing { const double *cost; int32_t n, n_nodes, gpus, least, extra, n_over, *node, *held; } dealing;
+
+static bool over(const dealing *d, int32_t node) { return d->held[node] >= d->least * d->gpus; }       /* the next one there is an extra */
+static bool has_room(const dealing *d, int32_t node) { return !over(d, node) || (d->held[node] < (d->least + 1) * d->gpus && d->n_over < d->extra); }
+
+static double cost_of(const dealing *d, int32_t i, int32_t node) { return d->cost[(size_t)i * (size_t)d->n_nodes + (size_t)node]; }
+
+static void put(dealing *d, int32_t i, int32_t node) {
+    d->n_over += over(d, node);
+    d->held[node]++;
+    d->node[i] = node;
+}
+
+static void take(dealing *d, int32_t i) {
+    int32_t node = d->node[i];
+    d->held[node]--;
+    d->n_over -= over(d, node);
+}
+
+static int32_t cheapest_with_room(const dealing *d, int32_t i) {
+    int32_t best = -1;
+    for (int32_t node = 0; node < d->n_nodes; node++)
+        if (has_room(d, node) && (best < 0 || cost_of(d, i, node) < cost_of(d, i, best))) best = node;
+    return best;
+}
+
+typedef struct turn { double regret; int32_t i; } turn;
+
+static int by_regret(const void *a, const void *b) {
+    const turn *x = a, *y = b;
+    if (x->regret != y->regret) return x->regret > y->regret ? -1 : 1;
+    return x->i - y->i;
+}
+
+static double regret_of(const dealing *d, int32_t i) {
+    double first = INFINITY, second = INFINITY;
+    for (int32_t node = 0; node < d->n_nodes; node++) {
+        double c = cost_of(d, i, node);
+        if (c < first) second = first, first = c;
+        else if (c < second) second = c;
+    }
+    return d->n_nodes > 1 ? second - first : 0;
+}
+
+static grace_status deal_greedily(dealing *d) {
+    grace_status st = GRACE_OK;
+    turn *turns = NULL;
+    GR_CALLOC(turns, d->n);
+    for (int32_t i = 0; i < d->n; i++) turns[i] = (turn){regret_of(d, i), i};
+    qsort(turns, (size_t)d->n, sizeof *turns, by_regret);
+    for (int32_t t = 0; t < d->n; t++) put(d, turns[t].i, cheapest_with_room(d, turns[t].i));
+done:
+    free(turns);
+    return st;
+}
+
+static bool move_one(dealing *d, int32_t i) {
+    int32_t from = d->node[i], to;
+    take(d, i);
+    to = cheapest_with_room(d, i);
+    if (cost_of(d, i, to) >= cost_of(d, i, from) - 1e-9) to = from;
+    put(d, i, to);
+    return to != from;
+}
+
+static bool swap_pair(dealing *d, int32_t i, int32_t j) {
+    int32_t a = d->node[i], b = d->node[j];
+    if (a == b || cost_of(d, i, b) + cost_of(d, j, a) >= cost_of(d, i, a) + cost_of(d, j, b) - 1e-9) return false;
+    d->node[i] = b, d->node[j] = a;
+    return true;
+}
+
+/* Pairs of all sequences are looked at while there are few; of many, those that stand within `reach` of one another. */
+static void improve(dealing *d) {
+    enum { ROUNDS_MAX = 50, REACH = 2048 };
+    bool better = true;
+    for (int round = 0; round < ROUNDS_MAX && better; round++) {
+        better = false;
+        for (int32_t i = 0; i < d->n; i++) {
+            better |= move_one(d, i);
+            for (int32_t j = i > REACH ? i - REACH : 0; j < i; j++) better |= swap_pair(d, i, j);
+        }
+    }
+}
+
+grace_status gr_homes_assign(const double *cost, int32_t n, grace_cluster cluster, int32_t *homes) {
+    grace_status st = GRACE_OK;
+    int32_t n_ranks = grace_cluster_ranks(cluster);
+    dealing d = {.cost = cost, .n = n, .n_nodes = cluster.n_nodes, .gpus = cluster.gpus_per_node, .least = n / n_ranks, .extra = n % n_ranks, .node = homes};
+    GR_CALLOC(d.held, cluster.n_nodes);
+    GR_TRY(deal_greedily(&d));
+    improve(&d);
+    memset(d.held, 0, (size_t)d.n_nodes * sizeof *d.held);
+    for (int32_t i = 0; i < n; i++) homes[i] = homes[i] * d.gpus + d.held[homes[i]]++ % d.gpus;
+done:
+    free(d.held);
+    return st;
+}
