@@ -11,7 +11,7 @@ static const grace_selection train = {.sequences = GRACE_SEQUENCES_EVEN}, test =
 grace_status gr_homes_align_on(grace_plan *plan, grace_trace_reader *r, bool *changed) {
     grace_status st = GRACE_OK;
     gr_sends s = {0};
-    GR_TRY(gr_sends_build(plan, r, &train, 0, &s));
+    GR_TRY(gr_sends_build(plan, r, &train, (gr_home_limits){0}, &s));
     GR_TRY(gr_homes_align(plan, &s, changed));
 done:
     gr_sends_free(&s);
@@ -37,8 +37,8 @@ static grace_status measuring_open(const grace_plan *plan, grace_trace_reader *r
     const grace_trace *head = grace_trace_reader_head(r);
     gr_sends first = {0};
     *m = (measuring){.plan = plan, .r = r};
-    GR_TRY(gr_sends_build(plan, r, &test, 0, &m->s));
-    GR_TRY(gr_sends_build(plan, r, &test, chunk, &first));
+    GR_TRY(gr_sends_build(plan, r, &test, (gr_home_limits){0}, &m->s));
+    GR_TRY(gr_sends_build(plan, r, &test, (gr_home_limits){.of_each = chunk}, &first));
     GR_CALLOC(m->total, (size_t)m->s.n * (size_t)m->s.n_nodes);
     GR_CALLOC(m->cost, (size_t)m->s.n * (size_t)m->s.n_nodes);
     GR_CALLOC(m->chunk, (size_t)m->s.n * (size_t)m->s.n_nodes);
@@ -62,9 +62,9 @@ static void measuring_close(measuring *m) {
 
 static grace_status ask_vocab(measuring *m) {
     grace_status st = GRACE_OK;
-    gr_token_saves v = {0};
+    grace_token_saves v = {0};
     const grace_trace *piece = NULL;
-    GR_TRY(gr_token_saves_learn(m->plan, m->r, &train, &v));
+    GR_TRY(gr_token_saves_learn(m->plan, m->r, &train, GR_HOMES_TOKENS, &v));
     memset(m->cost, 0, (size_t)m->s.n * (size_t)m->s.n_nodes * sizeof *m->cost);
     grace_trace_reader_rewind(m->r);
     for (;;) {

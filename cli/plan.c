@@ -9,12 +9,14 @@
 #include "interop/interop.h"
 #include "plan/cut.h"
 #include "plan/equalise.h"
+#include "plan/homes.h"
 #include "plan/plan_json.h"
 #include "plan/quality.h"
 #include "plan_costs.h"
 
 enum { KEY_CLUSTER = 0x200, KEY_PLANNER, KEY_GROUPING, KEY_REPLICATION, KEY_R, KEY_SEED, KEY_EMPTY, KEY_TRAIN, KEY_TEST, KEY_TEST_TRACE, KEY_JSON,
-       KEY_MEMORY, KEY_SLOTS, KEY_BALANCE, KEY_TIME, KEY_EQUAL, KEY_FORMAT, KEY_MODEL_LAYERS, KEY_TOP_K, KEY_FROM, KEY_MOVES, KEY_OBJECTIVE, KEY_RATES, KEY_SHAPE };
+       KEY_MEMORY, KEY_SLOTS, KEY_BALANCE, KEY_TIME, KEY_EQUAL, KEY_FORMAT, KEY_MODEL_LAYERS, KEY_TOP_K, KEY_FROM, KEY_MOVES, KEY_OBJECTIVE, KEY_RATES, KEY_SHAPE,
+       KEY_NO_HOMES };
 
 typedef enum format { FORMAT_GRACE, FORMAT_SGLANG, FORMAT_FLAT, FORMAT_TRTLLM, FORMAT_ASCEND, FORMAT_OMNI, N_FORMATS } format;
 
@@ -35,6 +37,7 @@ static const struct argp_option options[] = {
     {"from", KEY_FROM, "PLAN", 0, "auto: keep this plan but for a few copies that moved loads ask for; memory as it has, if not given", 0},
     {"max-moves", KEY_MOVES, "N", 0, "with --from: copies at most that are where none was (default 64)", 0},
     {"equal-slots", KEY_EQUAL, 0, 0, "fill every rank of every layer up to as many slots with useful replicas", 0},
+    {"no-homes", KEY_NO_HOMES, 0, 0, "leave out what homes are chosen by: labels of auto's nodes aligned to sequences, and what token ids save (docs/homes.md)", 0},
     {"allow-empty-ranks", KEY_EMPTY, 0, 0, "more ranks than experts: some host none", 0},
     {"seed", KEY_SEED, "N", 0, "of the clustering (default 0)", 0},
     {"train", KEY_TRAIN, "WHICH", 0, "tokens to plan from: all (default), even or odd (sequences), domain:NAME,..., or even domain:NAME,...", 0},
@@ -63,7 +66,7 @@ typedef struct arguments {
     bool moves_given;
     gr_plan_aim aim;
     const char *rates, *shape;      /* NULL: no times; by the trace */
-    bool equal_slots;
+    bool equal_slots, no_homes;
     format format;
     int32_t model_layers;
     gr_foreign_options foreign;
@@ -115,6 +118,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case KEY_MOVES: a->plan.max_moves = (int32_t)gr_arg_int(state, "max-moves", arg, 0, INT32_MAX); a->moves_given = true; break;
     case KEY_TIME: a->plan.time_limit_s = gr_arg_number(state, "time-limit", arg, 0, 1e9); a->only_auto = "time-limit"; break;
     case KEY_EMPTY: a->plan.empty_ranks = true; break;
+    case KEY_NO_HOMES: a->no_homes = true; break;
     case KEY_EQUAL: a->equal_slots = true; break;
     case KEY_FORMAT: a->format = (format)gr_arg_choice(state, "format", arg, formats, N_FORMATS); break;
     case KEY_MODEL_LAYERS: a->model_layers = (int32_t)gr_arg_int(state, "model-layers", arg, 1, 4096); break;
@@ -193,6 +197,7 @@ static void print_table(const arguments *a, const grace_plan *plan, const figure
     printf("%s: %s for node:%d gpu:%d, %d layers, %d experts, %d replicas, %.0f ms\n", a->output, plan->planner, plan->cluster.n_nodes,
            plan->cluster.gpus_per_node, plan->n_layers, plan->n_experts, n_secondary(plan), f->planning_us * 1e-3);
     print_origin("planned from", &plan->planned_from);
+    if (plan->token_saves.vocab > 0) printf("homes: what %d token ids save on each node\n", plan->token_saves.vocab);
     printf("affinity kept inside a GPU %.1f %%, inside a node %.1f %%", 100 * f->inside_gpu, 100 * f->inside_node);
     if (plan->r >= 0) printf("; ratio %.3f%s", plan->r, plan->n_knee ? " (the knee)" : "");
     printf("\n");
@@ -294,6 +299,19 @@ done:
     return st;
 }
 
+/* Labels, unless copies are to stay where they are, and predictors from the tokens of the plan; made-up tokens have neither sequences nor ids worth the name. */
+static grace_status add_homes(const arguments *a, grace_plan *plan) {
+    grace_status st = GRACE_OK;
+    grace_trace_reader *trace = NULL;
+    grace_profile *loads = NULL;
+    GR_TRY(gr_foreign_open(a->trace, &a->foreign, &trace, &loads));
+    if (trace && !plan->planned_from.synthetic) GR_TRY(gr_homes_plan(plan, trace, &a->train, a->plan.planner == GRACE_PLANNER_AUTO && !a->from));
+done:
+    grace_profile_free(loads);
+    grace_trace_reader_close(trace);
+    return st;
+}
+
 static grace_status make_equal(const grace_profile *profile, grace_plan **plan) {
     grace_plan *equal = NULL;
     grace_status st = gr_plan_equalise(*plan, profile, 0, &equal);
@@ -344,6 +362,7 @@ static grace_status plan_trace(const arguments *a) {
     start = gr_now_us();
     GR_TRY(grace_plan_build(profile, a->cluster, &opt, &plan));
     if (a->equal_slots) GR_TRY(make_equal(profile, &plan));
+    if (!a->no_homes) GR_TRY(add_homes(a, plan));
     f.planning_us = gr_now_us() - start;
     GR_TRY(gr_plan_cut(plan, profile, &f.inside_gpu, &f.inside_node));
     f.has_costs = bundles != NULL;

@@ -33,6 +33,13 @@ typedef struct grace_plan_layer {
 
 typedef struct grace_knee_point { int32_t delta; double r, size_std, utility; } grace_knee_point;   /* paper Eq. 1-2: S(r), U(r) */
 
+/* What a token of an id saves, in rows between nodes over all layers and against the mean over nodes, when its sequence lives on a node (docs/homes.md). */
+typedef struct grace_token_saves {
+    int32_t vocab, n_nodes;         /* vocab 0: not known */
+    float scale;
+    int8_t *saved;                  /* [vocab, n_nodes] times scale */
+} grace_token_saves;
+
 typedef struct grace_plan {
     char planner[32];               /* "contiguous", "uniform", "grace", ... and its options, for people */
     char grouping[16], replication[16];     /* "controlled", "free", "uniform"; "none", "fixed", "dynamic" */
@@ -45,6 +52,7 @@ typedef struct grace_plan {
     double r;                       /* chosen ratio; < 0: not used */
     int32_t n_knee, knee_chosen;    /* the curve, empty when r was given or not used */
     grace_knee_point *knee;
+    grace_token_saves token_saves;  /* for choosing homes of new requests */
     void *memory;                   /* owner of all tables; freed by grace_plan_free() */
 } grace_plan;
 

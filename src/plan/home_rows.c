@@ -116,15 +116,34 @@ static void gather_piece(const gathering *g, const grace_trace *t) {
     }
 }
 
-/* place [sequences]: numbers the selected sequences, or every stride-th of them. */
-static grace_status number_sequences(const grace_trace *all, const grace_selection *which, int32_t **place, int32_t *n) {
+/* All sequences of a trace are known once it was read. */
+static grace_status read_through(grace_trace_reader *r, int64_t *n_tokens) {
     grace_status st = GRACE_OK;
+    const grace_trace *piece = NULL;
+    *n_tokens = 0;
+    grace_trace_reader_rewind(r);
+    for (;;) {
+        GR_TRY(grace_trace_reader_next(r, &piece));
+        if (!piece) break;
+        *n_tokens += piece->n_tokens;
+    }
+done:
+    return st;
+}
+
+grace_status gr_home_number(grace_trace_reader *r, const grace_selection *which, int64_t in_all, int32_t **place, int32_t *n) {
+    grace_status st = GRACE_OK;
+    const grace_trace *all = grace_trace_reader_head(r);
     bool *wanted = NULL;
+    int64_t n_tokens;
     int32_t n_selected = 0, stride, seen = 0;
     GR_TRY(gr_selection_resolve(which, all, &wanted));
+    GR_TRY(read_through(r, &n_tokens));
+    all = grace_trace_reader_head(r);
     GR_CALLOC(*place, all->n_sequences);
     for (int64_t i = 0; i < all->n_sequences; i++) n_selected += gr_selected(which, wanted, all, (int32_t)i);
-    for (stride = 1; n_selected / stride > GR_HOME_SEQUENCES_MAX;) stride *= 2;
+    if (all->n_sequences > 0) n_tokens = n_tokens / all->n_sequences * n_selected;
+    for (stride = 1; n_selected / stride > GR_HOME_SEQUENCES_MAX || (in_all > 0 && n_tokens / stride > in_all);) stride *= 2;
     for (int64_t i = 0; i < all->n_sequences; i++) {
         bool mine = gr_selected(which, wanted, all, (int32_t)i);
         (*place)[i] = mine && seen % stride == 0 ? seen / stride : -1;
@@ -149,17 +168,6 @@ done:
     return st;
 }
 
-/* All sequences of a trace are known once it was read. */
-static grace_status read_through(grace_trace_reader *r) {
-    grace_status st = GRACE_OK;
-    const grace_trace *piece = NULL;
-    grace_trace_reader_rewind(r);
-    do GR_TRY(grace_trace_reader_next(r, &piece));
-    while (piece);
-done:
-    return st;
-}
-
 grace_status gr_home_check_shape(const grace_plan *plan, const grace_trace_info *info) {
     grace_status st = GRACE_OK;
     GR_CHECK(info->n_layers == plan->n_layers && info->n_experts == plan->n_experts && info->top_k == plan->top_k, GRACE_ERR_ARG,
@@ -169,17 +177,16 @@ done:
     return st;
 }
 
-grace_status gr_sends_build(const grace_plan *plan, grace_trace_reader *r, const grace_selection *which, int32_t tokens_max, gr_sends *out) {
+grace_status gr_sends_build(const grace_plan *plan, grace_trace_reader *r, const grace_selection *which, gr_home_limits limits, gr_sends *out) {
     grace_status st = GRACE_OK;
-    const grace_trace *head = grace_trace_reader_head(r), *piece = NULL;
+    const grace_trace *piece = NULL;
     gr_home_rows rows = {0};
     gr_sends s = {0};
-    gathering g = {&rows, &s, tokens_max, NULL};
-    GR_TRY(gr_home_check_shape(plan, &head->info));
-    GR_TRY(read_through(r));
-    GR_TRY(number_sequences(head, which, &g.place, &s.n));
+    gathering g = {&rows, &s, limits.of_each, NULL};
+    GR_TRY(gr_home_check_shape(plan, &grace_trace_reader_head(r)->info));
+    GR_TRY(gr_home_number(r, which, limits.in_all, &g.place, &s.n));
     GR_TRY(gr_home_rows_build(plan, &rows));
-    GR_TRY(alloc_sends(&rows, g.place, head->n_sequences, &s));
+    GR_TRY(alloc_sends(&rows, g.place, grace_trace_reader_head(r)->n_sequences, &s));
     grace_trace_reader_rewind(r);
     for (;;) {
         GR_TRY(grace_trace_reader_next(r, &piece));

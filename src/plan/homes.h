@@ -2,6 +2,7 @@
  * expectation), so everything here is about rows [sequences, nodes]. docs/homes.md has definitions, algorithms and what was measured. */
 #ifndef GR_PLAN_HOMES_H
 #define GR_PLAN_HOMES_H
+#include "base/json.h"
 #include "grace/plan.h"
 
 /* ---- rows: what a token sends between nodes in a layer, for every node its home may be on ---- */
@@ -27,9 +28,13 @@ typedef struct gr_sends {
 
 /* ARG unless the trace is of the shape of the plan. */
 grace_status gr_home_check_shape(const grace_plan *plan, const grace_trace_info *info);
-/* tokens_max: of each sequence only so many, from its start; 0: all. With more than GR_HOME_SEQUENCES_MAX sequences every 2nd, 4th, ... is taken.
- * Rewinds the reader. Fails as reading does, ARG (the trace is not of the plan's shape), MEMORY. */
-grace_status gr_sends_build(const grace_plan *plan, grace_trace_reader *r, const grace_selection *which, int32_t tokens_max, gr_sends *out);
+/* of_each: of each sequence only so many tokens, from its start. in_all: with more tokens, or GR_HOME_SEQUENCES_MAX sequences, every 2nd, 4th, ...
+ * sequence is taken. 0: no limit. */
+typedef struct gr_home_limits { int32_t of_each; int64_t in_all; } gr_home_limits;
+/* place [sequences of the trace], malloc'ed: numbers of the selected sequences 0..n-1, -1 for the others. Reads through the trace. */
+grace_status gr_home_number(grace_trace_reader *r, const grace_selection *which, int64_t in_all, int32_t **place, int32_t *n);
+/* Rewinds the reader. Fails as reading does, ARG (the trace is not of the plan's shape), MEMORY. */
+grace_status gr_sends_build(const grace_plan *plan, grace_trace_reader *r, const grace_selection *which, gr_home_limits limits, gr_sends *out);
 void gr_sends_free(gr_sends *s);
 /* total [n, n_nodes] over the layers. */
 void gr_sends_total(const gr_sends *s, double *total);
@@ -44,13 +49,23 @@ grace_status gr_homes_assign(const double *cost, int32_t n, grace_cluster cluste
  * their experts on one node in all layers. No rank's slots over all layers exceed what the fullest holds now; where that cannot be had, nothing changes. */
 grace_status gr_homes_align(grace_plan *plan, const gr_sends *s, bool *changed);
 
-/* ---- what token ids tell: rows that a token of an id sends less than on average when its sequence lives on a node ---- */
-typedef struct gr_token_saves { int32_t vocab, n_nodes; float scale; int8_t *saved; } gr_token_saves;   /* [vocab, n_nodes] times scale: rows over all layers */
+/* ---- what token ids tell ---- */
 
-/* From a trace with token ids (else ARG). A mean over n tokens of an id counts n / (n + 4): few tokens tell little. */
-grace_status gr_token_saves_learn(const grace_plan *plan, grace_trace_reader *r, const grace_selection *which, gr_token_saves *out);
-void gr_token_saves_free(gr_token_saves *v);
-/* cost [n_nodes] -= what n ids save. */
-void gr_token_saves_add(const gr_token_saves *v, const int32_t *ids, int32_t n, double *cost);
+/* From a trace with token ids (else ARG). A mean over n tokens of an id counts n / (n + 4): few tokens tell little; vocab ends with the
+ * highest id seen. Sampled like gr_sends_build(),
+ * by tokens_in_all. Frees with gr_token_saves_free(). */
+grace_status gr_token_saves_learn(const grace_plan *plan, grace_trace_reader *r, const grace_selection *which, int64_t tokens_in_all, grace_token_saves *out);
+void gr_token_saves_free(grace_token_saves *v);     /* not one that a plan owns */
+/* cost [n_nodes] -= what n ids save; ids outside the vocabulary say nothing. */
+void gr_token_saves_add(const grace_token_saves *v, const int32_t *ids, int32_t n, double *cost);
+
+/* ---- a plan's part ---- */
+enum { GR_HOMES_TOKENS = 1 << 17 };     /* of a trace that gr_homes_plan() looks at: all, or every 2nd, 4th, ... sequence */
+
+/* Aligns the plan's labels if told so, and learns its token_saves if the trace has token ids; one node: nothing. */
+grace_status gr_homes_plan(grace_plan *plan, grace_trace_reader *r, const grace_selection *which, bool align);
+/* "token_saves" of plan.json; a plan without has none. */
+gr_json *gr_token_saves_json(const grace_token_saves *v);
+grace_status gr_token_saves_read(const gr_json *root, const char *where, grace_plan *plan);
 
 #endif

@@ -9,6 +9,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "plan/cluster.h"
+#include "plan/homes.h"
 #include "plan/tables.h"
 
 enum { VERSION = 1 };
@@ -52,6 +53,7 @@ static gr_json *header_json(const grace_plan *plan) {
     gr_json_set_hex(object, "fingerprint", plan->fingerprint);
     gr_json_set_hex(object, "seed", plan->seed);
     if (plan->planned_from.n_tokens > 0) gr_json_set(object, "planned_from", gr_origin_json(&plan->planned_from));
+    if (plan->token_saves.vocab > 0) gr_json_set(object, "token_saves", gr_token_saves_json(&plan->token_saves));
     gr_json_set_string(object, "cluster", gr_cluster_text(plan->cluster).text);
     gr_json_set_int(object, "n_layers", plan->n_layers);
     gr_json_set_int(object, "n_experts", plan->n_experts);
@@ -251,6 +253,7 @@ static grace_status read_names(const gr_json *root, const char *where, grace_pla
     GR_TRY(read_hex(root, where, "fingerprint", &plan->fingerprint));
     GR_TRY(read_hex(root, where, "seed", &plan->seed));
     GR_TRY(read_origin(root, where, &plan->planned_from));
+    GR_TRY(gr_token_saves_read(root, where, plan));
     if (r && gr_json_kind_of(r) != GR_JSON_NULL) GR_TRY(read_amount(root, where, "r", &plan->r));
 done:
     return st;

@@ -71,7 +71,7 @@ static void rows_over_all_homes_are_the_expected_cost(void **state) {
         grace_bundles *b = NULL;
         gr_sends s = {0};
         double cross = 0, total[8 * 4];
-        claim(!gr_trace_reader_of(t, &r) && !gr_sends_build(plan, r, NULL, 0, &s) && !grace_bundles_build(t, NULL, false, GRACE_BUNDLES_DEFAULT, &b), seed);
+        claim(!gr_trace_reader_of(t, &r) && !gr_sends_build(plan, r, NULL, (gr_home_limits){0}, &s) && !grace_bundles_build(t, NULL, false, GRACE_BUNDLES_DEFAULT, &b), seed);
         for (int32_t l = 0; l < LAYERS; l++) {
             gr_shares shares;
             gr_rows_cost rows;
@@ -180,8 +180,8 @@ static void aligned_labels_gather_a_topics_experts_on_one_node(void **state) {
         double total[48 * 4], aligned[48 * 4];
         int32_t homes[48], n_ranks = grace_cluster_ranks(cluster);
         bool changed;
-        claim(!gr_trace_reader_of(t, &r) && !gr_sends_build(plan, r, NULL, 0, &s) && !gr_homes_align(plan, &s, &changed), seed);
-        claim(!gr_sends_build(plan, r, NULL, 0, &after), seed);
+        claim(!gr_trace_reader_of(t, &r) && !gr_sends_build(plan, r, NULL, (gr_home_limits){0}, &s) && !gr_homes_align(plan, &s, &changed), seed);
+        claim(!gr_sends_build(plan, r, NULL, (gr_home_limits){0}, &after), seed);
         gr_sends_total(&s, total), gr_sends_total(&after, aligned);
         claim(fabs(mean_over_nodes(&s, total) - mean_over_nodes(&after, aligned)) < 1e-3 * mean_over_nodes(&s, total), seed);
         claim(gr_fullest_rank(plan) <= gr_fullest_rank(before), seed);
@@ -211,12 +211,12 @@ static void token_ids_that_tell_the_topic_choose_nearly_the_best_homes(void **st
         grace_trace_reader *r = NULL;
         grace_selection train = {.sequences = GRACE_SEQUENCES_EVEN}, test = {.sequences = GRACE_SEQUENCES_ODD};
         gr_sends s = {0}, seen = {0};
-        gr_token_saves v = {0};
+        grace_token_saves v = {0};
         double total[30 * 2], cost[30 * 2] = {0};
         int32_t homes[30];
         bool changed;
-        claim(!gr_trace_reader_of(t, &r) && !gr_sends_build(plan, r, &train, 0, &seen) && !gr_homes_align(plan, &seen, &changed), seed);
-        claim(!gr_token_saves_learn(plan, r, &train, &v) && !gr_sends_build(plan, r, &test, 0, &s), seed);
+        claim(!gr_trace_reader_of(t, &r) && !gr_sends_build(plan, r, &train, (gr_home_limits){0}, &seen) && !gr_homes_align(plan, &seen, &changed), seed);
+        claim(!gr_token_saves_learn(plan, r, &train, 0, &v) && !gr_sends_build(plan, r, &test, (gr_home_limits){0}, &s), seed);
         claim(s.n == 30 && s.index[4] == 9, seed);
         gr_sends_total(&s, total);
         for (int32_t i = 0; i < 30; i++) gr_token_saves_add(&v, grace_trace_token_ids(t) + s.index[i] * 16, 16, cost + 2 * i);
@@ -237,12 +237,12 @@ static void a_trace_of_another_shape_or_without_token_ids_is_refused(void **stat
     grace_trace_reader *r = NULL, *q = NULL;
     trace_case c = {LAYERS, EXPERTS, K, 2, 4, 2, 0};
     gr_sends s = {0};
-    gr_token_saves v = {0};
+    grace_token_saves v = {0};
     plain = make_trace(&rng, &c);
     assert_int_equal(grace_plan_contiguous(LAYERS + 1, EXPERTS, K, (grace_cluster){2, 1}, &other), GRACE_OK);
     assert_true(!gr_trace_reader_of(t, &r) && !gr_trace_reader_of(plain, &q));
-    assert_int_equal(gr_sends_build(other, r, NULL, 0, &s), GRACE_ERR_ARG);
-    assert_int_equal(gr_token_saves_learn(plan, q, NULL, &v), GRACE_ERR_ARG);
+    assert_int_equal(gr_sends_build(other, r, NULL, (gr_home_limits){0}, &s), GRACE_ERR_ARG);
+    assert_int_equal(gr_token_saves_learn(plan, q, NULL, 0, &v), GRACE_ERR_ARG);
     assert_non_null(strstr(grace_last_error(), "no token ids"));
     grace_trace_reader_close(r), grace_trace_reader_close(q);
     grace_plan_free(plan), grace_plan_free(other), grace_trace_close(t), grace_trace_close(plain);

@@ -126,6 +126,10 @@ static void random_plans_come_back_bit_by_bit(void **state) {
             for (int32_t r = 0; r < n_ranks; r++) plan->layers[l].load_after[r] = gr_rng_uniform(&rng);
             gr_plan_weigh(plan, l);
         }
+        int8_t saved[30 * 3];
+        int32_t vocab = between(&rng, 0, 30);
+        for (int i = 0; i < 30 * 3; i++) saved[i] = (int8_t)between(&rng, -128, 127);
+        plan->token_saves = (grace_token_saves){vocab, plan->cluster.n_nodes, (float)gr_rng_uniform(&rng), saved};
         plan->seed = gr_rng_next(&rng);
         snprintf(plan->planner, sizeof plan->planner, "%s", seed % 2 ? "by \"hand\"\n\\ é" : "");
         assert_round_trip(plan, seed);
@@ -209,6 +213,28 @@ static void bad_headers_are_refused_with_expected_and_found(void **state) {
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) assert_edit_refused(&cases[i]);
 }
 
+#define SAVES(text) "\"token_saves\": " text ", \"n_layers\": 1"
+static void what_token_ids_save_is_read_or_refused(void **state) {
+    (void)state;
+    static const bad cases[] = {
+        {"\"n_layers\": 1", SAVES("7"), "'token_saves': expected an object, found an integer", GRACE_ERR_FORMAT},
+        {"\"n_layers\": 1", SAVES("{\"vocab\": 0}"), "token_saves: 'vocab': expected 1 to 16777216, found 0", GRACE_ERR_FORMAT},
+        {"\"n_layers\": 1", SAVES("{\"vocab\": 2, \"scale\": -1}"), "'scale': expected 0 to 1e9, found -1", GRACE_ERR_FORMAT},
+        {"\"n_layers\": 1", SAVES("{\"vocab\": 2, \"scale\": 1, \"saved\": []}"), "expected a string for each of 1 nodes, found 0", GRACE_ERR_FORMAT},
+        {"\"n_layers\": 1", SAVES("{\"vocab\": 2, \"scale\": 1, \"saved\": [7]}"), "expected 4 hex digits a node", GRACE_ERR_FORMAT},
+        {"\"n_layers\": 1", SAVES("{\"vocab\": 2, \"scale\": 1, \"saved\": [\"01ff0\"]}"), "expected 4 hex digits a node", GRACE_ERR_FORMAT},
+        {"\"n_layers\": 1", SAVES("{\"vocab\": 2, \"scale\": 1, \"saved\": [\"01FF\"]}"), "2 of them hex digits at the start", GRACE_ERR_FORMAT},
+    };
+    char text[2048];
+    grace_plan *plan = NULL;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) assert_edit_refused(&cases[i]);
+    edit("\"n_layers\": 1", SAVES("{\"vocab\": 3, \"scale\": 0.5, \"saved\": [\"01ff80\"]}"), text, sizeof text);
+    assert_int_equal(parse(text, strlen(text), &plan), GRACE_OK);
+    assert_int_equal(plan->token_saves.vocab, 3);
+    assert_true(plan->token_saves.scale == 0.5f && plan->token_saves.saved[0] == 1 && plan->token_saves.saved[1] == -1 && plan->token_saves.saved[2] == -128);
+    grace_plan_free(plan);
+}
+
 static void bad_layers_are_refused_with_expected_and_found(void **state) {
     (void)state;
     static const bad cases[] = {
@@ -273,6 +299,7 @@ int main(void) {
         cmocka_unit_test(files_come_back_and_a_table_is_a_line),
         cmocka_unit_test(a_missing_file_is_an_io_error),
         cmocka_unit_test(bad_headers_are_refused_with_expected_and_found),
+        cmocka_unit_test(what_token_ids_save_is_read_or_refused),
         cmocka_unit_test(bad_layers_are_refused_with_expected_and_found),
         cmocka_unit_test(a_text_cut_short_anywhere_is_refused),
         cmocka_unit_test(any_byte_may_be_anything),
