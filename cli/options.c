@@ -6,7 +6,7 @@
 #include "base/log.h"
 #include "cli.h"
 
-enum { KEY_RANKS = 0x100, KEY_NODES, KEY_WIRE, KEY_PLAN, KEY_EXCHANGE, KEY_ROUTE, KEY_EXACT, KEY_THREADS, KEY_SIMD, KEY_KV, KEY_BATCH, KEY_DEADLINE, KEY_JSON };
+enum { KEY_RANKS = 0x100, KEY_NODES, KEY_WIRE, KEY_PLAN, KEY_EXCHANGE, KEY_ROUTE, KEY_HOMES, KEY_EXACT, KEY_THREADS, KEY_SIMD, KEY_KV, KEY_BATCH, KEY_DEADLINE, KEY_JSON };
 
 static const struct argp_option options[] = {
     {0, 0, 0, 0, "Model and placement:", 1},
@@ -14,6 +14,7 @@ static const struct argp_option options[] = {
     {"plan", KEY_PLAN, "FILE", 0, "placement made by 'grace plan' (default: contiguous)", 1},
     {"exchange", KEY_EXCHANGE, "KIND", 0, "hsc (default), flat or per-expert", 1},
     {"route", KEY_ROUTE, "POLICY", 0, "tar (default), joint, wrr or primary", 1},
+    {"homes", KEY_HOMES, "HOW", 0, "where requests live: round-robin (default), or vocab: where the plan expects their token ids to send least between nodes", 1},
     {"exact", KEY_EXACT, 0, 0, "every expert's row comes home unsummed: no plan, exchange or number of ranks changes a bit", 1},
     {0, 0, 0, 0, "Ranks:", 2},
     {"ranks", KEY_RANKS, "NxG", 0, "start N nodes x G ranks on this machine under mpirun", 2},
@@ -33,6 +34,7 @@ static const struct argp_option options[] = {
 
 static const char *const exchange_names[] = {"per-expert", "flat", "hsc"};
 static const char *const route_names[GRACE_N_ROUTES] = {"primary", "wrr", "tar", "joint"};
+static const char *const homes_names[GRACE_N_HOMES] = {"round-robin", "vocab"};
 const char *gr_exchange_name(grace_exchange exchange) { return exchange_names[exchange]; }
 const char *gr_route_name(grace_route route) { return route_names[route]; }
 
@@ -90,6 +92,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case KEY_SIMD: o->engine.simd = arg; break;
     case KEY_EXCHANGE: o->engine.exchange = (grace_exchange)gr_arg_choice(state, "exchange", arg, exchange_names, 3); break;
     case KEY_ROUTE: o->engine.route = (grace_route)gr_arg_choice(state, "route", arg, route_names, GRACE_N_ROUTES); break;
+    case KEY_HOMES: o->engine.homes = (grace_homes)gr_arg_choice(state, "homes", arg, homes_names, GRACE_N_HOMES); break;
     case KEY_NODES: o->n_nodes = (int32_t)gr_arg_int(state, "nodes", arg, 1, GRACE_RANKS_MAX); break;
     case KEY_THREADS: o->engine.n_threads = (int32_t)gr_arg_int(state, "threads", arg, 1, 1024); break;
     case KEY_KV: o->engine.kv_tokens = gr_arg_int(state, "kv-tokens", arg, 1, INT64_C(1) << 33); break;

@@ -31,12 +31,16 @@ void grace_comm_abort(grace_comm *comm, int exit_code);
 /* JOINT: a token's copies are chosen together, preferring nodes, then GPUs, that it visits anyway (src/run/joint.h). */
 typedef enum grace_route { GRACE_ROUTE_PRIMARY, GRACE_ROUTE_WRR, GRACE_ROUTE_TAR, GRACE_ROUTE_JOINT, GRACE_N_ROUTES } grace_route;
 typedef enum grace_exchange { GRACE_EXCHANGE_PER_EXPERT, GRACE_EXCHANGE_FLAT, GRACE_EXCHANGE_HSC } grace_exchange;
+/* Where new requests live: request i on rank i mod D; or, chosen at the next step for all that were submitted since the last, where the plan's token_saves
+ * say that least will cross between nodes, as many requests on every rank (docs/homes.md). */
+typedef enum grace_homes { GRACE_HOMES_ROUND_ROBIN, GRACE_HOMES_VOCAB, GRACE_N_HOMES } grace_homes;
 
 typedef struct grace_engine_options {
     grace_comm *comm;               /* NULL: one rank by itself. Borrowed until close */
     const grace_plan *plan;         /* NULL: contiguous. Borrowed until close */
     grace_route route;              /* TAR */
     grace_exchange exchange;        /* HSC */
+    grace_homes homes;              /* ROUND_ROBIN */
     bool exact;                     /* docs/architecture.md, Modes: no plan, policy, exchange or world size changes a bit */
     int32_t n_tokens_max;           /* rows a rank computes in one step; 512 */
     int64_t kv_tokens;              /* KV cache, tokens per rank; 16384 */
@@ -55,7 +59,7 @@ grace_engine_options grace_engine_defaults(void);
 grace_status grace_engine_open(const grace_model *model, const grace_engine_options *opt, grace_engine **out);
 void grace_engine_close(grace_engine *engine);
 
-/* ---- requests: every rank submits the same ones in the same order; request i lives on rank i mod D ---- */
+/* ---- requests: every rank submits the same ones in the same order ---- */
 typedef struct grace_request {
     const int32_t *prompt;          /* [n_prompt] ids, copied */
     int32_t n_prompt;
@@ -76,7 +80,7 @@ typedef struct grace_request {
 typedef enum grace_finish { GRACE_FINISH_NONE, GRACE_FINISH_LENGTH, GRACE_FINISH_EOS } grace_finish;
 
 typedef struct grace_result {
-    int32_t home;                   /* rank */
+    int32_t home;                   /* rank; with homes other than ROUND_ROBIN not known before the next step */
     int32_t *ids;                   /* [n_ids] generated; borrowed until close */
     int32_t n_ids;
     grace_finish finish;

@@ -1,27 +1,26 @@
 #include <math.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "base/memory.h"
 #include "plan/homes.h"
 
-/* Every rank has `least` sequences, some one more: `extra` of them in all. A node holds its ranks' least, or up to one more for each. */
-typedef struct dealing { const double *cost; int32_t n, n_nodes, gpus, least, extra, n_over, *node, *held; } dealing;
+/* A node takes `least` sequences, or up to one more for each rank that may have one more; `extra` such in all. */
+typedef struct dealing { const double *cost; int32_t n, n_nodes, extra, n_over, *least, *most, *node, *taken; } dealing;
 
-static bool over(const dealing *d, int32_t node) { return d->held[node] >= d->least * d->gpus; }       /* the next one there is an extra */
-static bool has_room(const dealing *d, int32_t node) { return !over(d, node) || (d->held[node] < (d->least + 1) * d->gpus && d->n_over < d->extra); }
+static bool over(const dealing *d, int32_t node) { return d->taken[node] >= d->least[node]; }       /* the next one there is an extra */
+static bool has_room(const dealing *d, int32_t node) { return !over(d, node) || (d->taken[node] < d->most[node] && d->n_over < d->extra); }
 
 static double cost_of(const dealing *d, int32_t i, int32_t node) { return d->cost[(size_t)i * (size_t)d->n_nodes + (size_t)node]; }
 
 static void put(dealing *d, int32_t i, int32_t node) {
     d->n_over += over(d, node);
-    d->held[node]++;
+    d->taken[node]++;
     d->node[i] = node;
 }
 
 static void take(dealing *d, int32_t i) {
     int32_t node = d->node[i];
-    d->held[node]--;
+    d->taken[node]--;
     d->n_over -= over(d, node);
 }
 
@@ -91,16 +90,41 @@ static void improve(dealing *d) {
     }
 }
 
-grace_status gr_homes_assign(const double *cost, int32_t n, grace_cluster cluster, int32_t *homes) {
+/* With n more, ranks have `level` sequences each or one more. */
+static void set_numbers(dealing *d, grace_cluster cluster, const int32_t *held) {
+    int32_t n_ranks = grace_cluster_ranks(cluster), total = d->n;
+    for (int32_t r = 0; r < n_ranks; r++) total += held[r];
+    d->extra = d->n;
+    for (int32_t r = 0; r < n_ranks; r++) {
+        int32_t room = total / n_ranks - held[r];
+        GR_ASSERT(room >= -1);
+        d->least[r / cluster.gpus_per_node] += room > 0 ? room : 0;
+        d->most[r / cluster.gpus_per_node] += room + 1;
+        d->extra -= room > 0 ? room : 0;
+    }
+}
+
+static int32_t rank_with_fewest(const int32_t *held, int32_t node, int32_t gpus) {
+    int32_t best = node * gpus;
+    for (int32_t r = best; r < (node + 1) * gpus; r++)
+        if (held[r] < held[best]) best = r;
+    return best;
+}
+
+grace_status gr_homes_assign(const double *cost, int32_t n, grace_cluster cluster, int32_t *held, int32_t *homes) {
     grace_status st = GRACE_OK;
-    int32_t n_ranks = grace_cluster_ranks(cluster);
-    dealing d = {.cost = cost, .n = n, .n_nodes = cluster.n_nodes, .gpus = cluster.gpus_per_node, .least = n / n_ranks, .extra = n % n_ranks, .node = homes};
-    GR_CALLOC(d.held, cluster.n_nodes);
+    dealing d = {.cost = cost, .n = n, .n_nodes = cluster.n_nodes, .node = homes};
+    int32_t *none = NULL;
+    GR_CALLOC(none, grace_cluster_ranks(cluster));
+    GR_CALLOC(d.least, cluster.n_nodes);
+    GR_CALLOC(d.most, cluster.n_nodes);
+    GR_CALLOC(d.taken, cluster.n_nodes);
+    if (!held) held = none;
+    set_numbers(&d, cluster, held);
     GR_TRY(deal_greedily(&d));
     improve(&d);
-    memset(d.held, 0, (size_t)d.n_nodes * sizeof *d.held);
-    for (int32_t i = 0; i < n; i++) homes[i] = homes[i] * d.gpus + d.held[homes[i]]++ % d.gpus;
+    for (int32_t i = 0; i < n; i++) held[homes[i] = rank_with_fewest(held, homes[i], cluster.gpus_per_node)]++;
 done:
-    free(d.held);
+    free(none), free(d.least), free(d.most), free(d.taken);
     return st;
 }

@@ -40,9 +40,10 @@ void gr_sends_free(gr_sends *s);
 void gr_sends_total(const gr_sends *s, double *total);
 
 /* ---- assignment: homes [n] ranks, as many sequences on every rank within one ----
- * cost [n, n_nodes]. Those that lose most by their second choice come first (ties: the earlier); then pairs change places, and single ones move where
- * numbers allow, while that lowers the sum. In a node ranks take turns in order of sequence. Deterministic. */
-grace_status gr_homes_assign(const double *cost, int32_t n, grace_cluster cluster, int32_t *homes);
+ * cost [n, n_nodes]; held [n_ranks] sequences that ranks have already, within one of each other, grows by the new ones; NULL: none. Those that lose most
+ * by their second choice come first (ties: the earlier); then pairs change places, and single ones move where numbers allow, while that lowers the
+ * sum. In a node each goes to the rank with fewest, in order of sequence. Deterministic. */
+grace_status gr_homes_assign(const double *cost, int32_t n, grace_cluster cluster, int32_t *held, int32_t *homes);
 
 /* ---- labels: a layer's nodes may stand for any nodes of the cluster ----
  * Renames the nodes of each layer (ranks keep their place in the node, or change it where memory asks for it) so that the sequences' tokens find

@@ -8,6 +8,7 @@
 #include "base/memory.h"
 #include "run/batch.h"
 #include "run/engine_internal.h"
+#include "run/homing.h"
 #include "run/record.h"
 #include "run/tally.h"
 
@@ -17,6 +18,8 @@ struct grace_engine {
     grace_plan *own_plan;
     gr_network *net;
     gr_batch batch;
+    gr_homing homing;
+    int32_t n_homed;                    /* requests that have their home */
     gr_tally tally;
     gr_recorder *recorder;
     int64_t kv_tokens;
@@ -37,9 +40,10 @@ grace_request grace_request_defaults(void) {
 /* All ranks must hold the same model, plan and options: a hash of what they must agree on is compared. */
 static uint64_t hash_setup(const grace_model_info *m, const grace_plan *plan, const grace_engine_options *opt) {
     int64_t facts[] = {plan->cluster.n_nodes, plan->cluster.gpus_per_node, plan->n_layers, plan->n_experts, plan->top_k,
-                       opt->route, opt->exchange, opt->exact, opt->n_tokens_max, opt->kv_tokens, opt->trace_path != NULL, opt->n_trace_domains, opt->trace_weights,
+                       opt->route, opt->exchange, opt->homes, opt->exact, opt->n_tokens_max, opt->kv_tokens, opt->trace_path != NULL, opt->n_trace_domains, opt->trace_weights,
                        (int64_t)m->fingerprint, m->context_max, m->n_bytes};
     uint64_t h = gr_hash64(facts, sizeof facts, plan->fingerprint);
+    h = gr_hash64(plan->token_saves.saved, (size_t)plan->token_saves.vocab * (size_t)plan->token_saves.n_nodes, h);
     for (int32_t l = 0; l < plan->n_layers; l++) {
         const grace_plan_layer *pl = &plan->layers[l];
         h = gr_hash64(pl->expert_of_slot, (size_t)pl->n_slots * sizeof(int32_t), h);
@@ -102,6 +106,7 @@ grace_status grace_engine_open(const grace_model *model, const grace_engine_opti
     GR_TRY(check_same(e->comm, hash_setup(e->info, opt.plan, &opt), "model, plan and options"));
     GR_TRY(gr_network_open(model, &opt, &e->net));
     GR_TRY(grace_comm_agree(e->comm, gr_batch_init(&e->batch, e->comm->rank, e->comm->n_ranks, opt.n_tokens_max)));
+    GR_TRY(grace_comm_agree(e->comm, gr_homing_init(&e->homing, opt.plan, opt.homes, e->info->vocab)));
     GR_TRY(grace_comm_agree(e->comm, gr_tally_init(&e->tally, e->comm->n_ranks, e->info->n_moe_layers)));
     if (opt.trace_path) {
         GR_TRY(open_recorder(e, model, &opt));
@@ -121,6 +126,7 @@ void grace_engine_close(grace_engine *e) {
     if (!e) return;
     gr_recorder_free(e->recorder);
     gr_tally_free(&e->tally);
+    gr_homing_free(&e->homing);
     gr_batch_free(&e->batch);
     gr_network_close(e->net);
     grace_plan_free(e->own_plan);
@@ -158,8 +164,6 @@ grace_status grace_engine_submit(grace_engine *e, const grace_request *req) {
     grace_status st = GRACE_OK;
     GR_TRY(check_request(e, req));
     GR_TRY(gr_batch_add(&e->batch, req));
-    if (e->recorder)
-        GR_TRY(gr_recorder_add(e->recorder, (grace_trace_sequence){e->batch.n - 1, e->batch.sequences[e->batch.n - 1]->result.home, req->domain}));
 done:
     return st;
 }
@@ -247,10 +251,23 @@ done:
     return st;
 }
 
+/* Requests that came since the last step get their homes. */
+static grace_status take_in(grace_engine *e) {
+    grace_status st = GRACE_OK;
+    GR_TRY(gr_homing_assign(&e->homing, &e->batch, e->n_homed));
+    for (; e->n_homed < e->batch.n; e->n_homed++) {
+        const gr_sequence *s = e->batch.sequences[e->n_homed];
+        if (e->recorder) GR_TRY(gr_recorder_add(e->recorder, (grace_trace_sequence){e->n_homed, s->result.home, s->request.domain}));
+    }
+done:
+    return st;
+}
+
 grace_status grace_engine_step(grace_engine *e, bool *more) {
     grace_status st = GRACE_OK;
     double start = gr_now_us(), mark;
     if (e->tally.n_steps == 0) e->started_us = start;
+    GR_TRY(take_in(e));
     gr_batch_fill(&e->batch, &e->net->kv);
     GR_TRY(gr_tally_sync(&e->tally, e->net, e->batch.n_prefill, e->batch.n_decode, more));
     if (!*more) goto done;

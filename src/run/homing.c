@@ -1,0 +1,45 @@
+#include "run/homing.h"
+
+#include "base/memory.h"
+#include "plan/homes.h"
+
+static grace_status check_token_saves(const grace_plan *plan, int32_t vocab) {
+    grace_status st = GRACE_OK;
+    const grace_token_saves *v = &plan->token_saves;
+    if (plan->cluster.n_nodes == 1) return st;
+    GR_CHECK(v->vocab > 0, GRACE_ERR_ARG, "homes by token ids: the plan does not say what they save (grace plan learns it from a trace with token ids)");
+    GR_CHECK(v->vocab <= vocab, GRACE_ERR_MISMATCH, "homes by token ids: the plan knows %d ids, the model has %d", v->vocab, vocab);
+done:
+    return st;
+}
+
+grace_status gr_homing_init(gr_homing *h, const grace_plan *plan, grace_homes kind, int32_t vocab) {
+    grace_status st = GRACE_OK;
+    *h = (gr_homing){.kind = kind, .plan = plan};
+    if (kind == GRACE_HOMES_VOCAB) GR_TRY(check_token_saves(plan, vocab));
+    GR_CALLOC(h->held, grace_cluster_ranks(plan->cluster));
+done:
+    return st;
+}
+
+void gr_homing_free(gr_homing *h) {
+    free(h->held);
+    *h = (gr_homing){0};
+}
+
+/* The batch gave out turns already. */
+grace_status gr_homing_assign(gr_homing *h, gr_batch *b, int32_t first) {
+    grace_status st = GRACE_OK;
+    int32_t n = b->n - first, n_nodes = h->plan->cluster.n_nodes, *homes = NULL;
+    double *cost = NULL;
+    if (h->kind == GRACE_HOMES_ROUND_ROBIN || n == 0) return st;
+    GR_CALLOC(homes, n);
+    GR_CALLOC(cost, (size_t)n * (size_t)n_nodes);
+    for (int32_t i = 0; i < n && h->plan->token_saves.vocab > 0; i++)
+        gr_token_saves_add(&h->plan->token_saves, b->sequences[first + i]->prompt, b->sequences[first + i]->request.n_prompt, cost + (size_t)i * (size_t)n_nodes);
+    GR_TRY(gr_homes_assign(cost, n, h->plan->cluster, h->held, homes));
+    for (int32_t i = 0; i < n; i++) b->sequences[first + i]->result.home = homes[i];
+done:
+    free(homes), free(cost);
+    return st;
+}
