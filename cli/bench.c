@@ -17,6 +17,7 @@ static const bench benches[] = {
     {"placements", "plans of every planner, what memory buys, what is left on other text: a document for grace report", gr_bench_placements_main},
     {"cpu", "prefill and decode of a model as shares of the machine's measured ceilings, and its memory", gr_bench_cpu_main},
     {"tokenizer", "loading a tokenizer and encoding files, on one core", gr_bench_tokenizer_main},
+    {"routes", "rows and loads under each routing policy, replayed token by token", gr_bench_routes_main},
     {"homes", "rows between nodes by where sequences live", gr_bench_homes_main},
     {"moe", "the MoE layer by stage; bookkeeping as a share of it", gr_bench_moe_main},
     {"net", "bandwidth and latency of links, rates of a rank: a rates file for sim and plan", gr_bench_net_main},

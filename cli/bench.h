@@ -12,6 +12,7 @@ int gr_bench_moe_main(int argc, char **argv);       /* bench_moe.c: the MoE laye
 int gr_bench_net_main(int argc, char **argv);       /* bench_net.c: links and ranks of this job, as rates for the simulator */
 int gr_bench_agreement_main(int argc, char **argv); /* bench_agreement.c: predicted beside measured MoE times of a ladder */
 int gr_bench_ladder_main(int argc, char **argv);    /* ladder.c: the rungs of the paper's Table 1 in one run */
+int gr_bench_routes_main(int argc, char **argv);    /* bench_routes.c: rows and loads under each routing policy */
 int gr_bench_homes_main(int argc, char **argv);     /* bench_homes.c: rows between nodes by where sequences live */
 
 /* What a results file starts with: the command (command, else argv), the commit (NULL: unknown), machine and date. */
