@@ -15,7 +15,8 @@ static void climbs_the_ladder(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        climbs("olmoe"),
+        climbs("olmoe-gqa"), climbs("deepseek-v2-lite"), climbs("deepseek-v3-fp8"), climbs("gpt-oss"),
+        climbs("mixtral"),   climbs("qwen2-moe"),        climbs("qwen3-moe-sparse"),
     };
     return _cmocka_run_group_tests("demo", tests, sizeof tests / sizeof *tests, folder_enter, folder_leave);
 }

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "grace/model.h"
+#include "base/status.h"
 
 enum { GR_MICRO_MIN = 16, GR_MICRO_MAX = 64 };
 
@@ -14,15 +14,6 @@ static inline const char *gr_micro_dir(const char *name) {         /* valid unti
     static char path[512];
     snprintf(path, sizeof path, GRACE_SOURCE_DIR "/tests/golden/micro/%s", name);
     return path;
-}
-
-/* Families land one by one: what the build says it does not know yet is skipped. */
-static inline bool gr_micro_is_to_come(const char *name) {
-    grace_model *one = NULL;
-    grace_status st = grace_model_open(gr_micro_dir(name), &one);
-    grace_model_close(one);
-    if (st == GRACE_ERR_UNSUPPORTED) print_message("skipped: %s\n", grace_last_error());
-    return st == GRACE_ERR_UNSUPPORTED;
 }
 
 static inline int gr_micro_by_name(const void *a, const void *b) { return strcmp(((const struct CMUnitTest *)a)->name, ((const struct CMUnitTest *)b)->name); }
