@@ -2,10 +2,12 @@
  *
  * Sketch. Prefill of n tokens: 2 flops for each of their weights (what a token's layers use; the head meets one row) and for every
  * product of attention, at the fp32 fma peak. Decode at batch 1: the weights one token reads, head included, and the KV cache before it, at the
- * rate at which all threads read an array as large as the model: from memory, or from the caches when it fits them. */
+ * rate at which all threads read an array as large as the model: from memory, or from the caches when it fits them. A share by wall time is what
+ * a user gets; a share by CPU time (of all threads, divided by their number) leaves out what other programs took on a shared machine. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/clock.h"
 #include "base/memory.h"
@@ -43,17 +45,28 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
 
 typedef struct sketch { double prefill_flops, decode_bytes; } sketch;
 
+/* Pairs (token, token it sees) of a prompt in all layers. */
+static double pairs_of(const grace_model_info *m, double n_tokens) {
+    double pairs = 0;
+    for (int32_t l = 0; l < m->n_layers; l++) {
+        double window = m->layers[l].window > 0 && m->layers[l].window < n_tokens ? m->layers[l].window : n_tokens;
+        pairs += window * (window + 1) / 2 + (n_tokens - window) * window;
+    }
+    return pairs;
+}
+
+/* Latent attention is counted as the model defines it: keys and values of every head, not the longer products with latents. */
 static sketch sketch_of(const arguments *a, const grace_model_info *m) {
     double table = (double)m->vocab * m->hidden, ends = m->tied_embeddings ? table : 2 * table, bytes_each = (double)m->n_bytes / (double)m->n_params;
-    double layers = (double)m->n_params_active - ends, products = (double)m->n_layers * m->n_heads * 2 * m->head_dim;     /* of a pair of tokens */
-    double pairs = (double)a->prefill * (a->prefill + 1) / 2, seen = CONTEXT + a->decode / 2.0;
-    double kv = (double)m->n_layers * m->n_kv_heads * 2 * m->head_dim * sizeof(float);
-    return (sketch){.prefill_flops = 2 * (layers * a->prefill + table + products * pairs), .decode_bytes = (layers + table) * bytes_each + seen * kv};
+    double layers = (double)m->n_params_active - ends, products = (double)m->n_heads * (m->head_dim + m->v_dim);      /* of a pair */
+    double seen = CONTEXT + a->decode / 2.0;
+    return (sketch){.prefill_flops = 2 * (layers * a->prefill + table + products * pairs_of(m, a->prefill)),
+                    .decode_bytes = (layers + table) * bytes_each + seen * (double)grace_model_kv_token_bytes(m)};
 }
 
 /* ---- runs ---- */
 
-typedef struct phase { double us; double share[GRACE_N_TIMES]; } phase;        /* of one step; of its time by stage, mean over ranks */
+typedef struct phase { double us, cpu_us, share[GRACE_N_TIMES]; } phase;       /* of one step, wall and CPU; of its time by stage, mean over ranks */
 typedef struct measured { phase prefill, decode; double peak_gflops, read_gbs; } measured;
 
 static int by_value(const void *a, const void *b) {
@@ -86,25 +99,35 @@ static void stage_shares(const grace_stats *before, const grace_stats *after, ph
     for (int i = 0; i < GRACE_N_TIMES; i++) p->share[i] = (after->time_us[i] - before->time_us[i]) / total;
 }
 
+static double cpu_now_us(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return (double)t.tv_sec * 1e6 + (double)t.tv_nsec * 1e-3;
+}
+
 /* The first step is not timed: it warms up, in decode it is the prompt's. */
 static grace_status time_steps(grace_engine *engine, int32_t n_steps, phase *p) {
     grace_status st = GRACE_OK;
     bool more;
-    double *us = NULL;
+    double *us = NULL, *cpu_us = NULL;
     grace_stats before, after;
     GR_CALLOC(us, n_steps);
+    GR_CALLOC(cpu_us, n_steps);
     GR_TRY(grace_engine_step(engine, &more));
     GR_TRY(grace_engine_stats(engine, &before));
     for (int32_t i = 0; i < n_steps; i++) {
-        double start = gr_now_us();
+        double start = gr_now_us(), cpu_start = cpu_now_us();
         GR_TRY(grace_engine_step(engine, &more));
         us[i] = gr_now_us() - start;
+        cpu_us[i] = cpu_now_us() - cpu_start;
     }
     GR_TRY(grace_engine_stats(engine, &after));
     stage_shares(&before, &after, p);
     p->us = median(us, n_steps);
+    p->cpu_us = median(cpu_us, n_steps);
 done:
     free(us);
+    free(cpu_us);
     return st;
 }
 
@@ -166,34 +189,40 @@ done:
 
 /* ---- output ---- */
 
-typedef struct summary { double prefill_us, decode_us, prefill_share, decode_share; phase prefill, decode; int64_t peak_bytes, allowed_bytes; } summary;
+typedef struct result { double us, share, share_cpu; } result;
+typedef struct summary { result prefill, decode; int64_t peak_bytes, allowed_bytes; } summary;
 
-/* The shares are the medians of the measurements' own, each beside its ceilings. */
-static summary summarise(const arguments *a, const grace_model_info *m, const measured *r, int64_t peak_bytes) {
-    double us[4][REPEAT_MAX];
-    sketch need = sketch_of(a, m);
-    for (int32_t i = 0; i < a->repeat; i++) {
-        us[0][i] = r[i].prefill.us, us[1][i] = r[i].decode.us;
-        us[2][i] = need.prefill_flops / r[i].prefill.us * 1e-3 / r[i].peak_gflops;
-        us[3][i] = need.decode_bytes / r[i].decode.us * 1e-3 / r[i].read_gbs;
-    }
-    int64_t kv = 2 * (int64_t)m->n_layers * m->n_kv_heads * m->head_dim * (int64_t)sizeof(float) * a->prefill;
-    return (summary){.prefill_us = median(us[0], a->repeat), .decode_us = median(us[1], a->repeat), .prefill_share = median(us[2], a->repeat),
-                     .decode_share = median(us[3], a->repeat), .prefill = r[a->repeat - 1].prefill, .decode = r[a->repeat - 1].decode,
-                     .peak_bytes = peak_bytes, .allowed_bytes = m->n_bytes + m->n_bytes / 5 + kv};
+/* Medians over the measurements; shares of the time the sketch asks for, each beside its own ceilings. */
+static result result_of(const phase *const *p, const double *ideal_us, int32_t n, int32_t n_threads) {
+    double us[REPEAT_MAX], share[REPEAT_MAX], share_cpu[REPEAT_MAX];
+    for (int32_t i = 0; i < n; i++) us[i] = p[i]->us, share[i] = ideal_us[i] / p[i]->us, share_cpu[i] = ideal_us[i] * n_threads / p[i]->cpu_us;
+    return (result){median(us, n), median(share, n), median(share_cpu, n)};
 }
 
-static gr_json *phase_json(double us, double tokens_s, double share, const phase *p) {
+static summary summarise(const arguments *a, const grace_model_info *m, const measured *r, int32_t n_threads, int64_t peak_bytes) {
+    const phase *prefill[REPEAT_MAX], *decode[REPEAT_MAX];
+    double prefill_us[REPEAT_MAX], decode_us[REPEAT_MAX];
+    sketch need = sketch_of(a, m);
+    for (int32_t i = 0; i < a->repeat; i++) {
+        prefill[i] = &r[i].prefill, prefill_us[i] = need.prefill_flops / r[i].peak_gflops * 1e-3;
+        decode[i] = &r[i].decode, decode_us[i] = need.decode_bytes / r[i].read_gbs * 1e-3;
+    }
+    return (summary){.prefill = result_of(prefill, prefill_us, a->repeat, n_threads), .decode = result_of(decode, decode_us, a->repeat, n_threads),
+                     .peak_bytes = peak_bytes, .allowed_bytes = m->n_bytes + m->n_bytes / 5 + grace_model_kv_token_bytes(m) * a->prefill};
+}
+
+static gr_json *phase_json(const result *r, double n_tokens, const phase *p) {
     gr_json *o = gr_json_new_object(), *stages = gr_json_new_object();
     for (int i = 0; i < GRACE_N_TIMES; i++) gr_json_set_real(stages, gr_time_name(i), p->share[i]);
-    gr_json_set_real(o, "step_us", us);
-    gr_json_set_real(o, "tokens_s", tokens_s);
-    gr_json_set_real(o, "share_of_roofline", share);
+    gr_json_set_real(o, "step_us", r->us);
+    gr_json_set_real(o, "tokens_s", n_tokens / r->us * 1e6);
+    gr_json_set_real(o, "share_of_roofline", r->share);
+    gr_json_set_real(o, "share_by_cpu_time", r->share_cpu);
     gr_json_set(o, "time_share", stages);
     return o;
 }
 
-static grace_status print_json(const arguments *a, const gr_session *s, const summary *r, const measured *last, const char *simd) {
+static grace_status print_json(const arguments *a, const gr_session *s, const summary *r, const measured *last, const gr_compute *c) {
     const grace_model_info *m = grace_model_describe(s->model);
     const char *dir = a->run.model, *slash = strrchr(dir, '/');
     sketch need = sketch_of(a, m);
@@ -201,29 +230,33 @@ static grace_status print_json(const arguments *a, const gr_session *s, const su
     gr_json_set_string(o, "bench", "cpu");
     gr_json_set_string(o, "model", slash && slash[1] ? slash + 1 : dir);
     gr_json_set_string(o, "family", m->family);
-    gr_json_set_string(o, "simd", simd);
+    gr_json_set_string(o, "simd", gr_compute_cpu_simd(c));
+    gr_json_set_int(o, "threads", gr_compute_cpu_threads(c));
     gr_json_set_int(o, "ranks", s->n_ranks);
     gr_json_set_int(o, "prefill_tokens", a->prefill);
     gr_json_set_real(o, "peak_gflops", last->peak_gflops);
     gr_json_set_real(o, "read_gbs", last->read_gbs);
     gr_json_set_real(o, "prefill_gflop", need.prefill_flops * 1e-9);
     gr_json_set_real(o, "decode_mbytes", need.decode_bytes * 1e-6);
-    gr_json_set(o, "prefill", phase_json(r->prefill_us, a->prefill * s->n_ranks / r->prefill_us * 1e6, r->prefill_share, &r->prefill));
-    gr_json_set(o, "decode", phase_json(r->decode_us, 1e6 / r->decode_us, r->decode_share, &r->decode));
+    gr_json_set(o, "prefill", phase_json(&r->prefill, a->prefill * s->n_ranks, &last->prefill));
+    gr_json_set(o, "decode", phase_json(&r->decode, 1, &last->decode));
     gr_json_set_int(o, "peak_resident_bytes", r->peak_bytes);
     gr_json_set_int(o, "weights_x_1.2_and_kv_bytes", r->allowed_bytes);
     return gr_print_json(o);
 }
 
-static void print_text(const arguments *a, const gr_session *s, const summary *r, const measured *last, const char *simd) {
-    printf("cpu: %s, %d ranks, %s; ceilings of the last measurement %.0f GFLOP/s, %.1f GB/s\n", a->run.model, s->n_ranks, simd, last->peak_gflops,
-           last->read_gbs);
-    printf("  prefill  %4d tokens %10.0f us  %8.0f tokens/s  %3.0f %% of the fma peak\n", a->prefill, r->prefill_us,
-           a->prefill * s->n_ranks / r->prefill_us * 1e6, 100 * r->prefill_share);
-    printf("  decode      1 token %11.0f us  %8.0f tokens/s  %3.0f %% of the read bandwidth\n", r->decode_us, 1e6 / r->decode_us, 100 * r->decode_share);
+static void print_phase(const char *name, double n_tokens, const result *r, const char *ceiling) {
+    printf("  %-8s %5.0f tokens %10.0f us %8.0f tokens/s  %3.0f %% of the %s, %3.0f %% by CPU time\n", name, n_tokens, r->us, n_tokens / r->us * 1e6,
+           100 * r->share, ceiling, 100 * r->share_cpu);
+}
+
+static void print_text(const arguments *a, const gr_session *s, const summary *r, const measured *last, const gr_compute *c) {
+    printf("cpu: %s, %d ranks, %d threads, %s; ceilings of the last measurement %.0f GFLOP/s, %.1f GB/s\n", a->run.model, s->n_ranks,
+           gr_compute_cpu_threads(c), gr_compute_cpu_simd(c), last->peak_gflops, last->read_gbs);
+    print_phase("prefill", a->prefill * s->n_ranks, &r->prefill, "fma peak");
+    print_phase("decode", 1, &r->decode, "read bandwidth");
     printf("  %-9s %9s %9s\n", "stage", "prefill", "decode");
-    for (int i = 0; i < GRACE_N_TIMES; i++)
-        printf("  %-9s %7.1f %% %7.1f %%\n", gr_time_name(i), 100 * r->prefill.share[i], 100 * r->decode.share[i]);
+    for (int i = 0; i < GRACE_N_TIMES; i++) printf("  %-9s %7.1f %% %7.1f %%\n", gr_time_name(i), 100 * last->prefill.share[i], 100 * last->decode.share[i]);
     printf("  peak resident %.1f MiB, 1.2 x weights + KV is %.1f MiB\n", (double)r->peak_bytes / (1 << 20), (double)r->allowed_bytes / (1 << 20));
 }
 
@@ -241,9 +274,9 @@ static grace_status measure(arguments *a, gr_session *s) {
     GR_TRY(gr_compute_cpu_open(a->run.engine.simd, a->run.engine.n_threads, &c));
     for (int32_t i = 0; i < a->repeat; i++) GR_TRY(measure_once(a, s, c, &r[i]));
     s->running = false;
-    const summary sum = summarise(a, m, r, peak_bytes);
-    if (s->rank == 0 && a->run.json) st = print_json(a, s, &sum, &r[a->repeat - 1], gr_compute_cpu_simd(c));
-    else if (s->rank == 0) print_text(a, s, &sum, &r[a->repeat - 1], gr_compute_cpu_simd(c));
+    const summary sum = summarise(a, m, r, gr_compute_cpu_threads(c), peak_bytes);
+    if (s->rank == 0 && a->run.json) st = print_json(a, s, &sum, &r[a->repeat - 1], c);
+    else if (s->rank == 0) print_text(a, s, &sum, &r[a->repeat - 1], c);
 done:
     if (c) c->ops->free(c);
     free(r);

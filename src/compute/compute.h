@@ -115,5 +115,6 @@ struct gr_compute { const gr_compute_ops *ops; };
  * OpenMP's default. Weights and memory of a backend are closed and released before ops->free(). */
 grace_status gr_compute_cpu_open(const char *simd, int32_t n_threads, gr_compute **out);
 const char *gr_compute_cpu_simd(const gr_compute *c);       /* the level in use */
+int32_t gr_compute_cpu_threads(const gr_compute *c);
 
 #endif

@@ -274,3 +274,5 @@ done:
 }
 
 const char *gr_compute_cpu_simd(const gr_compute *c) { return ((const gr_cpu *)c)->k->name; }
+
+int32_t gr_compute_cpu_threads(const gr_compute *c) { return ((const gr_cpu *)c)->n_threads; }
