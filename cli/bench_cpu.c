@@ -67,7 +67,8 @@ static sketch sketch_of(const arguments *a, const grace_model_info *m) {
 /* ---- runs ---- */
 
 typedef struct phase { double us, cpu_us, share[GRACE_N_TIMES]; } phase;       /* of one step, wall and CPU; of its time by stage, mean over ranks */
-typedef struct measured { phase prefill, decode; double peak_gflops, read_gbs; } measured;
+typedef struct measured { phase prefill, decode; } measured;
+typedef struct ceilings { double gflops, gbs; } ceilings;      /* the best seen in the whole run: a busy moment must not lower them */
 
 static int by_value(const void *a, const void *b) {
     double x = *(const double *)a, y = *(const double *)b;
@@ -149,25 +150,25 @@ done:
     return st;
 }
 
-/* Clocks drift, on shared machines by half: the better of the ceilings just before and just after. Each rank burns and reads its share. */
-static grace_status raise_ceilings(gr_compute *c, const grace_model_info *m, measured *r) {
+/* Every rank burns and reads. */
+static grace_status raise_ceilings(gr_compute *c, const grace_model_info *m, ceilings *top) {
     grace_status st = GRACE_OK;
     double gflops, gbs;
     GR_TRY(gr_bench_peak(c, &gflops));
     GR_TRY(gr_bench_bandwidth(c, (size_t)m->n_bytes > (1 << 20) ? (size_t)m->n_bytes : 1 << 20, &gbs));
-    if (gflops > r->peak_gflops) r->peak_gflops = gflops;
-    if (gbs > r->read_gbs) r->read_gbs = gbs;
+    if (gflops > top->gflops) top->gflops = gflops;
+    if (gbs > top->gbs) top->gbs = gbs;
 done:
     return st;
 }
 
-static grace_status measure_once(const arguments *a, const gr_session *s, gr_compute *c, measured *r) {
+static grace_status measure_once(const arguments *a, const gr_session *s, gr_compute *c, measured *r, ceilings *top) {
     grace_status st = GRACE_OK;
     const grace_model_info *m = grace_model_describe(s->model);
-    GR_TRY(raise_ceilings(c, m, r));
+    GR_TRY(raise_ceilings(c, m, top));
     GR_TRY(run_phase(a, s, true, &r->prefill));
     GR_TRY(run_phase(a, s, false, &r->decode));
-    GR_TRY(raise_ceilings(c, m, r));
+    GR_TRY(raise_ceilings(c, m, top));
 done:
     return st;
 }
@@ -190,24 +191,22 @@ done:
 /* ---- output ---- */
 
 typedef struct result { double us, share, share_cpu; } result;
-typedef struct summary { result prefill, decode; int64_t peak_bytes, allowed_bytes; } summary;
+typedef struct summary { ceilings top; result prefill, decode; int64_t peak_bytes, allowed_bytes; } summary;
 
-/* Medians over the measurements; shares of the time the sketch asks for, each beside its own ceilings. */
-static result result_of(const phase *const *p, const double *ideal_us, int32_t n, int32_t n_threads) {
-    double us[REPEAT_MAX], share[REPEAT_MAX], share_cpu[REPEAT_MAX];
-    for (int32_t i = 0; i < n; i++) us[i] = p[i]->us, share[i] = ideal_us[i] / p[i]->us, share_cpu[i] = ideal_us[i] * n_threads / p[i]->cpu_us;
-    return (result){median(us, n), median(share, n), median(share_cpu, n)};
+/* Medians over the measurements; ideal_us: what the sketch asks for at the ceilings. */
+static result result_of(const phase *const *p, double ideal_us, int32_t n, int32_t n_threads) {
+    double us[REPEAT_MAX], cpu_us[REPEAT_MAX];
+    for (int32_t i = 0; i < n; i++) us[i] = p[i]->us, cpu_us[i] = p[i]->cpu_us;
+    double wall = median(us, n);
+    return (result){wall, ideal_us / wall, ideal_us * n_threads / median(cpu_us, n)};
 }
 
-static summary summarise(const arguments *a, const grace_model_info *m, const measured *r, int32_t n_threads, int64_t peak_bytes) {
+static summary summarise(const arguments *a, const grace_model_info *m, const measured *r, const ceilings *top, int32_t n_threads, int64_t peak_bytes) {
     const phase *prefill[REPEAT_MAX], *decode[REPEAT_MAX];
-    double prefill_us[REPEAT_MAX], decode_us[REPEAT_MAX];
     sketch need = sketch_of(a, m);
-    for (int32_t i = 0; i < a->repeat; i++) {
-        prefill[i] = &r[i].prefill, prefill_us[i] = need.prefill_flops / r[i].peak_gflops * 1e-3;
-        decode[i] = &r[i].decode, decode_us[i] = need.decode_bytes / r[i].read_gbs * 1e-3;
-    }
-    return (summary){.prefill = result_of(prefill, prefill_us, a->repeat, n_threads), .decode = result_of(decode, decode_us, a->repeat, n_threads),
+    for (int32_t i = 0; i < a->repeat; i++) prefill[i] = &r[i].prefill, decode[i] = &r[i].decode;
+    return (summary){.top = *top, .prefill = result_of(prefill, need.prefill_flops / top->gflops * 1e-3, a->repeat, n_threads),
+                     .decode = result_of(decode, need.decode_bytes / top->gbs * 1e-3, a->repeat, n_threads),
                      .peak_bytes = peak_bytes, .allowed_bytes = m->n_bytes + m->n_bytes / 5 + grace_model_kv_token_bytes(m) * a->prefill};
 }
 
@@ -234,8 +233,8 @@ static grace_status print_json(const arguments *a, const gr_session *s, const su
     gr_json_set_int(o, "threads", gr_compute_cpu_threads(c));
     gr_json_set_int(o, "ranks", s->n_ranks);
     gr_json_set_int(o, "prefill_tokens", a->prefill);
-    gr_json_set_real(o, "peak_gflops", last->peak_gflops);
-    gr_json_set_real(o, "read_gbs", last->read_gbs);
+    gr_json_set_real(o, "peak_gflops", r->top.gflops);
+    gr_json_set_real(o, "read_gbs", r->top.gbs);
     gr_json_set_real(o, "prefill_gflop", need.prefill_flops * 1e-9);
     gr_json_set_real(o, "decode_mbytes", need.decode_bytes * 1e-6);
     gr_json_set(o, "prefill", phase_json(&r->prefill, a->prefill * s->n_ranks, &last->prefill));
@@ -251,8 +250,8 @@ static void print_phase(const char *name, double n_tokens, const result *r, cons
 }
 
 static void print_text(const arguments *a, const gr_session *s, const summary *r, const measured *last, const gr_compute *c) {
-    printf("cpu: %s, %d ranks, %d threads, %s; ceilings of the last measurement %.0f GFLOP/s, %.1f GB/s\n", a->run.model, s->n_ranks,
-           gr_compute_cpu_threads(c), gr_compute_cpu_simd(c), last->peak_gflops, last->read_gbs);
+    printf("cpu: %s, %d ranks, %d threads, %s; ceilings %.0f GFLOP/s, %.1f GB/s\n", a->run.model, s->n_ranks,
+           gr_compute_cpu_threads(c), gr_compute_cpu_simd(c), r->top.gflops, r->top.gbs);
     print_phase("prefill", a->prefill * s->n_ranks, &r->prefill, "fma peak");
     print_phase("decode", 1, &r->decode, "read bandwidth");
     printf("  %-9s %9s %9s\n", "stage", "prefill", "decode");
@@ -264,6 +263,7 @@ static grace_status measure(arguments *a, gr_session *s) {
     grace_status st = GRACE_OK;
     gr_compute *c = NULL;
     measured *r = NULL, warm;
+    ceilings top = {0};
     int64_t peak_bytes = 0;
     const grace_model_info *m = grace_model_describe(s->model);
     GR_CHECK(a->decode >= 3, GRACE_ERR_ARG, "--decode: expected at least 3 tokens, found %d", a->decode);
@@ -272,9 +272,9 @@ static grace_status measure(arguments *a, gr_session *s) {
     GR_TRY(run_phase(a, s, true, &warm.prefill));           /* before the ceilings take memory of their own */
     GR_TRY(peak_resident(&peak_bytes));
     GR_TRY(gr_compute_cpu_open(a->run.engine.simd, a->run.engine.n_threads, &c));
-    for (int32_t i = 0; i < a->repeat; i++) GR_TRY(measure_once(a, s, c, &r[i]));
+    for (int32_t i = 0; i < a->repeat; i++) GR_TRY(measure_once(a, s, c, &r[i], &top));
     s->running = false;
-    const summary sum = summarise(a, m, r, gr_compute_cpu_threads(c), peak_bytes);
+    const summary sum = summarise(a, m, r, &top, gr_compute_cpu_threads(c), peak_bytes);
     if (s->rank == 0 && a->run.json) st = print_json(a, s, &sum, &r[a->repeat - 1], c);
     else if (s->rank == 0) print_text(a, s, &sum, &r[a->repeat - 1], c);
 done:
