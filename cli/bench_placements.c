@@ -15,7 +15,7 @@ static const struct argp_option options[] = {
     {"cluster", KEY_CLUSTER, "SHAPE", 0, "\"node:2 gpu:2\" or 2x2 (default)", 0},
     {"rates", KEY_RATES, "NAME", 0, "rates of links and GPUs: a preset or a file of 'grace bench net' (docs/simulator.md; default: the first preset)", 0},
     {"shape", KEY_SHAPE, "SHAPE", 0, "the model's sizes: a preset or hidden=...,width=... (default: assumed from the number of experts)", 0},
-    {"workload", KEY_WORKLOAD, "B,P", 0, "the steps that are priced: B sequences, prompts of P tokens (default 256,128)", 0},
+    {"workload", KEY_WORKLOAD, "B,P,D", 0, "what is replayed and priced: B sequences of P prompt tokens, then D decode steps (default 256,128,16)", 0},
     {"seed", KEY_SEED, "N", 0, "of every planner (default 0)", 0},
     {"output", 'o', "FILE", 0, "the document (default placements.json)", 0},
     {"commit", KEY_COMMIT, "ID", 0, "commit to name in the document", 0},
@@ -29,7 +29,7 @@ typedef struct arguments {
     const char *output, *commit, *rates, *shape;
     bool json;
     uint64_t seed;
-    int32_t sequences, prompt;
+    grace_workload workload;
     grace_cluster cluster;
     int32_t n_traces;
     const char *traces[GR_CASES_TRACES_MAX];
@@ -44,8 +44,9 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case KEY_RATES: a->rates = arg; break;
     case KEY_SHAPE: a->shape = arg; break;
     case KEY_WORKLOAD:
-        if (sscanf(arg, "%d,%d", &a->sequences, &a->prompt) != 2 || a->sequences < 1 || a->prompt < 1)
-            argp_error(state, "--workload: expected two numbers of 1 or more, as in 256,128, found '%s'", arg);
+        if (sscanf(arg, "%d,%d,%d", &a->workload.sequences, &a->workload.prefill, &a->workload.decode) != 3 || a->workload.sequences < 1 ||
+            a->workload.prefill < 1 || a->workload.decode < 0)
+            argp_error(state, "--workload: expected sequences, prompt tokens and decode steps, as in 256,128,16, found '%s'", arg);
         break;
     case KEY_SEED: a->seed = (uint64_t)gr_arg_int(state, "seed", arg, 0, INT64_MAX); break;
     case KEY_COMMIT: a->commit = arg; break;
@@ -114,13 +115,17 @@ static grace_status print(const arguments *a, const gr_placements *p) {
 static grace_status run(const arguments *a) {
     grace_status st = GRACE_OK;
     gr_unit *units = NULL;
-    gr_placements p = {.cluster = a->cluster, .seed = a->seed, .prefill = grace_batch_prefill(a->sequences, a->prompt),
-                       .decode = grace_batch_decode(a->sequences, a->prompt)};
+    grace_trace *trace = NULL;
+    grace_routing *routing = NULL;
+    const grace_selection odd = {.sequences = GRACE_SEQUENCES_ODD};
+    gr_placements p = {.cluster = a->cluster, .seed = a->seed, .workload = a->workload};
     char title[200];
     GR_CALLOC(units, a->n_traces);
     for (int32_t t = 0; t < a->n_traces; t++) GR_TRY(gr_unit_open(a->traces[t], "", &units[t]));
     const grace_trace_info *info = &units[0].train.profile->info;
-    p.unit = &units[0];
+    GR_TRY(grace_trace_open(a->traces[0], &trace, NULL));
+    GR_TRY(grace_routing_of_trace(trace, &odd, &routing));
+    p.unit = &units[0], p.routing = routing;
     GR_TRY(grace_rates_load(a->rates, &p.rates));
     if (a->shape) GR_TRY(grace_shape_parse(a->shape, info, &p.shape));
     else p.shape = grace_shape_assumed(info->n_layers, info->n_experts, info->top_k);
@@ -134,6 +139,8 @@ static grace_status run(const arguments *a) {
     GR_TRY(print(a, &p));
 done:
     gr_placements_close(&p);
+    grace_routing_free(routing);
+    grace_trace_close(trace);
     for (int32_t t = 0; units && t < a->n_traces; t++) gr_unit_close(&units[t]);
     free(units);
     return st;
@@ -142,7 +149,7 @@ done:
 int gr_bench_placements_main(int argc, char **argv) {
     static const struct argp argp = {options, parse, "TRACE...", "Plans of every planner, made on the even sequences of the first trace and measured on its odd ones; "
                                      "rows and predicted time against memory; plans of one domain (or trace) on the others. Draw it with 'grace report'.", 0, 0, 0};
-    arguments a = {.argc = argc, .argv = argv, .output = "placements.json", .rates = "h200-25g", .cluster = {2, 2}, .sequences = 256, .prompt = 128};
+    arguments a = {.argc = argc, .argv = argv, .output = "placements.json", .rates = "h200-25g", .cluster = {2, 2}, .workload = {.sequences = 256, .prefill = 128, .decode = 16}};
     gr_arg_parse(&argp, 3, argc, argv, &a);
     grace_status st = run(&a);
     if (st) fprintf(stderr, "grace: %s\n", grace_last_error());

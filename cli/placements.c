@@ -48,51 +48,36 @@ void gr_placements_close(gr_placements *p) {
 
 /* ---- a plan ---- */
 
-static grace_status rank_loads(const grace_plan *plan, const grace_profile *profile, gr_json *o) {
-    grace_status st = GRACE_OK;
-    int32_t n = grace_cluster_ranks(plan->cluster);
-    double *load = NULL;
-    gr_shares shares = {0};
-    GR_CALLOC(load, (size_t)plan->n_layers * (size_t)n);
-    for (int32_t l = 0; l < plan->n_layers; l++) {
-        GR_TRY(gr_shares_build_for(plan, l, GRACE_ROUTE_TAR, &shares));
-        gr_cost_loads(&shares, profile->load + (int64_t)l * plan->n_experts, load + (int64_t)l * n);
-        gr_shares_free(&shares);
-        shares = (gr_shares){0};
+static gr_json *int_matrix(const int64_t *values, int32_t n_rows, int32_t n_cols) {
+    gr_json *rows = gr_json_new_array();
+    for (int32_t i = 0; i < n_rows; i++) {
+        gr_json *row = gr_json_new_array();
+        for (int32_t j = 0; j < n_cols; j++) gr_json_push_int(row, values[(int64_t)i * n_cols + j]);
+        gr_json_push(rows, row);
     }
-    gr_json_set(o, "load", load_matrix(load, plan->n_layers, n));
+    return rows;
+}
+
+/* Rows between GPUs, their loads, and the memory of copies, as a run of the workload would count them. */
+static grace_status replay(const gr_placements *p, const grace_plan *plan, gr_json *o) {
+    grace_status st = GRACE_OK;
+    grace_sim *sim = NULL;
+    grace_sim_options opt = {.plan = plan, .route = GRACE_ROUTE_TAR, .exchange = GRACE_EXCHANGE_HSC, .workload = &p->workload, .shape = &p->shape, .rates = &p->rates};
+    GR_TRY(grace_sim_run(p->routing, &opt, &sim));
+    if (sim->pair_rows) gr_json_set(o, "pair_rows", int_matrix(sim->pair_rows, sim->n_ranks, sim->n_ranks));
+    gr_json_set(o, "load", int_matrix(sim->load, sim->n_layers, sim->n_ranks));
+    gr_json_set_int(o, "replica_bytes", sim->replica_bytes_max);
+    gr_json_set_int(o, "kv_tokens_displaced", sim->kv_tokens_displaced);
 done:
-    gr_shares_free(&shares);
-    free(load);
+    grace_sim_free(sim);
     return st;
 }
 
-/* Copies on the rank with most of them. */
-static int64_t most_copies(const grace_plan *plan) {
-    int64_t most = 0;
-    for (int32_t r = 0; r < grace_cluster_ranks(plan->cluster); r++) {
-        int64_t n = 0;
-        for (int32_t l = 0; l < plan->n_layers; l++) {
-            const grace_plan_layer *pl = &plan->layers[l];
-            for (int32_t s = pl->first_slot[r]; s < pl->first_slot[r + 1]; s++) n += pl->slots_of_expert[pl->slots_first[pl->expert_of_slot[s]]] != s;
-        }
-        if (n > most) most = n;
-    }
-    return most;
-}
-
-static void set_memory(gr_json *o, const gr_placements *p, const grace_plan *plan, const gr_quality *q) {
-    double bytes = (double)most_copies(plan) * 3 * p->shape.hidden * p->shape.expert_width * p->shape.weight_bytes;
-    gr_json_set_real(o, "memory", q->fullest);
-    gr_json_set_int(o, "slots_fullest", gr_fullest_rank(plan));
-    gr_json_set_int(o, "slots_total", (int64_t)(q->total * plan->n_layers * plan->n_experts + 0.5));
-    gr_json_set_int(o, "replica_bytes", (int64_t)bytes);
-    gr_json_set_int(o, "kv_tokens_displaced", (int64_t)(bytes / (p->shape.kv_values * p->rates.value_bytes)));
-}
-
-static grace_status predict(const gr_placements *p, const grace_plan *plan, const grace_batch *batch, double *us) {
+static grace_status predict(const gr_placements *p, const grace_plan *plan, bool decode, double *us) {
     grace_prediction expected;
-    grace_status st = grace_plan_predict(plan, p->unit->test.bundles, &p->shape, &p->rates, batch, &expected);
+    double sequences = p->workload.sequences, prompt = p->workload.prefill;
+    grace_batch batch = decode ? grace_batch_decode(sequences, prompt) : grace_batch_prefill(sequences, prompt);
+    grace_status st = grace_plan_predict(plan, p->unit->test.bundles, &p->shape, &p->rates, &batch, &expected);
     *us = st ? 0 : expected.step.total * 1e6;
     return st;
 }
@@ -105,8 +90,8 @@ grace_status gr_placements_add(gr_placements *p, const char *name, const grace_p
     double prefill_us, decode_us;
     GR_TRY(grace_plan_check(plan, profile->info.fingerprint, profile->info.n_layers, profile->info.n_experts, profile->info.top_k, p->cluster));
     GR_TRY(gr_quality_measure(plan, GRACE_ROUTE_TAR, p->unit->test.bundles, profile, &q));
-    GR_TRY(predict(p, plan, &p->prefill, &prefill_us));
-    GR_TRY(predict(p, plan, &p->decode, &decode_us));
+    GR_TRY(predict(p, plan, false, &prefill_us));
+    GR_TRY(predict(p, plan, true, &decode_us));
     gr_json_set_string(o, "name", name);
     gr_json_set_string(o, "planner", plan->planner);
     gr_json_set_bool(o, "strong", strong);
@@ -117,8 +102,10 @@ grace_status gr_placements_add(gr_placements *p, const char *name, const grace_p
     gr_json_set_real(o, "load_floor", q.load_floor);
     gr_json_set_real(o, "prefill_us", prefill_us);
     gr_json_set_real(o, "decode_us", decode_us);
-    set_memory(o, p, plan, &q);
-    GR_TRY(rank_loads(plan, profile, o));
+    gr_json_set_real(o, "memory", q.fullest);
+    gr_json_set_int(o, "slots_fullest", gr_fullest_rank(plan));
+    gr_json_set_int(o, "slots_total", (int64_t)(q.total * plan->n_layers * plan->n_experts + 0.5));
+    GR_TRY(replay(p, plan, o));
     gr_plan_parts(o, plan, profile);
     gr_json_push(p->plans, o), o = NULL;
 done:
@@ -133,7 +120,7 @@ static grace_status add_point(const gr_placements *p, const grace_plan *plan, gr
     gr_quality q;
     double us;
     GR_TRY(gr_quality_measure(plan, GRACE_ROUTE_TAR, p->unit->test.bundles, p->unit->test.profile, &q));
-    GR_TRY(predict(p, plan, &p->prefill, &us));
+    GR_TRY(predict(p, plan, false, &us));
     gr_json *o = gr_json_new_object();
     gr_json_set_real(o, "memory", q.fullest);
     gr_json_set_real(o, "rows_cross", q.rows.cross);

@@ -14,7 +14,8 @@ typedef struct gr_placements {
     grace_cluster cluster;
     grace_rates rates;
     grace_shape shape;
-    grace_batch prefill, decode;    /* the steps that are priced */
+    grace_workload workload;        /* replayed for rows between GPUs and their loads; its first and last step are priced */
+    const grace_routing *routing;   /* of the test half's tokens */
     uint64_t seed;
     gr_json *doc, *plans;           /* by open */
 } gr_placements;

@@ -39,8 +39,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         in->files[in->n++] = arg;
         break;
     case ARGP_KEY_END:
-        if (!in->n) argp_error(state, "expected a file of 'grace bench ladder' or 'grace bench placements', or plans and --trace");
-        if (in->n > 1 && !in->trace) argp_error(state, "several files are plans and need --trace");
+        if (!in->n) argp_error(state, "expected a file of 'grace bench ladder' or 'grace bench placements' or 'grace sim --json', or plans and --trace");
         break;
     default: return ARGP_ERR_UNKNOWN;
     }
@@ -67,6 +66,11 @@ static grace_status read_document(const gr_report_plans *in, gr_json **doc) {
     grace_status st = GRACE_OK;
     if (in->trace) return gr_report_plans_build(in, doc);
     GR_TRY(gr_json_load(in->files[0], doc));
+    if (gr_json_get(*doc, "grace_sim")) {
+        gr_json_free(*doc), *doc = NULL;
+        return gr_report_sims_build(in->files, in->n, doc);
+    }
+    GR_CHECK(in->n == 1, GRACE_ERR_ARG, "several files: expected plans and --trace, or what 'grace sim --json' printed, found %s", in->files[0]);
     GR_CHECK(!gr_json_get(*doc, "grace_plan"), GRACE_ERR_ARG, "%s is a plan: expected --trace with the routing to measure it on", in->files[0]);
 done:
     return st;
@@ -90,7 +94,7 @@ done:
 
 int gr_cmd_report(int argc, char **argv) {
     static const struct argp argp = {options, parse, "FILE...", "Draw numbers as a self-contained HTML page, and print their table: of a ladder ('grace bench ladder'), of "
-                                     "placements ('grace bench placements'), or of one or several plans measured on a trace.", 0, 0, 0};
+                                     "placements ('grace bench placements'), of simulations ('grace sim --json'), or of one or several plans measured on a trace.", 0, 0, 0};
     arguments a = {.output = "report.html", .inputs = {.rates = "h200-25g"}};
     gr_arg_parse(&argp, 2, argc, argv, &a);
     grace_status st = report(&a);

@@ -8,7 +8,8 @@
 #include "placements.h"
 #include "report_plans.h"
 
-enum { TEST_BUNDLES = 1 << 16, SEQUENCES = 256, PROMPT = 128 };
+enum { TEST_BUNDLES = 1 << 16 };
+static const grace_workload workload = {.sequences = 256, .prefill = 128, .decode = 16};       /* the paper's first */
 
 static grace_status read_tokens(const gr_report_plans *r, gr_unit *u) {
     grace_status st = GRACE_OK;
@@ -51,7 +52,7 @@ static grace_status choose_prices(const gr_report_plans *r, gr_placements *p) {
     GR_TRY(grace_rates_load(r->rates, &p->rates));
     if (r->shape) GR_TRY(grace_shape_parse(r->shape, info, &p->shape));
     else p->shape = grace_shape_assumed(info->n_layers, info->n_experts, info->top_k);
-    p->prefill = grace_batch_prefill(SEQUENCES, PROMPT), p->decode = grace_batch_decode(SEQUENCES, PROMPT);
+    p->workload = workload;
 done:
     return st;
 }
@@ -61,11 +62,15 @@ grace_status gr_report_plans_build(const gr_report_plans *r, gr_json **out) {
     gr_unit u = {0};
     gr_placements p = {.unit = &u};
     grace_plan **plans = NULL;
+    grace_trace *trace = NULL;
+    grace_routing *routing = NULL;
     char tokens[512];
     GR_CALLOC(plans, r->n);
     GR_TRY(load_plans(r, plans));
     GR_TRY(read_tokens(r, &u));
-    p.cluster = plans[0]->cluster;
+    GR_TRY(grace_trace_open(r->trace, &trace, NULL));
+    GR_TRY(grace_routing_of_trace(trace, &r->test, &routing));
+    p.cluster = plans[0]->cluster, p.routing = routing;
     GR_TRY(choose_prices(r, &p));
     describe_tokens(r, &u, plans, tokens, sizeof tokens);
     gr_placements_open(&p, "Placements", tokens);
@@ -73,6 +78,8 @@ grace_status gr_report_plans_build(const gr_report_plans *r, gr_json **out) {
     *out = gr_json_share(p.doc);
 done:
     gr_placements_close(&p);
+    grace_routing_free(routing);
+    grace_trace_close(trace);
     gr_unit_close(&u);
     for (int32_t i = 0; plans && i < r->n; i++) grace_plan_free(plans[i]);
     free(plans);

@@ -1,4 +1,4 @@
-/* A report of plan files (report_plans.c). */
+/* Placements documents made of files: of plans and a trace (report_plans.c), of simulations (report_sims.c). */
 #ifndef GRACE_CLI_REPORT_PLANS_H
 #define GRACE_CLI_REPORT_PLANS_H
 #include "base/json.h"
@@ -15,5 +15,8 @@ typedef struct gr_report_plans {
 
 /* Fails as reading plans and traces does, MISMATCH (plans that do not go together). The caller frees. */
 grace_status gr_report_plans_build(const gr_report_plans *r, gr_json **out);
+
+/* Of files [n] that hold what `grace sim --json` printed, for one cluster. Fails as reading JSON does, MISMATCH. The caller frees. */
+grace_status gr_report_sims_build(const char *const *files, int32_t n, gr_json **out);
 
 #endif

@@ -123,6 +123,8 @@ gr_json *gr_sim_json(const gr_sim_output *o) {
     gr_json_set_string(root, "tokens", o->tokens);
     gr_json_set_bool(root, "synthetic", o->synthetic);
     gr_json_set_string(root, "model", o->options.shape->name);
+    gr_json_set_int(root, "experts", o->options.shape->n_experts);
+    gr_json_set_int(root, "top_k", o->options.shape->top_k);
     if (o->workload) gr_json_set(root, "workload", workload_json(o->workload));
     else gr_json_set_null(root, "workload");
     gr_json_set_string(root, "exchange", gr_exchange_name(o->options.exchange));

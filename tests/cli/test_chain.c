@@ -189,12 +189,29 @@ static void report_draws_plans_on_tokens_not_seen(void **state) {
     GRACE(1, "report", "paper.json", "-o", "none.html");
     assert_non_null(strstr(last.err, "expected --trace"));
     assert_int_equal(n_files("none.html"), 0);
-    GRACE(64, "report", "plain.json", "paper.json");
+    GRACE(1, "report", "plain.json", "paper.json");
+    assert_non_null(strstr(last.err, "several files"));
+}
+
+static void report_draws_simulations(void **state) {
+    (void)state;
+    size_t n;
+    SHELL(0, "$G sim chain.trace --plan contiguous --plan replicate-node --workload 4,16,2 --json > a.json && $G sim chain.trace --plan plain.json --workload 4,16,2 --json > b.json");
+    GRACE(0, "report", "a.json", "b.json", "-o", "sims.html");
+    assert_non_null(strstr(last.out, "replicate-node")), assert_non_null(strstr(last.out, "plain.json"));
+    char *page = read_file("sims.html", &n);
+    assert_non_null(strstr(page, "Placements, replayed"));
+    free(page);
+    SHELL(0, "$G sim chain.trace --plan contiguous --cluster 1x2 --workload 4,16,2 --json > c.json");
+    GRACE(1, "report", "a.json", "c.json", "-o", "none.html");
+    assert_non_null(strstr(last.err, "c.json: a plan for node:1 gpu:2 beside one for node:2 gpu:2"));
+    GRACE(1, "report", "a.json", "plain.json", "-o", "none.html");
+    assert_int_equal(n_files("none.html"), 0);
 }
 
 static void bench_placements_writes_what_report_draws(void **state) {
     (void)state;
-    GRACE(0, "bench", "placements", "chain.trace", "--cluster", "2x1", "--workload", "4,32", "-o", "placements.json");
+    GRACE(0, "bench", "placements", "chain.trace", "--cluster", "2x1", "--workload", "4,32,2", "-o", "placements.json");
     assert_non_null(strstr(last.out, "replicate-node"));
     GRACE(0, "report", "placements.json", "-o", "placements.html", "--json");
     gr_json *o = printed_json();
@@ -233,6 +250,7 @@ int main(void) {
         cmocka_unit_test(every_rung_of_the_ladder_is_identical),
         cmocka_unit_test(report_draws_the_ladder),
         cmocka_unit_test(report_draws_plans_on_tokens_not_seen),
+        cmocka_unit_test(report_draws_simulations),
         cmocka_unit_test(bench_placements_writes_what_report_draws),
         cmocka_unit_test(the_other_benches_print_json),
     };
