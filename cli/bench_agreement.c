@@ -6,12 +6,13 @@
 #include "bench.h"
 #include "cli.h"
 
-enum { KEY_TRACE = 0x200, KEY_RATES, KEY_CHUNK, KEY_JSON, KEY_COMMIT, RUNGS_MAX = 64 };
+enum { KEY_TRACE = 0x200, KEY_RATES, KEY_CHUNK, KEY_PLANS, KEY_JSON, KEY_COMMIT, RUNGS_MAX = 64 };
 
 static const struct argp_option options[] = {
     {"model", 'm', "DIR", 0, "the ladder's model folder", 0},
     {"trace", KEY_TRACE, "FILE", 0, "routing to predict from, e.g. the ladder's own --trace", 0},
     {"rates", KEY_RATES, "RATES", 0, "of the machine the ladder ran on ('grace bench net'), or a preset", 0},
+    {"plans", KEY_PLANS, "DIR", 0, "where the ladder's plans are now, as rung-0.json and on (default: where it wrote them)", 0},
     {"batch-tokens", KEY_CHUNK, "N", 0, "as the ladder ran (default 512)", 0},
     {"output", 'o', "FILE", 0, "also as JSON", 0},
     {"commit", KEY_COMMIT, "ID", 0, "commit to name in the output", 0},
@@ -19,7 +20,7 @@ static const struct argp_option options[] = {
     {0},
 };
 
-typedef struct arguments { const char *ladder, *model, *trace, *rates, *output, *commit; int32_t chunk; bool json; } arguments;
+typedef struct arguments { const char *ladder, *model, *trace, *rates, *plans, *output, *commit; int32_t chunk; bool json; } arguments;
 
 static error_t parse(int key, char *arg, struct argp_state *state) {
     arguments *a = state->input;
@@ -27,6 +28,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case 'm': a->model = arg; break;
     case KEY_TRACE: a->trace = arg; break;
     case KEY_RATES: a->rates = arg; break;
+    case KEY_PLANS: a->plans = arg; break;
     case KEY_CHUNK: a->chunk = (int32_t)gr_arg_int(state, "batch-tokens", arg, 1, 1 << 20); break;
     case KEY_COMMIT: a->commit = arg; break;
     case 'o': a->output = arg; break;
@@ -108,19 +110,28 @@ static void close_world(world *w) {
 
 /* ---- predicted ---- */
 
-static grace_status predict(const arguments *a, world *w, const gr_json *o, rung *out) {
+static grace_status load_plan(const arguments *a, const gr_json *o, int32_t index, grace_plan **out) {
     grace_status st = GRACE_OK;
     const char *path;
+    char moved[4096];
+    GR_TRY(gr_json_string(o, a->ladder, "plan", &path));
+    snprintf(moved, sizeof moved, "%s/rung-%d.json", a->plans ? a->plans : "", index);
+    GR_TRY(grace_plan_load(a->plans ? moved : path, out));
+done:
+    return st;
+}
+
+static grace_status predict(const arguments *a, world *w, const gr_json *o, int32_t index, rung *out) {
+    grace_status st = GRACE_OK;
     grace_plan *plan = NULL;
     grace_sim *sim = NULL;
     int exchange, route;
     double us;
     GR_TRY(gr_json_string(o, a->ladder, "name", &out->name));
-    GR_TRY(gr_json_string(o, a->ladder, "plan", &path));
     GR_TRY(gr_json_real(o, a->ladder, "moe_us", &us));
     GR_TRY(find_name(o, a->ladder, "exchange", exchange_name, 3, &exchange));
     GR_TRY(find_name(o, a->ladder, "route", route_name, GRACE_N_ROUTES, &route));
-    GR_TRY(grace_plan_load(path, &plan));
+    GR_TRY(load_plan(a, o, index, &plan));
     grace_sim_options opt = {.plan = plan, .route = (grace_route)route, .exchange = (grace_exchange)exchange, .workload = &w->workload, .shape = &w->shape,
                              .rates = &w->rates};
     GR_TRY(grace_sim_run(w->routing, &opt, &sim));
@@ -138,7 +149,7 @@ static grace_status predict_all(const arguments *a, world *w) {
     GR_TRY(gr_json_array(w->ladder, a->ladder, "rungs", &rungs));
     w->n = (int32_t)gr_json_length(rungs);
     GR_CHECK(w->n >= 2 && w->n <= RUNGS_MAX, GRACE_ERR_FORMAT, "%s: expected 2 to %d rungs, found %d", a->ladder, RUNGS_MAX, w->n);
-    for (int32_t i = 0; i < w->n; i++) GR_TRY(predict(a, w, gr_json_at(rungs, (size_t)i), &w->rungs[i]));
+    for (int32_t i = 0; i < w->n; i++) GR_TRY(predict(a, w, gr_json_at(rungs, (size_t)i), i, &w->rungs[i]));
 done:
     return st;
 }

@@ -12,14 +12,15 @@ enum { VERSION = 1, NODES_MAX = 1 << 20 };
 
 /* What is known before anything is measured. h200: measured on 4 x H200 over NVLink with CUDA 13.0 and NCCL 2.28.9 (matrix products at an expert's
  * shape, reading memory, an all-to-all by stores); one message round of sockets, or of RDMA from 100 Gbit/s on. a100: data sheets, a round as there.
- * cpu: MPI ranks that share two cores, fp32 on the wire. */
+ * cpu:
+ * 2x2 MPI ranks on two cores as `grace bench net -m models/tiny-olmoe` finds them, the wire by tools/wire.sh; fp32 on the wire. */
 #define H200 {350e9, 3.4e-6}, 670e12, 4.55e12, 2, 1, 1, 0, {{0}}
 #define A100 {250e9, 5e-6}, 250e12, 1.8e12, 2, 1, 1, 0, {{0}}
-#define CPU {2e9, 30e-6}, 10e9, 2e9, 4, 3, 1, 0, {{0}}
+#define CPU {0.7e9, 15e-6}, 40e9, 25e9, 4, 3, 1, 0, {{0}}
 static const grace_rates presets[] = {
     {"h200-1g", {0.125e9, 50e-6}, H200},    {"h200-10g", {1.25e9, 50e-6}, H200},    {"h200-25g", {3.125e9, 50e-6}, H200},
     {"h200-100g", {12.5e9, 10e-6}, H200},   {"h200-400g", {50e9, 10e-6}, H200},     {"a100-25g", {3.125e9, 50e-6}, A100},
-    {"cpu-100mbit", {12.5e6, 300e-6}, CPU}, {"cpu-1gbit", {125e6, 200e-6}, CPU},    {"cpu", {2e9, 30e-6}, CPU},
+    {"cpu-100mbit", {11.8e6, 95e-6}, CPU},  {"cpu-1gbit", {118e6, 95e-6}, CPU},     {"cpu", {1.1e9, 30e-6}, CPU},
 };
 enum { N_PRESETS = sizeof presets / sizeof *presets };
 

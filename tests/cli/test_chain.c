@@ -1,4 +1,6 @@
 /* From text to a report: profile, inspect, plan, run, bench ladder, report. Each step reads what the one before wrote. */
+#include <math.h>
+
 #include "program.h"
 
 static void profile_writes_a_trace(void **state) {
@@ -153,6 +155,23 @@ static void every_rung_of_the_ladder_is_identical(void **state) {
     assert_int_equal(n_files("ladder.json*"), 1);
 }
 
+/* Rates measured on these ranks, and times predicted from them beside those measured. That they order alike is no test: they were measured. */
+static void rates_are_measured_and_predict_the_ladder(void **state) {
+    (void)state;
+    GRACE(0, "bench", "net", "-m", MODEL, "--ranks", "2x2", "--repeat", "3", "--seconds", "0.01", "-o", "net.json", "--json");
+    gr_json *o = printed_json();
+    assert_true(number_of(member(o, "cross"), "bytes_per_s") > 0 && number_of(member(o, "intra"), "latency_us") > 0 && number_of(o, "flop_per_s") > 0);
+    gr_json_free(o);
+    GRACE(0, "bench", "agreement", "ladder.json", "-m", MODEL, "--trace", "chain.trace", "--rates", "./net.json", "-o", "agreement.json", "--json");
+    o = printed_json();
+    const gr_json *rungs = member(o, "rungs");
+    assert_int_equal(gr_json_length(rungs), 7);
+    for (size_t i = 0; i < 7; i++) assert_true(number_of(gr_json_at(rungs, i), "moe_predicted_s") > 0 && number_of(gr_json_at(rungs, i), "moe_measured_s") > 0);
+    assert_true(fabs(number_of(o, "kendall_tau")) <= 1);
+    gr_json_free(o);
+    assert_int_equal(n_files("agreement.json*"), 1);
+}
+
 static void report_draws_the_ladder(void **state) {
     (void)state;
     size_t n;
@@ -248,6 +267,7 @@ int main(void) {
         cmocka_unit_test(a_plan_is_measured_on_other_tokens_than_its_own),
         cmocka_unit_test(a_trace_of_a_run_can_be_planned),
         cmocka_unit_test(every_rung_of_the_ladder_is_identical),
+        cmocka_unit_test(rates_are_measured_and_predict_the_ladder),
         cmocka_unit_test(report_draws_the_ladder),
         cmocka_unit_test(report_draws_plans_on_tokens_not_seen),
         cmocka_unit_test(report_draws_simulations),
