@@ -84,7 +84,8 @@ static inline double gr_golden_relative(const char *dir) {
     gr_assert_ok(gr_json_load(path, &config));
     double layers = gr_golden_config(config, "num_hidden_layers"), longest = gr_golden_config(config, "hidden_size");
     longest = fmax(longest, gr_golden_config(config, "intermediate_size"));
-    longest = fmax(longest, gr_golden_config(config, "num_attention_heads") * fmax(gr_golden_config(config, "head_dim"), gr_golden_config(config, "v_head_dim")));
+    double head = fmax(gr_golden_config(config, "head_dim"), gr_golden_config(config, "v_head_dim"));
+    longest = fmax(longest, gr_golden_config(config, "num_attention_heads") * head);
     double sums = gr_golden_config(config, "kv_lora_rank") > 0 ? 8 : 6;
     gr_json_free(config);
     return 2 * (sums * layers + 2) * sqrt(longest) * 0x1p-24;
@@ -241,7 +242,8 @@ static inline double gr_golden_weight_at(const grace_tensor *t, int64_t i) {
         return (double)value;
     }
     memcpy(&half, (const char *)t->data + 2 * i, 2);
-    if (t->dtype == GRACE_F16) return (half & 0x8000 ? -1 : 1) * ldexp((half & 0x7C00 ? 1024 : 0) + (half & 0x3FF), (half >> 10 & 31) - (half & 0x7C00 ? 25 : 24));
+    bool normal = half & 0x7C00;
+    if (t->dtype == GRACE_F16) return (half & 0x8000 ? -1 : 1) * ldexp((normal ? 1024 : 0) + (half & 0x3FF), (half >> 10 & 31) - (normal ? 25 : 24));
     uint32_t bits = (uint32_t)half << 16;
     memcpy(&value, &bits, sizeof value);
     return (double)value;
