@@ -358,10 +358,10 @@ static grace_status plan_trace(const arguments *a) {
         opt.objective = &objective;
     }
     if (a->from) GR_TRY(grace_plan_load(a->from, &from));
-    opt.bundles = bundles, opt.from = from;
+    opt.bundles = bundles, opt.from = from, opt.equal_slots = a->equal_slots && a->plan.planner == GRACE_PLANNER_AUTO && !from;
     start = gr_now_us();
     GR_TRY(grace_plan_build(profile, a->cluster, &opt, &plan));
-    if (a->equal_slots) GR_TRY(make_equal(profile, &plan));
+    if (a->equal_slots && !opt.equal_slots) GR_TRY(make_equal(profile, &plan));
     if (!a->no_homes) GR_TRY(add_homes(a, plan));
     f.planning_us = gr_now_us() - start;
     GR_TRY(gr_plan_cut(plan, profile, &f.inside_gpu, &f.inside_node));

@@ -93,6 +93,7 @@ typedef struct grace_plan_options {
     /* AUTO */
     const grace_bundles *bundles;       /* borrowed; AUTO fails with ARG without them */
     double balance;                     /* 1.1. Bound on max/mean load in every layer, kept where it can be; 0: 0.95 of what grace has there, 1.1 at least */
+    bool equal_slots;                   /* false. As many slots on every rank of every layer, as other engines need; memory is rounded down to that */
     const struct grace_objective *objective;    /* borrowed (grace/sim.h). NULL: rows under the bound; else the time of steps, never more than any other planner's */
     double w_gpu;                       /* 0.1. What a row inside a node costs where one between nodes costs 1 */
     const struct grace_plan *from;      /* borrowed; not NULL: keep this plan but for a few copies, for loads that drift. Memory 0: as it has */

@@ -1,5 +1,6 @@
 #include "plan/auto.h"
 
+#include <inttypes.h>
 #include <math.h>
 #include <string.h>
 
@@ -96,6 +97,7 @@ static grace_status bound_layer(const gr_auto *a, int32_t layer, gr_auto_layer *
     al->bound = fmax(even, fmax(1 + (balance - 1) / 4, (1 - margin) * balance));
     al->nodes.bound = 1 + NODE_SHARE * (al->bound - 1);
     al->nodes.gpu_bound = al->bound;
+    al->nodes.slots_most = a->slots_each * a->cluster.gpus_per_node;
 done:
     return st;
 }
@@ -144,7 +146,7 @@ static grace_status read_grace(gr_auto *a) {
     grace_plan *plan = NULL;
     gr_shares shares = {0};
     double rank_load[GRACE_RANKS_MAX];
-    paper.planner = GRACE_PLANNER_GRACE, paper.from = NULL, paper.objective = NULL;
+    paper.planner = GRACE_PLANNER_GRACE, paper.from = NULL, paper.objective = NULL, paper.equal_slots = false;
     GR_CALLOC(a->grace_ratio, a->n_layers);
     for (int32_t l = 0; l < a->n_layers; l++) a->grace_ratio[l] = INFINITY;
     if (a->opt.from && a->opt.balance > 0) return st;       /* a few moves should cost a few milliseconds */
@@ -161,6 +163,18 @@ done:
     return st;
 }
 
+/* As many slots everywhere: memory is rounded down to that. */
+static grace_status even_out(gr_auto *a) {
+    grace_status st = GRACE_OK;
+    int64_t each = a->slots_of_rank / a->n_layers, least = (a->n + a->n_ranks - 1) / a->n_ranks;
+    GR_CHECK(each >= least, GRACE_ERR_LIMIT, "plan: equal slots: %d experts on %d ranks take %" PRId64 " slots a rank and layer, the memory given has %" PRId64,
+             a->n, a->n_ranks, least, each);
+    a->slots_each = (int32_t)(each < a->n ? each : a->n);
+    a->slots_of_rank = (int64_t)a->slots_each * a->n_layers;
+done:
+    return st;
+}
+
 static grace_status auto_open(const grace_profile *profile, const grace_plan_options *opt, grace_cluster cluster, gr_auto *a) {
     grace_status st = GRACE_OK;
     *a = (gr_auto){.profile = profile, .opt = *opt, .cluster = cluster, .n_layers = profile->info.n_layers, .n = profile->info.n_experts,
@@ -168,6 +182,7 @@ static grace_status auto_open(const grace_profile *profile, const grace_plan_opt
     if (opt->time_limit_s > 0) a->deadline_us = gr_now_us() + opt->time_limit_s * 1e6;
     GR_TRY(gr_auto_check_bundles(profile, opt->bundles));
     GR_TRY(gr_slot_budget(profile, cluster, opt, &a->slots_of_rank));
+    if (opt->equal_slots) GR_TRY(even_out(a));
     GR_TRY(read_grace(a));
     GR_CALLOC(a->layers, a->n_layers);
     GR_TRY(gr_parallel(a->n_layers, layer_open, a));

@@ -26,6 +26,7 @@ typedef struct gr_auto {
     grace_cluster cluster;
     int32_t n_layers, n, n_ranks, top_k;
     int64_t slots_of_rank;      /* over all layers */
+    int32_t slots_each;         /* of every rank in every layer; 0: layers may differ */
     double *grace_ratio;        /* [n_layers] max/mean load in the paper's plan */
     double deadline_us;         /* 0: none */
     gr_auto_layer *layers;

@@ -10,7 +10,7 @@
 
 /* Planner auto between nodes: starts, then copies at one price for all layers. */
 enum { PASSES_MAX = 8, STARTS = 2, START_PASSES = 2, PRICE_STEPS_MAX = 40, BISECTIONS = 4 };
-static const double PRICE_STEP = 0.5;
+static const double PRICE_STEP = 0.5, CHEAPEST = 1e-5;    /* of the first price: what is bought below saves nothing */
 
 /* ---- passes ---- */
 
@@ -109,7 +109,8 @@ static double first_price(const gr_auto *a) {
 static grace_status buy_copies(gr_auto *a, int64_t target) {
     grace_status st = GRACE_OK;
     double price = first_price(a), high = price, low = -1;
-    for (int i = 0; i < PRICE_STEPS_MAX + BISECTIONS && price > 0 && !gr_auto_late(a); i++) {
+    double least = CHEAPEST * price;
+    for (int i = 0; i < PRICE_STEPS_MAX + BISECTIONS && price > least && !gr_auto_late(a); i++) {
         remember_all(a);
         GR_TRY(refine_at(a, price, 2));
         gr_log(GR_DEBUG, "plan", "price %.3g: %lld slots of %lld, %.4f rows", price, (long long)count_slots(a), (long long)target, count_rows(a));
@@ -135,7 +136,8 @@ static void offer_node(const gr_nodes *s, int64_t room, offer *o) {
         int32_t n = 0;
         for (int32_t e = 0; e < s->n; e++) n += !gr_nodes_hosts(s, e, node);
         double saved = n > 0 ? gr_nodes_rows_of(s, node) / n : 0;
-        if (n > 0 && n <= room && saved > fmax(o->found ? o->saved : 0, 0)) *o = (offer){.saved = saved, .whole = node, .n_copies = n, .found = true};
+        bool fits = s->slots_most == 0 || s->node_slots[node] + n <= s->slots_most;
+        if (n > 0 && n <= room && fits && saved > fmax(o->found ? o->saved : 0, 0)) *o = (offer){.saved = saved, .whole = node, .n_copies = n, .found = true};
     }
 }
 
@@ -175,13 +177,29 @@ done:
     return st;
 }
 
+/* Where every layer has a node's slots to itself, those that its GPUs will need for balance are kept back. */
+static void keep_room(gr_auto *a) {
+    for (int32_t l = 0; l < a->n_layers; l++) {
+        gr_nodes *s = &a->layers[l].nodes;
+        int32_t keep = (a->layers[l].n_relief + s->n_nodes - 1) / s->n_nodes, least = (s->n + s->n_nodes - 1) / s->n_nodes;
+        s->slots_most = s->slots_most - keep > least ? s->slots_most - keep : least;
+        gr_nodes_fit(s);
+    }
+}
+
 grace_status gr_auto_place_nodes(gr_auto *a) {
     grace_status st = GRACE_OK;
     int64_t target = a->slots_of_rank * a->n_ranks, n_relief;
     GR_TRY(gr_parallel(a->n_layers, start_layer, a));
-    GR_TRY(buy_copies(a, target));
     GR_TRY(gr_auto_count_relief(a, &n_relief));
+    if (a->slots_each > 0) keep_room(a);
+    GR_TRY(buy_copies(a, target));
+    if (a->slots_each == 0) GR_TRY(gr_auto_count_relief(a, &n_relief));
     GR_TRY(adjust(a, target - n_relief));
+    for (int32_t l = 0; l < a->n_layers; l++) {
+        gr_nodes_fit(&a->layers[l].nodes);
+        gr_nodes_fill(&a->layers[l].nodes, a->slots_each);      /* a GPU holds no expert twice */
+    }
 done:
     return st;
 }

@@ -110,7 +110,7 @@ static grace_status open_gpus(gr_auto *a, gr_auto_layer *al, bool with_edges) {
     for (int32_t node = 0; node < s->n_nodes; node++) {
         gr_parts *p = &al->parts[node];
         gr_parts_close(p);
-        GR_TRY(gr_parts_open(s, node, with_edges, p));
+        GR_TRY(gr_parts_open(s, node, with_edges, with_edges ? a->slots_each : 0, p));
         p->cap = fmax(fmin(al->bound * mean, GPU_UNEVEN * most), s->node_load[node] / gpus_of(a));
         p->load_unit = mean > 0 ? 2 * s->top_k / mean : 0;
         p->count_unit = tokens > 0 ? a->opt.w_gpu / tokens : 0;
@@ -152,7 +152,7 @@ static int32_t hosts_of(const gr_parts *p, const bool *on, int32_t item) {
 }
 
 /* One copy more of an expert of the heaviest GPU, on the GPU where the heavier of the two ends up lightest. False: nothing helps. */
-static bool relieve_once(const gr_parts *p, bool *on, double *load, int32_t *item, int32_t *gpu) {
+static bool relieve_once(const gr_parts *p, const int32_t *count, bool *on, double *load, int32_t *item, int32_t *gpu) {
     int32_t heavy = 0;
     for (int32_t g = 1; g < p->n_parts; g++)
         if (load[g] > load[heavy]) heavy = g;
@@ -160,7 +160,7 @@ static bool relieve_once(const gr_parts *p, bool *on, double *load, int32_t *ite
     bool found = false;
     for (int32_t i = 0; i < p->n; i++)
         for (int32_t g = 0; g < p->n_parts && on[i * p->n_parts + heavy]; g++) {
-            if (on[i * p->n_parts + g]) continue;
+            if (on[i * p->n_parts + g] || (p->count_most > 0 && count[g] >= p->count_most)) continue;
             int32_t r = hosts_of(p, on, i);
             double after = fmax(load[heavy] - p->load[i] / r + p->load[i] / (r + 1), load[g] + p->load[i] / (r + 1));
             if (after < best) best = after, *item = i, *gpu = g, found = true;
@@ -169,13 +169,27 @@ static bool relieve_once(const gr_parts *p, bool *on, double *load, int32_t *ite
     return found;
 }
 
-/* Copies inside a node until no GPU is over the bound or room is spent. */
+/* The expert with most load a copy of those that a GPU has not; there is one, GPUs have no more slots than a node has experts. */
+static int32_t most_wanted(const gr_parts *p, const bool *on, int32_t gpu) {
+    int32_t best = -1;
+    double most = 0;
+    for (int32_t i = 0; i < p->n; i++) {
+        double part = on[i * p->n_parts + gpu] ? -1 : p->load[i] / hosts_of(p, on, i);
+        if (part >= 0 && (best < 0 || part > most)) best = i, most = part;
+    }
+    GR_ASSERT(best >= 0);
+    return best;
+}
+
+/* Copies inside a node until no GPU is over the bound or room is spent; with equal slots, then until none is free. */
 static grace_status relieve(gr_auto *a, gr_auto_layer *al, int32_t node, int64_t *room) {
     grace_status st = GRACE_OK;
     const gr_parts *p = &al->parts[node];
-    int32_t item = 0, gpu = 0;
+    int32_t item = 0, gpu = 0, *count = NULL;
     bool *on = NULL;
     double *load = NULL;
+    GR_CALLOC(count, p->n_parts);
+    memcpy(count, p->part_count, (size_t)p->n_parts * sizeof *count);
     GR_CALLOC(on, (size_t)p->n * (size_t)p->n_parts);
     GR_CALLOC(load, p->n_parts);
     for (int32_t i = 0; i < p->n; i++) on[i * p->n_parts + p->part[i]] = true;
@@ -183,12 +197,18 @@ static grace_status relieve(gr_auto *a, gr_auto_layer *al, int32_t node, int64_t
     while (*room > 0 && gr_max_over_mean(load, p->n_parts) > 1 + 1e-9) {
         double most = 0;
         for (int32_t g = 0; g < p->n_parts; g++) most = fmax(most, load[g]);
-        if (most <= p->cap * (1 + 1e-9) || !relieve_once(p, on, load, &item, &gpu)) break;
+        if (most <= p->cap * (1 + 1e-9) || !relieve_once(p, count, on, load, &item, &gpu)) break;
         al->relief[al->n_relief++] = (gr_copy){p->expert[item], node * gpus_of(a) + gpu};
-        (*room)--;
+        (*room)--, count[gpu]++;
     }
+    for (gpu = 0; gpu < p->n_parts && p->count_most > 0; gpu++)
+        for (; count[gpu] < p->count_most; count[gpu]++) {
+            item = most_wanted(p, on, gpu);
+            on[item * p->n_parts + gpu] = true;
+            al->relief[al->n_relief++] = (gr_copy){p->expert[item], node * gpus_of(a) + gpu};
+        }
 done:
-    free(on), free(load);
+    free(on), free(load), free(count);
     return st;
 }
 

@@ -9,6 +9,7 @@
 #include "grace/sim.h"
 #include "plan/auto.h"
 #include "plan/budget.h"
+#include "plan/equalise.h"
 #include "plan/expect.h"
 #include "plan/tables.h"
 
@@ -73,6 +74,16 @@ done:
 
 /* ---- candidates ---- */
 
+/* Free slots of a plan get replicas, so that every rank has as many; false: a layer has more already. */
+static bool even_out(const race *r, grace_plan **plan) {
+    grace_plan *even = NULL;
+    int32_t each = (int32_t)(r->slots_of_rank / r->profile->info.n_layers);
+    if (gr_plan_equalise(*plan, r->profile, each < r->profile->info.n_experts ? each : r->profile->info.n_experts, &even)) return false;
+    grace_plan_free(*plan);
+    *plan = even;
+    return true;
+}
+
 /* A planner that cannot have this memory or this cluster does not take part. */
 static grace_status enter(race *r, grace_planner planner, double balance) {
     grace_status st = GRACE_OK;
@@ -80,11 +91,13 @@ static grace_status enter(race *r, grace_planner planner, double balance) {
     candidate c = {0};
     const grace_trace_info *info = &r->profile->info;
     opt.planner = planner, opt.balance = balance, opt.objective = NULL, opt.slots_per_rank = 0;
+    opt.equal_slots = opt.equal_slots && planner == GRACE_PLANNER_AUTO;
     opt.memory = (double)r->slots_of_rank * grace_cluster_ranks(r->cluster) / ((double)info->n_layers * info->n_experts);
     st = grace_plan_build(r->profile, r->cluster, &opt, &c.plan);
     if (st == GRACE_ERR_LIMIT) return GRACE_OK;
     if (st) return st;
     if (gr_fullest_rank(c.plan) > r->slots_of_rank) goto done;
+    if (r->opt->equal_slots && planner != GRACE_PLANNER_AUTO && !even_out(r, &c.plan)) goto done;
     GR_CALLOC(c.seconds, info->n_layers);
     GR_TRY(price_layers(c.plan, r->opt->bundles, r->opt->objective, c.seconds));
     for (int32_t l = 0; l < info->n_layers; l++) c.total += c.seconds[l];

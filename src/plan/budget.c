@@ -19,7 +19,7 @@ static grace_status budget_of_grace(const grace_profile *profile, grace_cluster 
     grace_status st = GRACE_OK;
     grace_plan_options paper = *opt;
     grace_plan *plan = NULL;
-    paper.planner = GRACE_PLANNER_GRACE, paper.objective = NULL;
+    paper.planner = GRACE_PLANNER_GRACE, paper.objective = NULL, paper.equal_slots = false;
     GR_TRY(grace_plan_build(profile, cluster, &paper, &plan));
     *slots_of_rank = gr_fullest_rank(plan);
 done:

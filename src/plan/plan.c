@@ -59,6 +59,7 @@ static grace_status check_options(const grace_plan_options *opt) {
              "plan: balance: expected a bound of 1 or more on max/mean load (or 0: under that of grace), found %g", opt->balance);
     GR_CHECK(opt->w_gpu >= 0 && opt->w_gpu <= 1e9, GRACE_ERR_ARG, "plan: weight of rows inside a node: expected 0 to 1e9, found %g", opt->w_gpu);
     GR_CHECK(!opt->from || opt->planner == GRACE_PLANNER_AUTO, GRACE_ERR_ARG, "plan: only planner auto starts from a plan");
+    GR_CHECK(!opt->equal_slots || (opt->planner == GRACE_PLANNER_AUTO && !opt->from), GRACE_ERR_ARG, "plan: only a search of planner auto has equal slots");
     GR_CHECK(!opt->objective || (opt->planner == GRACE_PLANNER_AUTO && !opt->from), GRACE_ERR_ARG, "plan: only a search of planner auto has an objective");
     GR_CHECK(opt->max_moves >= 0, GRACE_ERR_ARG, "plan: moves: expected 0 or more, found %d", opt->max_moves);
     GR_CHECK(opt->time_limit_s >= 0, GRACE_ERR_ARG, "plan: time limit: expected 0 seconds (none) or more, found %g", opt->time_limit_s);

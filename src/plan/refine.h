@@ -31,6 +31,8 @@ typedef struct gr_nodes {
     int64_t *empty;             /* [n, N home, N node] tokens with the expert that do not visit the node */
     int64_t cost;               /* tokens x homes x remote nodes visited */
     double *node_load;          /* [N] pairs, homes alike */
+    int32_t *node_slots;        /* [N] */
+    int32_t slots_most;         /* of a node; 0: any number */
     uint8_t *locked;            /* [n, N] */
     struct gr_node_op *done;    /* [n * N] operations of a pass, for going back */
 } gr_nodes;
@@ -60,6 +62,10 @@ double gr_nodes_pass(gr_nodes *s, double slack);
 bool gr_nodes_best_copy(const gr_nodes *s, gr_node_op *op, double *saved);
 /* The copy that is missed least, and the rows a token it saves; false: there is none. */
 bool gr_nodes_worst_copy(const gr_nodes *s, gr_node_op *op, double *saved);
+/* Copies and primaries leave nodes that have more than slots_most, those first that are missed least. There is room: N x slots_most >= n. */
+void gr_nodes_fit(gr_nodes *s);
+/* Copies until every node hosts that many experts, or all. */
+void gr_nodes_fill(gr_nodes *s, int32_t least);
 
 /* Go to a state remembered as copies of fetch and primary. */
 void gr_nodes_restore(gr_nodes *s, const int16_t *fetch, const int16_t *primary);
@@ -85,13 +91,15 @@ typedef struct gr_parts {
     int64_t cost;
     double *part_load;          /* [n_parts] */
     double cap;                 /* on part_load */
+    int32_t *part_count;        /* [n_parts] items */
+    int32_t count_most;         /* of a part, n_parts times that is n or more; 0: any number */
     double load_unit, count_unit;       /* score of a pair over cap; of a count of cost */
     uint8_t *locked;            /* [n] */
     int32_t *done, *before;     /* [n] a pass: items moved, and where they were */
 } gr_parts;
 
 /* The node's experts on its GPUs by load alone: heaviest first, each to the lightest. Without edges there is only load. Fails with MEMORY. */
-grace_status gr_parts_open(const gr_nodes *nodes, int32_t node, bool with_edges, gr_parts *out);
+grace_status gr_parts_open(const gr_nodes *nodes, int32_t node, bool with_edges, int32_t count_most, gr_parts *out);
 void gr_parts_close(gr_parts *s);
 void gr_parts_move(gr_parts *s, int32_t item, int32_t part);
 /* One pass; what the score (cost in count_unit, loads over the cap in load_unit) fell by. */

@@ -4,6 +4,7 @@
 #include "base/memory.h"
 #include "plan/refine.h"
 
+static const double OVER_UNIT = 1e6;    /* score of an item over count_most: it never stays */
 enum { MERGED_MAX = 64 };       /* choices of a token that fit the mask by which equal edges are found */
 
 /* ---- edges: what each bundle fetches from this node, homes with the same needs together ---- */
@@ -94,14 +95,18 @@ static int32_t heaviest_left(const gr_parts *s) {
     return best;
 }
 
+static bool is_full(const gr_parts *s, int32_t part) { return s->count_most > 0 && s->part_count[part] >= s->count_most; }
+
 static void deal_by_load(gr_parts *s) {
     for (int32_t i = 0; i < s->n; i++) s->part[i] = -1;
     for (int32_t item; (item = heaviest_left(s)) >= 0;) {
-        int32_t best = 0;
-        for (int32_t p = 1; p < s->n_parts; p++)
-            if (s->part_load[p] < s->part_load[best]) best = p;
+        int32_t best = -1;
+        for (int32_t p = 0; p < s->n_parts; p++)
+            if (!is_full(s, p) && (best < 0 || s->part_load[p] < s->part_load[best])) best = p;
+        GR_ASSERT(best >= 0);
         s->part[item] = best;
         s->part_load[best] += s->load[item];
+        s->part_count[best]++;
     }
 }
 
@@ -120,15 +125,16 @@ static void count_edges(gr_parts *s) {
     }
 }
 
-grace_status gr_parts_open(const gr_nodes *nodes, int32_t node, bool with_edges, gr_parts *out) {
+grace_status gr_parts_open(const gr_nodes *nodes, int32_t node, bool with_edges, int32_t count_most, gr_parts *out) {
     grace_status st = GRACE_OK;
-    gr_parts s = {.n_parts = nodes->n_gpus / nodes->n_nodes, .load_unit = 1};
+    gr_parts s = {.n_parts = nodes->n_gpus / nodes->n_nodes, .load_unit = 1, .count_most = count_most};
     builder b = {.nodes = nodes, .node = node, .s = &s};
     GR_CALLOC(b.item_of, nodes->n);
     GR_TRY(list_items(&b));
     GR_TRY(list_edges(&b, with_edges));
     GR_CALLOC(s.part, s.n);
     GR_CALLOC(s.part_load, s.n_parts);
+    GR_CALLOC(s.part_count, s.n_parts);
     GR_CALLOC(s.pins, (size_t)s.n_edges * (size_t)s.n_parts);
     GR_CALLOC(s.sole, s.n);
     GR_CALLOC(s.empty, (size_t)s.n * (size_t)s.n_parts);
@@ -147,7 +153,7 @@ done:
 
 void gr_parts_close(gr_parts *s) {
     free(s->expert), free(s->load), free(s->edge_first), free(s->edge_item), free(s->item_first), free(s->item_edge), free(s->count), free(s->part);
-    free(s->pins), free(s->sole), free(s->empty), free(s->part_load), free(s->locked), free(s->done), free(s->before);
+    free(s->pins), free(s->sole), free(s->empty), free(s->part_load), free(s->part_count), free(s->locked), free(s->done), free(s->before);
     memset(s, 0, sizeof *s);
 }
 
@@ -192,15 +198,25 @@ void gr_parts_move(gr_parts *s, int32_t item, int32_t part) {
     s->part[item] = part;
     s->part_load[from] -= s->load[item];
     s->part_load[part] += s->load[item];
+    s->part_count[from]--, s->part_count[part]++;
 }
 
 /* ---- a pass ---- */
+
+static int32_t count_over(const gr_parts *s, int32_t n, int32_t slack) { return s->count_most > 0 && n > s->count_most + slack ? n - s->count_most - slack : 0; }
+
+/* Items too many after a move less those before. slack: one more on the way, so that items can change places. */
+static int32_t more_over(const gr_parts *s, int32_t from, int32_t part, int32_t slack) {
+    return count_over(s, s->part_count[part] + 1, slack) - count_over(s, s->part_count[part], slack) + count_over(s, s->part_count[from] - 1, slack) -
+           count_over(s, s->part_count[from], slack);
+}
 
 static double change_of(const gr_parts *s, int32_t item, int32_t part, double slack) {
     int32_t from = s->part[item];
     double cap = s->cap + slack, load = s->load[item], a = s->part_load[from], b = s->part_load[part];
     double excess = fmax(0, a - load - cap) + fmax(0, b + load - cap) - fmax(0, a - cap) - fmax(0, b - cap);
-    return s->load_unit * excess - s->count_unit * (double)(s->sole[item] - s->empty[(size_t)item * s->n_parts + part]);
+    double moved = s->load_unit * excess - s->count_unit * (double)(s->sole[item] - s->empty[(size_t)item * s->n_parts + part]);
+    return moved + OVER_UNIT * more_over(s, from, part, slack > 0);
 }
 
 /* The best move of an item that is not locked; false: none is left. */

@@ -68,8 +68,12 @@ double gr_nodes_load(const gr_nodes *s, int32_t expert, int32_t node) {
 
 static void count_loads(gr_nodes *s) {
     memset(s->node_load, 0, (size_t)s->n_nodes * sizeof *s->node_load);
+    memset(s->node_slots, 0, (size_t)s->n_nodes * sizeof *s->node_slots);
     for (int32_t e = 0; e < s->n; e++)
-        for (int32_t node = 0; node < s->n_nodes; node++) s->node_load[node] += gr_nodes_load(s, e, node);
+        for (int32_t node = 0; node < s->n_nodes; node++) {
+            s->node_load[node] += gr_nodes_load(s, e, node);
+            s->node_slots[node] += gr_nodes_hosts(s, e, node);
+        }
 }
 
 static grace_status list_bundles(gr_nodes *s) {
@@ -118,6 +122,7 @@ grace_status gr_nodes_open(const gr_bundle_layer *bundles, int32_t top_k, const 
     GR_CALLOC(s.sole, pairs);
     GR_CALLOC(s.empty, pairs * nodes);
     GR_CALLOC(s.node_load, nodes);
+    GR_CALLOC(s.node_slots, nodes);
     GR_CALLOC(s.locked, pairs);
     GR_CALLOC(s.done, pairs);
     start_on_node_0(&s);
@@ -131,7 +136,7 @@ done:
 
 void gr_nodes_close(gr_nodes *s) {
     free(s->first), free(s->bundle), free(s->fetch), free(s->primary), free(s->n_hosts), free(s->pins), free(s->sole), free(s->empty);
-    free(s->node_load), free(s->locked), free(s->done);
+    free(s->node_load), free(s->node_slots), free(s->locked), free(s->done);
     memset(s, 0, sizeof *s);
 }
 
@@ -165,6 +170,8 @@ void gr_nodes_apply(gr_nodes *s, gr_node_op op) {
     s->primary[e] = op.primary;
     s->n_hosts[e] = (int16_t)(s->n_hosts[e] + more_copies(op));
     s->n_slots += more_copies(op);
+    if (op.add >= 0) s->node_slots[op.add]++;
+    if (op.drop >= 0) s->node_slots[op.drop]--;
     for (int32_t node = 0; node < s->n_nodes; node++) s->node_load[node] += gr_nodes_load(s, e, node);
 }
 
@@ -210,16 +217,29 @@ static double over(double load, double cap) { return load > cap ? load - cap : 0
  * worth it. */
 static double pair_unit(const gr_nodes *s) { return s->total_load > 0 ? 2.0 * s->top_k * s->n_nodes / s->total_load : 0; }
 
+static const double SLOT_UNIT = 4;      /* rows a token that a slot over slots_most costs: more than it can save */
+
 static double node_cap(const gr_nodes *s) { return s->bound * s->total_load / s->n_nodes; }
 static double expert_cap(const gr_nodes *s) { return s->gpu_bound * s->total_load / s->n_gpus; }     /* more than a GPU should have at all */
 
+static int32_t slots_over(const gr_nodes *s, int32_t n, int32_t slack) { return s->slots_most > 0 && n > s->slots_most + slack ? n - s->slots_most - slack : 0; }
+
+/* Slots too many after an operation less those before. slack: one more on the way, so that experts can change places. */
+static int32_t more_slots_over(const gr_nodes *s, gr_node_op op, int32_t slack) {
+    int32_t change = 0;
+    if (op.add >= 0) change += slots_over(s, s->node_slots[op.add] + 1, slack) - slots_over(s, s->node_slots[op.add], slack);
+    if (op.drop >= 0) change += slots_over(s, s->node_slots[op.drop] - 1, slack) - slots_over(s, s->node_slots[op.drop], slack);
+    return change;
+}
+
 double gr_nodes_score(const gr_nodes *s) {
     double pairs = 0;
+    int32_t slots = 0;
     for (int32_t node = 0; node < s->n_nodes; node++) {
-        pairs += over(s->node_load[node], node_cap(s));
+        pairs += over(s->node_load[node], node_cap(s)), slots += slots_over(s, s->node_slots[node], 0);
         for (int32_t e = 0; e < s->n; e++) pairs += over(gr_nodes_load(s, e, node), expert_cap(s));
     }
-    return gr_nodes_rows(s) + fmax(0, s->price) * (s->n_slots - s->n) + pairs * pair_unit(s);
+    return gr_nodes_rows(s) + fmax(0, s->price) * (s->n_slots - s->n) + pairs * pair_unit(s) + SLOT_UNIT * slots;
 }
 
 /* What an operation adds to the penalties for loads over the bounds. slack: pairs a node may have beyond its bound. */
@@ -231,7 +251,7 @@ static double penalty_change(const gr_nodes *s, gr_node_op op, double slack) {
         double after = (fetch_after(s, op, node) < 0 ? share : 0) + (node == op.primary ? share * elsewhere_after : 0), load = s->node_load[node];
         if (before != after) change += over(load - before + after, cap) - over(load, cap) + over(after, hot) - over(before, hot);
     }
-    return change * pair_unit(s);
+    return change * pair_unit(s) + SLOT_UNIT * more_slots_over(s, op, slack > 0);
 }
 
 static double rows_saved(const gr_nodes *s, gr_node_op op) {
@@ -335,4 +355,42 @@ bool gr_nodes_worst_copy(const gr_nodes *s, gr_node_op *op, double *saved) {
             }
         }
     return found;
+}
+
+/* What leaves a node with the least loss: a copy, or whatever another node with room takes in. */
+static gr_node_op easiest_to_leave(const gr_nodes *s, int16_t node) {
+    gr_node_op best = {-1, -1, -1, -1};
+    double least = INFINITY;
+    for (int16_t e = 0; e < s->n; e++)
+        for (int16_t to = 0; to < s->n_nodes && gr_nodes_hosts(s, e, node); to++) {
+            bool hosted = gr_nodes_hosts(s, e, to);
+            gr_node_op op = {e, (int16_t)(hosted ? -1 : to), node, (int16_t)(s->primary[e] == node ? to : s->primary[e])};
+            if (to == node || (!hosted && s->node_slots[to] >= s->slots_most)) continue;
+            double loss = gr_nodes_change(s, op, 0);
+            if (loss < least) least = loss, best = op;
+        }
+    return best;
+}
+
+void gr_nodes_fit(gr_nodes *s) {
+    for (int16_t node = 0; node < s->n_nodes; node++)
+        while (s->slots_most > 0 && s->node_slots[node] > s->slots_most) {
+            gr_node_op op = easiest_to_leave(s, node);
+            GR_ASSERT(op.expert >= 0);
+            gr_nodes_apply(s, op);
+        }
+}
+
+void gr_nodes_fill(gr_nodes *s, int32_t least) {
+    for (int16_t node = 0; node < s->n_nodes; node++)
+        while (s->node_slots[node] < least && s->node_slots[node] < s->n) {
+            gr_node_op best = {-1, node, -1, -1};
+            double cheapest = INFINITY;
+            for (int16_t e = 0; e < s->n; e++) {
+                gr_node_op op = {e, node, -1, s->primary[e]};
+                double change = gr_nodes_hosts(s, e, node) ? INFINITY : gr_nodes_change(s, op, 0);
+                if (change < cheapest) cheapest = change, best = op;
+            }
+            gr_nodes_apply(s, best);
+        }
 }

@@ -72,6 +72,40 @@ static void auto_plans_are_valid_and_within_memory_for_every_cluster(void **stat
     }
 }
 
+static void equal_slots_are_equal_on_every_rank_of_every_layer(void **state) {
+    (void)state;
+    for (uint64_t seed = 1; seed <= 30; seed++) {
+        gr_rng rng = gr_rng_seed(seed * 31);
+        grace_cluster cluster = {between(&rng, 1, 4), between(&rng, 1, 3)};
+        int32_t n_ranks = grace_cluster_ranks(cluster), n = between(&rng, n_ranks > 8 ? n_ranks : 8, 20);
+        world w = world_open(seed, (trace_case){between(&rng, 1, 3), n, between(&rng, 1, 3), 2, 60, 2, 0.5});
+        grace_plan *plan = NULL;
+        w.opt.slots_per_rank = between(&rng, (n + n_ranks - 1) / n_ranks, n), w.opt.equal_slots = true;
+        claim(grace_plan_build(w.profile, cluster, &w.opt, &plan) == GRACE_OK, seed);
+        claim_plan(plan, seed);
+        for (int32_t l = 0; l < plan->n_layers; l++)
+            for (int32_t r = 0; r < n_ranks; r++) claim(plan->layers[l].first_slot[r + 1] - plan->layers[l].first_slot[r] == w.opt.slots_per_rank, seed);
+        grace_plan_free(plan);
+        world_close(&w);
+    }
+}
+
+/* Against the balancer of loads, which has as many. */
+static void equal_slots_are_used_for_rows(void **state) {
+    (void)state;
+    for (uint64_t seed = 1; seed <= 3; seed++) {
+        world w = world_open(seed, BLOCKS);
+        double load;
+        w.opt.slots_per_rank = 10;
+        grace_plan *balancer = build(&w, (grace_cluster){2, 2}, GRACE_PLANNER_EPLB, seed);
+        w.opt.equal_slots = true;
+        grace_plan *ours = build(&w, (grace_cluster){2, 2}, GRACE_PLANNER_AUTO, seed);
+        claim(rows_of(&w, ours, &load).cross < 0.95 * rows_of(&w, balancer, &load).cross, seed);
+        grace_plan_free(balancer), grace_plan_free(ours);
+        world_close(&w);
+    }
+}
+
 static void load_after_is_what_routing_by_the_plan_gives(void **state) {
     (void)state;
     world w = world_open(3, BLOCKS);
@@ -216,6 +250,8 @@ static void options_that_cannot_be_are_refused(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(auto_plans_are_valid_and_within_memory_for_every_cluster),
+        cmocka_unit_test(equal_slots_are_equal_on_every_rank_of_every_layer),
+        cmocka_unit_test(equal_slots_are_used_for_rows),
         cmocka_unit_test(load_after_is_what_routing_by_the_plan_gives),
         cmocka_unit_test(auto_beats_grace_at_the_same_fullest_rank),
         cmocka_unit_test(more_memory_costs_no_rows_and_ends_at_full_replication),

@@ -178,7 +178,7 @@ static void parts_keep_exact_books(void **state) {
         for (int i = 0; i < 20; i++) gr_nodes_apply(&w.nodes, random_op(&rng, &w.nodes));
         for (int32_t node = 0; node < w.cluster.n_nodes; node++) {
             gr_parts p;
-            claim(gr_parts_open(&w.nodes, node, true, &p) == GRACE_OK && p.cost == count_parts(&p), seed);
+            claim(gr_parts_open(&w.nodes, node, true, 0, &p) == GRACE_OK && p.cost == count_parts(&p), seed);
             for (int i = 0; i < 30 && p.n > 0; i++) {
                 int32_t item = between(&rng, 0, p.n - 1), to = between(&rng, 0, p.n_parts - 1), from = p.part[item];
                 int64_t before = p.cost, gain = from == to ? 0 : p.sole[item] - p.empty[item * p.n_parts + to];
@@ -202,7 +202,7 @@ static void swaps_lower_what_is_over_the_cap(void **state) {
         gr_rng rng = gr_rng_seed(seed);
         world w = world_open(&rng, seed);
         gr_parts p;
-        claim(gr_parts_open(&w.nodes, 0, true, &p) == GRACE_OK, seed);
+        claim(gr_parts_open(&w.nodes, 0, true, 0, &p) == GRACE_OK, seed);
         for (int32_t i = 0; i < p.n; i++) gr_parts_move(&p, i, i % p.n_parts);
         p.cap = 1.02 * w.nodes.total_load / p.n_parts;
         double before = INFINITY, over = 0;
