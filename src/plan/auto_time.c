@@ -14,7 +14,7 @@
 #include "plan/tables.h"
 
 enum { CANDIDATES_MAX = 16 };
-static const double BALANCES[] = {1.1, 1.25, 1.5, 2, 3};
+static const double BALANCES[] = {1.02, 1.1, 1.25, 1.5, 2};
 
 typedef struct candidate { grace_plan *plan; double *seconds; double total; } candidate;     /* seconds [n_layers] */
 typedef struct race {
@@ -115,7 +115,7 @@ static grace_status enter_all(race *r) {
     double whole = 2.0 * r->cluster.n_nodes;        /* a bound that a layer on one node keeps */
     if (r->opt->balance > 0) GR_TRY(enter(r, GRACE_PLANNER_AUTO, r->opt->balance));
     for (size_t i = 0; i < sizeof BALANCES / sizeof *BALANCES; i++)
-        if (BALANCES[i] > r->opt->balance && BALANCES[i] < r->cluster.n_nodes) GR_TRY(enter(r, GRACE_PLANNER_AUTO, BALANCES[i]));
+        if (BALANCES[i] != r->opt->balance && BALANCES[i] < r->cluster.n_nodes) GR_TRY(enter(r, GRACE_PLANNER_AUTO, BALANCES[i]));
     if (r->cluster.n_nodes > 1) GR_TRY(enter(r, GRACE_PLANNER_AUTO, whole));
     for (int planner = 0; planner < GRACE_N_PLANNERS; planner++)
         if (planner != GRACE_PLANNER_AUTO) GR_TRY(enter(r, (grace_planner)planner, 1.1));
