@@ -212,8 +212,9 @@ static void cpu_free(gr_compute *c) {
 
 static const gr_compute_ops cpu_ops = {
     .name = "cpu", .alloc = cpu_alloc, .release = cpu_release, .weight_open = weight_open, .weight_close = weight_close,
-    .embed = cpu_embed, .norm = cpu_norm, .linear = gr_cpu_linear, .add_bias = cpu_add_bias, .linear_heads = gr_cpu_linear_heads, .attention = gr_cpu_attention, .gate = gr_cpu_gate,
-    .scale_rows = cpu_scale_rows, .experts = gr_cpu_experts, .gather = cpu_gather, .sum_rows = cpu_sum_rows, .add = cpu_add, .sample = gr_cpu_sample, .free = cpu_free,
+    .embed = cpu_embed, .norm = cpu_norm, .linear = gr_cpu_linear, .add_bias = cpu_add_bias, .linear_heads = gr_cpu_linear_heads,
+    .attention = gr_cpu_attention, .gate = gr_cpu_gate, .scale_rows = cpu_scale_rows, .experts = gr_cpu_experts, .gather = cpu_gather,
+    .sum_rows = cpu_sum_rows, .add = cpu_add, .sample = gr_cpu_sample, .free = cpu_free,
 };
 
 #ifdef GRACE_X86
