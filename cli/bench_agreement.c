@@ -194,7 +194,8 @@ static grace_status put(const arguments *a, const world *w, double tau, int argc
 static void print_table(const world *w, double tau) {
     printf("%-28s %12s %12s %8s\n", "rung", "measured s", "predicted s", "ratio");
     for (int32_t i = 0; i < w->n; i++)
-        printf("%-28s %12.3f %12.3f %8.2f\n", w->rungs[i].name, w->rungs[i].measured_s, w->rungs[i].predicted_s, w->rungs[i].predicted_s / w->rungs[i].measured_s);
+        printf("%-28s %12.3f %12.3f %8.2f\n", w->rungs[i].name, w->rungs[i].measured_s, w->rungs[i].predicted_s,
+               w->rungs[i].predicted_s / w->rungs[i].measured_s);
     printf("MoE time, all steps; Kendall tau of the two orders %.3f\n", tau);
 }
 

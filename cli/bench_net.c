@@ -103,7 +103,7 @@ done:
 
 static grace_status measure_latency(link_bench *l, int32_t repeat, double *seconds) {
     grace_status st = GRACE_OK;
-    double us[REPEAT_MAX];
+    double us[REPEAT_MAX] = {0};
     GR_TRY(link_resize(l, SMALL));
     for (int32_t i = 0; i < repeat; i++) GR_TRY(link_time(l, SMALL, &us[i]));
     qsort(us, (size_t)repeat, sizeof *us, by_value);
@@ -190,7 +190,7 @@ done:
 /* Median time of rows_each rows for every slot, of the slowest rank. */
 static grace_status expert_time(gr_comm *world, expert_bench *b, int32_t rows_each, int32_t repeat, double *seconds) {
     grace_status st = GRACE_OK;
-    double us[REPEAT_MAX];
+    double us[REPEAT_MAX] = {0};
     int32_t first[SLOTS + 1], row[SLOTS * MANY_ROWS];
     for (int32_t s = 0; s <= SLOTS; s++) first[s] = s * rows_each;
     for (int32_t i = 0; i < SLOTS * rows_each; i++) row[i] = i;

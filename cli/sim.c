@@ -13,12 +13,14 @@ enum { PLANS_MAX = 32 };
 static const struct argp_option options[] = {
     {"plan", KEY_PLAN, "PLAN", 0, "a plan's file, or contiguous (default), replicate-node, tiled:R (every R ranks hold all experts); may be given often", 0},
     {"cluster", KEY_CLUSTER, "SHAPE", 0, "for plans that are no files, e.g. 4x8 (default: the first file's, else 2x2)", 0},
-    {"workload", KEY_WORKLOAD, "B,P,D", 0, "B sequences of P prompt tokens, then D decode steps (default: the trace's own steps; 256,128,16 where it has none)", 0},
+    {"workload", KEY_WORKLOAD, "B,P,D", 0, "B sequences of P prompt tokens, then D decode steps (default: the trace's own steps; 256,128,16 "
+     "where it has none)", 0},
     {"chunk", KEY_CHUNK, "N", 0, "prompt rows a rank computes in one step (default: all at once)", 0},
     {"exchange", KEY_EXCHANGE, "KIND", 0, "hsc (default), flat or per-expert", 0},
     {"route", KEY_ROUTE, "POLICY", 0, "tar (default), joint, wrr or primary", 0},
     {"exact", KEY_EXACT, 0, 0, "every expert's row comes home unsummed", 0},
-    {"rates", KEY_RATES, "RATES", 0, "a file of 'grace bench net', or a preset: h200-25g (default), h200-1g, -10g, -100g, -400g, a100-25g, cpu, cpu-100mbit, cpu-1gbit", 0},
+    {"rates", KEY_RATES, "RATES", 0, "a file of 'grace bench net', or a preset: h200-25g (default), h200-1g, -10g, -100g, -400g, a100-25g, cpu, "
+     "cpu-100mbit, cpu-1gbit", 0},
     {"model", 'm', "DIR", 0, "model folder, for widths and bytes", 0},
     {"shape", KEY_SHAPE, "SHAPE", 0, "the same without a folder: olmoe-1b-7b, deepseek-v2-lite, qwen3-30b-a3b, gpt-oss-20b, deepseek-v3, or "
      "\"hidden=N,width=N,...\" (default: the one that the routing fits, else widths of olmoe-1b-7b)", 0},
@@ -215,7 +217,8 @@ static grace_status simulate(const arguments *a, world *w) {
     GR_TRY(open_plans(a, w, &out.cluster));
     out.synthetic = grace_routing_info(w->routing)->synthetic;
     out.workload = a->workload.sequences ? &a->workload : grace_routing_has_steps(w->routing) ? NULL : &usual;
-    out.options = (grace_sim_options){.route = a->route, .exchange = a->exchange, .exact = a->exact, .workload = out.workload, .shape = &w->shape, .rates = &w->rates};
+    out.options = (grace_sim_options){.route = a->route, .exchange = a->exchange, .exact = a->exact, .workload = out.workload,
+                                      .shape = &w->shape, .rates = &w->rates};
     grace_selection_format(&a->tokens, out.tokens, sizeof out.tokens);
     for (int32_t i = 0; i < a->n_plans; i++) {
         grace_sim_options opt = out.options;

@@ -61,7 +61,7 @@ typedef struct grace_shape {
     double kv_values;           /* values a token keeps in the KV cache, all layers */
 } grace_shape;
 
-grace_shape grace_shape_of_model(const grace_model_info *info);
+grace_shape grace_shape_of_model(const grace_model_info *m);
 /* TEXT is a preset ("olmoe-1b-7b", "deepseek-v2-lite", "qwen3-30b-a3b", ...) or "hidden=2048,width=1024,..." (docs/simulator.md); layers,
  * experts and top-k that it leaves out come from like, which may be NULL. Fails with ARG. */
 grace_status grace_shape_parse(const char *text, const grace_trace_info *like, grace_shape *out);

@@ -41,7 +41,8 @@ static grace_shape shape_of_dims(const dims *d) {
 
 grace_shape grace_shape_assumed(int32_t n_layers, int32_t n_experts, int32_t top_k) {
     for (int32_t i = 0; i < N_MODELS; i++)
-        if (models[i].n_layers - models[i].n_dense == n_layers && models[i].n_experts == n_experts && models[i].top_k == top_k) return shape_of_dims(&models[i]);
+        if (models[i].n_layers - models[i].n_dense == n_layers && models[i].n_experts == n_experts && models[i].top_k == top_k)
+            return shape_of_dims(&models[i]);
     grace_shape s = shape_of_dims(&models[0]);
     double per_layer = (double)n_layers / s.n_layers;
     s.dense_params *= per_layer, s.attention_values *= per_layer, s.kv_values *= per_layer;

@@ -4,7 +4,7 @@
 #include "base/memory.h"
 #include "grace/sim.h"
 
-grace_status gr_flow_alloc(grace_cluster cluster, grace_flow *out);     /* all zero */
+grace_status gr_flow_alloc(grace_cluster cluster, grace_flow *f);     /* all zero */
 void gr_flow_free(grace_flow *f);
 /* All zero. Free with gr_layer_counts_free(), also after a failure. */
 grace_status gr_layer_counts_alloc(grace_cluster cluster, bool two_stage, grace_layer_counts *out);

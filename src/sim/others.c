@@ -55,7 +55,8 @@ done:
 static grace_status run_node(const job *j, int32_t sequences, grace_sim **out) {
     grace_workload w = *j->workload;
     w.sequences = sequences;
-    grace_sim_options opt = {.plan = j->node_plan, .route = GRACE_ROUTE_TAR, .exchange = GRACE_EXCHANGE_HSC, .workload = &w, .shape = j->shape, .rates = j->rates};
+    grace_sim_options opt = {.plan = j->node_plan, .route = GRACE_ROUTE_TAR, .exchange = GRACE_EXCHANGE_HSC, .workload = &w,
+                             .shape = j->shape, .rates = j->rates};
     return grace_sim_run(j->routing, &opt, out);
 }
 

@@ -69,7 +69,8 @@ static grace_status check_workload(const grace_workload *w) {
     grace_status st = GRACE_OK;
     GR_CHECK(w->sequences >= 1 && w->prefill >= 0 && w->decode >= 0 && w->prefill + w->decode >= 1 && w->chunk >= 0, GRACE_ERR_ARG,
              "workload: expected at least one sequence with a token to compute, found %d of %d + %d", w->sequences, w->prefill, w->decode);
-    GR_CHECK(w->prefill < 1 << 19 && w->decode < 1 << 19, GRACE_ERR_LIMIT, "workload: %d + %d tokens a sequence, the limit is %d each", w->prefill, w->decode, 1 << 19);
+    GR_CHECK(w->prefill < 1 << 19 && w->decode < 1 << 19, GRACE_ERR_LIMIT, "workload: %d + %d tokens a sequence, the limit is %d each",
+             w->prefill, w->decode, 1 << 19);
 done:
     return st;
 }

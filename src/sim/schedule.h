@@ -18,9 +18,9 @@ typedef struct gr_schedule {
 } gr_schedule;
 
 /* Frees with gr_schedule_free(), also after a failure. Fails with ARG, LIMIT, MEMORY. */
-grace_status gr_schedule_workload(const grace_routing *r, const grace_workload *w, int32_t n_ranks, gr_schedule *out);
+grace_status gr_schedule_workload(const grace_routing *r, const grace_workload *w, int32_t n_ranks, gr_schedule *s);
 /* The trace's own steps. */
-grace_status gr_schedule_recorded(const grace_routing *r, grace_cluster cluster, gr_schedule *out);
+grace_status gr_schedule_recorded(const grace_routing *r, grace_cluster cluster, gr_schedule *s);
 void gr_schedule_free(gr_schedule *s);
 
 #endif

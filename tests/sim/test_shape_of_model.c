@@ -8,7 +8,8 @@
 
 static void a_model_is_priced_by_its_own_numbers(void **state) {
     (void)state;
-    grace_model_info m = {.family = "olmoe", .n_layers = 2, .n_moe_layers = 2, .hidden = 8, .vocab = 100, .n_heads = 2, .n_kv_heads = 1, .head_dim = 4, .v_dim = 4,
+    grace_model_info m = {.family = "olmoe", .n_layers = 2, .n_moe_layers = 2, .hidden = 8, .vocab = 100,
+                          .n_heads = 2, .n_kv_heads = 1, .head_dim = 4, .v_dim = 4,
                           .n_experts = 4, .top_k = 2, .expert_width = 6, .n_params = 5000, .n_bytes = 10000};
     grace_shape s = grace_shape_of_model(&m);
     assert_true(s.weight_bytes == 2 && s.head_params == 800 && s.dense_params == 5000 - 2 * 4 * 3 * 8 * 6 - 1600);

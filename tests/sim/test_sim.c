@@ -1,4 +1,5 @@
-/* Routing replayed (routing.c, schedule.c, replay.c, sim.c) against counts from first principles, on clusters no test machine has. */
+/* Routing replayed (sim/routing.c, sim/schedule.c, sim/replay.c by run/ways.c, sim/sim.c) against counts from first
+ * principles, on clusters no test machine has. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
@@ -82,7 +83,8 @@ static void check_one(const grace_trace *t, const grace_routing *routing, uint64
     grace_cluster cluster = {1 + (int32_t)gr_rng_below(&rng, 4), 1 + (int32_t)gr_rng_below(&rng, 3)};
     gr_random_plan_options how = {.n_layers = LAYERS, .n_experts = N, .top_k = K, .cluster = cluster, .copies = 0.3, .empty = 0.2};
     grace_plan *plan = gr_random_plan(&how, &rng);
-    grace_workload w = {1 + (int32_t)gr_rng_below(&rng, 20), (int32_t)gr_rng_below(&rng, 9), 1 + (int32_t)gr_rng_below(&rng, 3), (int32_t)gr_rng_below(&rng, 6)};
+    grace_workload w = {1 + (int32_t)gr_rng_below(&rng, 20), (int32_t)gr_rng_below(&rng, 9), 1 + (int32_t)gr_rng_below(&rng, 3),
+                        (int32_t)gr_rng_below(&rng, 6)};
     grace_shape shape = grace_shape_assumed(LAYERS, N, K);
     grace_sim_options opt = {.plan = plan, .route = (grace_route)gr_rng_below(&rng, 3), .exchange = (grace_exchange)gr_rng_below(&rng, 3),
                              .exact = gr_rng_below(&rng, 2) != 0, .workload = &w, .shape = &shape, .rates = &rates};
