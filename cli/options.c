@@ -13,7 +13,7 @@ static const struct argp_option options[] = {
     {"model", 'm', "DIR", 0, "Hugging Face model folder", 1},
     {"plan", KEY_PLAN, "FILE", 0, "placement made by 'grace plan' (default: contiguous)", 1},
     {"exchange", KEY_EXCHANGE, "KIND", 0, "hsc (default), flat or per-expert", 1},
-    {"route", KEY_ROUTE, "POLICY", 0, "tar (default), joint, wrr or primary", 1},
+    {"route", KEY_ROUTE, "POLICY", 0, "tar (default), tar-entry, joint, wrr or primary", 1},
     {"homes", KEY_HOMES, "HOW", 0, "where requests live: round-robin (default), or vocab: where the plan expects their token ids to send least between nodes", 1},
     {"exact", KEY_EXACT, 0, 0, "every expert's row comes home unsummed: no plan, exchange or number of ranks changes a bit", 1},
     {0, 0, 0, 0, "Ranks:", 2},
@@ -33,7 +33,7 @@ static const struct argp_option options[] = {
 };
 
 static const char *const exchange_names[] = {"per-expert", "flat", "hsc"};
-static const char *const route_names[GRACE_N_ROUTES] = {"primary", "wrr", "tar", "joint"};
+static const char *const route_names[GRACE_N_ROUTES] = {"primary", "wrr", "tar", "tar-entry", "joint"};
 static const char *const homes_names[GRACE_N_HOMES] = {"round-robin", "vocab"};
 const char *gr_exchange_name(grace_exchange exchange) { return exchange_names[exchange]; }
 const char *gr_route_name(grace_route route) { return route_names[route]; }

@@ -17,7 +17,7 @@ static const struct argp_option options[] = {
      "where it has none)", 0},
     {"chunk", KEY_CHUNK, "N", 0, "prompt rows a rank computes in one step (default: all at once)", 0},
     {"exchange", KEY_EXCHANGE, "KIND", 0, "hsc (default), flat or per-expert", 0},
-    {"route", KEY_ROUTE, "POLICY", 0, "tar (default), joint, wrr or primary", 0},
+    {"route", KEY_ROUTE, "POLICY", 0, "tar (default), tar-entry, joint, wrr or primary", 0},
     {"exact", KEY_EXACT, 0, 0, "every expert's row comes home unsummed", 0},
     {"rates", KEY_RATES, "RATES", 0, "a file of 'grace bench net', or a preset: h200-25g (default), h200-1g, -10g, -100g, -400g, a100-25g, cpu, "
      "cpu-100mbit, cpu-1gbit", 0},
@@ -74,7 +74,7 @@ static void check_together(struct argp_state *state, arguments *a) {
 }
 
 static error_t parse(int key, char *arg, struct argp_state *state) {
-    static const char *const exchanges[] = {"per-expert", "flat", "hsc"}, *const routes[GRACE_N_ROUTES] = {"primary", "wrr", "tar", "joint"};
+    static const char *const exchanges[] = {"per-expert", "flat", "hsc"}, *const routes[GRACE_N_ROUTES] = {"primary", "wrr", "tar", "tar-entry", "joint"};
     arguments *a = state->input;
     switch (key) {
     case KEY_PLAN:

@@ -41,12 +41,26 @@ static void choose_hosts(const grace_plan *plan, const grace_plan_layer *pl, int
     if (h->n == 0) collect(plan, pl, expert, rank, KEEP_ALL, h);                                /* then anyone; paper Alg. 3 */
 }
 
+/* What the GPU where a row enters another node would choose for the same turn; its table is known, so nothing has to travel and be decided there. */
+static void choose_at_entry(const grace_plan *plan, const grace_plan_layer *pl, int32_t expert, int32_t rank, int32_t *pick) {
+    int32_t g = plan->cluster.gpus_per_node, node = -1;
+    hosts h = {0};
+    for (int32_t t = 0; t < GR_TURNS; t++) {
+        int32_t to = pl->rank_of_slot[pick[t]] / g;
+        if (to == rank / g) continue;
+        if (to != node) choose_hosts(plan, pl, expert, to * g + rank % g, GRACE_ROUTE_TAR, &h);
+        node = to;
+        pick[t] = h.slot[h.n == 1 ? 0 : gr_turns_host(h.weight, h.n, t)];
+    }
+}
+
 void gr_router_compile(const grace_plan *plan, int32_t layer, int32_t expert, int32_t rank, grace_route route, int32_t *pick) {
     int32_t host_of_turn[GR_TURNS];
     hosts h;
     choose_hosts(plan, &plan->layers[layer], expert, rank, route, &h);
     gr_router_deal(h.weight, h.n, host_of_turn);
     for (int32_t t = 0; t < GR_TURNS; t++) pick[t] = h.slot[host_of_turn[t]];
+    if (route == GRACE_ROUTE_TAR_ENTRY) choose_at_entry(plan, &plan->layers[layer], expert, rank, pick);
 }
 
 grace_status gr_router_build(const grace_plan *plan, int32_t rank, grace_route route, gr_router **out) {

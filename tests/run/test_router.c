@@ -124,7 +124,7 @@ static void every_policy_agrees_with_the_naive_tables_on_random_plans(void **sta
         gr_random_plan_options opt = {2, 10, 2, clusters[seed % 6], gr_rng_uniform(&rng) * 0.6, 0.3};
         grace_plan *plan = gr_random_plan(&opt, &rng);
         for (int32_t rank = 0; rank < grace_cluster_ranks(opt.cluster); rank++)
-            for (int route = GRACE_ROUTE_PRIMARY; route <= GRACE_ROUTE_TAR; route++) compare_tables(plan, rank, (grace_route)route, seed, &seen);
+            for (int route = GRACE_ROUTE_PRIMARY; route <= GRACE_ROUTE_TAR_ENTRY; route++) compare_tables(plan, rank, (grace_route)route, seed, &seen);
         grace_plan_free(plan);
     }
     assert_true(seen.tier[NAIVE_SAME_RANK] > 0 && seen.tier[NAIVE_SAME_NODE] > 0 && seen.tier[NAIVE_ANYWHERE] > 0 && seen.several_far > 0);
@@ -151,6 +151,23 @@ static void tar_stays_on_the_gpu_then_in_the_node_then_takes_anyone(void **state
             assert_int_equal(gr_router_pick(router, 0, 0, t), expected[rank]);
             assert_int_equal(gr_router_pick(router, 0, 1, t), 0);
         }
+        gr_router_free(router);
+    }
+}
+
+/* Expert 0 stands on ranks 3 (primary), 1 and 2: from nowhere near, a row is served where it enters, else by weight in that node. */
+static void tar_entry_serves_a_row_where_it_enters_the_node(void **state) {
+    (void)state;
+    static int32_t expert_of_slot[] = {1, 2, 0, 0}, rank_of_slot[] = {0, 1, 2, 3}, first_slot[] = {0, 1, 2, 3, 4};
+    static int32_t slots_first[] = {0, 2, 3, 4}, slots_of_expert[] = {3, 2, 0, 1};
+    static float poll_weight[] = {1, 1, 0.25f, 0.75f};
+    grace_plan_layer layer = {.n_slots = 4, .expert_of_slot = expert_of_slot, .rank_of_slot = rank_of_slot, .first_slot = first_slot,
+                              .slots_first = slots_first, .slots_of_expert = slots_of_expert, .poll_weight = poll_weight};
+    grace_plan plan = {.cluster = {2, 2}, .n_layers = 1, .n_experts = 3, .top_k = 1, .layers = &layer};
+    for (int32_t rank = 0; rank < 4; rank++) {
+        gr_router *router = NULL;
+        assert_int_equal(gr_router_build(&plan, rank, GRACE_ROUTE_TAR_ENTRY, &router), GRACE_OK);
+        for (int32_t t = 0; t < GR_TURNS; t++) assert_int_equal(gr_router_pick(router, 0, 0, t), rank % 2 ? 3 : 2);      /* ranks 0 and 2 enter at 2 */
         gr_router_free(router);
     }
 }
@@ -298,6 +315,7 @@ int main(void) {
         cmocka_unit_test(more_hosts_than_turns_still_fill_every_turn),
         cmocka_unit_test(every_policy_agrees_with_the_naive_tables_on_random_plans),
         cmocka_unit_test(tar_stays_on_the_gpu_then_in_the_node_then_takes_anyone),
+        cmocka_unit_test(tar_entry_serves_a_row_where_it_enters_the_node),
         cmocka_unit_test(wrr_uses_every_copy_as_often_as_its_weight_says),
         cmocka_unit_test(primary_ignores_copies),
         cmocka_unit_test(the_turn_depends_on_the_token_alone),

@@ -78,6 +78,10 @@ static inline int32_t naive_host(const float *weight, int32_t n, int32_t turn) {
 }
 
 static inline int32_t naive_slot(const grace_plan *plan, int32_t layer, int32_t expert, int32_t home, grace_route route, int32_t turn) {
+    if (route == GRACE_ROUTE_TAR_ENTRY) {       /* the home's choice of node, then the choice of the GPU where the row enters it */
+        int32_t g = plan->cluster.gpus_per_node, first = naive_slot(plan, layer, expert, home, GRACE_ROUTE_TAR, turn), node = plan->layers[layer].rank_of_slot[first] / g;
+        return node == home / g ? first : naive_slot(plan, layer, expert, node * g + home % g, GRACE_ROUTE_TAR, turn);
+    }
     int32_t slots[GRACE_RANKS_MAX], n = naive_candidates(plan, layer, expert, home, route, slots);
     float weight[GRACE_RANKS_MAX];
     for (int32_t i = 0; i < n; i++) weight[i] = plan->layers[layer].poll_weight[slots[i]];
@@ -123,7 +127,7 @@ static inline void naive_places(int32_t n, int32_t n_places, bool can[][64], con
 static inline void naive_joint(const grace_plan *plan, int32_t layer, int32_t home, const int32_t *experts, int32_t n, int32_t sequence, int32_t position,
                                int32_t *slots) {
     const grace_plan_layer *pl = &plan->layers[layer];
-    int32_t g = plan->cluster.gpus_per_node, n_nodes = plan->cluster.n_nodes, order[64], vote[64], node[64], gpu[64];
+    int32_t g = plan->cluster.gpus_per_node, n_nodes = plan->cluster.n_nodes, order[64] = {0}, vote[64] = {0}, node[64], gpu[64];
     bool can[64][64] = {{false}}, free_place[64] = {false};
     for (int32_t i = 0; i < n; i++) {
         vote[i] = pl->rank_of_slot[naive_slot(plan, layer, experts[i], home, GRACE_ROUTE_TAR, naive_turn(sequence, layer, experts[i], position))] / g;
