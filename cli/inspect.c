@@ -8,18 +8,28 @@
 
 #include "base/file.h"
 #include "base/status.h"
-#include "cli.h"
+#include "inspect.h"
 
-enum { KEY_JSON = 0x200 };
+enum { KEY_JSON = 0x200, KEY_CLUSTER, KEY_PLAN, KEY_MEMORY, KEY_KV };
 
-static const struct argp_option options[] = {{"json", KEY_JSON, 0, 0, "print one JSON object", 0}, {0}};
-
-typedef struct arguments { const char *path; bool json; } arguments;
+static const struct argp_option options[] = {
+    {"json", KEY_JSON, 0, 0, "print one JSON object", 0},
+    {0, 0, 0, 0, "Memory of a model's ranks:", 1},
+    {"cluster", KEY_CLUSTER, "NxG", 0, "of that many nodes x ranks (default: one rank, or the plan's)", 1},
+    {"plan", KEY_PLAN, "FILE", 0, "placement made by 'grace plan' (default: contiguous)", 1},
+    {"kv-tokens", KEY_KV, "N", 0, "KV cache of a rank, in tokens (default 16384)", 1},
+    {"memory", KEY_MEMORY, "GIB", 0, "what a rank has: does it fit, and what is left or missing", 1},
+    {0},
+};
 
 static error_t parse(int key, char *arg, struct argp_state *state) {
-    arguments *a = state->input;
+    gr_inspect_options *a = state->input;
     switch (key) {
     case KEY_JSON: a->json = true; break;
+    case KEY_CLUSTER: a->cluster = arg; break;
+    case KEY_PLAN: a->plan = arg; break;
+    case KEY_MEMORY: a->memory = (int64_t)(gr_arg_number(state, "memory", arg, 1e-6, 1e6) * 0x1p30); break;
+    case KEY_KV: a->kv_tokens = gr_arg_int(state, "kv-tokens", arg, 1, INT64_C(1) << 33); break;
     case ARGP_KEY_ARG:
         if (a->path) argp_error(state, "expected one path, found '%s' too", arg);
         a->path = arg;
@@ -32,8 +42,16 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     return 0;
 }
 
-/* One list of facts serves both outputs. */
-static grace_status print_facts(const arguments *a, gr_json *facts) {
+/* Bytes too many to read get their size in GiB beside them. */
+static void print_number(const char *key, double number) {
+    const size_t n = strlen(key), n_bytes = strlen("bytes");
+    bool large = number >= 0x1p20 && n >= n_bytes && strcmp(key + n - n_bytes, "bytes") == 0;
+    printf("%-18s %.15g", key, number);
+    if (large) printf(" (%.4g GiB)", number * 0x1p-30);
+    printf("\n");
+}
+
+grace_status gr_print_facts(const gr_inspect_options *a, gr_json *facts) {
     if (a->json) return gr_print_json(facts);
     for (const gr_json_member *m = gr_json_first(facts); m; m = gr_json_next(facts, m)) {
         const gr_json *v = gr_json_value(m);
@@ -42,40 +60,11 @@ static grace_status print_facts(const arguments *a, gr_json *facts) {
         bool truth;
         if (gr_json_is_string(v, &text, NULL)) printf("%-18s %s\n", gr_json_key(m), text);
         else if (gr_json_is_bool(v, &truth)) printf("%-18s %s\n", gr_json_key(m), truth ? "yes" : "no");
-        else if (gr_json_is_real(v, &number)) printf("%-18s %.15g\n", gr_json_key(m), number);
+        else if (gr_json_is_real(v, &number)) print_number(gr_json_key(m), number);
+        for (size_t i = 0; gr_json_is_string(gr_json_at(v, i), &text, NULL); i++) printf("%-18s %s\n", i ? "" : gr_json_key(m), text);
     }
     gr_json_free(facts);
     return GRACE_OK;
-}
-
-static grace_status inspect_model(const arguments *a) {
-    grace_status st = GRACE_OK;
-    grace_model *model = NULL;
-    GR_TRY(grace_model_open(a->path, &model));
-    const grace_model_info *m = grace_model_describe(model);
-    gr_json *o = gr_json_new_object();
-    gr_json_set_string(o, "kind", "model");
-    gr_json_set_string(o, "family", m->family);
-    gr_json_set_int(o, "parameters", m->n_params);
-    gr_json_set_int(o, "active", m->n_params_active);
-    gr_json_set_int(o, "bytes", m->n_bytes);
-    gr_json_set_int(o, "layers", m->n_layers);
-    gr_json_set_int(o, "moe_layers", m->n_moe_layers);
-    gr_json_set_int(o, "experts", m->n_experts);
-    gr_json_set_int(o, "top_k", m->top_k);
-    gr_json_set_int(o, "hidden", m->hidden);
-    gr_json_set_int(o, "expert_width", m->expert_width);
-    gr_json_set_int(o, "heads", m->n_heads);
-    gr_json_set_int(o, "kv_heads", m->n_kv_heads);
-    gr_json_set_int(o, "head_dim", m->head_dim);
-    gr_json_set_int(o, "vocabulary", m->vocab);
-    gr_json_set_int(o, "context", m->context_max);
-    gr_json_set_int(o, "kv_token_bytes", grace_model_kv_token_bytes(m));
-    gr_json_set_hex(o, "fingerprint", m->fingerprint);
-    st = print_facts(a, o);
-done:
-    grace_model_close(model);
-    return st;
 }
 
 typedef struct token_counts { int64_t phase[GRACE_N_PHASES], n_tokens, n_segments; } token_counts;
@@ -97,7 +86,7 @@ done:
     return st;
 }
 
-static grace_status inspect_trace(const arguments *a) {
+static grace_status inspect_trace(const gr_inspect_options *a) {
     static const char *const weights[GRACE_N_WEIGHTS] = {"none", "u8", "f16"};
     grace_status st = GRACE_OK;
     grace_trace_reader *reader = NULL;
@@ -128,7 +117,7 @@ static grace_status inspect_trace(const arguments *a) {
     gr_json_set_int(o, "segments", n.n_segments);
     gr_json_set_string(o, "domains", names);
     gr_json_set_bool(o, "truncated", grace_trace_reader_truncated(reader));
-    st = print_facts(a, o);
+    st = gr_print_facts(a, o);
 done:
     grace_trace_reader_close(reader);
     return st;
@@ -143,7 +132,7 @@ static void put_origin(gr_json *o, const grace_origin *from) {
     gr_json_set_bool(o, "planned_from_synthetic", from->synthetic);
 }
 
-static grace_status inspect_plan(const arguments *a) {
+static grace_status inspect_plan(const gr_inspect_options *a) {
     grace_status st = GRACE_OK;
     grace_plan *plan = NULL;
     char cluster[48];
@@ -173,20 +162,27 @@ static grace_status inspect_plan(const arguments *a) {
     gr_json_set_int(o, "slots_per_rank_max", most);
     gr_json_set_real(o, "ratio", plan->r);
     put_origin(o, &plan->planned_from);
-    st = print_facts(a, o);
+    st = gr_print_facts(a, o);
 done:
     grace_plan_free(plan);
     return st;
 }
 
+static bool is_model(const char *path, const char *config) {
+    struct stat info;
+    return stat(path, &info) == 0 && S_ISDIR(info.st_mode) && access(config, R_OK) == 0;
+}
+
 /* A folder with config.json is a model, with meta.json a trace; a file that begins with '{' is a plan, any other a trace. */
-static grace_status inspect(const arguments *a) {
+static grace_status inspect(const gr_inspect_options *a) {
     grace_status st = GRACE_OK;
     struct stat info;
     gr_file file = {0};
     char config[PATH_MAX];
     GR_TRY(gr_path_join(config, sizeof config, a->path, "config.json"));
-    if (stat(a->path, &info) == 0 && S_ISDIR(info.st_mode)) return access(config, R_OK) == 0 ? inspect_model(a) : inspect_trace(a);
+    if (is_model(a->path, config)) return gr_inspect_model(a);
+    GR_CHECK(!a->cluster && !a->plan && !a->memory, GRACE_ERR_ARG, "%s: --cluster, --plan and --memory ask about a model, this is none", a->path);
+    if (stat(a->path, &info) == 0 && S_ISDIR(info.st_mode)) return inspect_trace(a);
     GR_TRY(gr_file_map(a->path, &file));
     bool plan = file.n > 0 && *(const char *)file.data == '{';
     gr_file_unmap(&file);
@@ -197,7 +193,7 @@ done:
 
 int gr_cmd_inspect(int argc, char **argv) {
     static const struct argp argp = {options, parse, "PATH", "Show what is in a model folder, a trace or a plan.", 0, 0, 0};
-    arguments a = {0};
+    gr_inspect_options a = {.kv_tokens = grace_engine_defaults().kv_tokens};
     gr_arg_parse(&argp, 2, argc, argv, &a);
     grace_status st = inspect(&a);
     if (st) fprintf(stderr, "grace: %s\n", grace_last_error());

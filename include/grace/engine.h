@@ -60,6 +60,20 @@ grace_engine_options grace_engine_defaults(void);
 grace_status grace_engine_open(const grace_model *model, const grace_engine_options *opt, grace_engine **out);
 void grace_engine_close(grace_engine *engine);
 
+/* ---- memory: what a rank will hold, known before an engine is open. The buffers of a step come on top ---- */
+typedef struct grace_rank_memory {
+    int64_t weights;                /* bytes, as they are computed with: what has blocks with scales in the file is BF16 */
+    int64_t experts;                /* of them, of the routed experts in this rank's slots */
+    int64_t replicas;               /* of those, in slots that are not primaries */
+} grace_rank_memory;
+
+/* The plan is one for this model (grace_plan_check()), the rank one of its cluster. */
+grace_rank_memory grace_rank_memory_of(const grace_model *model, const grace_plan *plan, int32_t rank);
+/* Bytes of a KV cache for n_tokens, float32 as the cpu backend keeps it: a started page of 16 tokens counts whole. */
+int64_t grace_kv_bytes(const grace_model_info *info, int64_t n_tokens);
+/* The most tokens of KV cache that n_bytes hold: whole pages. 0 for less than a page. */
+int64_t grace_kv_tokens(const grace_model_info *info, int64_t n_bytes);
+
 /* ---- requests: every rank submits the same ones in the same order ---- */
 typedef struct grace_request {
     const int32_t *prompt;          /* [n_prompt] ids, copied */

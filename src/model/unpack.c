@@ -16,6 +16,13 @@ bool gr_tensor_is_plain(const grace_tensor *t) { return !has_blocks(t) && (t->ro
 grace_dtype gr_tensor_plain_dtype(const grace_tensor *t) { return has_blocks(t) ? GRACE_BF16 : t->dtype; }
 size_t gr_tensor_plain_bytes(const grace_tensor *t) { return (size_t)(t->rows * t->cols) * value_bytes(gr_tensor_plain_dtype(t)); }
 
+int64_t gr_mlp_plain_bytes(const gr_mlp_tensors *t) {
+    const grace_tensor *const all[] = {&t->gate, &t->up, &t->down, &t->gate_bias, &t->up_bias, &t->down_bias};
+    int64_t n = 0;
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) n += all[i]->data ? (int64_t)gr_tensor_plain_bytes(all[i]) : 0;
+    return n;
+}
+
 /* Nearest, ties to even; NaN stays one. */
 static uint16_t bf16_of_float(float x) {
     uint32_t bits;

@@ -40,6 +40,7 @@ bool gr_tensor_is_plain(const grace_tensor *t);
 /* The dtype it is unpacked to: its own, or BF16 where the file has blocks with scales; and the bytes that takes. */
 grace_dtype gr_tensor_plain_dtype(const grace_tensor *t);
 size_t gr_tensor_plain_bytes(const grace_tensor *t);
+int64_t gr_mlp_plain_bytes(const gr_mlp_tensors *t);        /* of those of its tensors that are there */
 /* Values in their places, row by row: to [gr_tensor_plain_bytes()]. F8_E4M3 times its scale is rounded to BF16, MXFP4 fits exactly. */
 void gr_tensor_unpack(const grace_tensor *t, void *to);
 /* Rows first to first + n. Not for F8_E4M3, whose blocks do not begin everywhere. */

@@ -26,8 +26,12 @@ done:
 static grace_status hold(gr_weights *w, const grace_tensor *plain, void *memory, gr_weight **out) {
     grace_status st = make_room(w);
     if (!st) st = w->compute->ops->weight_open(w->compute, plain, out);
-    if (st) free(memory);
-    else w->held[w->n_held++] = (gr_held){*out, memory};
+    if (st) {
+        free(memory);
+        return st;
+    }
+    w->held[w->n_held++] = (gr_held){*out, memory};
+    w->bytes += (int64_t)gr_tensor_plain_bytes(plain);
     return st;
 }
 
@@ -126,13 +130,6 @@ done:
     return st;
 }
 
-static int64_t mlp_bytes(const gr_mlp_tensors *t) {
-    const grace_tensor *const all[] = {&t->gate, &t->up, &t->down, &t->gate_bias, &t->up_bias, &t->down_bias};
-    int64_t n = 0;
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++) n += all[i]->data ? (int64_t)gr_tensor_plain_bytes(all[i]) : 0;
-    return n;
-}
-
 static grace_status open_hosted(gr_weights *w, const grace_plan_layer *pl, int32_t rank, const gr_layer_tensors *t, gr_layer *layer) {
     grace_status st = GRACE_OK;
     int32_t first = pl->first_slot[rank];
@@ -141,7 +138,7 @@ static grace_status open_hosted(gr_weights *w, const grace_plan_layer *pl, int32
     for (int32_t s = 0; s < layer->n_slots; s++) {
         const int32_t expert = pl->expert_of_slot[first + s];
         GR_TRY(open_mlp(w, &t->experts[expert], &layer->slots[s]));
-        if (pl->slots_of_expert[pl->slots_first[expert]] != first + s) w->replica_bytes += mlp_bytes(&t->experts[expert]);
+        if (pl->slots_of_expert[pl->slots_first[expert]] != first + s) w->replica_bytes += gr_mlp_plain_bytes(&t->experts[expert]);
     }
 done:
     return st;
@@ -169,7 +166,8 @@ grace_status gr_weights_open(gr_weights *w, gr_compute *compute, const grace_mod
     w->n_layers = m->n_layers;
     GR_TRY(open_weight(w, &t->embed, &w->embed));
     GR_TRY(open_weight(w, &t->final_norm, &w->final_norm));
-    GR_TRY(open_weight(w, &t->head, &w->head));
+    if (m->tied_embeddings) w->head = w->embed;
+    else GR_TRY(open_weight(w, &t->head, &w->head));
     GR_CALLOC(w->layers, m->n_layers);
     for (int32_t l = 0; l < m->n_layers; l++) {
         const int32_t moe = m->layers[l].moe;

@@ -21,7 +21,8 @@ typedef struct gr_weights {
     gr_weight *embed, *final_norm, *head;
     gr_layer *layers;                   /* [n_layers] */
     int32_t n_layers;
-    int64_t replica_bytes;              /* of the slots here that are not primaries */
+    int64_t bytes;                      /* of all weights, as they are computed with */
+    int64_t replica_bytes;              /* of them, of the slots here that are not primaries */
     struct gr_held *held;               /* [n_held] everything opened, to be closed */
     size_t n_held, room;
 } gr_weights;

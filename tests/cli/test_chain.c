@@ -130,6 +130,11 @@ static void a_trace_of_a_run_can_be_planned(void **state) {
     gr_json *o = printed_json();
     int32_t n_ids = (int32_t)gr_json_length(member(o, "token_ids"));
     assert_int_equal(n_ids, 8);
+    double copies = number_of(member(o, "stats"), "replica_bytes_max");
+    gr_json_free(o);
+    GRACE(0, "inspect", MODEL, "--plan", "chain.json", "--json");
+    o = printed_json();
+    assert_true(number_of(o, "rank_replica_bytes") == copies && copies > 0);       /* what inspect told is what the ranks held */
     gr_json_free(o);
     GRACE(0, "inspect", "run.trace", "--json");
     o = printed_json();
