@@ -127,7 +127,8 @@ static double change(double ours, double theirs) { return theirs > 0 ? ours / th
 static grace_status run_ladder(bench *b) {
     grace_status st = GRACE_OK;
     gr_json *rungs = gr_json_new_array();
-    for (int32_t t = 0; t < b->a->n_traces; t++) GR_TRY(gr_case_rungs_run(&b->units[t], (grace_cluster){2, 2}, b->a->seed, b->rungs + (size_t)t * GR_N_CASE_RUNGS));
+    for (int32_t t = 0; t < b->a->n_traces; t++)
+        GR_TRY(gr_case_rungs_run(&b->units[t], (grace_cluster){2, 2}, b->a->seed, b->rungs + (size_t)t * GR_N_CASE_RUNGS));
     if (!b->a->json) printf("\nThe ladder of the paper's Table 1 in rows, 2x2, against the first rung, mean of the traces (least, most)\n"
                             "%-16s   cross-node                 paper    intra-node   paper\n", "");
     for (int r = 0; r < GR_N_CASE_RUNGS; r++) {
@@ -142,7 +143,8 @@ static grace_status run_ladder(bench *b) {
         gr_json_set_string(o, "rung", gr_case_rungs[r].name);
         gr_json_set_real(o, "cross", cross), gr_json_set_real(o, "cross_least", least), gr_json_set_real(o, "cross_most", most);
         gr_json_set_real(o, "intra", intra);
-        gr_json_set_real(o, "paper_cross", in_paper ? gr_case_rungs[r].paper_cross : NAN), gr_json_set_real(o, "paper_intra", in_paper ? gr_case_rungs[r].paper_intra : NAN);
+        gr_json_set_real(o, "paper_cross", in_paper ? gr_case_rungs[r].paper_cross : NAN);
+        gr_json_set_real(o, "paper_intra", in_paper ? gr_case_rungs[r].paper_intra : NAN);
         gr_json_push(rungs, o);
         if (b->a->json) continue;
         printf("%-16s  %+6.1f %% (%+6.1f, %+6.1f)  ", gr_case_rungs[r].name, 100 * cross, 100 * least, 100 * most);
@@ -257,7 +259,8 @@ static void check_target(const bench *b, const target *t, gr_json *list) {
     gr_json_set_real(o, "mean", n ? sum / n : NAN), gr_json_set_real(o, "worst", worst), gr_json_set_int(o, "cases", n);
     gr_json_set_bool(o, "reached", reached);
     gr_json_push(list, o);
-    if (!b->a->json) printf("%-12s %-68s mean %+8.3f  worst %+8.3f  (%d cases)\n", reached ? "reached" : "NOT REACHED", t->text, unit * sum / n, unit * worst, n);
+    if (b->a->json) return;
+    printf("%-12s %-68s mean %+8.3f  worst %+8.3f  (%d cases)\n", reached ? "reached" : "NOT REACHED", t->text, n ? unit * sum / n : NAN, unit * worst, n);
 }
 
 static void check_targets(const bench *b, const transfer *moved) {
@@ -324,13 +327,15 @@ done:
 }
 
 int gr_bench_plan_main(int argc, char **argv) {
-    static const struct argp argp = {options, parse, "[TRACE...]", "Plans of every planner, made on the even sequences of each trace and measured on the odd ones; "
-                                     "the paper's ladder in rows; plans of one domain on another; what should be reached and is. Without traces: those of "
-                                     "tests/golden/tiny-olmoe/traces. Traces of one model stand together.", 0, 0, 0};
+    static const char what[] = "Plans of every planner, made on the even sequences of each trace and measured on the odd ones; the paper's ladder in rows; "
+                               "plans of one domain on another; what should be reached and is. Without traces: those of tests/golden/tiny-olmoe/traces. "
+                               "Traces of one model stand together.";
+    static const struct argp argp = {options, parse, "[TRACE...]", what, 0, 0, 0};
     arguments a = {.argc = argc, .argv = argv, .n_clusters = 4, .clusters = {{2, 2}, {2, 4}, {4, 4}, {8, 8}}};
     gr_arg_parse(&argp, 3, argc, argv, &a);
     if (a.n_traces == 0) {
-        static const char *const golden[] = {"tests/golden/tiny-olmoe/traces/prose", "tests/golden/tiny-olmoe/traces/code", "tests/golden/tiny-olmoe/traces/math"};
+        static const char *const golden[] = {"tests/golden/tiny-olmoe/traces/prose", "tests/golden/tiny-olmoe/traces/code",
+                                             "tests/golden/tiny-olmoe/traces/math"};
         for (a.n_traces = 0; a.n_traces < 3; a.n_traces++) a.traces[a.n_traces] = golden[a.n_traces];
     }
     grace_status st = run(&a);

@@ -20,7 +20,14 @@ extern const gr_recipe gr_recipes[GR_N_RECIPES];
 
 /* Rungs of the paper's Table 1, in rows: grouping, replication, exchange, policy. */
 enum { GR_N_CASE_RUNGS = 7 };
-typedef struct gr_case_rung { const char *name; grace_planner planner; grace_replication replication; bool flat; grace_route route; double paper_cross, paper_intra; } gr_case_rung;
+typedef struct gr_case_rung {
+    const char *name;
+    grace_planner planner;
+    grace_replication replication;
+    bool flat;
+    grace_route route;
+    double paper_cross, paper_intra;    /* change against the first rung; 0: not in the paper */
+} gr_case_rung;
 extern const gr_case_rung gr_case_rungs[GR_N_CASE_RUNGS];
 
 /* Tokens of a trace, or of one domain of it: what is planned on and what is measured on. */

@@ -92,9 +92,9 @@ typedef struct grace_plan_options {
     int32_t eplb_groups;                /* 1. EPLB: equal runs of experts that the router treats as one */
     /* AUTO */
     const grace_bundles *bundles;       /* borrowed; AUTO fails with ARG without them */
-    double balance;                     /* 1.1. Bound on max/mean load in every layer, kept where it can be; 0: 0.95 of what grace has there, 1.1 at least */
+    double balance;                     /* 1.1. Bound on max/mean load in a layer, kept where it can be; 0: 0.95 of grace's, 1.1 at least */
     bool equal_slots;                   /* false. As many slots on every rank of every layer, as other engines need; memory is rounded down to that */
-    const struct grace_objective *objective;    /* borrowed (grace/sim.h). NULL: rows under the bound; else the time of steps, never more than any other planner's */
+    const struct grace_objective *objective;    /* borrowed (grace/sim.h): the time of steps, never more than another planner's; NULL: rows */
     double w_gpu;                       /* 0.1. What a row inside a node costs where one between nodes costs 1 */
     const struct grace_plan *from;      /* borrowed; not NULL: keep this plan but for a few copies, for loads that drift. Memory 0: as it has */
     int32_t max_moves;                  /* 64. From: copies at most that are where none was */

@@ -251,8 +251,10 @@ static bool still_fits(const drift *d, const change *c) { return c->n_moves == 0
 static void move_best_first(drift *d) {
     for (int32_t left = d->a->opt.max_moves;;) {
         int32_t best = -1;
-        for (int32_t l = 0; l < d->a->n_layers; l++)
-            if (d->layers[l].best.gain > LEAST && d->layers[l].best.n_moves <= left && (best < 0 || d->layers[l].best.gain > d->layers[best].best.gain)) best = l;
+        for (int32_t l = 0; l < d->a->n_layers; l++) {
+            const change *c = &d->layers[l].best;
+            if (c->gain > LEAST && c->n_moves <= left && (best < 0 || c->gain > d->layers[best].best.gain)) best = l;
+        }
         if (best < 0) break;
         layer_state *ls = &d->layers[best];
         if (still_fits(d, &ls->best)) {
@@ -290,8 +292,8 @@ static grace_status drift_open(gr_auto *a, drift *d) {
     const grace_plan *from = a->opt.from;
     *d = (drift){.a = a, .from = from};
     GR_TRY(grace_plan_check(from, a->profile->info.fingerprint, a->n_layers, a->n, a->top_k, a->cluster));
-    GR_CHECK(gr_fullest_rank(from) <= a->slots_of_rank, GRACE_ERR_LIMIT, "plan: the plan to start from has %" PRId64 " slots on its fullest rank, the memory %" PRId64,
-             gr_fullest_rank(from), a->slots_of_rank);
+    GR_CHECK(gr_fullest_rank(from) <= a->slots_of_rank, GRACE_ERR_LIMIT,
+             "plan: the plan to start from has %" PRId64 " slots on its fullest rank, the memory %" PRId64, gr_fullest_rank(from), a->slots_of_rank);
     GR_CALLOC(d->layers, a->n_layers);
     GR_CALLOC(d->total, a->n_ranks);
     for (int32_t l = 0; l < a->n_layers; l++)

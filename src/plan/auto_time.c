@@ -125,7 +125,9 @@ done:
 
 /* ---- every layer from the fastest ---- */
 
-static int32_t slots_on(const grace_plan *plan, int32_t layer, int32_t rank) { return plan->layers[layer].first_slot[rank + 1] - plan->layers[layer].first_slot[rank]; }
+static int32_t slots_on(const grace_plan *plan, int32_t layer, int32_t rank) {
+    return plan->layers[layer].first_slot[rank + 1] - plan->layers[layer].first_slot[rank];
+}
 
 static bool fits(const race *r, const int64_t *total, const grace_plan *now, const grace_plan *then, int32_t layer) {
     for (int32_t rank = 0; rank < grace_cluster_ranks(r->cluster); rank++)

@@ -7,7 +7,13 @@
 #include "plan/budget.h"
 
 typedef struct layer_quality { gr_rows_cost rows; double load, load_std, load_floor; } layer_quality;
-typedef struct measuring { const grace_plan *plan; grace_route route; const grace_bundles *bundles; const grace_profile *profile; layer_quality *layers; } measuring;
+typedef struct measuring {
+    const grace_plan *plan;
+    grace_route route;
+    const grace_bundles *bundles;
+    const grace_profile *profile;
+    layer_quality *layers;      /* [n_layers] */
+} measuring;
 
 static void measure_loads(const gr_shares *shares, const double *load, layer_quality *q) {
     double rank_load[GRACE_RANKS_MAX], sum = 0, squares = 0;

@@ -203,7 +203,9 @@ void gr_parts_move(gr_parts *s, int32_t item, int32_t part) {
 
 /* ---- a pass ---- */
 
-static int32_t count_over(const gr_parts *s, int32_t n, int32_t slack) { return s->count_most > 0 && n > s->count_most + slack ? n - s->count_most - slack : 0; }
+static int32_t count_over(const gr_parts *s, int32_t n, int32_t slack) {
+    return s->count_most > 0 && n > s->count_most + slack ? n - s->count_most - slack : 0;
+}
 
 /* Items too many after a move less those before. slack: one more on the way, so that items can change places. */
 static int32_t more_over(const gr_parts *s, int32_t from, int32_t part, int32_t slack) {

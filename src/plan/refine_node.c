@@ -222,7 +222,9 @@ static const double SLOT_UNIT = 4;      /* rows a token that a slot over slots_m
 static double node_cap(const gr_nodes *s) { return s->bound * s->total_load / s->n_nodes; }
 static double expert_cap(const gr_nodes *s) { return s->gpu_bound * s->total_load / s->n_gpus; }     /* more than a GPU should have at all */
 
-static int32_t slots_over(const gr_nodes *s, int32_t n, int32_t slack) { return s->slots_most > 0 && n > s->slots_most + slack ? n - s->slots_most - slack : 0; }
+static int32_t slots_over(const gr_nodes *s, int32_t n, int32_t slack) {
+    return s->slots_most > 0 && n > s->slots_most + slack ? n - s->slots_most - slack : 0;
+}
 
 /* Slots too many after an operation less those before. slack: one more on the way, so that experts can change places. */
 static int32_t more_slots_over(const gr_nodes *s, gr_node_op op, int32_t slack) {
