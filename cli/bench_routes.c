@@ -144,7 +144,7 @@ static void add_case(bench *b, const char *trace, grace_cluster c, const gr_reci
     gr_json_set_real(o, "load_max_over_mean", r->load);
     gr_json_push(b->cases, o);
     if (!b->a->json)
-        printf("%-32.32s %-4s %-5s %4.2f  %-6s | %6.4f %6.4f | %5.3f\n", trace, shape, recipe->name, recipe->memory, gr_route_name(route), r->cross, r->intra, r->load);
+        printf("%-32.32s %-4s %-5s %4.2f  %-9s | %6.4f %6.4f | %5.3f\n", trace, shape, recipe->name, recipe->memory, gr_route_name(route), r->cross, r->intra, r->load);
     fflush(stdout);
 }
 
@@ -208,7 +208,7 @@ static grace_status run(const arguments *a) {
     GR_TRY(gr_bench_origin(b.doc, a->argc, a->argv, NULL, a->commit));
     if (!a->json)
         printf("Planned on even sequences, replayed on odd ones, homes by turns; rows a token and layer, dispatched\n"
-               "%-32s cl.  plan  mem.  route  |  cross  intra | max/mean\n", "trace");
+               "%-32s cl.  plan  mem.  route     |  cross  intra | max/mean\n", "trace");
     for (int32_t t = 0; t < a->n_traces; t++) GR_TRY(run_trace(&b, a->traces[t]));
     gr_json_set(b.doc, "cases", gr_json_share(b.cases));
     summarise(&b);
@@ -221,7 +221,7 @@ done:
 }
 
 int gr_bench_routes_main(int argc, char **argv) {
-    static const struct argp argp = {options, parse, "[TRACE...]", "Rows and loads under the policies wrr, tar and joint: plans of grace, auto and eplb (memory 1.5) made on "
+    static const struct argp argp = {options, parse, "[TRACE...]", "Rows and loads under the policies wrr, tar, tar-entry and joint: plans of grace, auto and eplb (memory 1.5) made on "
                                      "the even sequences of each trace, replayed on the odd ones through the engine's router. Without traces: those of "
                                      "tests/golden/tiny-olmoe/traces.", 0, 0, 0};
     static const char *const golden[] = {"tests/golden/tiny-olmoe/traces/prose", "tests/golden/tiny-olmoe/traces/code", "tests/golden/tiny-olmoe/traces/math"};
