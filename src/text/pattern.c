@@ -45,8 +45,8 @@ static size_t escape_length(const char *p) {
     return close ? (size_t)(close - p) + 1 : 2;
 }
 
-#define NEWER_DIGITS "\\x{10D40}-\\x{10D49}\\x{116D0}-\\x{116E3}\\x{11BF0}-\\x{11BF9}\\x{11F50}-\\x{11F59}\\x{16D70}-\\x{16D79}" \
-                     "\\x{1CCF0}-\\x{1CCF9}\\x{1E4F0}-\\x{1E4F9}\\x{1E5F1}-\\x{1E5FA}"
+#define NEWER_DIGITS "\\x{10D40}-\\x{10D49}\\x{116D0}-\\x{116E3}\\x{11BF0}-\\x{11BF9}\\x{11F50}-\\x{11F59}\\x{16130}-\\x{16139}" \
+                     "\\x{16D70}-\\x{16D79}\\x{1CCF0}-\\x{1CCF9}\\x{1E4F0}-\\x{1E4F9}\\x{1E5F1}-\\x{1E5FA}"
 #define DIGITS "\\p{Nd}" NEWER_DIGITS
 
 /* What the reference's Oniguruma (Unicode 16) has in a category and PCRE2 before 10.45 (14 or 15) has not: in Unicode 14 none of it was assigned.

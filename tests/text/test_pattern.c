@@ -37,7 +37,7 @@ static void properties_and_escapes_are_unicode(void **state) {
     assert_string_equal(matches("\\d", "\xD9\xA3\xC2\xBD"), "0-2");
 }
 
-/* Of Unicode 15: pink heart, Kaktovik digit one, a CJK letter of extension H; of 16: a Garay digit. */
+/* Of Unicode 15: pink heart, Kaktovik digit one, a CJK letter of extension H; of 16: a Garay digit, a Gurung Khema digit. */
 static void characters_that_only_newer_libraries_know_are_in_their_categories(void **state) {
     (void)state;
     assert_string_equal(matches("\\p{S}", "a\xF0\x9F\xA9\xB7"), "1-5");
@@ -45,6 +45,7 @@ static void characters_that_only_newer_libraries_know_are_in_their_categories(vo
     assert_string_equal(matches("[\\p{L}\\p{M}]+", "x\xF0\xB1\x8D\x90"), "0-5");
     assert_string_equal(matches("\\p{N}{1,3}", "1\xF0\x9D\x8B\x80" "1"), "0-6");
     assert_string_equal(matches("\\d+", "\xF0\x90\xB5\x80" "1"), "0-5");
+    assert_string_equal(matches(" ?[^\\s\\p{L}\\p{N}]+| |\\p{N}", " \xF0\x96\x84\xB0" "1"), "0-1 1-5 5-6");
 }
 
 /* In PCRE2 the two would be white space and no word characters. */
