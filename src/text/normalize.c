@@ -195,7 +195,18 @@ static grace_status to_form(utf8proc_option_t form, const char *text, size_t n, 
 }
 
 uint32_t gr_char_upper(uint32_t cp) { return (uint32_t)utf8proc_toupper((utf8proc_int32_t)cp); }
-uint32_t gr_char_lower(uint32_t cp) { return (uint32_t)utf8proc_tolower((utf8proc_int32_t)cp); }
+
+/* Capitals of Unicode 16 and 17, which the reference has and utf8proc 2.8 has not. */
+static const struct capitals { uint32_t first, last, small; } newer_capitals[] = {
+    {0x1C89, 0x1C89, 0x1C8A}, {0xA7CB, 0xA7CB, 0x264}, {0xA7CC, 0xA7CC, 0xA7CD}, {0xA7CE, 0xA7CE, 0xA7CF}, {0xA7D2, 0xA7D2, 0xA7D3},
+    {0xA7D4, 0xA7D4, 0xA7D5}, {0xA7DA, 0xA7DA, 0xA7DB}, {0xA7DC, 0xA7DC, 0x19B}, {0x10D50, 0x10D65, 0x10D70}, {0x16EA0, 0x16EB8, 0x16EBB},
+};
+
+uint32_t gr_char_lower(uint32_t cp) {
+    for (size_t i = 0; cp >= newer_capitals[0].first && i < sizeof newer_capitals / sizeof *newer_capitals; i++)
+        if (newer_capitals[i].first <= cp && cp <= newer_capitals[i].last) return newer_capitals[i].small + (cp - newer_capitals[i].first);
+    return (uint32_t)utf8proc_tolower((utf8proc_int32_t)cp);
+}
 
 /* U+0130, the capital I with a dot, is the one character whose small form is two. */
 static grace_status to_lowercase(const char *text, size_t n, gr_buf *out) {

@@ -74,6 +74,7 @@ static void small_letters_stripping_and_prefixes(void **state) {
     (void)state;
     NORMAL("{\"type\":\"Lowercase\"}", "ABC \xC3\x89\xCE\xA3 \xC4\xB0", "abc \xC3\xA9\xCF\x83 i\xCC\x87");
     NORMAL("{\"type\":\"Lowercase\"}", "", "");
+    NORMAL("{\"type\":\"Lowercase\"}", "\xE1\xB2\x89 \xEA\x9F\x8B \xF0\x90\xB5\xA5", "\xE1\xB2\x8A \xC9\xA4 \xF0\x90\xB6\x85");  /* of Unicode 16 */
     NORMAL("{\"type\":\"Strip\"}", " \t a b\xE3\x80\x80\n", "a b");
     NORMAL("{\"type\":\"Strip\",\"strip_left\":false,\"strip_right\":true}", " a ", " a");
     NORMAL("{\"type\":\"Strip\",\"strip_left\":true,\"strip_right\":false}", " a ", "a ");

@@ -132,6 +132,8 @@ static void words_and_punctuation_are_cut(void **state) {
     assert_string_equal(split("{\"type\":\"WhitespaceSplit\"}", " a_1,  (b)\tc! "), "a_1,|(b)|c!");
     assert_string_equal(split("{\"type\":\"Punctuation\"}", "a,b$\xC2\xBF" "c+d"), "a|,|b|$|\xC2\xBF|c|+|d");
     assert_string_equal(split("{\"type\":\"Punctuation\",\"behavior\":\"Contiguous\"}", "a,.b"), "a|,.|b");
+    assert_string_equal(split("{\"type\":\"Punctuation\"}", "a\xE2\xB9\x82" "b\xE2\xB9\x83" "c\xE1\x99\xAD" "d"),      /* U+2E43 is younger than Unicode 8 */
+                        "a|\xE2\xB9\x82|b\xE2\xB9\x83" "c|\xE1\x99\xAD|d");
 }
 
 static void without_a_pre_tokenizer_a_text_is_one_piece(void **state) {
