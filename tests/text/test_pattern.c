@@ -45,6 +45,8 @@ static void characters_that_only_newer_libraries_know_are_in_their_categories(vo
     assert_string_equal(matches("[\\p{L}\\p{M}]+", "x\xF0\xB1\x8D\x90"), "0-5");
     assert_string_equal(matches("\\p{N}{1,3}", "1\xF0\x9D\x8B\x80" "1"), "0-6");
     assert_string_equal(matches("\\d+", "\xF0\x90\xB5\x80" "1"), "0-5");
+    /* a hieroglyph of Unicode 16, no character, a Hangul syllable: cut behind the second, as long as the first was no letter */
+    assert_string_equal(matches("[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|[^\\s\\p{L}\\p{N}]+", "\xF0\x93\xB8\xA2\xF2\x8B\xA3\xA4\xED\x8E\xAC"), "0-4 4-11");
     assert_string_equal(matches(" ?[^\\s\\p{L}\\p{N}]+| |\\p{N}", " \xF0\x96\x84\xB0" "1"), "0-1 1-5 5-6");
 }
 
