@@ -60,7 +60,7 @@ typedef struct measured { size_t n_bytes; int32_t n_ids; double seconds; uint64_
 
 static grace_status measure_load(const arguments *a, double *seconds) {
     grace_status st = GRACE_OK;
-    double times[REPEAT_MAX];
+    double times[REPEAT_MAX] = {0};
     for (int32_t i = 0; i < a->repeat; i++) {
         grace_tokenizer *tok = NULL;
         double start = cpu_seconds();
@@ -76,7 +76,7 @@ done:
 static grace_status measure_file(const arguments *a, const grace_tokenizer *tok, const char *path, measured *m) {
     grace_status st = GRACE_OK;
     gr_file file = {0};
-    double times[REPEAT_MAX];
+    double times[REPEAT_MAX] = {0};
     GR_TRY(gr_file_map(path, &file));
     for (int32_t i = 0; i < a->repeat; i++) {
         int32_t *ids;

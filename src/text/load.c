@@ -64,7 +64,8 @@ done:
 /* Ids up to the highest; some may belong to no token. */
 static grace_status count_tokens(const gr_json *vocab, const gr_added *added, size_t n_added, size_t *n_ids, size_t *n_bytes) {
     grace_status st = GRACE_OK;
-    int32_t id, highest = -1;
+    int32_t id;
+    int64_t highest = -1;
     *n_bytes = 0;
     for (const gr_json_member *m = gr_json_first(vocab); m; m = gr_json_next(vocab, m)) {
         GR_TRY(read_id(m, &id));

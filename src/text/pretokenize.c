@@ -138,7 +138,7 @@ done:
 
 static grace_status read_metaspace(gr_pretokenizer *pre, const gr_json *json) {
     grace_status st = GRACE_OK;
-    gr_metaspace mark;
+    gr_metaspace mark = {0};
     GR_TRY(gr_metaspace_read(json, "tokenizer.json: pre_tokenizer Metaspace", &mark));
     GR_TRY(add_stage(pre, (stage){.mark = mark}));
     if (mark.split) GR_TRY(add_literal(pre, mark.text, MERGED_WITH_NEXT));

@@ -133,7 +133,7 @@ static const gr_tv_builtin tests[] = {
 static grace_status range(const gr_tv_call *call, gr_tv *out) {
     enum { RANGE_MAX = 100000 };            /* as in the reference's sandbox */
     grace_status st = GRACE_OK;
-    int64_t part[3] = {0, 0, 1}, n;
+    int64_t part[3] = {0, 0, 1};
     size_t given = 1 + (call->arg[1].kind != 0) + (call->arg[2].kind != 0);
     for (size_t i = 0; i < given; i++) {
         GR_CHECK(gr_tv_is_whole(call->arg[i]), GRACE_ERR_FORMAT, "range takes integers, found a %s", gr_tv_kind_name(call->arg[i]));
@@ -142,10 +142,10 @@ static grace_status range(const gr_tv_call *call, gr_tv *out) {
     GR_CHECK(part[2] != 0, GRACE_ERR_FORMAT, "the step of a range is zero");
     for (int i = 0; i < 3; i++)
         GR_CHECK(part[i] > -(1LL << 60) && part[i] < 1LL << 60, GRACE_ERR_LIMIT, "range: expected numbers below 2^60, found %lld", (long long)part[i]);
-    n = part[2] > 0 ? (part[1] - part[0] + part[2] - 1) / part[2] : (part[0] - part[1] - part[2] - 1) / -part[2];
-    if ((part[2] > 0) != (part[1] > part[0])) n = 0;
+    int64_t span = part[2] > 0 ? part[1] - part[0] : part[0] - part[1], step = part[2] > 0 ? part[2] : -part[2];
+    int64_t n = span > 0 ? (span - 1) / step + 1 : 0;
     GR_CHECK(n <= RANGE_MAX, GRACE_ERR_LIMIT, "range: at most %d numbers, asked for %lld", RANGE_MAX, (long long)n);
-    GR_TRY(gr_tv_new_list(call->heap, GR_TV_LIST, n > 0 ? (size_t)n : 0, out));
+    GR_TRY(gr_tv_new_list(call->heap, GR_TV_LIST, (size_t)n, out));
     for (int64_t i = 0; i < n; i++) out->list->items[i] = gr_tv_int(part[0] + i * part[2]);
 done:
     return st;
