@@ -74,7 +74,7 @@ const generators = {
     runs: () => repeat(1 + random(4), () => pick([charOf(ranges.ascii), ' ', '\n', '=', 'a', '▁', '日', '😀', 'é', '\r\n', '0', 'ab', '\u0301']).repeat(1 + random(300))),
     bytes: () => new TextDecoder().decode(Uint8Array.from({ length: 1 + random(200) }, () => random(256))),
     control: () => repeat(1 + random(60), () => charOf(pick([ranges.control, ranges.control1, ranges.ascii, ranges.punctuation]))),
-    composed: () => repeat(1 + random(40), () => pick(['e', 'A', 'o', 'ㅎ', 'か', 'q', charOf(ranges.jamo), charOf(ranges.hangul), charOf(ranges.compatibility), charOf(ranges.devanagari)]) + repeat(random(4), () => charOf(pick([ranges.marks, [0x3099, 0x309A], [0x900, 0x94F], [0x1DC0, 0x1DFF]])))),
+    composed: () => repeat(1 + random(40), () => pick(['e', 'A', 'o', 'ㅎ', 'か', 'q', charOf(ranges.jamo), charOf(ranges.hangul), charOf(ranges.compatibility), charOf(ranges.devanagari)]) + repeat(random(4), () => charOf(pick([ranges.marks, [0x3099, 0x309A], [0x900, 0x94F], [0x11A6, 0x11AA], [0x1DC0, 0x1DFF]])))),
 };
 
 const chosen = options.kinds ? options.kinds.split(',') : Object.keys(generators);

@@ -47,6 +47,15 @@ static void marks_are_composed_and_put_in_order(void **state) {
     NFC("\xEF\xAC\x81", "\xEF\xAC\x81");                        /* the ligature fi stays: that would be NFKC */
 }
 
+/* Found by comparing random texts: utf8proc 2.8 drops U+11A7, the code point before the final consonants. */
+static void only_final_consonants_join_a_syllable(void **state) {
+    (void)state;
+    NFC("\xEC\x84\x80\xE1\x86\xA7", "\xEC\x84\x80\xE1\x86\xA7");
+    NFC("\xEC\x84\x80\xE1\x86\xA8", "\xEC\x84\x81");
+    NFC("\xE1\x84\x89\xE1\x85\xA5\xE1\x86\xA7\xE1\x86\xA8", "\xEC\x84\x9C\xE1\x86\xA7\xE1\x86\xA8");
+    NORMAL("{\"type\":\"NFKC\"}", "\xEC\x84\x80\xE1\x86\xA7", "\xEC\x84\x80\xE1\x86\xA7");
+}
+
 static void normal_text_stays_as_it_is(void **state) {
     (void)state;
     NFC("", "");
@@ -164,6 +173,7 @@ static void added_tokens_are_found_before_text_is_normalised(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(marks_are_composed_and_put_in_order),
+        cmocka_unit_test(only_final_consonants_join_a_syllable),
         cmocka_unit_test(normal_text_stays_as_it_is),
         cmocka_unit_test(the_other_forms_take_apart_and_make_compatible),
         cmocka_unit_test(characters_newer_than_the_reference_stay_where_they_are),
