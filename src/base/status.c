@@ -15,6 +15,13 @@ const char *grace_status_name(grace_status status) {
     return (size_t)status < sizeof names / sizeof *names ? names[status] : "unknown status";
 }
 
+/* A sentence quotes what files and servers say, and is read on a terminal: it stays one line and moves no cursor. */
+static void remember(char *text) {
+    for (char *c = text; *c; c++)
+        if ((unsigned char)*c < 0x20 || *c == 0x7f) *c = '?';
+    memcpy(last_error, text, sizeof last_error);
+}
+
 grace_status (gr_fail)(grace_status status, const char *format, ...) {
     GR_ASSERT(status != GRACE_OK);
     char text[sizeof last_error];       /* the arguments may point into last_error */
@@ -22,7 +29,7 @@ grace_status (gr_fail)(grace_status status, const char *format, ...) {
     va_start(args, format);
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
-    memcpy(last_error, text, sizeof text);
+    remember(text);
     return status;
 }
 
@@ -33,7 +40,7 @@ grace_status gr_fail_in(grace_status status, const char *format, ...) {
     vsnprintf(prefix, sizeof prefix, format, args);
     va_end(args);
     snprintf(text, sizeof text, "%s: %.*s", prefix, (int)(sizeof text - sizeof prefix - 3), last_error);
-    memcpy(last_error, text, sizeof text);
+    remember(text);
     return status;
 }
 

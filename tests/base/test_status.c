@@ -43,6 +43,14 @@ static void endless_sentences_are_cut_and_stay_terminated(void **state) {
     assert_in_range(strlen(grace_last_error()), 256, 1023);
 }
 
+static void a_sentence_is_one_line_and_moves_no_cursor(void **state) {
+    (void)state;
+    gr_fail(GRACE_ERR_FORMAT, "file '%s'", "a\x1b[2J\r\nb\t\x7f\xC3\xA9");
+    assert_string_equal(grace_last_error(), "file 'a?[2J??b??\xC3\xA9'");
+    gr_fail_in(GRACE_ERR_FORMAT, "%s", "line\n3");
+    assert_string_equal(grace_last_error(), "line?3: file 'a?[2J??b??\xC3\xA9'");
+}
+
 static void every_code_has_its_own_name(void **state) {
     (void)state;
     for (int a = GRACE_OK; a <= GRACE_ERR_COMM; a++)
@@ -123,6 +131,7 @@ int main(void) {
         cmocka_unit_test(a_sentence_may_quote_the_last_one),
         cmocka_unit_test(a_caller_that_knows_more_puts_it_in_front),
         cmocka_unit_test(endless_sentences_are_cut_and_stay_terminated),
+        cmocka_unit_test(a_sentence_is_one_line_and_moves_no_cursor),
         cmocka_unit_test(every_code_has_its_own_name),
         cmocka_unit_test(each_thread_has_its_own_sentence),
         cmocka_unit_test(check_and_try_leave_at_the_first_failure),
