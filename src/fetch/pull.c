@@ -2,6 +2,7 @@
 
 #include <ctype.h>
 #include <errno.h>
+#include <fnmatch.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -131,6 +132,16 @@ static bool is_safetensors(const char *name) {
     return dot && strcmp(dot, ".safetensors") == 0;
 }
 
+static bool matches_any(const char *name, const char *const *patterns, int32_t n) {
+    for (int32_t i = 0; i < n; i++)
+        if (fnmatch(patterns[i], name, 0) == 0) return true;
+    return false;
+}
+
+static bool is_wanted(const gr_pull_options *opt, const char *name) {
+    return (opt->n_include == 0 || matches_any(name, opt->include, opt->n_include)) && !matches_any(name, opt->exclude, opt->n_exclude);
+}
+
 static grace_status choose_files(job *j) {
     grace_status st = GRACE_OK;
     bool safe = false;
@@ -138,13 +149,16 @@ static grace_status choose_files(job *j) {
     for (int32_t i = 0; i < j->list.n_files; i++) {
         const gr_listed *f = &j->list.files[i];
         safe |= is_safetensors(f->name);
-        if (f->pickled) example = f->name, j->result.n_refused++;
+        if (!is_wanted(j->opt, f->name)) j->result.n_left_out++;
+        else if (f->pickled) example = f->name, j->result.n_refused++;
         else j->n_total += f->size;
     }
+    GR_CHECK(j->result.n_left_out == 0 || j->result.n_left_out < j->list.n_files, GRACE_ERR_ARG, "%s: none of its %d files has a name that is wanted",
+             j->opt->repo, j->list.n_files);
     GR_CHECK(safe || j->result.n_refused == 0, GRACE_ERR_UNSUPPORTED,
              "%s has no safetensors, only pickled weights such as %s, which run code when they are read: refused", j->opt->repo, example);
     for (int32_t i = 0; i < j->list.n_files; i++)
-        if (j->list.files[i].pickled) note(j, "%s: pickled, refused%s", j->list.files[i].name, "");
+        if (j->list.files[i].pickled && is_wanted(j->opt, j->list.files[i].name)) note(j, "%s: pickled, refused%s", j->list.files[i].name, "");
 done:
     return st;
 }
@@ -293,7 +307,7 @@ grace_status gr_pull(const gr_pull_options *opt, gr_pull_result *out) {
     GR_TRY(fetch_listing(&j));
     GR_TRY(choose_files(&j));
     for (int32_t i = 0; i < j.list.n_files; i++)
-        if (!j.list.files[i].pickled) GR_TRY(pull_file(&j, &j.list.files[i]));
+        if (!j.list.files[i].pickled && is_wanted(opt, j.list.files[i].name)) GR_TRY(pull_file(&j, &j.list.files[i]));
     memcpy(j.result.commit, j.list.commit, sizeof j.result.commit);
     *out = j.result;
 done:

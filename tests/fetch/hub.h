@@ -21,6 +21,7 @@ typedef enum misbehaviour {
     WELL,               /* listing, files, ranges */
     CUT,                /* every file reply ends after 100,000 bytes of what it announced */
     CUT_AT_ONCE,        /* no byte comes at all, ever */
+    STALL,              /* file replies stop after 100,000 bytes and wait until the client is gone */
     SHORT,              /* a whole reply of fewer bytes than listed, ever */
     LONG,               /* more bytes than listed */
     BUSY,               /* the first two replies of each kind: 429 and 503 */
@@ -78,6 +79,12 @@ static void hub_list(int to) {
     hub_reply(to, "200 OK", "", body, (size_t)n, (size_t)n);
 }
 
+static void hub_stall(int to, const char *status, const char *headers, const char *body, size_t n) {
+    char ignored[64];
+    hub_reply(to, status, headers, body, n, n < 100000 ? n : 100000);
+    while (recv(to, ignored, sizeof ignored, 0) > 0) {}
+}
+
 static void hub_send_file(int to, const char *request, const char *body, size_t n_body, bool big) {
     const char *asked = strstr(request, "Range: bytes=");
     size_t first = asked && hub.how != NO_RANGES ? (size_t)atoll(asked + 13) : 0, n = n_body - first;
@@ -97,7 +104,8 @@ static void hub_send_file(int to, const char *request, const char *body, size_t 
         body = changed;
     }
     const char *status = first > 0 ? "206 Partial Content" : "200 OK";
-    if (big && hub.how == CUT) hub_reply(to, status, headers, body + first, n, n < 100000 ? n : 100000);
+    if (big && hub.how == STALL) hub_stall(to, status, headers, body + first, n);
+    else if (big && hub.how == CUT) hub_reply(to, status, headers, body + first, n, n < 100000 ? n : 100000);
     else if (big && hub.how == CUT_AT_ONCE) hub_reply(to, status, headers, body, n, 0);
     else if (big && hub.how == SHORT) hub_reply(to, status, headers, body + first, first ? 0 : n / 2, first ? 0 : n / 2);
     else hub_reply(to, status, headers, body + first, n, n);

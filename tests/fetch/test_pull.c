@@ -272,6 +272,34 @@ static void pickled_weights_alone_are_refused(void **state) {
     assert_int_equal(hub.n_files, 0);
 }
 
+static void patterns_choose_files(void **state) {
+    (void)state;
+    static const char *const big[] = {"*.safetensors", "x"}, *const pickles[] = {"*.bin"}, *const all[] = {"*"};
+    gr_pull_options opt = options();
+    gr_pull_result result;
+    behave(WELL);
+    empty_folder();
+    opt.include = big;
+    opt.n_include = 2;
+    assert_int_equal(gr_pull(&opt, &result), GRACE_OK);
+    assert_true(is_there(BIG) && !is_there("config.json"));                   /* '*' goes over '/' */
+    assert_true(result.n_files == 1 && result.n_left_out == 2 && result.n_refused == 0 && result.n_bytes == BIG_BYTES);
+    assert_string_equal(notes, "");                                           /* what is not wanted is not refused */
+    empty_folder();
+    opt = options();
+    opt.exclude = big;
+    opt.n_exclude = 1;
+    assert_int_equal(gr_pull(&opt, &result), GRACE_OK);
+    assert_true(!is_there(BIG) && is_there("config.json") && result.n_left_out == 1 && result.n_refused == 1);
+    opt.include = pickles;
+    opt.n_include = 1;
+    assert_int_equal(gr_pull(&opt, &result), GRACE_OK);                       /* wanted and refused: there is another form of the weights */
+    assert_true(result.n_files == 0 && result.n_refused == 1);
+    opt.exclude = all;
+    assert_int_equal(gr_pull(&opt, &result), GRACE_ERR_ARG);
+    assert_non_null(strstr(grace_last_error(), "m/x: none of its 3 files has a name that is wanted"));
+}
+
 static void odd_repositories_are_not_asked_for(void **state) {
     (void)state;
     static const char *const repos[] = {"", "x", "/x", "a/", "a/b/c", "../x", "a/..", "a b/c", "a/b?c"};
@@ -293,6 +321,7 @@ int main(void) {
         cmocka_unit_test(a_busy_server_is_asked_again),              cmocka_unit_test(redirects_are_followed_without_the_token),
         cmocka_unit_test(the_token_opens_a_closed_repository),       cmocka_unit_test(a_server_that_never_delivers_is_given_up),
         cmocka_unit_test(names_that_leave_the_folder_are_refused),   cmocka_unit_test(links_in_the_folder_are_not_followed),
+        cmocka_unit_test(patterns_choose_files),
         cmocka_unit_test(pickled_weights_alone_are_refused),         cmocka_unit_test(odd_repositories_are_not_asked_for),
     };
     return cmocka_run_group_tests(tests, enter, leave);
