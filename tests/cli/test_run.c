@@ -192,6 +192,34 @@ static void a_chat_is_the_templates_text(void **state) {
     free(by_hand);
 }
 
+static double n_prompt_rows(const char *const *words) {
+    ends_with(0, words);
+    gr_json *o = printed_json();
+    double n = number_of(member(o, "stats"), "tokens");
+    gr_json_free(o);
+    return n;
+}
+
+/* A tokenizer that puts <|endoftext|> before every text, and a template that writes it too: a chat has it once. */
+static void a_chat_begins_once(void **state) {
+    (void)state;
+    model_link();
+    model_edit("tokenizer.json", "\"post_processor\": {\n    \"type\": \"ByteLevel\",",
+               "\"post_processor\": {\"type\": \"TemplateProcessing\", \"single\": [{\"SpecialToken\": {\"id\": \"<|endoftext|>\", \"type_id\": 0}}, "
+               "{\"Sequence\": {\"id\": \"A\", \"type_id\": 0}}], "
+               "\"special_tokens\": {\"<|endoftext|>\": {\"id\": \"<|endoftext|>\", \"ids\": [0], \"tokens\": [\"<|endoftext|>\"]}},");
+    model_remove("tokenizer_config.json");
+    write_text("m/tokenizer_config.json", "{\"bos_token\": \"<|endoftext|>\", \"chat_template\": \"{{ bos_token }}{{ messages[0].content }}\"}");
+    GRACE(0, "run", "-m", "m", "--chat", "-p", "The old", "--show-prompt");
+    assert_string_equal(last.out, "<|endoftext|>The old");
+    double chat = n_prompt_rows(WORDS(GRACE_PROGRAM, "run", "-m", "m", "--chat", "-p", "The old", "-n", "0", "--json"));
+    char *text = strdup(last.out), *hash = strstr(text, "\"logits_hash\"");
+    assert_true(hash && chat == n_prompt_rows(WORDS(GRACE_PROGRAM, "run", "-m", "m", "-p", "The old", "-n", "0", "--json")));
+    assert_memory_equal(hash, strstr(last.out, "\"logits_hash\""), strlen("\"logits_hash\": \"0123456789abcdef\""));
+    assert_true(chat + 1 == n_prompt_rows(WORDS(GRACE_PROGRAM, "run", "-m", "m", "-p", "<|endoftext|>The old", "-n", "0", "--json")));
+    free(text);
+}
+
 static void a_chat_that_cannot_be_is_refused(void **state) {
     (void)state;
     GRACE(64, "run", "-m", MODEL, "--chat");
@@ -214,6 +242,7 @@ int main(void) {
         cmocka_unit_test(generation_stops_at_end_of_text_unless_told_otherwise),
         cmocka_unit_test(small_steps_give_the_same_bits),
         cmocka_unit_test(a_chat_is_the_templates_text),
+        cmocka_unit_test(a_chat_begins_once),
         cmocka_unit_test(a_chat_that_cannot_be_is_refused),
     };
     return cmocka_run_group_tests(tests, folder_enter, folder_leave);
