@@ -70,7 +70,7 @@ static void a_configuration_that_changes_the_mathematics_is_refused(void **state
     (void)state;
     static const struct { const char *from, *to, *message; } cases[] = {
         {"\"olmoe\"", "\"mamba\"", "m/config.json: 'model_type' is \"mamba\", this build supports \"olmoe\""},
-        {"\"rope_scaling\": null", "\"rope_scaling\": {\"rope_type\": \"yarn\", \"factor\": 4}", "m/config.json: 'rope_scaling'"},
+        {"\"rope_scaling\": null", "\"rope_scaling\": {\"rope_type\": \"longrope\", \"factor\": 4}", "m/config.json: 'rope_scaling'"},
         {"\"silu\"", "\"gelu\"", "m/config.json: 'hidden_act' is \"gelu\""},
         {"\"num_experts_per_tok\": 8", "\"num_experts_per_tok\": 800", "num_experts_per_tok"},
         {"\"hidden_size\": 192", "\"hidden_size\": \"wide\"", "'hidden_size': expected an integer, found a string"},

@@ -29,8 +29,8 @@ static void help_names_every_option(void **state) {
     HELP_NAMES(HELP_OF("plan"), "--cluster", "--planner", "--grouping", "--replication", "--ratio", "--seed", "--train", "--test", "--test-trace", "--allow-empty-ranks", "--output",
                "--json");
     HELP_NAMES(HELP_OF("report"), "--output", "--json");
-    HELP_NAMES(HELP_OF("inspect"), "--json");
-    HELP_NAMES(HELP_OF("pull"), "--revision", "--endpoint", "--wait-max", "--json", "HF_TOKEN");
+    HELP_NAMES(HELP_OF("inspect"), "--cluster", "--plan", "--memory", "--kv-tokens", "--json");
+    HELP_NAMES(HELP_OF("pull"), "--revision", "--endpoint", "--include", "--exclude", "--wait-max", "--json", "HF_TOKEN");
     HELP_NAMES(HELP_OF("bench", "kernels"), "--threads", "--simd", "--repeat", "--out", "--in", "--json");
     HELP_NAMES(HELP_OF("bench", "plan"), "--clusters", "--seed", "--output", "--commit", "--json");
     HELP_NAMES(HELP_OF("bench", "moe"), ENGINE_OPTIONS, "--tokens", "--steps");
@@ -90,13 +90,13 @@ static void values_out_of_bounds_say_what_was_expected_and_found(void **state) {
         {"--top-p", "0", "--top-p: expected a number from "},
         {"--top-k", "many", "--top-k: expected an integer"},
         {"--seed", "", "--seed: expected an integer"},
-        {"--nodes", "0", "--nodes: expected an integer from 1 to 1024, found '0'"},
+        {"--nodes", "0", "--nodes: expected an integer from 1 to 8192, found '0'"},
         {"--threads", "0", "--threads: expected an integer from 1 to 1024, found '0'"},
         {"--kv-tokens", "0", "--kv-tokens: expected an integer from 1 "},
         {"--batch-tokens", "0", "--batch-tokens: expected an integer from 1 "},
         {"--deadline", "0", "--deadline: expected a number from 0.1 to 86400, found '0'"},
         {"--exchange", "fast", "--exchange: expected per-expert, flat or hsc, found 'fast'"},
-        {"--route", "tsr", "--route: expected primary, wrr or tar, found 'tsr'"},
+        {"--route", "tsr", "--route: expected primary, wrr, tar, tar-entry or joint, found 'tsr'"},
         {"--wire", "1gbit", "--wire needs --ranks"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
