@@ -36,7 +36,10 @@ static void set_variable(gr_chat_options *opt, const char *key, const char *text
 
 static void add_variable(gr_chat_options *opt, struct argp_state *state, const char *arg) {
     const char *equals = strchr(arg, '=');
-    if (!equals || equals == arg) argp_error(state, "--template-arg: expected KEY=VALUE, found '%s'", arg);
+    if (!equals || equals == arg) {
+        argp_error(state, "--template-arg: expected KEY=VALUE, found '%s'", arg);
+        return;
+    }
     char *key = strndup(arg, (size_t)(equals - arg));
     if (key) set_variable(opt, key, equals + 1);
     free(key);

@@ -1,5 +1,4 @@
 /* grace inspect of a model: its architecture, and whether its ranks' memory is enough. */
-#include <inttypes.h>
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
@@ -42,19 +41,19 @@ static void put_experts(gr_json *o, const grace_model_info *m) {
     gr_json_set_int(o, "dense_width", m->dense_width);
 }
 
-/* The kind of scaling is in the file only: the engine knows the frequencies that follow from it. */
+/* The kind of scaling is in the file only: the description has the frequencies that follow from it. */
 static grace_status put_rope(gr_json *o, const char *dir, const grace_model_info *m) {
     grace_status st = GRACE_OK;
     gr_json *config = NULL;
     char path[PATH_MAX], text[80] = "none";
-    const char *type = "scaled";
+    const char *type = "default";
     double factor = 0;
     GR_TRY(gr_path_join(path, sizeof path, dir, "config.json"));
     GR_TRY(gr_json_load(path, &config));
     const gr_json *newer = gr_json_get(config, "rope_parameters"), *scaling = newer ? newer : gr_json_get(config, "rope_scaling");
     if (!gr_json_is_string(gr_json_get(scaling, "rope_type"), &type, NULL)) gr_json_is_string(gr_json_get(scaling, "type"), &type, NULL);
     bool has_factor = gr_json_is_real(gr_json_get(scaling, "factor"), &factor);
-    if (m->rope.stretched) snprintf(text, sizeof text, has_factor ? "%.40s x %g" : "%.40s", type, factor);
+    if (strcmp(type, "default") != 0) snprintf(text, sizeof text, has_factor ? "%.40s x %g" : "%.40s", type, factor);
     gr_json_set_real(o, "rope_theta", (double)m->rope_theta);
     gr_json_set_int(o, "rope_dim", m->rope.dim);
     gr_json_set_string(o, "rope_scaling", text);
@@ -119,11 +118,10 @@ static int32_t ranks_for(const grace_model_info *m, const need *n, int64_t memor
     return memory < rest || room < 1 ? 0 : (int32_t)((m->n_experts + room - 1) / room);
 }
 
-static void advise(gr_json *list, const char *format, int64_t number) __attribute__((format(printf, 2, 0)));
-
+/* format is for one long long. */
 static void advise(gr_json *list, const char *format, int64_t number) {
     char text[160];
-    snprintf(text, sizeof text, format, number);
+    snprintf(text, sizeof text, format, (long long)number);
     gr_json_push_string(list, text);
 }
 
@@ -132,11 +130,11 @@ static gr_json *advice(const grace_model_info *m, const need *n, int64_t memory)
     gr_json *list = gr_json_new_array();
     const int64_t kv_tokens = grace_kv_tokens(m, memory - n->weights), one_page = grace_kv_bytes(m, 1);
     const int32_t n_ranks = ranks_for(m, n, memory, n->everywhere + n->kv), n_bare = ranks_for(m, n, memory, n->everywhere + one_page);
-    if (kv_tokens > 0) advise(list, "KV cache: %" PRId64 " tokens at most", kv_tokens);
-    if (n_ranks > n->n_ranks) advise(list, "%" PRId64 " ranks or more, without copies", n_ranks);
-    else if (n_ranks > 0) advise(list, "a plan without copies and with equal shares: they take up to %" PRId64 " bytes of a rank", n->replicas);
-    else if (n_bare > n->n_ranks) advise(list, "%" PRId64 " ranks or more, without copies, and a smaller KV cache", n_bare);
-    if (!n_bare) advise(list, "more memory a rank: attention, dense layers, embeddings, %" PRId64 " bytes, are on every rank", n->everywhere);
+    if (kv_tokens > 0) advise(list, "KV cache: %lld tokens at most", kv_tokens);
+    if (n_ranks > n->n_ranks) advise(list, "%lld ranks or more, without copies", n_ranks);
+    else if (n_ranks > 0) advise(list, "a plan without copies and with equal shares: they take up to %lld bytes of a rank", n->replicas);
+    else if (n_bare > n->n_ranks) advise(list, "%lld ranks or more, without copies, and a smaller KV cache", n_bare);
+    if (!n_bare) advise(list, "more memory a rank: attention, dense layers, embeddings, %lld bytes, are on every rank", n->everywhere);
     return list;
 }
 

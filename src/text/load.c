@@ -76,7 +76,7 @@ static grace_status count_tokens(const gr_json *vocab, const gr_added *added, si
         if (added[i].id > highest) highest = added[i].id;
         *n_bytes += added[i].n;
     }
-    *n_ids = (size_t)(highest + 1);
+    *n_ids = (size_t)highest + 1;
 done:
     return st;
 }

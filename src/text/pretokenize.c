@@ -124,7 +124,7 @@ static grace_status read_scheme(const gr_json *json, const char *where, gr_prepe
 
 grace_status gr_metaspace_read(const gr_json *json, const char *where, gr_metaspace *out) {
     grace_status st = GRACE_OK;
-    const char *mark;
+    const char *mark = NULL;
     uint32_t cp;
     GR_TRY(gr_json_string_or(json, where, "replacement", "\xE2\x96\x81", &mark));
     int n = gr_utf8_step(mark, strlen(mark) + 1, &cp);

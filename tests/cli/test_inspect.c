@@ -23,6 +23,7 @@ static void the_architecture_is_named(void **state) {
     GRACE(0, "inspect", MICRO("gpt-oss"));
     assert_non_null(strstr(last.out, "window             8\n"));
     assert_non_null(strstr(last.out, "attention          grouped queries\n"));
+    assert_non_null(strstr(last.out, "rope_scaling       yarn x 8\n"));
     assert_non_null(strstr(last.out, "(0.01562 GiB)"));                             /* 16384 tokens of cache */
 }
 
