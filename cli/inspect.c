@@ -9,6 +9,7 @@
 #include "base/file.h"
 #include "base/status.h"
 #include "inspect.h"
+#include "plan/layer_ids.h"
 
 enum { KEY_JSON = 0x200, KEY_CLUSTER, KEY_PLAN, KEY_MEMORY, KEY_KV };
 
@@ -103,6 +104,7 @@ static grace_status inspect_trace(const gr_inspect_options *a) {
     gr_json_set_string(o, "model", t->model);
     gr_json_set_hex(o, "fingerprint", t->fingerprint);
     gr_json_set_int(o, "moe_layers", t->n_layers);
+    gr_json_set_string(o, "layer_ids", gr_layer_ids_text(gr_layer_ids_of(t), t->n_layers).text);
     gr_json_set_int(o, "experts", t->n_experts);
     gr_json_set_int(o, "top_k", t->top_k);
     gr_json_set_int(o, "ranks", t->n_ranks);
@@ -155,6 +157,7 @@ static grace_status inspect_plan(const gr_inspect_options *a) {
     gr_json_set_string(o, "cluster", cluster);
     gr_json_set_hex(o, "fingerprint", plan->fingerprint);
     gr_json_set_int(o, "moe_layers", plan->n_layers);
+    gr_json_set_string(o, "layer_ids", gr_layer_ids_text(plan->layer_ids, plan->n_layers).text);
     gr_json_set_int(o, "experts", plan->n_experts);
     gr_json_set_int(o, "top_k", plan->top_k);
     gr_json_set_int(o, "slots", slots);

@@ -155,13 +155,15 @@ static void put_verdict(gr_json *o, const grace_model_info *m, const need *n, in
 static grace_status choose_plan(const gr_inspect_options *opt, const grace_model_info *m, grace_plan **plan) {
     grace_status st = GRACE_OK;
     grace_cluster cluster = {1, 1};
+    int32_t ids[GRACE_LAYERS_MAX];
+    grace_model_layer_ids(m, ids);
     if (opt->plan) {
         GR_TRY(grace_plan_load(opt->plan, plan));
         cluster = (*plan)->cluster;
     }
     if (opt->cluster) GR_TRY(grace_cluster_parse(opt->cluster, &cluster));
     if (!opt->plan) GR_TRY(grace_plan_contiguous(m->n_moe_layers, m->n_experts, m->top_k, cluster, plan));
-    GR_TRY(grace_plan_check(*plan, m->fingerprint, m->n_moe_layers, m->n_experts, m->top_k, cluster));
+    GR_TRY(grace_plan_check(*plan, m->fingerprint, m->n_moe_layers, ids, m->n_experts, m->top_k, cluster));
 done:
     return st;
 }

@@ -6,6 +6,7 @@
 
 #include "base/memory.h"
 #include "plan/budget.h"
+#include "plan/layer_ids.h"
 
 /* ---- the routing ---- */
 
@@ -88,7 +89,7 @@ grace_status gr_placements_add(gr_placements *p, const char *name, const grace_p
     gr_json *o = gr_json_new_object();
     gr_quality q;
     double prefill_us, decode_us;
-    GR_TRY(grace_plan_check(plan, profile->info.fingerprint, profile->info.n_layers, profile->info.n_experts, profile->info.top_k, p->cluster));
+    GR_TRY(grace_plan_check(plan, profile->info.fingerprint, profile->info.n_layers, gr_layer_ids_of(&profile->info), profile->info.n_experts, profile->info.top_k, p->cluster));
     GR_TRY(gr_quality_measure(plan, GRACE_ROUTE_TAR, p->unit->test.bundles, profile, &q));
     GR_TRY(predict(p, plan, false, &prefill_us));
     GR_TRY(predict(p, plan, true, &decode_us));

@@ -46,7 +46,7 @@ static const struct argp_option options[] = {
     {"top-k", KEY_TOP_K, "K", 0, "experts a token chooses, for inputs that do not say it", 0},
     {"output", 'o', "FILE", 0, "the plan (default plan.json)", 0},
     {"format", KEY_FORMAT, "NAME", 0, "grace (default), or for another engine: sglang, flat, trtllm, ascend, omni (docs/interop.md)", 0},
-    {"model-layers", KEY_MODEL_LAYERS, "N", 0, "sglang, trtllm: layers of the model when its first ones are dense (default: the plan's)", 0},
+    {"model-layers", KEY_MODEL_LAYERS, "N", 0, "sglang, trtllm: layers of the model; for dense first layers that the trace does not tell of, or dense last ones", 0},
     {"json", KEY_JSON, 0, 0, "print one JSON object", 0},
     {0},
 };

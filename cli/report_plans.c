@@ -39,7 +39,8 @@ static grace_status load_plans(const gr_report_plans *r, grace_plan **plans) {
     grace_status st = GRACE_OK;
     for (int32_t i = 0; i < r->n; i++) {
         GR_TRY(grace_plan_load(r->files[i], &plans[i]));
-        st = grace_plan_check(plans[i], plans[0]->fingerprint, plans[0]->n_layers, plans[0]->n_experts, plans[0]->top_k, plans[0]->cluster);
+        st = grace_plan_check(plans[i], plans[0]->fingerprint, plans[0]->n_layers, plans[0]->layer_ids, plans[0]->n_experts, plans[0]->top_k,
+                              plans[0]->cluster);
         if (st) return gr_fail_in(st, "%s beside %s", r->files[i], r->files[0]);
     }
 done:

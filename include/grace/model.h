@@ -97,6 +97,9 @@ const char *grace_model_dir(const grace_model *model);
 /* Bytes of KV cache that one token takes in all layers, float32 as the cpu backend keeps it: keys and values, or the latent and the key that turns. */
 int64_t grace_model_kv_token_bytes(const grace_model_info *info);
 
+/* ids [n_moe_layers]: the layers with routed experts, rising; what traces and plans call layer_ids. */
+void grace_model_layer_ids(const grace_model_info *info, int32_t *ids);
+
 /* Any tensor by its name in the file. Fails with MISMATCH when there is none, UNSUPPORTED (not F32, BF16 or F16; over two dimensions). */
 grace_status grace_model_tensor(const grace_model *model, const char *name, grace_tensor *out);
 

@@ -48,6 +48,7 @@ typedef struct grace_plan {
     grace_origin planned_from;      /* figures about this plan should come from other tokens: grace_origins_overlap() */
     grace_cluster cluster;
     int32_t n_layers, n_experts, top_k;
+    int32_t *layer_ids;             /* [n_layers] which of the model's layers they are, rising; NULL: unknown */
     grace_plan_layer *layers;       /* [n_layers] */
     double r;                       /* chosen ratio; < 0: not used */
     int32_t n_knee, knee_chosen;    /* the curve, empty when r was given or not used */
@@ -116,8 +117,10 @@ void grace_plan_free(grace_plan *plan);
 /* JSON, versioned (docs/formats.md). Load checks every table; save never leaves half a file. */
 grace_status grace_plan_load(const char *path, grace_plan **out);
 grace_status grace_plan_save(const grace_plan *plan, const char *path);
-/* MISMATCH, with both sides in the message, unless the plan is for this model and this cluster. A fingerprint of 0 on either side fits any. */
-grace_status grace_plan_check(const grace_plan *plan, uint64_t fingerprint, int32_t n_layers, int32_t n_experts, int32_t top_k, grace_cluster cluster);
+/* MISMATCH, with both sides in the message, unless the plan is for this model and this cluster. A fingerprint of 0 and layer_ids (of the model, [n_layers])
+ * that are NULL on either side fit any. */
+grace_status grace_plan_check(const grace_plan *plan, uint64_t fingerprint, int32_t n_layers, const int32_t *layer_ids, int32_t n_experts, int32_t top_k,
+                              grace_cluster cluster);
 
 #ifdef __cplusplus
 }

@@ -15,6 +15,8 @@ typedef enum grace_trace_weights { GRACE_WEIGHTS_NONE, GRACE_WEIGHTS_U8, GRACE_W
 /* What a run of tokens was: part of a prompt, or generated; unknown in foreign traces. */
 typedef enum grace_phase { GRACE_PHASE_UNKNOWN, GRACE_PHASE_PREFILL, GRACE_PHASE_DECODE, GRACE_N_PHASES } grace_phase;
 
+enum { GRACE_TRACE_LAYERS_MAX = 1024 };
+
 typedef struct grace_trace_info {
     char model[64];             /* a name for people */
     uint64_t fingerprint;       /* grace_model_info.fingerprint; 0: unknown (foreign traces) */
@@ -24,6 +26,8 @@ typedef struct grace_trace_info {
     int32_t vocab;              /* token ids are below it; 0: the trace has no token ids */
     grace_trace_weights weights;
     bool synthetic;             /* tokens were made to fit counts, no router chose them */
+    bool layer_ids_known;       /* false: nothing is said of dense layers between or before those with experts */
+    int32_t layer_ids[GRACE_TRACE_LAYERS_MAX];  /* [n_layers] when known: which of the model's layers they are, rising from 0 or more */
 } grace_trace_info;
 
 /* One request. Tokens refer to it by its index. */

@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "interop/meta.h"
+#include "plan/layer_ids.h"
 #include "plan/trace.h"
 
 enum { SWEEPS = 12, SEQUENCE_TOKENS = 128 };
@@ -161,7 +162,7 @@ static void place_ids(const uint16_t *chosen, int32_t layer, int32_t n_layers, i
 static grace_status make_tokens(const source *s, uint64_t seed, int32_t n_tokens, unsigned char *ids, gr_synth_fit *fit) {
     grace_status st = GRACE_OK;
     uint16_t *chosen = NULL;
-    int32_t n = s->loads.n_experts, top_k = s->meta.top_k;
+    int32_t n = s->loads.n_experts, top_k = s->meta.info.top_k;
     GR_CALLOC(chosen, (size_t)n_tokens * (size_t)top_k);
     for (int32_t l = 0; l < s->loads.n_layers; l++) {
         char where[PATH_MAX + 32];
@@ -192,7 +193,7 @@ done:
 
 static int32_t default_tokens(const source *s) {
     double counted = 0;
-    for (int32_t e = 0; e < s->loads.n_experts; e++) counted += s->loads.load[e] / s->meta.top_k;
+    for (int32_t e = 0; e < s->loads.n_experts; e++) counted += s->loads.load[e] / s->meta.info.top_k;
     return (int32_t)fmax(1, fmin(GR_SYNTH_TOKENS_DEFAULT, floor(counted)));
 }
 
@@ -200,9 +201,10 @@ static grace_status build_trace(const source *s, uint64_t seed, int32_t n_tokens
     grace_status st = GRACE_OK;
     grace_trace *t = NULL;
     unsigned char *ids = NULL;
-    grace_trace_info info = {.n_layers = s->loads.n_layers, .n_experts = s->loads.n_experts, .top_k = s->meta.top_k, .n_ranks = 1, .n_nodes = 1,
+    grace_trace_info info = {.n_layers = s->loads.n_layers, .n_experts = s->loads.n_experts, .top_k = s->meta.info.top_k, .n_ranks = 1, .n_nodes = 1,
                               .synthetic = true};
-    name_synthetic(&info, s->meta.model);
+    name_synthetic(&info, s->meta.info.model);
+    gr_layer_ids_set(&info, gr_layer_ids_of(&s->meta.info));
     GR_TRY(gr_trace_new(s->loads_path, &info, &t));
     GR_TRY(gr_trace_check_room(s->loads_path, &info, 0, n_tokens));
     GR_CALLOC(ids, (size_t)n_tokens * (size_t)info.n_layers * (size_t)info.top_k * 2);
@@ -224,8 +226,8 @@ grace_status gr_coact_load(const char *folder, uint64_t seed, int32_t n_tokens, 
     GR_CALLOC(s, 1);
     GR_TRY(read_source(s, folder));
     if (n_tokens == 0) n_tokens = default_tokens(s);
-    GR_CHECK(n_tokens <= INT32_MAX / s->meta.top_k, GRACE_ERR_LIMIT, "synthetic tokens: %d of top-%d, at most %d", n_tokens, s->meta.top_k,
-             INT32_MAX / s->meta.top_k);
+    GR_CHECK(n_tokens <= INT32_MAX / s->meta.info.top_k, GRACE_ERR_LIMIT, "synthetic tokens: %d of top-%d, at most %d", n_tokens, s->meta.info.top_k,
+             INT32_MAX / s->meta.info.top_k);
     GR_TRY(build_trace(s, seed, n_tokens, out, &sums));
     gr_coact_fit result = {sums.load_error_max, sums.listed_sum > 0 ? sums.listed_error_sum / sums.listed_sum : 0,
                            sums.all_sum > 0 ? sums.listed_sum / sums.all_sum : 0};

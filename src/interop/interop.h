@@ -48,11 +48,11 @@ grace_status gr_sglang_profile_load(const char *path, int32_t top_k, grace_profi
  * every rank of every layer (gr_plan_equalise() makes one); others are refused with MISMATCH. Load takes the cluster from the caller, checks
  * that every layer has every expert, and makes an expert's first slot its primary; top_k 0: 1 is assumed. A plan that comes back has no loads. ---- */
 
-/* Which of the model's layers the plan's layers are. Formats with model layer numbers need it when some layers are dense. */
+/* Which of the model's layers the plan's layers are. Formats with model layer numbers need it when some layers are dense and the plan does not say. */
 typedef struct gr_layer_map {
-    int32_t n_model_layers;     /* 0: as many as the plan has */
+    int32_t n_model_layers;     /* 0: up to the plan's last */
     int32_t n_layers;           /* of the plan: for reading; writing knows it */
-    const int32_t *model_layer; /* [n_layers] ascending; NULL: the last ones of the model */
+    const int32_t *model_layer; /* [n_layers] ascending; NULL: as the plan says, else the last ones of the model */
 } gr_layer_map;
 
 /* SGLang --init-expert-location: {"physical_to_logical_map": [[...], ...]}, a row for every layer of the model; rows of dense layers go 0, 1, 2, ... */

@@ -7,6 +7,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "interop/interop.h"
+#include "plan/layer_ids.h"
 #include "plan/trace.h"
 
 static grace_status beside(const char *path, const char *name, char *out, size_t size) {
@@ -27,8 +28,7 @@ grace_status gr_meta_load(const char *path, gr_meta *out) {
     gr_json *json = NULL;
     const char *model = NULL;
     int64_t layers = 0, experts = 0, top_k = 0;
-    grace_trace_info info = {.n_layers = 0};
-    gr_meta meta = {.found = true};
+    gr_meta meta = {.found = true, .info = {.n_ranks = 1, .n_nodes = 1}};
     GR_TRY(beside(path, "meta.json", file, sizeof file));
     if (access(file, F_OK) != 0) {
         *out = (gr_meta){0};
@@ -39,9 +39,9 @@ grace_status gr_meta_load(const char *path, gr_meta *out) {
     GR_TRY(gr_json_int(json, file, "layers", 1, GR_TRACE_LAYERS_MAX, &layers));
     GR_TRY(gr_json_int(json, file, "experts", 1, GR_TRACE_EXPERTS_MAX, &experts));
     GR_TRY(gr_json_int(json, file, "top_k", 1, experts < GR_TRACE_TOP_K_MAX ? experts : GR_TRACE_TOP_K_MAX, &top_k));
-    gr_trace_set_model(&info, model);
-    memcpy(meta.model, info.model, sizeof meta.model);
-    meta.n_layers = (int32_t)layers, meta.n_experts = (int32_t)experts, meta.top_k = (int32_t)top_k;
+    gr_trace_set_model(&meta.info, model);
+    meta.info.n_layers = (int32_t)layers, meta.info.n_experts = (int32_t)experts, meta.info.top_k = (int32_t)top_k;
+    GR_TRY(gr_layer_ids_read_meta(json, file, &meta.info));
     *out = meta;
 done:
     gr_json_free(json);
@@ -50,8 +50,8 @@ done:
 
 grace_status gr_meta_check(const gr_meta *meta, const char *path, const gr_loads *loads) {
     grace_status st = GRACE_OK;
-    GR_CHECK(!meta->found || (meta->n_layers == loads->n_layers && meta->n_experts == loads->n_experts), GRACE_ERR_FORMAT,
-             "%s: %d layers of %d experts, but meta.json says %d of %d", path, loads->n_layers, loads->n_experts, meta->n_layers, meta->n_experts);
+    GR_CHECK(!meta->found || (meta->info.n_layers == loads->n_layers && meta->info.n_experts == loads->n_experts), GRACE_ERR_FORMAT,
+             "%s: %d layers of %d experts, but meta.json says %d of %d", path, loads->n_layers, loads->n_experts, meta->info.n_layers, meta->info.n_experts);
 done:
     return st;
 }
@@ -72,7 +72,8 @@ grace_status gr_load_csv_load(const char *path, int32_t top_k, grace_profile **o
     GR_TRY(gr_meta_load(path, &meta));
     GR_TRY(gr_loads_load(path, &loads));
     GR_TRY(gr_meta_check(&meta, path, &loads));
-    GR_TRY(gr_loads_profile(path, &loads, meta.model, top_k ? top_k : meta.top_k, out));
+    GR_TRY(gr_loads_profile(path, &loads, meta.info.model, top_k ? top_k : meta.info.top_k, out));
+    gr_layer_ids_set(&(*out)->info, gr_layer_ids_of(&meta.info));
 done:
     gr_loads_free(&loads);
     return st;

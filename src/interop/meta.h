@@ -8,8 +8,7 @@
 
 typedef struct gr_meta {
     bool found;                 /* false: there is no meta.json, the rest is empty */
-    char model[64];
-    int32_t n_layers, n_experts, top_k;
+    grace_trace_info info;      /* model, layers and their ids, experts, top_k */
 } gr_meta;
 
 /* meta.json in the folder of the file at `path`. Fails with FORMAT, LIMIT (a path). */

@@ -56,7 +56,7 @@ grace_status gr_sglang_plan_save(const grace_plan *plan, const gr_layer_map *map
     int32_t *ids = NULL, n_model_layers = 0, n_slots = 0;
     GR_TRY(gr_slots_per_rank(plan, &n_slots));
     GR_CALLOC(ids, plan->n_layers);
-    GR_TRY(gr_layer_map_ids(map, plan->n_layers, ids, &n_model_layers));
+    GR_TRY(gr_layer_map_ids(map, plan->layer_ids, plan->n_layers, ids, &n_model_layers));
     gr_json_set(root, "physical_to_logical_map", table_json(plan, ids, n_model_layers));
     GR_TRY(save_line(root, path));
 done:
@@ -164,7 +164,7 @@ static grace_status read_rows(const char *where, const gr_json *rows, int32_t n_
         n_layers = map->n_layers;
     }
     GR_CALLOC(ids, n_layers);
-    GR_TRY(gr_layer_map_ids(map, n_layers, ids, &n_model_layers));
+    GR_TRY(gr_layer_map_ids(map, NULL, n_layers, ids, &n_model_layers));
     GR_TRY(read_table(where, rows, ids, n_layers, n_ranks, out));
 done:
     free(ids);

@@ -7,6 +7,7 @@
 
 #include "base/memory.h"
 #include "plan/cluster.h"
+#include "plan/layer_ids.h"
 #include "plan/tables.h"
 
 grace_status gr_placement_alloc(int32_t n_layers, int32_t n_ranks, int64_t n_slots, gr_placement *out) {
@@ -123,13 +124,17 @@ done:
     return st;
 }
 
-grace_status gr_layer_map_ids(const gr_layer_map *map, int32_t n_layers, int32_t *ids, int32_t *n_model_layers) {
+grace_status gr_layer_map_ids(const gr_layer_map *map, const int32_t *known, int32_t n_layers, int32_t *ids, int32_t *n_model_layers) {
     grace_status st = GRACE_OK;
-    int32_t n = map && map->n_model_layers ? map->n_model_layers : n_layers, before = -1;
+    const int32_t *given = map && map->model_layer ? map->model_layer : known;
+    int32_t n = map && map->n_model_layers ? map->n_model_layers : known ? known[n_layers - 1] + 1 : n_layers, before = -1;
+    GR_TRY(gr_layer_ids_agree("plan", known, given, n_layers));
+    GR_CHECK(!known || n > known[n_layers - 1], GRACE_ERR_ARG, "a model of %d layers, but the plan is for layers %s of it", n,
+             gr_layer_ids_text(known, n_layers).text);
     GR_CHECK(n >= n_layers && n <= GR_PLAN_LAYERS_MAX, GRACE_ERR_ARG, "a model of %d layers, a plan of %d: expected %d to %d layers of the model", n,
              n_layers, n_layers, GR_PLAN_LAYERS_MAX);
     for (int32_t l = 0; l < n_layers; l++) {
-        ids[l] = map && map->model_layer ? map->model_layer[l] : n - n_layers + l;
+        ids[l] = given ? given[l] : n - n_layers + l;
         GR_CHECK(ids[l] > before && ids[l] < n, GRACE_ERR_ARG, "layer %d of the plan is layer %d of the model: expected %d to %d", l, ids[l], before + 1,
                  n - 1);
         before = ids[l];

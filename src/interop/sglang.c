@@ -11,6 +11,7 @@
 #include "base/memory.h"
 #include "interop/interop.h"
 #include "interop/loads.h"
+#include "plan/layer_ids.h"
 #include "plan/trace.h"
 
 enum { PASS_KEYS_MAX = 64 };        /* SGLang writes about ten */
@@ -193,6 +194,7 @@ grace_status gr_sglang_parse_profile(const char *where, const void *bytes, size_
         gr_log(GR_INFO, "profile", "%s: %d of %d layers are dense, the first with experts is %d", where, n_model_layers - loads.n_layers, n_model_layers,
                loads.layer_id[0]);
     GR_TRY(gr_loads_profile(where, &loads, GR_SGLANG_MODEL, top_k, out));
+    gr_layer_ids_set(&(*out)->info, loads.layer_id);
 done:
     gr_loads_free(&loads);
     return st;

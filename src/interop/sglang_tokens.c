@@ -193,7 +193,9 @@ done:
 static grace_status start_trace(reading *q) {
     grace_status st = GRACE_OK;
     grace_trace_info info = {.n_layers = q->n_routed, .n_experts = q->r.n_experts, .top_k = q->top_k, .n_ranks = 1, .n_nodes = 1,
-                              .vocab = q->vocab};
+                              .vocab = q->vocab, .layer_ids_known = true};
+    for (int32_t l = 0, n = 0; l < q->r.n_layers; l++)
+        if (q->routed[l]) info.layer_ids[n++] = l;
     gr_trace_set_model(&info, GR_SGLANG_MODEL);
     GR_TRY(gr_trace_new(q->r.where, &info, &q->t));
     GR_CALLOC(q->row, (size_t)q->n_routed * (size_t)q->top_k * 2);

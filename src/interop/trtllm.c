@@ -28,7 +28,7 @@ grace_status gr_trtllm_plan_save(const grace_plan *plan, const gr_layer_map *map
     GR_CHECK(layer_updates_per_iter >= 0, GRACE_ERR_ARG, "layer_updates_per_iter: expected 0 or more, found %d", layer_updates_per_iter);
     GR_TRY(gr_slots_per_rank(plan, &n_slots));
     GR_CALLOC(ids, plan->n_layers);
-    GR_TRY(gr_layer_map_ids(map, plan->n_layers, ids, &n_model_layers));
+    GR_TRY(gr_layer_map_ids(map, plan->layer_ids, plan->n_layers, ids, &n_model_layers));
     GR_TRY(gr_buf_printf(&text, "num_slots: %d\ninitial_global_assignments:\n", plan->layers[0].n_slots));
     for (int32_t l = 0; l < plan->n_layers; l++) GR_TRY(put_layer(&plan->layers[l], ids[l], &text));
     GR_TRY(gr_buf_printf(&text, "layer_updates_per_iter: %d\n", layer_updates_per_iter));

@@ -156,6 +156,11 @@ int64_t grace_model_kv_token_bytes(const grace_model_info *info) {
     return info->n_layers * layer * (int64_t)sizeof(float);
 }
 
+void grace_model_layer_ids(const grace_model_info *info, int32_t *ids) {
+    for (int32_t l = 0; l < info->n_layers; l++)
+        if (info->layers[l].moe >= 0) ids[info->layers[l].moe] = l;
+}
+
 const char *grace_model_dir(const grace_model *model) { return model->dir; }
 
 grace_status grace_model_tensor(const grace_model *model, const char *name, grace_tensor *out) {

@@ -224,6 +224,7 @@ static grace_status copy_head(const grace_plan *plan, grace_plan *out) {
     out->fingerprint = plan->fingerprint;
     out->seed = plan->seed;
     out->planned_from = plan->planned_from;
+    GR_TRY(gr_plan_set_layer_ids(out, plan->layer_ids));
     out->r = plan->r;
     out->knee_chosen = plan->knee_chosen;
     GR_ARENA_ARRAY(out->memory, out->knee, plan->n_knee);

@@ -15,6 +15,7 @@
 #include "plan/cost.h"
 #include "plan/hierarchy.h"
 #include "plan/knee.h"
+#include "plan/layer_ids.h"
 #include "plan/replicate.h"
 #include "plan/tables.h"
 
@@ -283,7 +284,8 @@ done:
 }
 
 /* A planner beyond the paper has no grouping of the paper's kinds, and its copies, if it makes any, go by its own name. */
-static void describe(builder *b) {
+static grace_status describe(builder *b) {
+    grace_status st = GRACE_OK;
     grace_plan *plan = b->plan;
     const char *name = grace_planner_name(b->opt.planner);
     snprintf(plan->planner, sizeof plan->planner, "%s", name);
@@ -292,6 +294,9 @@ static void describe(builder *b) {
     plan->fingerprint = b->profile->info.fingerprint;
     plan->seed = b->opt.seed;
     plan->planned_from = b->profile->origin;
+    GR_TRY(gr_plan_set_layer_ids(plan, gr_layer_ids_of(&b->profile->info)));
+done:
+    return st;
 }
 
 grace_status grace_plan_build(const grace_profile *profile, grace_cluster cluster, const grace_plan_options *opt, grace_plan **out) {
@@ -299,7 +304,7 @@ grace_status grace_plan_build(const grace_profile *profile, grace_cluster cluste
     builder b;
     GR_TRY(builder_open(profile, cluster, opt, &b));
     GR_TRY(fill(&b));
-    describe(&b);
+    GR_TRY(describe(&b));
     *out = b.plan, b.plan = NULL;
 done:
     builder_close(&b);
@@ -308,13 +313,15 @@ done:
 
 /* ---- is this plan for this run? ---- */
 
-grace_status grace_plan_check(const grace_plan *plan, uint64_t fingerprint, int32_t n_layers, int32_t n_experts, int32_t top_k, grace_cluster cluster) {
+grace_status grace_plan_check(const grace_plan *plan, uint64_t fingerprint, int32_t n_layers, const int32_t *layer_ids, int32_t n_experts, int32_t top_k,
+                              grace_cluster cluster) {
     grace_status st = GRACE_OK;
     GR_CHECK(plan->cluster.n_nodes == cluster.n_nodes && plan->cluster.gpus_per_node == cluster.gpus_per_node, GRACE_ERR_MISMATCH,
              "plan is for cluster %s, this run has %s", gr_cluster_text(plan->cluster).text, gr_cluster_text(cluster).text);
     GR_CHECK(plan->n_layers == n_layers && plan->n_experts == n_experts && plan->top_k == top_k, GRACE_ERR_MISMATCH,
              "plan is for %d MoE layers of %d experts, top-%d; the model has %d of %d, top-%d", plan->n_layers, plan->n_experts, plan->top_k, n_layers,
              n_experts, top_k);
+    GR_TRY(gr_layer_ids_agree("plan", plan->layer_ids, layer_ids, n_layers));
     GR_CHECK(plan->fingerprint == 0 || fingerprint == 0 || plan->fingerprint == fingerprint, GRACE_ERR_MISMATCH,
              "plan was made for model %016" PRIx64 ", this model is %016" PRIx64, plan->fingerprint, fingerprint);
 done:

@@ -4,12 +4,15 @@
 #include <math.h>
 #include <stdbool.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/file.h"
 #include "base/json.h"
+#include "base/memory.h"
 #include "plan/cluster.h"
 #include "plan/homes.h"
+#include "plan/layer_ids.h"
 #include "plan/tables.h"
 
 enum { VERSION = 1 };
@@ -58,6 +61,7 @@ static gr_json *header_json(const grace_plan *plan) {
     gr_json_set_int(object, "n_layers", plan->n_layers);
     gr_json_set_int(object, "n_experts", plan->n_experts);
     gr_json_set_int(object, "top_k", plan->top_k);
+    if (plan->layer_ids) gr_json_set_ints(object, "layer_ids", plan->layer_ids, (size_t)plan->n_layers);
     if (plan->r < 0) gr_json_set_null(object, "r");
     else gr_json_set_real(object, "r", plan->r);
     return object;
@@ -244,6 +248,18 @@ done:
     return st;
 }
 
+static grace_status read_layer_ids(const gr_json *root, const char *where, grace_plan *plan) {
+    grace_status st = GRACE_OK;
+    int32_t *ids = NULL;
+    bool known = false;
+    GR_CALLOC(ids, plan->n_layers);
+    GR_TRY(gr_layer_ids_read(root, where, plan->n_layers, ids, &known));
+    GR_TRY(gr_plan_set_layer_ids(plan, known ? ids : NULL));
+done:
+    free(ids);
+    return st;
+}
+
 static grace_status read_names(const gr_json *root, const char *where, grace_plan *plan) {
     grace_status st = GRACE_OK;
     const gr_json *r = gr_json_get(root, "r");
@@ -417,6 +433,7 @@ static grace_status read_plan(const gr_json *root, const char *where, grace_plan
     GR_TRY(read_version(root, where));
     GR_TRY(read_sizes(root, where, &layers, &plan));
     GR_TRY(read_names(root, where, plan));
+    GR_TRY(read_layer_ids(root, where, plan));
     GR_TRY(read_knee(root, where, plan));
     for (int32_t l = 0; l < plan->n_layers; l++) {
         place at;

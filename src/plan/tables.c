@@ -2,6 +2,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/memory.h"
 #include "plan/cluster.h"
@@ -53,6 +54,16 @@ grace_status gr_plan_new(int32_t n_layers, int32_t n_experts, int32_t top_k, gra
     *out = plan, plan = NULL;
 done:
     grace_plan_free(plan);
+    return st;
+}
+
+grace_status gr_plan_set_layer_ids(grace_plan *plan, const int32_t *ids) {
+    grace_status st = GRACE_OK;
+    int32_t *own = NULL;
+    if (ids) GR_ARENA_ARRAY(plan->memory, own, plan->n_layers);
+    if (ids) memcpy(own, ids, (size_t)plan->n_layers * sizeof *own);
+    plan->layer_ids = own;
+done:
     return st;
 }
 

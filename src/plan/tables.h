@@ -18,6 +18,9 @@ grace_status gr_plan_new(int32_t n_layers, int32_t n_experts, int32_t top_k, gra
  *   copies          [n_copies]   in any order; no expert twice on a rank, primary included (asserted) */
 grace_status gr_plan_place(grace_plan *plan, int32_t layer, const int32_t *rank_of_expert, const gr_copy *copies, int32_t n_copies);
 
+/* Which of the model's layers the plan's are, copied; NULL: unknown. Fails with MEMORY. */
+grace_status gr_plan_set_layer_ids(grace_plan *plan, const int32_t *ids);
+
 /* poll_weight of every slot from load_after: what paper Eq. 4 is for. */
 void gr_plan_weigh(const grace_plan *plan, int32_t layer);
 

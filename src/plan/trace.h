@@ -9,7 +9,7 @@
 #include "grace/trace.h"
 
 enum {
-    GR_TRACE_LAYERS_MAX = 1024,
+    GR_TRACE_LAYERS_MAX = GRACE_TRACE_LAYERS_MAX,
     GR_TRACE_EXPERTS_MAX = 65536,   /* ids are u16 */
     GR_TRACE_TOP_K_MAX = 256,
     GR_TRACE_RANKS_MAX = 65536,

@@ -4,6 +4,8 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "plan/layer_ids.h"
+
 static grace_status check_count(const char *where, const char *what, int64_t found, int64_t max, grace_status status) {
     if (found >= 1 && found <= max) return GRACE_OK;
     return gr_fail(status, "%s: expected 1 to %" PRId64 " %s, found %" PRId64, where, max, what, found);
@@ -21,6 +23,7 @@ grace_status gr_trace_check_info(const char *where, const grace_trace_info *info
     GR_CHECK(info->vocab >= 0, status, "%s: expected a vocabulary of 0 (no token ids) or more, found %d", where, info->vocab);
     GR_CHECK(info->weights >= GRACE_WEIGHTS_NONE && info->weights < GRACE_N_WEIGHTS, status, "%s: expected weights of kind 0 to %d, found %d", where,
              GRACE_N_WEIGHTS - 1, (int)info->weights);
+    GR_TRY(gr_layer_ids_check(where, gr_layer_ids_of(info), info->n_layers, status));
 done:
     return st;
 }

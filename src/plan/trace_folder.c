@@ -11,6 +11,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/memory.h"
+#include "plan/layer_ids.h"
 #include "plan/trace.h"
 
 enum { DOMAIN_BYTES = 256, READ_BYTES = 1 << 20 };
@@ -62,6 +63,7 @@ static grace_status read_meta(folder *f) {
     info.n_experts = (int32_t)experts;
     info.top_k = (int32_t)top_k;
     if (f->id_bytes) info.vocab = (int32_t)vocab;
+    GR_TRY(gr_layer_ids_read_meta(f->json, f->meta, &info));
     GR_TRY(gr_trace_new(f->meta, &info, &f->t));
 done:
     return st;

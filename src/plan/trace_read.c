@@ -8,6 +8,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/memory.h"
+#include "plan/layer_ids.h"
 #include "plan/trace.h"
 #include "plan/trace_format.h"
 
@@ -94,6 +95,7 @@ static grace_status read_info(const char *where, uint32_t version, const gr_json
     GR_TRY(read_count(where, header, "top_k", GR_TRACE_TOP_K_MAX, &info->top_k));
     GR_TRY(read_count(where, header, "ranks", GR_TRACE_RANKS_MAX, &info->n_ranks));
     GR_TRY(read_count(where, header, "nodes", GR_TRACE_RANKS_MAX, &info->n_nodes));
+    GR_TRY(gr_layer_ids_read(header, where, info->n_layers, info->layer_ids, &info->layer_ids_known));
     if (version == 1) goto done;
     GR_TRY(gr_json_int(header, where, "vocab", 0, INT32_MAX, &vocab));
     info->vocab = (int32_t)vocab;

@@ -129,6 +129,7 @@ static grace_status header_text(const char *path, const grace_trace_info *info, 
     gr_json_set_int(header, "vocab", info->vocab);
     gr_json_set_string(header, "weights", gr_trace_weights_names[info->weights]);
     gr_json_set_bool(header, "synthetic", info->synthetic);
+    if (info->layer_ids_known) gr_json_set_ints(header, "layer_ids", info->layer_ids, (size_t)info->n_layers);
     for (int32_t d = 0; d < n_domains; d++) gr_json_push_string(names, domains[d]);
     gr_json_set(header, "domains", names);
     GR_TRY(gr_json_write(header, 0, text, n));

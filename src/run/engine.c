@@ -74,10 +74,12 @@ static grace_status choose_plan(grace_engine *e, const grace_engine_options *opt
     grace_status st = GRACE_OK;
     const grace_model_info *m = e->info;
     grace_cluster cluster = grace_comm_cluster(e->comm);
+    int32_t ids[GRACE_LAYERS_MAX];
     GR_TRY(check_options(opt));
     if (!opt->plan) GR_TRY(grace_plan_contiguous(m->n_moe_layers, m->n_experts, m->top_k, cluster, &e->own_plan));
     *plan = opt->plan ? opt->plan : e->own_plan;
-    GR_TRY(grace_plan_check(*plan, m->fingerprint, m->n_moe_layers, m->n_experts, m->top_k, cluster));
+    grace_model_layer_ids(m, ids);
+    GR_TRY(grace_plan_check(*plan, m->fingerprint, m->n_moe_layers, ids, m->n_experts, m->top_k, cluster));
 done:
     return st;
 }
@@ -85,9 +87,10 @@ done:
 static grace_status open_recorder(grace_engine *e, const grace_model *model, const grace_engine_options *opt) {
     grace_trace_info info = {.fingerprint = e->info->fingerprint, .n_layers = e->info->n_moe_layers, .n_experts = e->info->n_experts,
                              .top_k = e->info->top_k, .n_ranks = e->comm->n_ranks, .n_nodes = e->comm->n_nodes, .vocab = e->info->vocab,
-                             .weights = opt->trace_weights};
+                             .weights = opt->trace_weights, .layer_ids_known = true};
     const char *dir = grace_model_dir(model), *slash = strrchr(dir, '/');
     snprintf(info.model, sizeof info.model, "%s", slash && slash[1] ? slash + 1 : dir);
+    grace_model_layer_ids(e->info, info.layer_ids);
     return gr_recorder_open(e->comm, opt->trace_path, &info, opt->trace_domains, opt->n_trace_domains, opt->n_tokens_max, &e->recorder);
 }
 

@@ -84,12 +84,12 @@ static void a_profile_of_loads_has_no_affinity(void **state) {
 static void meta_json_is_looked_for_beside_the_table(void **state) {
     (void)state;
     char *folder = scratch_new();
-    gr_meta meta = {.top_k = 7};
+    gr_meta meta = {.info.top_k = 7};
     assert_ok(gr_meta_load(in(folder, "load.csv"), &meta));
-    assert_true(!meta.found && meta.top_k == 0);
+    assert_true(!meta.found && meta.info.top_k == 0);
     put_text(in(folder, "meta.json"), "{\"layers\":2,\"experts\":300,\"top_k\":256}");
     assert_ok(gr_meta_load(in(folder, "load.csv"), &meta));
-    assert_true(meta.found && meta.n_layers == 2 && meta.n_experts == 300 && meta.top_k == 256 && meta.model[0] == 0);
+    assert_true(meta.found && meta.info.n_layers == 2 && meta.info.n_experts == 300 && meta.info.top_k == 256 && meta.info.model[0] == 0);
     put_text(in(folder, "meta.json"), "{\"layers\":2,\"experts\":300,\"top_k\":257}");
     assert_failed(gr_meta_load(in(folder, "load.csv"), &meta), GRACE_ERR_FORMAT, "'top_k': expected 1 to 256, found 257");
     put_text(in(folder, "meta.json"), "{\"layers\":\"2\"}");

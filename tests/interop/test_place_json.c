@@ -6,6 +6,7 @@
 
 #include "interop/place_json.h"
 #include "interop/plans.h"
+#include "plan/tables.h"
 
 /* The bytes that others read, for a plan that one can follow: 3 experts on 3 ranks, layers 1 and 3 of a model of 4. */
 static void files_look_as_other_engines_want_them(void **state) {
@@ -17,6 +18,9 @@ static void files_look_as_other_engines_want_them(void **state) {
     assert_ok(gr_sglang_plan_save(plan, NULL, in(folder, "p.json")));
     assert_text(in(folder, "p.json"), "{\"physical_to_logical_map\": [[0, 1, 2], [0, 1, 2]]}\n");
     assert_ok(gr_sglang_plan_save(two, &(gr_layer_map){.n_model_layers = 4, .model_layer = layers}, in(folder, "p.json")));
+    assert_text(in(folder, "p.json"), "{\"physical_to_logical_map\": [[0, 1, 2, 0, 1, 2], [0, 1, 1, 0, 2, 0], [0, 1, 2, 0, 1, 2], [0, 1, 1, 0, 2, 0]]}\n");
+    assert_ok(gr_plan_set_layer_ids(two, layers));              /* the plan says it itself */
+    assert_ok(gr_sglang_plan_save(two, NULL, in(folder, "p.json")));
     assert_text(in(folder, "p.json"), "{\"physical_to_logical_map\": [[0, 1, 2, 0, 1, 2], [0, 1, 1, 0, 2, 0], [0, 1, 2, 0, 1, 2], [0, 1, 1, 0, 2, 0]]}\n");
     assert_ok(gr_flat_plan_save(plan, in(folder, "p.json")));
     assert_text(in(folder, "p.json"), "[[0, 1, 2], [0, 1, 2]]\n");

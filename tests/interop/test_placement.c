@@ -58,15 +58,29 @@ static void uneven_slots_are_named(void **state) {
 static void maps_of_layers_ascend_and_fit(void **state) {
     (void)state;
     int32_t ids[3], n = 0, up[3] = {1, 2, 5}, down[3] = {1, 5, 2};
-    assert_ok(gr_layer_map_ids(NULL, 3, ids, &n));
+    assert_ok(gr_layer_map_ids(NULL, NULL, 3, ids, &n));
     assert_true(n == 3 && ids[0] == 0 && ids[2] == 2);
-    assert_ok(gr_layer_map_ids(&(gr_layer_map){.n_model_layers = 5}, 3, ids, &n));
+    assert_ok(gr_layer_map_ids(&(gr_layer_map){.n_model_layers = 5}, NULL, 3, ids, &n));
     assert_true(n == 5 && ids[0] == 2 && ids[2] == 4);          /* dense layers come first in the models we know */
-    assert_ok(gr_layer_map_ids(&(gr_layer_map){.n_model_layers = 6, .model_layer = up}, 3, ids, &n));
+    assert_ok(gr_layer_map_ids(&(gr_layer_map){.n_model_layers = 6, .model_layer = up}, NULL, 3, ids, &n));
     assert_true(n == 6 && ids[2] == 5);
-    assert_failed(gr_layer_map_ids(&(gr_layer_map){.n_model_layers = 5, .model_layer = up}, 3, ids, &n), GRACE_ERR_ARG, "layer 2 of the plan is layer 5");
-    assert_failed(gr_layer_map_ids(&(gr_layer_map){.n_model_layers = 6, .model_layer = down}, 3, ids, &n), GRACE_ERR_ARG, "expected 6 to 5");
-    assert_failed(gr_layer_map_ids(&(gr_layer_map){.n_model_layers = 2}, 3, ids, &n), GRACE_ERR_ARG, "a model of 2 layers, a plan of 3");
+    assert_failed(gr_layer_map_ids(&(gr_layer_map){.n_model_layers = 5, .model_layer = up}, NULL, 3, ids, &n), GRACE_ERR_ARG, "layer 2 of the plan is layer 5");
+    assert_failed(gr_layer_map_ids(&(gr_layer_map){.n_model_layers = 6, .model_layer = down}, NULL, 3, ids, &n), GRACE_ERR_ARG, "expected 6 to 5");
+    assert_failed(gr_layer_map_ids(&(gr_layer_map){.n_model_layers = 2}, NULL, 3, ids, &n), GRACE_ERR_ARG, "a model of 2 layers, a plan of 3");
+}
+
+static void what_a_plan_says_of_its_layers_is_used_and_not_contradicted(void **state) {
+    (void)state;
+    int32_t ids[3], n = 0;
+    const int32_t known[3] = {1, 2, 5}, others[3] = {1, 2, 4};
+    assert_ok(gr_layer_map_ids(NULL, known, 3, ids, &n));
+    assert_true(n == 6 && ids[0] == 1 && ids[2] == 5);
+    assert_ok(gr_layer_map_ids(&(gr_layer_map){.n_model_layers = 8}, known, 3, ids, &n));
+    assert_true(n == 8 && ids[2] == 5);                         /* the model ends with two dense layers */
+    assert_ok(gr_layer_map_ids(&(gr_layer_map){.model_layer = known}, known, 3, ids, &n));
+    assert_failed(gr_layer_map_ids(&(gr_layer_map){.n_model_layers = 5}, known, 3, ids, &n), GRACE_ERR_ARG,
+                  "a model of 5 layers, but the plan is for layers 1-2 5 of it");
+    assert_failed(gr_layer_map_ids(&(gr_layer_map){.model_layer = others}, known, 3, ids, &n), GRACE_ERR_MISMATCH, "layers 1-2 5 of its model");
 }
 
 int main(void) {
@@ -75,6 +89,7 @@ int main(void) {
         cmocka_unit_test(placements_that_no_plan_can_have_are_refused),
         cmocka_unit_test(uneven_slots_are_named),
         cmocka_unit_test(maps_of_layers_ascend_and_fit),
+        cmocka_unit_test(what_a_plan_says_of_its_layers_is_used_and_not_contradicted),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -31,6 +31,7 @@ static void tokens_come_back_as_logical_experts(void **state) {
     assert_ok(gr_sglang_trace_load(DATA "per_token.pt", &t));
     const grace_trace_info *info = grace_trace_describe(t);
     assert_true(info->n_layers == 2 && info->n_experts == 4 && info->top_k == 2 && grace_trace_n_tokens(t) == e.n);
+    assert_true(info->layer_ids_known && info->layer_ids[0] == 1 && info->layer_ids[1] == 2);       /* layer 0 is dense */
     const uint16_t *ids = grace_trace_experts(t);
     for (int32_t i = 0; i < e.n; i++)
         for (int k = 0; k < 4; k++) assert_int_equal(ids[4 * i + k], e.experts[i][k]);
@@ -103,6 +104,7 @@ static void loads_are_the_same_in_every_mode(void **state) {
         grace_profile *p = NULL;
         assert_ok(gr_sglang_profile_load(files[f], 2, &p));
         assert_true(p->info.n_layers == 2 && p->info.n_experts == 4 && p->info.top_k == 2 && p->n_tokens == 9);
+        assert_true(p->info.layer_ids_known && p->info.layer_ids[0] == 1 && p->info.layer_ids[1] == 2);
         for (int i = 0; i < 8; i++) assert_true(p->load[i] == load[i]);
         grace_profile_free(p);
     }

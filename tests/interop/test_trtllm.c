@@ -6,6 +6,7 @@
 
 #include "interop/plans.h"
 #include "interop/trtllm.h"
+#include "plan/tables.h"
 
 static void the_file_looks_as_tensorrt_llm_wants_it(void **state) {
     (void)state;
@@ -13,6 +14,10 @@ static void the_file_looks_as_tensorrt_llm_wants_it(void **state) {
     grace_plan *plan = contiguous(2, 4, (grace_cluster){1, 2});
     assert_ok(gr_trtllm_plan_save(plan, &(gr_layer_map){.n_model_layers = 3}, 0, in(folder, "p.yaml")));
     assert_text(in(folder, "p.yaml"), "num_slots: 4\ninitial_global_assignments:\n  1: [0, 1, 2, 3]\n  2: [0, 1, 2, 3]\nlayer_updates_per_iter: 0\n");
+    assert_ok(gr_plan_set_layer_ids(plan, (const int32_t[]){1, 4}));
+    assert_ok(gr_trtllm_plan_save(plan, NULL, 0, in(folder, "p.yaml")));
+    assert_text(in(folder, "p.yaml"), "num_slots: 4\ninitial_global_assignments:\n  1: [0, 1, 2, 3]\n  4: [0, 1, 2, 3]\nlayer_updates_per_iter: 0\n");
+    assert_failed(gr_trtllm_plan_save(plan, &(gr_layer_map){.n_model_layers = 4}, 0, in(folder, "p.yaml")), GRACE_ERR_ARG, "layers 1 4 of it");
     assert_failed(gr_trtllm_plan_save(plan, NULL, -1, in(folder, "p.yaml")), GRACE_ERR_ARG, "expected 0 or more, found -1");
     grace_plan_free(plan);
     plan = contiguous(1, 7, (grace_cluster){1, 4});

@@ -285,18 +285,18 @@ static void a_plan_for_another_run_is_refused_with_both_sides(void **state) {
     grace_plan *plan = NULL;
     assert_int_equal(grace_plan_contiguous(8, 64, 8, CLUSTER_2X2, &plan), GRACE_OK);
     plan->fingerprint = 0xabc;
-    assert_int_equal(grace_plan_check(plan, 0xabc, 8, 64, 8, CLUSTER_2X2), GRACE_OK);
-    assert_int_equal(grace_plan_check(plan, 0, 8, 64, 8, CLUSTER_2X2), GRACE_OK);
-    assert_int_equal(grace_plan_check(plan, 0xabc, 8, 64, 8, (grace_cluster){1, 4}), GRACE_ERR_MISMATCH);
+    assert_int_equal(grace_plan_check(plan, 0xabc, 8, NULL, 64, 8, CLUSTER_2X2), GRACE_OK);
+    assert_int_equal(grace_plan_check(plan, 0, 8, NULL, 64, 8, CLUSTER_2X2), GRACE_OK);
+    assert_int_equal(grace_plan_check(plan, 0xabc, 8, NULL, 64, 8, (grace_cluster){1, 4}), GRACE_ERR_MISMATCH);
     assert_string_equal(grace_last_error(), "plan is for cluster node:2 gpu:2, this run has node:1 gpu:4");
-    assert_int_equal(grace_plan_check(plan, 0xabc, 16, 64, 8, CLUSTER_2X2), GRACE_ERR_MISMATCH);
+    assert_int_equal(grace_plan_check(plan, 0xabc, 16, NULL, 64, 8, CLUSTER_2X2), GRACE_ERR_MISMATCH);
     assert_string_equal(grace_last_error(), "plan is for 8 MoE layers of 64 experts, top-8; the model has 16 of 64, top-8");
-    assert_int_equal(grace_plan_check(plan, 0xabc, 8, 60, 8, CLUSTER_2X2), GRACE_ERR_MISMATCH);
-    assert_int_equal(grace_plan_check(plan, 0xabc, 8, 64, 6, CLUSTER_2X2), GRACE_ERR_MISMATCH);
-    assert_int_equal(grace_plan_check(plan, 0xdef, 8, 64, 8, CLUSTER_2X2), GRACE_ERR_MISMATCH);
+    assert_int_equal(grace_plan_check(plan, 0xabc, 8, NULL, 60, 8, CLUSTER_2X2), GRACE_ERR_MISMATCH);
+    assert_int_equal(grace_plan_check(plan, 0xabc, 8, NULL, 64, 6, CLUSTER_2X2), GRACE_ERR_MISMATCH);
+    assert_int_equal(grace_plan_check(plan, 0xdef, 8, NULL, 64, 8, CLUSTER_2X2), GRACE_ERR_MISMATCH);
     assert_string_equal(grace_last_error(), "plan was made for model 0000000000000abc, this model is 0000000000000def");
     plan->fingerprint = 0;
-    assert_int_equal(grace_plan_check(plan, 0xdef, 8, 64, 8, CLUSTER_2X2), GRACE_OK);
+    assert_int_equal(grace_plan_check(plan, 0xdef, 8, NULL, 64, 8, CLUSTER_2X2), GRACE_OK);
     grace_plan_free(plan);
 }
 

@@ -13,6 +13,7 @@
 #include "base/file.h"
 #include "grace/trace.h"
 #include "model/safetensors.h"
+#include "plan/tables.h"
 #include "run/engine_internal.h"
 #include "support/random_plan.h"
 #include "support/random_requests.h"
@@ -546,6 +547,36 @@ static void a_plan_for_something_else_is_refused_with_both_sides(void **state) {
     check_plan_refused((gr_random_plan_options){2, 8, 2, {1, 1}, 0, 0}, fingerprint ^ 1, ours);
 }
 
+/* The second of the micro models' layers on has experts, the first is dense. */
+static void traces_and_plans_know_which_layers_have_experts(void **state) {
+    (void)state;
+    const int32_t wrong[2] = {0, 1};
+    char path[128];
+    grace_model *dense_first = NULL;
+    grace_engine *engine = NULL;
+    grace_trace *trace = NULL;
+    grace_engine_options opt = small();
+    assert_ok(grace_model_open(GRACE_SOURCE_DIR "/tests/golden/micro/deepseek-v2-lite", &dense_first));
+    const grace_model_info *m = grace_model_describe(dense_first);
+    assert_int_equal(m->layers[0].moe, -1);
+    snprintf(path, sizeof path, "%s/trace", dir);
+    opt.trace_path = path;
+    assert_ok(grace_engine_open(dense_first, &opt, &engine));
+    assert_ok(grace_engine_run(engine));
+    grace_engine_close(engine);
+    assert_ok(grace_trace_open(path, &trace, NULL));
+    assert_true(grace_trace_describe(trace)->layer_ids_known);
+    for (int32_t l = 0; l < m->n_moe_layers; l++) assert_int_equal(grace_trace_describe(trace)->layer_ids[l], l + 1);
+    grace_plan *plan = NULL;
+    assert_ok(grace_plan_contiguous(m->n_moe_layers, m->n_experts, m->top_k, (grace_cluster){1, 1}, &plan));
+    assert_ok(gr_plan_set_layer_ids(plan, wrong));
+    opt.trace_path = NULL, opt.plan = plan;
+    assert_fails(grace_engine_open(dense_first, &opt, &engine), GRACE_ERR_MISMATCH, "plan is for layers 0");
+    grace_plan_free(plan);
+    grace_trace_close(trace);
+    grace_model_close(dense_first);
+}
+
 /* One bf16 NaN in the router of a layer, put into the file. */
 static void poison_router(const char *tensor) {
     char path[128];
@@ -608,6 +639,7 @@ int main(void) {
         with_model(the_whole_context_can_be_used),
         with_model(options_out_of_range_are_refused),
         with_model(a_plan_for_something_else_is_refused_with_both_sides),
+        with_model(traces_and_plans_know_which_layers_have_experts),
         cmocka_unit_test_teardown(nan_in_a_routers_logits_ends_the_run_and_names_the_layer, close_model),
         cmocka_unit_test(closing_nothing_is_fine),
     };
