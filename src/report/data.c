@@ -1,6 +1,5 @@
 #include "report/data.h"
 
-#include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
 
@@ -9,23 +8,6 @@
 enum { VERSION = 1, TEXTS_MAX = 1000 };
 
 /* ---- what was run ---- */
-
-static grace_status read_head(const gr_json *doc, gr_report_data *d) {
-    grace_status st = GRACE_OK;
-    static const char where[] = "report";
-    int64_t version;
-    GR_CHECK(gr_json_kind_of(doc) == GR_JSON_OBJECT, GRACE_ERR_FORMAT, "report: expected an object, found %s", gr_json_kind_name(doc));
-    GR_TRY(gr_json_int(doc, where, "grace_report", 0, INT64_MAX, &version));
-    GR_CHECK(version == VERSION, GRACE_ERR_FORMAT, "report: 'grace_report': expected version %d, found %" PRId64, VERSION, version);
-    GR_TRY(gr_json_string(doc, where, "title", &d->title));
-    GR_TRY(gr_json_string_or(doc, where, "command", NULL, &d->command));
-    GR_TRY(gr_json_string_or(doc, where, "commit", NULL, &d->commit));
-    GR_TRY(gr_json_string_or(doc, where, "machine", NULL, &d->machine));
-    GR_TRY(gr_json_string_or(doc, where, "date", NULL, &d->date));
-    GR_TRY(gr_read_hash_or_none(doc, where, "reference_hash", &d->reference_hash));
-done:
-    return st;
-}
 
 static grace_status read_model(const gr_json *doc, gr_report_data *d) {
     grace_status st = GRACE_OK;
@@ -42,16 +24,9 @@ done:
     return st;
 }
 
-static grace_status read_cluster(const gr_json *doc, gr_report_data *d) {
+static grace_status read_workload(const gr_json *doc, gr_report_data *d) {
     grace_status st = GRACE_OK;
-    const gr_json *cluster, *workload;
-    int64_t n_nodes, gpus_per_node;
-    GR_TRY(gr_json_object_in(doc, "report", "cluster", &cluster));
-    GR_TRY(gr_json_int(cluster, "report: cluster", "nodes", 1, GR_REPORT_RANKS_MAX, &n_nodes));
-    GR_TRY(gr_json_int(cluster, "report: cluster", "gpus_per_node", 1, GR_REPORT_RANKS_MAX / n_nodes, &gpus_per_node));
-    d->n_nodes = (int32_t)n_nodes;
-    d->gpus_per_node = (int32_t)gpus_per_node;
-    d->n_ranks = d->n_nodes * d->gpus_per_node;
+    const gr_json *workload;
     GR_TRY(gr_read_object_or_none(doc, "report", "workload", &workload));
     GR_TRY(gr_read_count_or_none(workload, "report: workload", "sequences", GR_COUNT_MAX, &d->n_sequences));
     GR_TRY(gr_read_count_or_none(workload, "report: workload", "prefill", GR_COUNT_MAX, &d->n_prefill));
@@ -104,11 +79,12 @@ done:
 
 static grace_status read_all(const gr_json *doc, gr_report_data *d) {
     grace_status st = GRACE_OK;
-    GR_TRY(read_head(doc, d));
+    GR_TRY(gr_report_read_head(doc, "grace_report", VERSION, &d->head));
+    GR_TRY(gr_read_hash_or_none(doc, "report", "reference_hash", &d->reference_hash));
     GR_TRY(read_model(doc, d));
-    GR_TRY(read_cluster(doc, d));
+    GR_TRY(read_workload(doc, d));
     GR_TRY(gr_report_read_rungs(doc, d));
-    GR_TRY(gr_report_read_plan(doc, d->arena, d->n_ranks, &d->plan));
+    GR_TRY(gr_report_read_plan(doc, d->arena, d->head.n_ranks, &d->plan));
     GR_TRY(read_paper(doc, d));
     GR_TRY(read_texts(doc, d));
 done:

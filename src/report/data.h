@@ -10,6 +10,12 @@
 typedef enum gr_verdict { GR_NOT_CHECKED, GR_IDENTICAL, GR_DIFFERENT } gr_verdict;
 enum { GR_TIME_ROUTE, GR_TIME_DISPATCH, GR_TIME_EXPERTS, GR_TIME_COMBINE, GR_N_RUNG_TIMES };
 
+/* What every document begins with: what was run, and on what. Absent strings are NULL. */
+typedef struct gr_report_head {
+    const char *title, *command, *commit, *machine, *date;
+    int32_t n_nodes, gpus_per_node, n_ranks;
+} gr_report_head;
+
 /* Absent strings are NULL, absent reals NaN, absent integers -1, absent arrays NULL. Times in microseconds. */
 typedef struct gr_report_rung {
     const char *name, *plan, *exchange, *route, *logits_hash;
@@ -55,10 +61,10 @@ typedef struct gr_report_plan {
 typedef struct gr_report_text { const char *domain, *prompt, *generated; } gr_report_text;
 
 typedef struct gr_report_data {
-    const char *title, *command, *commit, *machine, *date, *reference_hash;
+    gr_report_head head;
+    const char *reference_hash;
     const char *model_name, *model_family;
     int64_t model_layers, model_experts, model_top_k, model_params;
-    int32_t n_nodes, gpus_per_node, n_ranks;
     int64_t n_sequences, n_prefill, n_decode;
     int32_t n_rungs, baseline;          /* baseline: -1 when no rung is marked */
     gr_report_rung *rungs;              /* [n_rungs] */

@@ -57,10 +57,10 @@ done:
 static grace_status check_pair_rows(const gr_report_data *d, const gr_report_rung *rung, const char *where) {
     grace_status st = GRACE_OK;
     int64_t cross = 0, intra = 0;
-    for (int32_t from = 0; from < d->n_ranks; from++)
-        for (int32_t to = 0; to < d->n_ranks; to++) {
-            int64_t rows = rung->pair_rows[from * d->n_ranks + to];
-            if (from / d->gpus_per_node != to / d->gpus_per_node) cross += rows;
+    for (int32_t from = 0; from < d->head.n_ranks; from++)
+        for (int32_t to = 0; to < d->head.n_ranks; to++) {
+            int64_t rows = rung->pair_rows[from * d->head.n_ranks + to];
+            if (from / d->head.gpus_per_node != to / d->head.gpus_per_node) cross += rows;
             else if (from != to) intra += rows;
         }
     GR_CHECK(cross == rung->rows_cross, GRACE_ERR_FORMAT,
@@ -85,7 +85,7 @@ done:
 
 static grace_status read_rung(const gr_json *json, const char *where, gr_report_data *d, gr_report_rung *rung) {
     grace_status st = GRACE_OK;
-    size_t ranks = (size_t)d->n_ranks, layers = (size_t)d->n_layers;
+    size_t ranks = (size_t)d->head.n_ranks, layers = (size_t)d->n_layers;
     GR_CHECK(gr_json_kind_of(json) == GR_JSON_OBJECT, GRACE_ERR_FORMAT, "%s: expected an object, found %s", where, gr_json_kind_name(json));
     GR_TRY(read_rung_words(json, where, rung));
     GR_TRY(read_rung_counts(json, where, rung));

@@ -1,11 +1,42 @@
+#include <stdio.h>
+
 #include "report/html.h"
 #include "report/page.h"
 #include "report/report.h"
 
+/* ---- what every page begins with ---- */
+
+static void put_fact(gr_out *out, const char *name, const char *text) {
+    if (text && *text) gr_html_list_item(out, name, text);
+}
+
+void gr_page_head_begin(gr_out *out, const gr_report_head *head, const char *lead, const gr_page_fact *facts, int n) {
+    char cluster[96];
+    snprintf(cluster, sizeof cluster, "%d node%s with %d GPU%s each", (int)head->n_nodes, head->n_nodes == 1 ? "" : "s", (int)head->gpus_per_node,
+             head->gpus_per_node == 1 ? "" : "s");
+    gr_out_put(out, "<header>\n<h1>");
+    gr_out_text(out, head->title);
+    gr_out_put(out, "</h1>\n<p class=\"lead\">");
+    gr_out_text(out, lead);
+    gr_out_put(out, "</p>\n");
+    gr_html_list(out, "facts");
+    put_fact(out, "cluster", cluster);
+    for (int i = 0; i < n; i++) put_fact(out, facts[i].name, facts[i].text);
+    put_fact(out, "command", head->command);
+    put_fact(out, "commit", head->commit);
+    put_fact(out, "machine", head->machine);
+    put_fact(out, "date", head->date);
+    gr_html_list_end(out);
+}
+
+void gr_page_head_end(gr_out *out) { gr_out_put(out, "</header>\n"); }
+
+/* ---- a page about a ladder ---- */
+
 /* The first rung, the baseline and the last one; none twice. */
 static gr_maps maps_of(const gr_report_data *d, bool first) {
     const int32_t wanted[3] = {first || d->baseline < 0 ? 0 : d->baseline, d->baseline < 0 ? 0 : d->baseline, d->n_rungs - 1};
-    gr_maps maps = {.n_nodes = d->n_nodes, .gpus_per_node = d->gpus_per_node, .n_layers = d->n_layers};
+    gr_maps maps = {.n_nodes = d->head.n_nodes, .gpus_per_node = d->head.gpus_per_node, .n_layers = d->n_layers};
     for (int i = 0, last = -1; i < 3; i++) {
         const gr_report_rung *rung = &d->rungs[wanted[i]];
         if (wanted[i] == last) continue;
@@ -17,7 +48,7 @@ static gr_maps maps_of(const gr_report_data *d, bool first) {
 
 static void put_page(gr_out *out, const gr_report_data *d) {
     gr_maps traffic = maps_of(d, false), load = maps_of(d, true);
-    gr_html_begin(out, d->title);
+    gr_html_begin(out, d->head.title);
     gr_page_head(out, d);
     gr_page_ladder(out, d);
     gr_page_times(out, d);
@@ -44,7 +75,7 @@ static grace_status ladder_page(gr_out *out, const gr_json *doc) {
 enum { MAPS_SHOWN = 4 };
 
 static gr_maps maps_of_placements(const gr_placements_data *d) {
-    gr_maps maps = {.n_nodes = d->n_nodes, .gpus_per_node = d->gpus_per_node, .n_layers = d->n_layers};
+    gr_maps maps = {.n_nodes = d->head.n_nodes, .gpus_per_node = d->head.gpus_per_node, .n_layers = d->n_layers};
     for (int32_t i = 0; i < d->n && maps.n < MAPS_SHOWN; i++) {
         if (d->n > MAPS_SHOWN && i > 0 && i < d->n - (MAPS_SHOWN - 1)) continue;       /* the first and the last ones */
         maps.of[maps.n].name = d->of[i].name, maps.of[maps.n].pair_rows = d->of[i].pair_rows, maps.of[maps.n++].load = d->of[i].load;
@@ -65,7 +96,7 @@ static bool has_replicas(const gr_report_plan *p) { return p->n_replicas > 0; }
 
 static void put_placements(gr_out *out, const gr_placements_data *d) {
     gr_maps maps = maps_of_placements(d);
-    gr_html_begin(out, d->title);
+    gr_html_begin(out, d->head.title);
     gr_page_placements_head(out, d);
     gr_page_placements(out, d);
     gr_page_curves(out, d);

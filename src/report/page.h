@@ -17,6 +17,11 @@ void gr_page_placements_head(gr_out *out, const gr_placements_data *d);
 void gr_page_placements(gr_out *out, const gr_placements_data *d);
 void gr_page_curves(gr_out *out, const gr_placements_data *d);
 void gr_page_transfer(gr_out *out, const gr_placements_data *d);
+/* page.c: the head of a page: title, a line that leads, the cluster, facts [n] (absent ones are left out), how it was made. */
+typedef struct gr_page_fact { const char *name, *text; } gr_page_fact;
+void gr_page_head_begin(gr_out *out, const gr_report_head *head, const char *lead, const gr_page_fact *facts, int n);
+void gr_page_head_end(gr_out *out);
+
 /* page_ladder.c */
 void gr_page_head(gr_out *out, const gr_report_data *d);
 void gr_page_ladder(gr_out *out, const gr_report_data *d);

@@ -35,10 +35,6 @@ static void describe_workload(const gr_report_data *d, char *out, size_t size) {
     if (d->n_decode >= 0) snprintf(out + n, size - n, "%sdecode %s", n ? ", " : "", gr_label_count(d->n_decode).text);
 }
 
-static void put_fact(gr_out *out, const char *name, const char *text) {
-    if (text && *text) gr_html_list_item(out, name, text);
-}
-
 /* The change of the last rung against the baseline, when there is one to compare with. */
 static void put_change(gr_out *out, const gr_report_data *d, double last, double base, const char *what) {
     char meaning[192], base_name[96];
@@ -62,26 +58,13 @@ static void put_highlights(gr_out *out, const gr_report_data *d) {
 }
 
 void gr_page_head(gr_out *out, const gr_report_data *d) {
-    char model[320], workload[160], cluster[96];
+    char model[320], workload[160];
     describe_model(d, model, sizeof model);
     describe_workload(d, workload, sizeof workload);
-    snprintf(cluster, sizeof cluster, "%d node%s with %d GPU%s each", (int)d->n_nodes, d->n_nodes == 1 ? "" : "s", (int)d->gpus_per_node,
-             d->gpus_per_node == 1 ? "" : "s");
-    gr_out_put(out, "<header>\n<h1>");
-    gr_out_text(out, d->title);
-    gr_out_put(out, "</h1>\n<p class=\"lead\">");
-    gr_out_text(out, model);
-    gr_out_put(out, "</p>\n");
-    gr_html_list(out, "facts");
-    put_fact(out, "cluster", cluster);
-    put_fact(out, "workload", workload);
-    put_fact(out, "command", d->command);
-    put_fact(out, "commit", d->commit);
-    put_fact(out, "machine", d->machine);
-    put_fact(out, "date", d->date);
-    gr_html_list_end(out);
+    const gr_page_fact facts[] = {{"workload", workload}};
+    gr_page_head_begin(out, &d->head, model, facts, 1);
     put_highlights(out, d);
-    gr_out_put(out, "</header>\n");
+    gr_page_head_end(out);
 }
 
 /* ---- the ladder ---- */

@@ -12,10 +12,6 @@ enum { CHART_WIDTH = 500, CHART_HEIGHT = 340, TERMINAL_WIDTH = 120 };
 
 /* ---- what was planned ---- */
 
-static void put_fact(gr_out *out, const char *name, const char *text) {
-    if (text && *text) gr_html_list_item(out, name, text);
-}
-
 /* The plan that the page is about, against the first one. */
 static void put_highlights(gr_out *out, const gr_placements_data *d) {
     const gr_placement *best = &d->of[d->strong], *first = &d->of[0];
@@ -35,29 +31,15 @@ static void put_highlights(gr_out *out, const gr_placements_data *d) {
 }
 
 void gr_page_placements_head(gr_out *out, const gr_placements_data *d) {
-    char routing[320], cluster[96], name[100];
+    char routing[320], name[100];
     gr_text_shorten(d->trace, 60, name, sizeof name);
     int n = snprintf(routing, sizeof routing, "%s: %d MoE layers, %d experts", name, (int)d->n_layers, (int)d->n_experts);
     if (d->top_k >= 0) n += snprintf(routing + n, sizeof routing - (size_t)n, ", top %d", (int)d->top_k);
     if (d->n_tokens >= 0) snprintf(routing + n, sizeof routing - (size_t)n, ", %s tokens", gr_label_count(d->n_tokens).text);
-    snprintf(cluster, sizeof cluster, "%d node%s with %d GPU%s each", (int)d->n_nodes, d->n_nodes == 1 ? "" : "s", (int)d->gpus_per_node,
-             d->gpus_per_node == 1 ? "" : "s");
-    gr_out_put(out, "<header>\n<h1>");
-    gr_out_text(out, d->title);
-    gr_out_put(out, "</h1>\n<p class=\"lead\">");
-    gr_out_text(out, routing);
-    gr_out_put(out, "</p>\n");
-    gr_html_list(out, "facts");
-    put_fact(out, "cluster", cluster);
-    put_fact(out, "measured on", d->tested_on);
-    put_fact(out, "routing", d->synthetic ? "synthetic: no model chose these experts" : "recorded");
-    put_fact(out, "command", d->command);
-    put_fact(out, "commit", d->commit);
-    put_fact(out, "machine", d->machine);
-    put_fact(out, "date", d->date);
-    gr_html_list_end(out);
+    const gr_page_fact facts[] = {{"measured on", d->tested_on}, {"routing", d->synthetic ? "synthetic: no model chose these experts" : "recorded"}};
+    gr_page_head_begin(out, &d->head, routing, facts, 2);
     put_highlights(out, d);
-    gr_out_put(out, "</header>\n");
+    gr_page_head_end(out);
 }
 
 /* ---- the plans side by side ---- */

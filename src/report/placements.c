@@ -1,6 +1,5 @@
 #include "report/placements.h"
 
-#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -10,27 +9,11 @@ enum { VERSION = 1, PLACEMENTS_MAX = 64, CURVES_MAX = 64, SERIES_MAX = 16, POINT
 
 /* ---- what was planned ---- */
 
-static grace_status read_head(const gr_json *doc, gr_placements_data *d) {
-    grace_status st = GRACE_OK;
-    static const char where[] = "report";
-    int64_t version;
-    GR_CHECK(gr_json_kind_of(doc) == GR_JSON_OBJECT, GRACE_ERR_FORMAT, "report: expected an object, found %s", gr_json_kind_name(doc));
-    GR_TRY(gr_json_int(doc, where, "grace_placements", 0, INT64_MAX, &version));
-    GR_CHECK(version == VERSION, GRACE_ERR_FORMAT, "report: 'grace_placements': expected version %d, found %" PRId64, VERSION, version);
-    GR_TRY(gr_json_string(doc, where, "title", &d->title));
-    GR_TRY(gr_json_string_or(doc, where, "command", NULL, &d->command));
-    GR_TRY(gr_json_string_or(doc, where, "commit", NULL, &d->commit));
-    GR_TRY(gr_json_string_or(doc, where, "machine", NULL, &d->machine));
-    GR_TRY(gr_json_string_or(doc, where, "date", NULL, &d->date));
-done:
-    return st;
-}
-
 static grace_status read_trace(const gr_json *doc, gr_placements_data *d) {
     grace_status st = GRACE_OK;
     static const char where[] = "report: trace";
-    const gr_json *trace, *cluster;
-    int64_t layers, experts, nodes, gpus;
+    const gr_json *trace;
+    int64_t layers, experts;
     GR_TRY(gr_json_object_in(doc, "report", "trace", &trace));
     GR_TRY(gr_json_string(trace, where, "name", &d->trace));
     GR_TRY(gr_json_string_or(trace, where, "tested_on", NULL, &d->tested_on));
@@ -39,11 +22,7 @@ static grace_status read_trace(const gr_json *doc, gr_placements_data *d) {
     GR_TRY(gr_json_int(trace, where, "experts", 1, GR_REPORT_EXPERTS_MAX, &experts));
     GR_TRY(gr_read_count_or_none(trace, where, "top_k", GR_REPORT_EXPERTS_MAX, &d->top_k));
     GR_TRY(gr_read_count_or_none(trace, where, "tokens", GR_COUNT_MAX, &d->n_tokens));
-    GR_TRY(gr_json_object_in(doc, "report", "cluster", &cluster));
-    GR_TRY(gr_json_int(cluster, "report: cluster", "nodes", 1, GR_REPORT_RANKS_MAX, &nodes));
-    GR_TRY(gr_json_int(cluster, "report: cluster", "gpus_per_node", 1, GR_REPORT_RANKS_MAX / nodes, &gpus));
-    d->n_layers = (int32_t)layers, d->n_experts = (int32_t)experts, d->n_nodes = (int32_t)nodes, d->gpus_per_node = (int32_t)gpus;
-    d->n_ranks = d->n_nodes * d->gpus_per_node;
+    d->n_layers = (int32_t)layers, d->n_experts = (int32_t)experts;
     GR_TRY(gr_read_matrix_or_none(d->arena, doc, "report", "expert_load", (size_t)layers, (size_t)experts, &d->expert_load, NULL));
 done:
     return st;
@@ -75,7 +54,7 @@ done:
 static grace_status read_placements(const gr_json *doc, gr_placements_data *d) {
     grace_status st = GRACE_OK;
     const gr_json *plans;
-    size_t n, ranks = (size_t)d->n_ranks;
+    size_t n, ranks = (size_t)d->head.n_ranks;
     bool strong;
     GR_TRY(gr_read_array(doc, "report", "plans", 1, PLACEMENTS_MAX, &plans, &n));
     GR_ARENA_ARRAY(d->arena, d->of, n);
@@ -88,7 +67,7 @@ static grace_status read_placements(const gr_json *doc, gr_placements_data *d) {
         GR_TRY(read_numbers(json, at.text, p));
         GR_TRY(gr_read_matrix_or_none(d->arena, json, at.text, "pair_rows", ranks, ranks, &p->pair_rows, NULL));
         GR_TRY(gr_read_matrix_or_none(d->arena, json, at.text, "load", (size_t)d->n_layers, ranks, &p->load, NULL));
-        GR_TRY(gr_report_read_plan(json, d->arena, d->n_ranks, &p->plan));
+        GR_TRY(gr_report_read_plan(json, d->arena, d->head.n_ranks, &p->plan));
         GR_TRY(gr_json_bool_or(json, at.text, "strong", false, &strong));
         if (strong) d->strong = (int32_t)i;
     }
@@ -198,7 +177,7 @@ grace_status gr_placements_build(const gr_json *doc, gr_placements_data **out) {
     gr_placements_data *d = NULL;
     GR_CALLOC(d, 1);
     GR_CHECK((d->arena = gr_arena_new()) != NULL, GRACE_ERR_MEMORY, "no memory for a report");
-    GR_TRY(read_head(doc, d));
+    GR_TRY(gr_report_read_head(doc, "grace_placements", VERSION, &d->head));
     GR_TRY(read_trace(doc, d));
     GR_TRY(read_placements(doc, d));
     GR_TRY(read_curves(doc, d));

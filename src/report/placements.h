@@ -39,11 +39,11 @@ typedef struct gr_transfer {
 } gr_transfer;
 
 typedef struct gr_placements_data {
-    const char *title, *command, *commit, *machine, *date;
+    gr_report_head head;
     const char *trace, *tested_on;
     bool synthetic;
     int64_t n_tokens, top_k;
-    int32_t n_nodes, gpus_per_node, n_ranks, n_layers, n_experts;
+    int32_t n_layers, n_experts;
     int64_t *expert_load;           /* [n_layers, n_experts] */
     int32_t n;
     gr_placement *of;               /* [n] */

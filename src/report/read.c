@@ -1,5 +1,6 @@
 #include "report/read.h"
 
+#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -8,6 +9,39 @@ gr_place gr_place_at(const char *array, size_t index) {
     gr_place p;
     snprintf(p.text, sizeof p.text, "report: %s[%zu]", array, index);
     return p;
+}
+
+/* ---- what every document begins with ---- */
+
+static grace_status read_cluster(const gr_json *doc, gr_report_head *h) {
+    grace_status st = GRACE_OK;
+    const gr_json *cluster;
+    int64_t n_nodes, gpus_per_node;
+    GR_TRY(gr_json_object_in(doc, "report", "cluster", &cluster));
+    GR_TRY(gr_json_int(cluster, "report: cluster", "nodes", 1, GR_REPORT_RANKS_MAX, &n_nodes));
+    GR_TRY(gr_json_int(cluster, "report: cluster", "gpus_per_node", 1, GR_REPORT_RANKS_MAX / n_nodes, &gpus_per_node));
+    h->n_nodes = (int32_t)n_nodes;
+    h->gpus_per_node = (int32_t)gpus_per_node;
+    h->n_ranks = h->n_nodes * h->gpus_per_node;
+done:
+    return st;
+}
+
+grace_status gr_report_read_head(const gr_json *doc, const char *key, int64_t version, gr_report_head *out) {
+    grace_status st = GRACE_OK;
+    static const char where[] = "report";
+    int64_t found;
+    GR_CHECK(gr_json_kind_of(doc) == GR_JSON_OBJECT, GRACE_ERR_FORMAT, "report: expected an object, found %s", gr_json_kind_name(doc));
+    GR_TRY(gr_json_int(doc, where, key, 0, INT64_MAX, &found));
+    GR_CHECK(found == version, GRACE_ERR_FORMAT, "report: '%s': expected version %" PRId64 ", found %" PRId64, key, version, found);
+    GR_TRY(gr_json_string(doc, where, "title", &out->title));
+    GR_TRY(gr_json_string_or(doc, where, "command", NULL, &out->command));
+    GR_TRY(gr_json_string_or(doc, where, "commit", NULL, &out->commit));
+    GR_TRY(gr_json_string_or(doc, where, "machine", NULL, &out->machine));
+    GR_TRY(gr_json_string_or(doc, where, "date", NULL, &out->date));
+    GR_TRY(read_cluster(doc, out));
+done:
+    return st;
 }
 
 /* ---- members that may be absent ---- */

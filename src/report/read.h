@@ -12,6 +12,9 @@ enum { GR_REPORT_RANKS_MAX = 1024, GR_REPORT_LAYERS_MAX = 1024, GR_REPORT_EXPERT
 typedef struct gr_place { char text[96]; } gr_place;    /* where in the document: "report: rungs[2]" */
 gr_place gr_place_at(const char *array, size_t index);
 
+/* The head of a document whose first key is `key` with the version, and its cluster. */
+grace_status gr_report_read_head(const gr_json *doc, const char *key, int64_t version, gr_report_head *out);
+
 /* Missing and null give -1, NaN, NULL; another kind or a value out of range fails with FORMAT. */
 grace_status gr_read_count_or_none(const gr_json *object, const char *where, const char *key, int64_t max, int64_t *out);
 grace_status gr_read_real_or_none(const gr_json *object, const char *where, const char *key, double *out);

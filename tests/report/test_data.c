@@ -19,8 +19,8 @@ static void every_member_is_read(void **state) {
     (void)state;
     gr_json *doc = small();
     gr_report_data *d = build(doc);
-    assert_string_equal(d->title, "T");
-    assert_int_equal(d->n_ranks, 2);
+    assert_string_equal(d->head.title, "T");
+    assert_int_equal(d->head.n_ranks, 2);
     assert_int_equal(d->model_params, 100);
     assert_int_equal(d->n_decode, 2);
     assert_int_equal(d->n_rungs, 2);
