@@ -36,6 +36,7 @@ static const char word_regex[] = "[" WORD "]+|[^" WORD "\\s]+";
     "\\x{11C41}-\\x{11C45}\\x{11C70}-\\x{11C71}\\x{11EF7}-\\x{11EF8}\\x{11F43}-\\x{11F4F}\\x{11FFF}\\x{12FF1}-\\x{12FF2}" \
     "\\x{16D6D}-\\x{16D6F}\\x{16E97}-\\x{16E9A}\\x{16FE2}\\x{1E5FF}\\x{1E95E}-\\x{1E95F}"
 static const char punctuation_regex[] = "[!-/:-@\\[-`{-~\\x{166D}\\x{111C9}]|(?![" NEWER_PUNCTUATION "])\\p{P}";
+static const char digits_regex[] = "[\\p{N}\\x{11DE0}-\\x{11DE9}\\x{16FF4}-\\x{16FF6}]";       /* of Unicode 17, unlike \p{N} of patterns */
 static const char gpt2_regex[] = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
 
 /* ---- loading ---- */
@@ -99,7 +100,7 @@ done:
 static grace_status read_digits(gr_pretokenizer *pre, const gr_json *json) {
     bool individual;
     grace_status st = gr_json_bool_or(json, "tokenizer.json: pre_tokenizer Digits", "individual_digits", false, &individual);
-    return st ? st : add_regex(pre, "\\p{N}", individual ? ISOLATED : CONTIGUOUS, false);
+    return st ? st : add_regex(pre, digits_regex, individual ? ISOLATED : CONTIGUOUS, false);
 }
 
 static grace_status read_punctuation(gr_pretokenizer *pre, const gr_json *json) {

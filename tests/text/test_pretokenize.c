@@ -84,6 +84,7 @@ static void digits_are_split_alone_or_in_runs(void **state) {
     (void)state;
     assert_string_equal(split(SEQUENCE("{\"type\":\"Digits\",\"individual_digits\":true}," BYTES), "ab12c"), "ab|1|2|c");
     assert_string_equal(split(SEQUENCE("{\"type\":\"Digits\",\"individual_digits\":false}," BYTES), "ab12c"), "ab|12|c");
+    assert_string_equal(split("{\"type\":\"Digits\"}", "a\xF0\x91\xB7\xA7" "b"), "a|\xF0\x91\xB7\xA7|b");       /* U+11DE7, of Unicode 17 */
 }
 
 static void an_empty_match_cuts_only_away_from_the_last_match(void **state) {
