@@ -10,13 +10,15 @@
 #include "plan/cut.h"
 #include "plan/equalise.h"
 #include "plan/homes.h"
+#include "plan/phases.h"
 #include "plan/plan_json.h"
 #include "plan/quality.h"
 #include "plan_costs.h"
+#include "plan_decode.h"
 
 enum { KEY_CLUSTER = 0x200, KEY_PLANNER, KEY_GROUPING, KEY_REPLICATION, KEY_R, KEY_SEED, KEY_EMPTY, KEY_TRAIN, KEY_TEST, KEY_TEST_TRACE, KEY_JSON,
        KEY_MEMORY, KEY_SLOTS, KEY_BALANCE, KEY_TIME, KEY_EQUAL, KEY_FORMAT, KEY_MODEL_LAYERS, KEY_TOP_K, KEY_FROM, KEY_MOVES, KEY_OBJECTIVE, KEY_RATES, KEY_SHAPE,
-       KEY_NO_HOMES };
+       KEY_NO_HOMES, KEY_DECODE };
 
 typedef enum format { FORMAT_GRACE, FORMAT_SGLANG, FORMAT_FLAT, FORMAT_TRTLLM, FORMAT_ASCEND, FORMAT_OMNI, N_FORMATS } format;
 
@@ -37,6 +39,7 @@ static const struct argp_option options[] = {
     {"from", KEY_FROM, "PLAN", 0, "auto: keep this plan but for a few copies that moved loads ask for; memory as it has, if not given", 0},
     {"max-moves", KEY_MOVES, "N", 0, "with --from: copies at most that are where none was (default 64)", 0},
     {"equal-slots", KEY_EQUAL, 0, 0, "fill every rank of every layer up to as many slots with useful replicas", 0},
+    {"decode-tokens", KEY_DECODE, "N", 0, "let copies rest in decode steps where steps of N tokens a GPU are predicted to take less time; needs --rates", 0},
     {"no-homes", KEY_NO_HOMES, 0, 0, "leave out what homes are chosen by: labels of auto's nodes aligned to sequences, and what token ids save (docs/homes.md)", 0},
     {"allow-empty-ranks", KEY_EMPTY, 0, 0, "more ranks than experts: some host none", 0},
     {"seed", KEY_SEED, "N", 0, "of the clustering (default 0)", 0},
@@ -67,6 +70,7 @@ typedef struct arguments {
     gr_plan_aim aim;
     const char *rates, *shape;      /* NULL: no times; by the trace */
     bool equal_slots, no_homes;
+    int32_t decode_tokens;          /* 0: one routing for all steps */
     format format;
     int32_t model_layers;
     gr_foreign_options foreign;
@@ -86,6 +90,8 @@ static void check_together(struct argp_state *state, const arguments *a) {
     if (a->only_grace && !starts_from_grace) argp_error(state, "--%s is for --planner grace", a->only_grace);
     if (a->only_budget && !budget) argp_error(state, "--%s is for --planner auto, eplb or replicate-node", a->only_budget);
     if (a->aim != GR_AIM_ROWS && !a->rates) argp_error(state, "--objective %s needs --rates, the machine's", gr_plan_aims[a->aim]);
+    if (a->decode_tokens && !a->rates) argp_error(state, "--decode-tokens needs --rates, the machine's");
+    if (a->decode_tokens && a->format != FORMAT_GRACE) argp_error(state, "--decode-tokens is for --format grace: other engines have one routing");
     if (a->aim != GR_AIM_ROWS && a->from) argp_error(state, "--from keeps a plan: it has no --objective");
     if (a->moves_given && !a->from) argp_error(state, "--max-moves needs --from, the plan to start from");
     if (a->only_auto && p != GRACE_PLANNER_AUTO) argp_error(state, "--%s is for --planner auto", a->only_auto);
@@ -119,6 +125,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case KEY_TIME: a->plan.time_limit_s = gr_arg_number(state, "time-limit", arg, 0, 1e9); a->only_auto = "time-limit"; break;
     case KEY_EMPTY: a->plan.empty_ranks = true; break;
     case KEY_NO_HOMES: a->no_homes = true; break;
+    case KEY_DECODE: a->decode_tokens = (int32_t)gr_arg_int(state, "decode-tokens", arg, 1, 1 << 20); break;
     case KEY_EQUAL: a->equal_slots = true; break;
     case KEY_FORMAT: a->format = (format)gr_arg_choice(state, "format", arg, formats, N_FORMATS); break;
     case KEY_MODEL_LAYERS: a->model_layers = (int32_t)gr_arg_int(state, "model-layers", arg, 1, 4096); break;
@@ -178,6 +185,7 @@ typedef struct figures {
     gr_quality test;
     bool has_costs;                 /* there are tokens, not loads only */
     gr_plan_costs costs;
+    gr_plan_decode decode, decode_test;     /* tokens 0: not asked for */
 } figures;
 
 static void print_origin(const char *what, const grace_origin *o) {
@@ -191,6 +199,7 @@ static void print_test(const figures *f) {
     if (f->tested_on.synthetic) printf("(all these tokens come from the same counts: not a figure about tokens the plan has not seen)\n");
     printf("rows a token and layer: %.4f between nodes, %.4f inside them; max/mean load %.3f, worst layer %.3f\n", f->test.rows.cross, f->test.rows.intra,
            f->test.load, f->test.load_worst);
+    if (f->decode_test.tokens > 0) gr_plan_decode_print(&f->decode_test);
 }
 
 static void print_table(const arguments *a, const grace_plan *plan, const figures *f) {
@@ -202,6 +211,7 @@ static void print_table(const arguments *a, const grace_plan *plan, const figure
     if (plan->r >= 0) printf("; ratio %.3f%s", plan->r, plan->n_knee ? " (the knee)" : "");
     printf("\n");
     if (f->has_costs) gr_plan_costs_print(&f->costs);
+    if (f->decode.tokens > 0) gr_plan_decode_print(&f->decode);
     if (f->tested_on.n_tokens > 0) print_test(f);
     printf("layer  slots  replicas  max/mean load before -> after\n");
     for (int32_t l = 0; l < plan->n_layers; l++) {
@@ -218,6 +228,7 @@ static gr_json *test_json(const figures *f) {
     gr_json_set_real(o, "rows_intra", f->test.rows.intra);
     gr_json_set_real(o, "load_max_over_mean", f->test.load);
     gr_json_set_real(o, "load_max_over_mean_worst", f->test.load_worst);
+    if (f->decode_test.tokens > 0) gr_json_set(o, "decode", gr_plan_decode_json(&f->decode_test));
     return o;
 }
 
@@ -232,6 +243,7 @@ static grace_status print_json(const arguments *a, const grace_plan *plan, const
     gr_json_set_real(o, "planning_us", f->planning_us);
     gr_json_set(o, "planned_from", gr_origin_json(&plan->planned_from));
     if (f->has_costs) gr_json_set(o, "costs", gr_plan_costs_json(&f->costs));
+    if (f->decode.tokens > 0) gr_json_set(o, "decode", gr_plan_decode_json(&f->decode));
     if (f->tested_on.n_tokens > 0) gr_json_set(o, "test", test_json(f));
     for (int32_t l = 0; l < plan->n_layers; l++) {
         gr_json *layer = gr_json_new_object();
@@ -279,7 +291,7 @@ done:
 }
 
 /* Rows and loads of tokens that the plan has not seen. */
-static grace_status measure_test(const arguments *a, const grace_plan *plan, figures *f) {
+static grace_status measure_test(const arguments *a, const grace_plan *plan, const grace_shape *shape, const grace_rates *rates, figures *f) {
     grace_status st = GRACE_OK;
     const char *path = a->test_trace ? a->test_trace : a->trace;
     grace_trace_reader *trace = NULL;
@@ -291,6 +303,7 @@ static grace_status measure_test(const arguments *a, const grace_plan *plan, fig
     GR_TRY(check_test(path, plan, profile));
     GR_TRY(grace_bundles_stream(trace, &a->test, false, TEST_BUNDLES, &bundles));
     GR_TRY(gr_quality_measure(plan, GRACE_ROUTE_TAR, bundles, profile, &f->test));
+    if (a->decode_tokens) GR_TRY(gr_plan_decode_measure(plan, bundles, shape, rates, a->decode_tokens, &f->decode_test));
     f->tested_on = profile->origin;
 done:
     grace_bundles_free(bundles);
@@ -310,6 +323,11 @@ done:
     grace_profile_free(loads);
     grace_trace_reader_close(trace);
     return st;
+}
+
+static grace_status add_decode(const arguments *a, const grace_bundles *bundles, const grace_shape *shape, const grace_rates *rates, grace_plan *plan) {
+    if (!bundles) return gr_fail(GRACE_ERR_ARG, "%s has loads only: --decode-tokens needs a trace of tokens", a->trace);
+    return gr_plan_choose_decode(plan, bundles, shape, rates, (double)a->decode_tokens * grace_cluster_ranks(plan->cluster));
 }
 
 static grace_status make_equal(const grace_profile *profile, grace_plan **plan) {
@@ -363,11 +381,13 @@ static grace_status plan_trace(const arguments *a) {
     GR_TRY(grace_plan_build(profile, a->cluster, &opt, &plan));
     if (a->equal_slots && !opt.equal_slots) GR_TRY(make_equal(profile, &plan));
     if (!a->no_homes) GR_TRY(add_homes(a, plan));
+    if (a->decode_tokens) GR_TRY(add_decode(a, bundles, &shape, &rates, plan));
     f.planning_us = gr_now_us() - start;
     GR_TRY(gr_plan_cut(plan, profile, &f.inside_gpu, &f.inside_node));
     f.has_costs = bundles != NULL;
+    if (a->decode_tokens) GR_TRY(gr_plan_decode_measure(plan, bundles, &shape, &rates, a->decode_tokens, &f.decode));
     if (bundles) GR_TRY(gr_plan_costs_measure(plan, bundles, profile, &shape, a->rates ? &rates : NULL, &f.costs));
-    if (a->tests) GR_TRY(measure_test(a, plan, &f));
+    if (a->tests) GR_TRY(measure_test(a, plan, &shape, &rates, &f));
     GR_TRY(save(a, plan));
     if (a->json) st = print_json(a, plan, &f);
     else print_table(a, plan, &f);

@@ -26,6 +26,7 @@ typedef struct grace_plan_layer {
     int32_t *slots_first;           /* [n_experts + 1] CSR into slots_of_expert */
     int32_t *slots_of_expert;       /* [n_slots] per expert, the primary first, then by rank */
     float *poll_weight;             /* [n_slots] sums to 1 per expert: inverse predicted load of the slot's rank (paper Eq. 4); auto: docs/planner.md */
+    bool *serve_decode;             /* [n_slots] copies that serve in decode steps too, one of every expert at least; NULL: all do (docs/planner.md) */
     double *load_before;            /* [n_ranks] profiled pairs with primaries only */
     double *load_after;             /* [n_ranks] predicted with replicas (paper Eq. 4; planners beyond the paper: under TAR with homes alike) */
     int32_t n_replica;              /* paper Eq. 3; 0 when replication is off */

@@ -92,6 +92,12 @@ static gr_json *experts_by_rank(const grace_plan *plan, const grace_plan_layer *
     return ranks;
 }
 
+static gr_json *flags_json(const bool *flags, int32_t n) {
+    gr_json *array = gr_json_new_array();
+    for (int32_t i = 0; i < n; i++) gr_json_push_int(array, flags[i]);
+    return array;
+}
+
 static gr_json *layer_json(const grace_plan *plan, const grace_plan_layer *pl) {
     size_t n_ranks = (size_t)grace_cluster_ranks(plan->cluster);
     gr_json *object = gr_json_new_object(), *weights = gr_json_new_array();
@@ -100,6 +106,7 @@ static gr_json *layer_json(const grace_plan *plan, const grace_plan_layer *pl) {
     gr_json_set(object, "primary", experts_by_rank(plan, pl, true));
     gr_json_set(object, "secondary", experts_by_rank(plan, pl, false));
     gr_json_set(object, "poll_weight", weights);
+    if (pl->serve_decode) gr_json_set(object, "serve_decode", flags_json(pl->serve_decode, pl->n_slots));
     gr_json_set_reals(object, "load_before", pl->load_before, n_ranks);
     gr_json_set_reals(object, "load_after", pl->load_after, n_ranks);
     return object;
@@ -408,6 +415,35 @@ done:
     return st;
 }
 
+static grace_status check_serving(const grace_plan_layer *pl, const char *where, int32_t n_experts) {
+    grace_status st = GRACE_OK;
+    for (int32_t e = 0; e < n_experts; e++) {
+        int32_t n = 0;
+        for (int32_t i = pl->slots_first[e]; i < pl->slots_first[e + 1]; i++) n += pl->serve_decode[pl->slots_of_expert[i]];
+        GR_CHECK(n > 0, GRACE_ERR_FORMAT, "%s: 'serve_decode': no copy of expert %d serves: expected one at least", where, e);
+    }
+done:
+    return st;
+}
+
+/* Absent: every copy serves in all steps. */
+static grace_status read_serving(const gr_json *layer, const char *where, const grace_plan *plan, grace_plan_layer *pl) {
+    grace_status st = GRACE_OK;
+    const gr_json *flags;
+    int64_t flag;
+    if (!gr_json_get(layer, "serve_decode")) return st;
+    GR_TRY(read_table(layer, where, "serve_decode", (size_t)pl->n_slots, &flags));
+    GR_ARENA_ARRAY(plan->memory, pl->serve_decode, pl->n_slots);
+    for (int32_t s = 0; s < pl->n_slots; s++) {
+        GR_CHECK(gr_json_is_int(gr_json_at(flags, (size_t)s), &flag) && (flag == 0 || flag == 1), GRACE_ERR_FORMAT,
+                 "%s: 'serve_decode'[%d]: expected 0 or 1", where, s);
+        pl->serve_decode[s] = flag == 1;
+    }
+    GR_TRY(check_serving(pl, where, plan->n_experts));
+done:
+    return st;
+}
+
 static grace_status read_layer(const gr_json *layer, const char *where, int32_t index, grace_plan *plan) {
     grace_status st = GRACE_OK;
     grace_plan_layer *pl = &plan->layers[index];
@@ -419,6 +455,7 @@ static grace_status read_layer(const gr_json *layer, const char *where, int32_t 
     GR_TRY(gr_plan_place(plan, index, rank_of_expert, copies, n_copies));
     GR_TRY(read_count(layer, where, "n_replica", 0, n_ranks - 1, &pl->n_replica));
     GR_TRY(read_weights(layer, where, plan, pl));
+    GR_TRY(read_serving(layer, where, plan, pl));
     GR_TRY(read_amounts(layer, where, "load_before", (size_t)n_ranks, pl->load_before));
     GR_TRY(read_amounts(layer, where, "load_after", (size_t)n_ranks, pl->load_after));
 done:

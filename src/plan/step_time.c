@@ -42,10 +42,14 @@ static void add_flow(const grace_layer_counts *c, const grace_flow *f, int32_t r
 
 /* ---- work ---- */
 
+double gr_rank_expert_seconds(const grace_layer_counts *c, int32_t rank, const grace_shape *shape, const grace_rates *rates) {
+    double params = 3.0 * shape->hidden * shape->expert_width;
+    return fmax(2 * params * c->pairs[rank] / rates->flop_s, params * shape->weight_bytes * c->active[rank] / rates->memory_bytes_s);
+}
+
 static double expert_seconds(const grace_layer_counts *c, const grace_shape *shape, const grace_rates *rates) {
-    double params = 3.0 * shape->hidden * shape->expert_width, most = 0;
-    for (int32_t r = 0; r < grace_cluster_ranks(c->cluster); r++)
-        most = fmax(most, fmax(2 * params * c->pairs[r] / rates->flop_s, params * shape->weight_bytes * c->active[r] / rates->memory_bytes_s));
+    double most = 0;
+    for (int32_t r = 0; r < grace_cluster_ranks(c->cluster); r++) most = fmax(most, gr_rank_expert_seconds(c, r, shape, rates));
     return most;
 }
 

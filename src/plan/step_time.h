@@ -10,6 +10,9 @@ void gr_flow_free(grace_flow *f);
 grace_status gr_layer_counts_alloc(grace_cluster cluster, bool two_stage, grace_layer_counts *out);
 void gr_layer_counts_free(grace_layer_counts *c);
 
+/* A rank's experts: their products or reading their weights, whichever takes longer. */
+double gr_rank_expert_seconds(const grace_layer_counts *c, int32_t rank, const grace_shape *shape, const grace_rates *rates);
+
 /* Bytes of a dispatched row's list beside the row itself: the number of entries, then (slot, weight) each. */
 static inline double gr_list_bytes(double rows, double entries) { return 4 * rows + 8 * entries; }
 

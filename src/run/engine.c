@@ -50,6 +50,7 @@ static uint64_t hash_setup(const grace_model_info *m, const grace_plan *plan, co
         h = gr_hash64(pl->rank_of_slot, (size_t)pl->n_slots * sizeof(int32_t), h);
         h = gr_hash64(pl->slots_of_expert, (size_t)pl->n_slots * sizeof(int32_t), h);
         h = gr_hash64(pl->poll_weight, (size_t)pl->n_slots * sizeof(float), h);
+        if (pl->serve_decode) h = gr_hash64(pl->serve_decode, (size_t)pl->n_slots * sizeof(bool), h);
     }
     return h;
 }
@@ -274,6 +275,7 @@ grace_status grace_engine_step(grace_engine *e, bool *more) {
     gr_batch_fill(&e->batch, &e->net->kv);
     GR_TRY(gr_tally_sync(&e->tally, e->net, e->batch.n_prefill, e->batch.n_decode, more));
     if (!*more) goto done;
+    e->batch.step.decode = e->tally.decode;
     GR_TRY(gr_network_forward(e->net, &e->batch.step));
     mark = gr_now_us();
     GR_TRY(draw(e));

@@ -4,6 +4,7 @@
 
 #include "base/clock.h"
 #include "base/memory.h"
+#include "plan/phases.h"
 
 /* ---- open ---- */
 
@@ -62,6 +63,9 @@ static grace_status open_local(gr_network *net, const grace_model *model, const 
     GR_TRY(alloc_buffers(net, opt->n_tokens_max));
     GR_TRY(gr_kv_init(&net->kv, net->compute, net->info, opt->kv_tokens, opt->n_tokens_max));
     GR_TRY(gr_router_build(net->plan, net->comm->rank, opt->route, &net->router));
+    if (!gr_plan_has_decode(net->plan)) goto done;
+    GR_TRY(gr_plan_of_decode(net->plan, &net->decode_plan));
+    GR_TRY(gr_router_build(net->decode_plan, net->comm->rank, opt->route, &net->decode_router));
 done:
     return st;
 }
@@ -88,6 +92,8 @@ void gr_network_close(gr_network *net) {
     if (!net) return;
     gr_exchange_close(net->exchange);
     gr_router_free(net->router);
+    gr_router_free(net->decode_router);
+    grace_plan_free(net->decode_plan);
     gr_kv_free(&net->kv);
     if (net->compute) {
         const gr_compute_ops *ops = net->compute->ops;
@@ -226,7 +232,7 @@ static gr_route place(gr_network *net, const gr_step *step, int32_t moe) {
     const grace_plan_layer *pl = &net->plan->layers[moe];
     int32_t first = pl->first_slot[net->comm->rank], n_slots = pl->first_slot[net->comm->rank + 1] - first;
     double mark = gr_now_us();
-    gr_router_place(net->router, moe, step->n_rows, net->info->top_k, net->experts, step->sequence, step->position, net->slots);
+    gr_router_place(step->decode && net->decode_router ? net->decode_router : net->router, moe, step->n_rows, net->info->top_k, net->experts, step->sequence, step->position, net->slots);
     lap(net, &mark, GRACE_TIME_ROUTE);      /* the exchange adds the time of its lists */
     return (gr_route){.n_rows = step->n_rows, .slot = net->slots, .weight = net->weights, .rank_of_slot = pl->rank_of_slot,
                       .n_slots_all = pl->n_slots, .first_slot = first, .n_slots = n_slots};

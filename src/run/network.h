@@ -13,6 +13,7 @@ typedef struct gr_step {
     int32_t n_rows;
     int32_t *id, *sequence, *position;  /* [n_rows] token, sequence id, position */
     int32_t *kv_sequence;               /* [n_rows] row of the KV page table */
+    bool decode;                        /* on all ranks alike: every row of theirs adds a token to a sequence */
 } gr_step;
 
 /* What the gate chose, before placement: for traces and tests. experts, weights [n_rows, top_k]. */
@@ -27,6 +28,8 @@ typedef struct gr_network {
     gr_comm *comm;
     gr_compute *compute;
     gr_router *router;
+    grace_plan *decode_plan;            /* as decode steps see the plan, and the router of it; NULL: alike */
+    gr_router *decode_router;
     gr_exchange *exchange;
     gr_kv kv;
     gr_weights w;

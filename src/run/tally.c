@@ -66,6 +66,7 @@ grace_status gr_tally_sync(gr_tally *t, gr_network *net, int32_t n_prefill, int3
     add_step(t);
     t->n_prefill += t->shared[N_PREFILL];
     t->n_decode += t->shared[N_DECODE];
+    t->decode = t->shared[N_PREFILL] == 0;
     *more = t->shared[N_PREFILL] + t->shared[N_DECODE] > 0;
 done:
     return st;

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "plan/phases.h"
 #include "run/router.h"
 
 enum { A = GRACE_STAGE_CROSS, B = GRACE_STAGE_NODE };
@@ -55,7 +56,9 @@ grace_status gr_replay_open(gr_replay *r, const grace_routing *routing, const gr
                        (int32_t)(source * k), 0, 0));
     GR_TRY(alloc_forwarders(r, source, source * k));
     GR_TRY(alloc_picks(r));
-    if (r->route == GRACE_ROUTE_JOINT) GR_TRY(gr_joint_init(&r->joint, r->plan, 0));
+    if (gr_plan_has_decode(r->plan)) GR_TRY(gr_plan_of_decode(r->plan, &r->decode_plan));
+    if (r->route == GRACE_ROUTE_JOINT) GR_TRY(gr_joint_init(&r->joint[0], r->plan, 0));
+    if (r->route == GRACE_ROUTE_JOINT && r->decode_plan) GR_TRY(gr_joint_init(&r->joint[1], r->decode_plan, 0));
     GR_TRY(gr_layer_counts_alloc(cluster, r->ways.two_stage, &r->counts));
     if (n_ranks <= GRACE_SIM_PAIRS_MAX) GR_CALLOC(r->pair_rows, (size_t)n_ranks * (size_t)n_ranks);
 done:
@@ -71,7 +74,9 @@ void gr_replay_close(gr_replay *r) {
     gr_hop_free(&r->hop[A]);
     gr_hop_free(&r->hop[B]);
     gr_ways_free(&r->ways);
-    gr_joint_free(&r->joint);
+    gr_joint_free(&r->joint[0]);
+    gr_joint_free(&r->joint[1]);
+    grace_plan_free(r->decode_plan);
     gr_layer_counts_free(&r->counts);
     *r = (gr_replay){0};
 }
@@ -80,9 +85,9 @@ void gr_replay_close(gr_replay *r) {
 
 static const int32_t *picks_of(gr_replay *r, int32_t rank, int32_t expert) {
     int64_t at = (int64_t)(r->all_picks ? rank : 0) * r->plan->n_experts + expert;
-    int32_t *picks = r->picks + at * GR_TURNS;
-    if (r->picked[at] != rank + 1) gr_router_compile(r->plan, r->layer, expert, rank, r->route, picks);
-    r->picked[at] = rank + 1;
+    int32_t *picks = r->picks + at * GR_TURNS, whose = 2 * rank + r->decode + 1;
+    if (r->picked[at] != whose) gr_router_compile(r->decode ? r->decode_plan : r->plan, r->layer, expert, rank, r->route, picks);
+    r->picked[at] = whose;
     return picks;
 }
 
@@ -92,8 +97,9 @@ static void place_token(gr_replay *r, int32_t rank, int32_t sequence, int32_t po
         int32_t e = r->experts[j];
         slots[j] = picks_of(r, rank, e)[gr_router_turn(sequence, r->layer, e, position)];
     }
-    r->joint.rank = rank;
-    if (r->joint.plan) gr_joint_place(&r->joint, r->layer, k, r->experts, sequence, position, slots);
+    gr_joint *joint = &r->joint[r->decode];
+    joint->rank = rank;
+    if (joint->plan) gr_joint_place(joint, r->layer, k, r->experts, sequence, position, slots);
     for (int32_t j = 0; j < k; j++) r->slot_pairs[slots[j]]++;
 }
 
@@ -222,6 +228,7 @@ grace_status gr_replay_layer(gr_replay *r, const gr_schedule *s, const gr_sim_st
     for (int32_t rank = 0; rank < r->world.n_ranks; rank++) first[rank + 1] = rows_end(s, first[rank], step->end, rank);
     if (layer != r->layer) memset(r->picked, 0, (size_t)(r->all_picks ? r->world.n_ranks : 1) * (size_t)r->plan->n_experts * sizeof *r->picked);
     r->layer = layer;
+    r->decode = step->decode && r->decode_plan;
     clear_counts(r);
     for (int32_t local = 0; r->ways.two_stage && local < r->plan->cluster.gpus_per_node; local++) GR_TRY(replay_index(r, s, first, local));
     for (int32_t rank = 0; !r->ways.two_stage && rank < r->world.n_ranks; rank++) {

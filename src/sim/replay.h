@@ -12,17 +12,19 @@ typedef struct gr_forwarder { gr_rows source; int32_t *words; int32_t n_rows, n_
 typedef struct gr_replay {
     const grace_routing *routing;
     const grace_plan *plan;
+    grace_plan *decode_plan;        /* as decode steps see it; NULL: alike */
+    bool decode;                    /* such a step is replayed, by that plan */
     grace_route route;
     bool per_expert, exact;
     int64_t row_bytes;
     gr_ways ways;
-    gr_joint joint;                 /* of that policy; else no plan in it */
+    gr_joint joint[2];              /* of that policy, by decode; else no plan in it */
     gr_comm world, node;            /* which only know their size */
     gr_hop hop[GRACE_N_STAGES];
     gr_forwarder *forwarders;       /* [n_nodes] those of one local index; one where there is one stage */
     int32_t layer;                  /* of picks, -1: none */
     int32_t *picks;                 /* [n_ranks | 1, n_experts, GR_TURNS] compiled so far for the layer */
-    int32_t *picked;                /* [n_ranks | 1, n_experts] rank + 1 whose picks these are, 0: not compiled */
+    int32_t *picked;                /* [n_ranks | 1, n_experts] 2 * rank + decode + 1 whose picks these are, 0: not compiled */
     bool all_picks;                 /* a table for every rank; else for the last one */
     int32_t *experts, *slot_pairs;  /* [top_k]; [slots of the layer with most] */
     /* what was counted; the caller reads and clears */

@@ -39,6 +39,30 @@ static void a_run_s_own_trace_is_replayed_by_its_steps(void **state) {
     gr_json_free(o);
 }
 
+static double mean_active(const gr_json *plan, const char *key) {
+    const gr_json *layers = member(plan, "layers");
+    double sum = 0;
+    for (size_t i = 0; i < gr_json_length(layers); i++) sum += number_of(gr_json_at(layers, i), key);
+    return sum / (double)gr_json_length(layers);
+}
+
+static void copies_that_rest_in_decode_steps_leave_fewer_experts_to_read(void **state) {
+    (void)state;
+    GRACE(0, "plan", PROFILED, "--planner", "replicate-node", "-o", "one.json");
+    GRACE(0, "plan", PROFILED, "--planner", "replicate-node", "--rates", "h200-400g", "--decode-tokens", "64", "-o", "two.json", "--json");
+    gr_json *o = printed_json();
+    const gr_json *d = member(o, "decode");
+    assert_true(number_of(d, "tokens") == 64 && number_of(d, "rest") > 0 && number_of(d, "rest") <= number_of(d, "copies"));
+    assert_true(number_of(member(d, "after"), "seconds") < number_of(member(d, "before"), "seconds"));
+    gr_json_free(o);
+    GRACE(0, "sim", PROFILED, "-m", MODEL, "--plan", "one.json", "--plan", "two.json", "--workload", "256,16,4", "--json");
+    o = printed_json();
+    const gr_json *one = first_of(o, "plans"), *two = gr_json_at(member(o, "plans"), 1);
+    assert_true(mean_active(two, "active_decode") < mean_active(one, "active_decode"));
+    assert_true(mean_active(two, "active_prefill") == mean_active(one, "active_prefill"));
+    gr_json_free(o);
+}
+
 static void a_large_cluster_is_synthetic_and_says_so(void **state) {
     (void)state;
     GRACE(0, "sim", "--synthetic", "experts=64,top_k=4,layers=1,zipf=0.5", "--cluster", "128x8", "--plan", "tiled:64", "--workload", "1024,0,1");
@@ -74,6 +98,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(plans_are_compared_on_a_workload),
         cmocka_unit_test(a_run_s_own_trace_is_replayed_by_its_steps),
+        cmocka_unit_test(copies_that_rest_in_decode_steps_leave_fewer_experts_to_read),
         cmocka_unit_test(a_large_cluster_is_synthetic_and_says_so),
         cmocka_unit_test(what_does_not_fit_is_told),
     };

@@ -26,8 +26,8 @@ static void help_names_every_option(void **state) {
     HELP_NAMES(HELP_OF("run"), ENGINE_OPTIONS, "--prompt=", "--prompts", "--prompt-ids", "-n ", "--ignore-eos", "--temperature", "--top-p", "--top-k",
                "--seed", "--trace");
     HELP_NAMES(HELP_OF("profile"), ENGINE_OPTIONS, "--output", "--tokens", "--window", "--documents", "--weights", "TEXT_FILE");
-    HELP_NAMES(HELP_OF("plan"), "--cluster", "--planner", "--grouping", "--replication", "--ratio", "--seed", "--train", "--test", "--test-trace", "--allow-empty-ranks", "--output",
-               "--json");
+    HELP_NAMES(HELP_OF("plan"), "--cluster", "--planner", "--grouping", "--replication", "--ratio", "--seed", "--train", "--test", "--test-trace", "--allow-empty-ranks",
+               "--decode-tokens", "--output", "--json");
     HELP_NAMES(HELP_OF("report"), "--output", "--json");
     HELP_NAMES(HELP_OF("inspect"), "--cluster", "--plan", "--memory", "--kv-tokens", "--json");
     HELP_NAMES(HELP_OF("pull"), "--revision", "--endpoint", "--include", "--exclude", "--wait-max", "--json", "HF_TOKEN");
@@ -64,6 +64,10 @@ static void missing_words_are_named(void **state) {
     complains_of_usage("expected one of -p, --prompts, --prompt-ids");
     GRACE(64, "profile", "-m", MODEL);
     complains_of_usage("expected at least one text file");
+    GRACE(64, "plan", "a.trace", "--decode-tokens", "64");
+    complains_of_usage("--decode-tokens needs --rates");
+    GRACE(64, "plan", "a.trace", "--decode-tokens", "64", "--rates", "cpu", "--format", "sglang");
+    complains_of_usage("--decode-tokens is for --format grace");
     GRACE(64, "plan");
     complains_of_usage("expected a trace");
     GRACE(64, "report");

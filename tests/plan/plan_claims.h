@@ -69,7 +69,8 @@ static inline bool same_layers(const grace_plan_layer *a, const grace_plan_layer
            !memcmp(a->rank_of_slot, b->rank_of_slot, n * 4) && !memcmp(a->first_slot, b->first_slot, ((size_t)n_ranks + 1) * 4) &&
            !memcmp(a->slots_first, b->slots_first, ((size_t)n_experts + 1) * 4) && !memcmp(a->slots_of_expert, b->slots_of_expert, n * 4) &&
            !memcmp(a->poll_weight, b->poll_weight, n * 4) && !memcmp(a->load_before, b->load_before, loads) &&
-           !memcmp(a->load_after, b->load_after, loads);
+           !memcmp(a->load_after, b->load_after, loads) && !a->serve_decode == !b->serve_decode &&
+           (!a->serve_decode || !memcmp(a->serve_decode, b->serve_decode, n * sizeof(bool)));
 }
 
 /* Equal in every table, floats bit by bit. */

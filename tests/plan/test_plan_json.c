@@ -11,6 +11,7 @@
 #include "plan/plan_claims.h"
 #include "plan/plan_json.h"
 #include "support/guard.h"
+#include "support/random_plan.h"
 
 /* Two ranks, four experts; expert 1 of rank 0 has a copy on rank 1. Edits of this text are the bad inputs below. */
 static const char GOOD[] =
@@ -126,6 +127,7 @@ static void random_plans_come_back_bit_by_bit(void **state) {
             for (int32_t r = 0; r < n_ranks; r++) plan->layers[l].load_after[r] = gr_rng_uniform(&rng);
             gr_plan_weigh(plan, l);
         }
+        if (seed % 3 == 0) gr_random_decode(plan, 0.5, &rng);
         int8_t saved[30 * 3];
         int32_t vocab = between(&rng, 0, 30);
         for (int i = 0; i < 30 * 3; i++) saved[i] = (int8_t)between(&rng, -128, 127);
@@ -255,6 +257,11 @@ static void bad_layers_are_refused_with_expected_and_found(void **state) {
         {"0.75, 1, 1, 1, 0.25", "1.25, 1, 1, 1, -0.25", "'poll_weight'[4]: expected 0 or more, found -0.25", GRACE_ERR_FORMAT},
         {"0.75, 1, 1, 1, 0.25", "0.75, 1e300, 1, 1, 0.25", "'poll_weight'[1]: expected 0 to 1, found 1e+300", GRACE_ERR_FORMAT},
         {"0.75, 1, 1, 1, 0.25", "0.75, null, 1, 1, 0.25", "'poll_weight'[1]: expected a number, found null", GRACE_ERR_FORMAT},
+        {"\"load_b", "\"serve_decode\": [0, 1, 1, 1], \"load_b", "'serve_decode': expected 5 values, found 4", GRACE_ERR_FORMAT},
+        {"\"load_b", "\"serve_decode\": [0, 1, 1, 1, 0], \"load_b", "'serve_decode': no copy of expert 1 serves", GRACE_ERR_FORMAT},
+        {"\"load_b", "\"serve_decode\": [2, 1, 1, 1, 1], \"load_b", "'serve_decode'[0]: expected 0 or 1", GRACE_ERR_FORMAT},
+        {"\"load_b", "\"serve_decode\": [true, 1, 1, 1, 1], \"load_b", "'serve_decode'[0]: expected 0 or 1", GRACE_ERR_FORMAT},
+        {"\"load_b", "\"serve_decode\": 1, \"load_b", "'serve_decode': expected an array", GRACE_ERR_FORMAT},
         {"\"n_replica\": 1", "\"n_replica\": 2", "'n_replica': expected 0 to 1, found 2", GRACE_ERR_FORMAT},
         {"[30, 10]", "[30]", "'load_before': expected 2 values, found 1", GRACE_ERR_FORMAT},
         {"[20.5, 19.5]", "[20.5, -19.5]", "'load_after'[1]: expected 0 or more, found -19.5", GRACE_ERR_FORMAT},

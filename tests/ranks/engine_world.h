@@ -144,13 +144,22 @@ static inline run_count count_run(const grace_trace *t, const grace_plan *plan, 
     c.step_load = calloc(n * (size_t)n_steps, sizeof *c.step_load);
     assert_true(c.load && c.step_load);
     c.rows.calls = (int64_t)n_steps * plan->n_layers;
+    bool *prefill = calloc((size_t)n_steps, sizeof *prefill);
+    grace_plan awake = naive_decode_plan(plan);
+    assert_non_null(prefill);
+    for (int32_t i = 0; i < grace_trace_n_segments(t); i++) {
+        grace_trace_segment s = grace_trace_segment_at(t, i);
+        claim(s.step >= 0 && s.step < n_steps);
+        prefill[s.step] = prefill[s.step] || s.phase == GRACE_PHASE_PREFILL;
+    }
     for (int32_t i = 0; i < grace_trace_n_segments(t); i++) {
         grace_trace_segment s = grace_trace_segment_at(t, i);
         grace_trace_sequence seq = grace_trace_sequence_at(t, s.sequence);
-        claim(s.step >= 0 && s.step < n_steps);
         for (int32_t j = 0; j < s.n_tokens; j++, experts += plan->n_layers * plan->top_k)
-            count_token(&c, plan, route, &seq, s.position + j, s.step, experts);
+            count_token(&c, prefill[s.step] ? plan : &awake, route, &seq, s.position + j, s.step, experts);
     }
+    naive_decode_free(&awake);
+    free(prefill);
     return c;
 }
 

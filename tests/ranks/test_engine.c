@@ -79,6 +79,7 @@ static scene scene_new(gr_comm *comm, grace_exchange kind, uint64_t seed) {
     s.opt.comm = comm, s.opt.plan = s.plan, s.opt.exchange = kind, s.opt.route = (grace_route)(seed % GRACE_N_ROUTES);
     s.opt.homes = (grace_homes)(seed / 4 % 2);
     give_token_saves(s.plan, &rng);
+    gr_random_decode(s.plan, 0.5, &rng);
     trace_path(world_path, sizeof world_path, "world", 0);
     s.opt.trace_path = world_path;
     snprintf(case_name, sizeof case_name, "rank %d of %d, %d nodes, exchange %d, route %d, seed %llu", comm->rank, comm->n_ranks, comm->n_nodes, (int)kind,

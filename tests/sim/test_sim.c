@@ -65,17 +65,19 @@ static const uint16_t *token_of(const grace_trace *t, int32_t request, int32_t p
 /* ---- the same counts, one token at a time ---- */
 
 static void count_all(naive_count *c, const grace_trace *t, const grace_plan *plan, grace_route route, const grace_workload *w, int64_t *load) {
+    grace_plan awake = naive_decode_plan(plan);
     for (int32_t i = 0; i < w->sequences; i++)
         for (int32_t p = 0; p < w->prefill + w->decode; p++)
             for (int32_t l = 0; l < LAYERS; l++) {
                 const uint16_t *experts = token_of(t, i, p, w->prefill + w->decode) + l * K;
                 int32_t ranks[K], home = i % c->n_ranks;
                 for (int32_t j = 0; j < K; j++) {
-                    ranks[j] = plan->layers[l].rank_of_slot[naive_slot(plan, l, experts[j], home, route, naive_turn(i, l, experts[j], p))];
+                    ranks[j] = plan->layers[l].rank_of_slot[naive_slot(p < w->prefill ? plan : &awake, l, experts[j], home, route, naive_turn(i, l, experts[j], p))];
                     load[l * c->n_ranks + ranks[j]]++;
                 }
                 naive_count_token(c, home, ranks, K);
             }
+    naive_decode_free(&awake);
 }
 
 static void check_one(const grace_trace *t, const grace_routing *routing, uint64_t seed) {
@@ -93,6 +95,7 @@ static void check_one(const grace_trace *t, const grace_routing *routing, uint64
     int64_t *load = calloc((size_t)(LAYERS * n_ranks), sizeof *load), tokens = (int64_t)w.sequences * (w.prefill + w.decode);
     grace_link_count dispatch[GRACE_N_STAGES][GRACE_N_LINKS] = {0}, combine[GRACE_N_STAGES][GRACE_N_LINKS] = {0};
     grace_sim *sim = NULL;
+    gr_random_decode(plan, 0.5, &rng);
     claim(load && grace_sim_run(routing, &opt, &sim) == GRACE_OK, seed);
     count_all(&c, t, plan, opt.route, &w, load);
     c.calls = (int64_t)LAYERS * (sim->n_steps_prefill + sim->n_steps_decode);

@@ -3,6 +3,8 @@
 #ifndef GR_TESTS_NAIVE_ROUTE_H
 #define GR_TESTS_NAIVE_ROUTE_H
 #include <math.h>
+#include <stdlib.h>
+#include <string.h>
 
 #include "grace/engine.h"
 #include "grace/plan.h"
@@ -163,6 +165,32 @@ static inline void naive_place(const grace_plan *plan, int32_t layer, int32_t ho
         return;
     }
     for (int32_t i = 0; i < n; i++) slots[i] = naive_slot(plan, layer, experts[i], home, route, naive_turn(sequence, layer, experts[i], position));
+}
+
+/* ---- decode steps: copies that rest are nobody's; the first that serves stands in for a primary that rests ---- */
+
+/* A plan for the functions above and for nothing else; free with naive_decode_free(). */
+static inline grace_plan naive_decode_plan(const grace_plan *plan) {
+    grace_plan awake = *plan;
+    awake.layers = calloc((size_t)plan->n_layers, sizeof *awake.layers);
+    for (int32_t l = 0; l < plan->n_layers; l++) {
+        const grace_plan_layer *pl = &plan->layers[l];
+        size_t n = (size_t)pl->n_slots * sizeof(int32_t);
+        awake.layers[l] = *pl;
+        awake.layers[l].expert_of_slot = memcpy(malloc(n), pl->expert_of_slot, n);
+        awake.layers[l].slots_of_expert = memcpy(malloc(n), pl->slots_of_expert, n);
+        for (int32_t s = 0; s < pl->n_slots && pl->serve_decode; s++)
+            if (!pl->serve_decode[s]) awake.layers[l].expert_of_slot[s] = -1;
+        for (int32_t e = 0; e < plan->n_experts && pl->serve_decode; e++)
+            for (int32_t i = pl->slots_first[e + 1]; i-- > pl->slots_first[e];)
+                if (pl->serve_decode[pl->slots_of_expert[i]]) awake.layers[l].slots_of_expert[pl->slots_first[e]] = pl->slots_of_expert[i];
+    }
+    return awake;
+}
+
+static inline void naive_decode_free(grace_plan *awake) {
+    for (int32_t l = 0; l < awake->n_layers; l++) free(awake->layers[l].expert_of_slot), free(awake->layers[l].slots_of_expert);
+    free(awake->layers);
 }
 
 #endif

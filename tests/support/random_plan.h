@@ -114,4 +114,18 @@ static inline grace_plan *gr_random_plan(const gr_random_plan_options *opt, gr_r
     return plan;
 }
 
+/* Some layers get a table of copies that rest in decode steps, one of each expert at least serving. */
+static inline void gr_random_decode(grace_plan *plan, double rest, gr_rng *rng) {
+    for (int32_t l = 0; l < plan->n_layers; l++) {
+        grace_plan_layer *pl = &plan->layers[l];
+        if (gr_rng_below(rng, 3) == 0) continue;
+        pl->serve_decode = gr_random_plan_array(plan, pl->n_slots, sizeof *pl->serve_decode);
+        for (int32_t s = 0; s < pl->n_slots; s++) pl->serve_decode[s] = gr_rng_uniform(rng) >= rest;
+        for (int32_t e = 0; e < plan->n_experts; e++) {
+            int32_t n = pl->slots_first[e + 1] - pl->slots_first[e];
+            pl->serve_decode[pl->slots_of_expert[pl->slots_first[e] + (int32_t)gr_rng_below(rng, (uint32_t)n)]] = true;
+        }
+    }
+}
+
 #endif
