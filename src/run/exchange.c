@@ -19,6 +19,7 @@ struct gr_exchange {
     gr_rows arrived;                /* what stage B delivered */
     gr_route route;
     gr_request *counts_a;           /* in flight between build and dispatch */
+    gr_request *rows;               /* in flight between start and finish of dispatch */
     float *source_rows;             /* [own + received by A, hidden] */
     float *sent;                    /* rows gathered for sending, either stage, either direction */
     float *arrived_rows, *results;  /* [n_rows | n_pairs, hidden] */
@@ -165,12 +166,12 @@ done:
 
 /* ---- dispatch ---- */
 
-static grace_status start_rows(gr_exchange *ex, int stage, float *recv, gr_request **request) {
+static grace_status start_rows(gr_exchange *ex, int stage, float *recv) {
     grace_status st = GRACE_OK;
     gr_hop *hop = &ex->hop[stage];
     GR_TRY(ex->compute->ops->gather(ex->compute, ex->source_rows, hop->row_of_send, hop->n_send, ex->opt.hidden, ex->sent));
     gr_xfer xfer = {ex->sent, hop->send_rows, recv, hop->recv_rows, (size_t)ex->opt.hidden * sizeof(float)};
-    GR_TRY(gr_comm_alltoallv_start(hop->comm, &xfer, request));
+    GR_TRY(gr_comm_alltoallv_start(hop->comm, &xfer, &ex->rows));
     count_rows(ex, stage, true, hop->send_rows);
 done:
     return st;
@@ -183,14 +184,14 @@ static grace_status move_lists(gr_hop *hop) {
 }
 
 /* Stage A: our rows leave for other nodes; while they travel, the lists of what comes are turned into stage B's. */
-static grace_status cross_nodes(gr_exchange *ex, gr_request **rows_a, double *mark) {
+static grace_status cross_nodes(gr_exchange *ex, double *mark) {
     grace_status st = GRACE_OK;
     gr_hop *hop = &ex->hop[A];
     gr_request *counts = ex->counts_a;
     ex->counts_a = NULL;
     GR_TRY(gr_comm_wait(hop->comm, counts));
     GR_TRY(gr_hop_counts_done(hop));
-    GR_TRY(start_rows(ex, A, ex->source_rows + (int64_t)ex->route.n_rows * ex->opt.hidden, rows_a));
+    GR_TRY(start_rows(ex, A, ex->source_rows + (int64_t)ex->route.n_rows * ex->opt.hidden));
     GR_TRY(move_lists(hop));
     lap(mark, &ex->counts.move_us[0]);
     GR_TRY(gr_hop_lists_parse(hop, &ex->source));
@@ -217,26 +218,52 @@ static void group_pairs(gr_exchange *ex) {
         }
 }
 
-grace_status gr_exchange_dispatch(gr_exchange *ex, gr_arrived *out) {
+/* Stage B but for its rows: what every rank of the node, or of the world, will get. */
+static grace_status list_arrivals(gr_exchange *ex, double *mark) {
     grace_status st = GRACE_OK;
-    double mark = gr_now_us();
     gr_hop *hop = &ex->hop[B];
-    gr_request *rows_a = NULL, *counts_b = NULL, *rows_b = NULL;
-    if (ex->ways.two_stage) GR_TRY(cross_nodes(ex, &rows_a, &mark));
+    gr_request *counts_b = NULL;
     gr_hop_fill(hop, &ex->source, ex->route.rank_of_slot);
-    lap(&mark, &ex->counts.list_us);
+    lap(mark, &ex->counts.list_us);
     GR_TRY(gr_hop_counts_start(hop, &counts_b));
     GR_TRY(gr_comm_wait(hop->comm, counts_b));
     GR_TRY(gr_hop_counts_done(hop));
     GR_TRY(move_lists(hop));
-    lap(&mark, &ex->counts.move_us[0]);
+    lap(mark, &ex->counts.move_us[0]);
     ex->arrived.n = 0;
     GR_TRY(gr_hop_lists_parse(hop, &ex->arrived));
     group_pairs(ex);
-    lap(&mark, &ex->counts.list_us);
-    GR_TRY(gr_comm_wait(ex->world, rows_a));
-    GR_TRY(start_rows(ex, B, ex->arrived_rows, &rows_b));
-    GR_TRY(gr_comm_wait(hop->comm, rows_b));
+    lap(mark, &ex->counts.list_us);
+done:
+    return st;
+}
+
+static grace_status wait_rows(gr_exchange *ex, int stage) {
+    gr_request *rows = ex->rows;
+    ex->rows = NULL;
+    return gr_comm_wait(ex->hop[stage].comm, rows);
+}
+
+grace_status gr_exchange_dispatch_start(gr_exchange *ex) {
+    grace_status st = GRACE_OK;
+    double mark = gr_now_us();
+    if (ex->ways.two_stage) return cross_nodes(ex, &mark);
+    GR_TRY(list_arrivals(ex, &mark));
+    GR_TRY(start_rows(ex, B, ex->arrived_rows));
+    lap(&mark, &ex->counts.move_us[0]);
+done:
+    return st;
+}
+
+grace_status gr_exchange_dispatch_finish(gr_exchange *ex, gr_arrived *out) {
+    grace_status st = GRACE_OK;
+    double mark = gr_now_us();
+    if (ex->ways.two_stage) {
+        GR_TRY(list_arrivals(ex, &mark));
+        GR_TRY(wait_rows(ex, A));
+        GR_TRY(start_rows(ex, B, ex->arrived_rows));
+    }
+    GR_TRY(wait_rows(ex, B));
     lap(&mark, &ex->counts.move_us[0]);
     *out = (gr_arrived){ex->arrived.n, ex->arrived.first[ex->arrived.n], ex->arrived_rows, ex->first_pair, ex->row_of_pair, ex->results};
 done:

@@ -55,9 +55,11 @@ void gr_exchange_close(gr_exchange *ex);
 /* Where the caller puts its rows [n_rows_max, hidden] before dispatch: they are sent from there, not copied. */
 float *gr_exchange_rows(gr_exchange *ex);
 
-/* The three calls of a layer, in this order, on every rank, also with no rows. All collective. */
+/* The calls of a layer, in this order, on every rank, also with no rows. All collective. Between start and finish rows travel: the time for work that
+ * needs none of them. Own rows may be read all the while. */
 grace_status gr_exchange_build(gr_exchange *ex, const gr_route *route);         /* lists of the first stage; counts leave */
-grace_status gr_exchange_dispatch(gr_exchange *ex, gr_arrived *out);            /* rows arrive, once per (token, GPU) */
+grace_status gr_exchange_dispatch_start(gr_exchange *ex);                       /* rows leave: those for other nodes, or all in one stage */
+grace_status gr_exchange_dispatch_finish(gr_exchange *ex, gr_arrived *out);     /* rows arrive, once per (token, GPU) */
 grace_status gr_exchange_combine(gr_exchange *ex, float *y);                    /* y [n_rows, hidden] += weighted sums, at home */
 
 gr_exchange_counts *gr_exchange_counts_of(gr_exchange *ex);                     /* running totals; the caller may reset them */

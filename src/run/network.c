@@ -267,11 +267,12 @@ static grace_status moe(gr_network *net, const gr_step *step, int32_t l) {
     gr_arrived arrived;
     gr_comm_at("gate", l);
     GR_TRY(gate(net, step, layer, moe));
-    GR_TRY(shared(net, step, layer));
     route = place(net, step, moe);
     gr_comm_at("dispatch", l);
     GR_TRY(gr_exchange_build(net->exchange, &route));
-    GR_TRY(gr_exchange_dispatch(net->exchange, &arrived));
+    GR_TRY(gr_exchange_dispatch_start(net->exchange));
+    GR_TRY(shared(net, step, layer));      /* while rows travel */
+    GR_TRY(gr_exchange_dispatch_finish(net->exchange, &arrived));
     GR_TRY(run_experts(net, layer, moe, &arrived));
     gr_comm_at("combine", l);
     GR_TRY(gr_exchange_combine(net->exchange, net->x));

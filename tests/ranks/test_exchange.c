@@ -201,7 +201,8 @@ static void one_round(gr_exchange *ex, gr_comm *comm, gr_rng *rng, grace_route r
     gr_route placed = {.n_rows = w->n_rows[me], .slot = w->slots[me], .weight = w->weight[me], .rank_of_slot = pl->rank_of_slot,
                        .n_slots_all = pl->n_slots, .first_slot = pl->first_slot[me], .n_slots = pl->first_slot[me + 1] - pl->first_slot[me]};
     assert_ok(gr_exchange_build(ex, &placed));
-    assert_ok(gr_exchange_dispatch(ex, &arrived));
+    assert_ok(gr_exchange_dispatch_start(ex));
+    assert_ok(gr_exchange_dispatch_finish(ex, &arrived));
     check_arrived(&arrived, plan, w, me);
     run_experts(&arrived, plan, me);
     for (int32_t i = 0; i < ROWS * HIDDEN; i++) y[i] = before(i);
