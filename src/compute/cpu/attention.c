@@ -170,20 +170,31 @@ static task_cut cut_of_task(const attention_args *x, int64_t task) {
     return cut;
 }
 
+/* Elements d to d + n_out of the results, from the values side by side. */
+static void mix_values(const attention_args *x, const task_cut *cut, const workspace *w, int32_t d, int32_t n_out) {
+    gr_weigh g = {.v = w->values + 16 * (int64_t)cut->from, .n_out = n_out};
+    for (int32_t i = 0; i < cut->n_queries; i += g.n_queries) {
+        g.n_queries = least(GR_WEIGH_QUERIES, cut->n_queries - i);
+        for (int32_t q = 0; q < g.n_queries; q++) {
+            g.p[q] = w->scores + (int64_t)(i + q) * x->n_positions + cut->from;
+            g.total[q] = w->total[i + q];
+            g.n[q] = query_sees(x, cut, i + q) - cut->from;
+            g.out[q] = x->a->out + query_offset(x, cut, i + q, x->a->value_dim) + d;
+        }
+        x->cpu->k->weigh(&g);
+    }
+}
+
 static void head_task(void *args, int64_t task, int32_t thread) {
     const attention_args *x = args;
-    const gr_attention *a = x->a;
     const task_cut cut = cut_of_task(x, task);
     const workspace w = workspace_of(x, thread);
     score_queries(x, &cut, &w);
     weigh_positions(x, &cut, &w);
-    for (int32_t d = 0; d < a->value_dim; d += 16) {
-        const int32_t n_out = least(16, a->value_dim - d);
+    for (int32_t d = 0; d < x->a->value_dim; d += 16) {
+        const int32_t n_out = least(16, x->a->value_dim - d);
         copy_values(x, &cut, d, n_out, w.values);
-        for (int32_t i = 0; i < cut.n_queries; i++)
-            x->cpu->k->weigh(&(gr_weigh){.p = w.scores + (int64_t)i * x->n_positions + cut.from, .total = w.total[i],
-                                         .n = query_sees(x, &cut, i) - cut.from, .v = w.values + 16 * (int64_t)cut.from, .n_out = n_out,
-                                         .out = a->out + query_offset(x, &cut, i, a->value_dim) + d});
+        mix_values(x, &cut, &w, d, n_out);
     }
 }
 

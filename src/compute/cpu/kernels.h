@@ -8,7 +8,7 @@
 
 #include "grace/model.h"
 
-enum { GR_TILE_ROWS_MAX = 6, GR_PREFETCH_BYTES = 4096 };     /* weights stream from memory: ask for them this far ahead */
+enum { GR_TILE_ROWS_MAX = 6, GR_WEIGH_QUERIES = 3, GR_PREFETCH_BYTES = 4096 };     /* weights stream from memory: ask for them this far ahead */
 
 /* out[r][o] = dot(x[r], row o of w): the canonical sum of compute.h over k products. */
 typedef struct gr_tile {
@@ -21,14 +21,15 @@ typedef struct gr_tile {
     float *out[GR_TILE_ROWS_MAX];           /* [n_outs] each */
 } gr_tile;
 
-/* Up to 16 elements of one head of one row: out[d] = sum over positions j of p[j] * v[j][d] / total, the canonical sum over j. */
+/* Up to 16 elements of one head of some rows: out[d] = sum over positions j < n of p[j] * v[j][d] / total, the canonical sum over j. */
 typedef struct gr_weigh {
-    const float *p;                         /* [n] */
-    float total;
-    int32_t n;                              /* positions */
+    int32_t n_queries;                      /* 1..GR_WEIGH_QUERIES: rows that meet the same values */
+    const float *p[GR_WEIGH_QUERIES];       /* [n] each */
+    float total[GR_WEIGH_QUERIES];
+    int32_t n[GR_WEIGH_QUERIES];            /* positions */
     const float *v;                         /* [n, 16] */
     int32_t n_out;                          /* 1..16 */
-    float *out;                             /* [n_out] */
+    float *out[GR_WEIGH_QUERIES];           /* [n_out] each */
 } gr_weigh;
 
 /* out[i] (+)= sum over j < n of weight[j] * in[index[j]][i]; weight NULL: all 1. */

@@ -268,22 +268,41 @@ static void pack(const float *from, int64_t stride, int32_t n, int32_t m, float 
         for (int32_t j = 0; j < n; j++) v16_store(to + 16 * j, v16_load_n(from + j * stride, m));
 }
 
-/* ---- attention's second product: 16 partials over positions for 16 elements of the head, PARTS at a time ---- */
-INLINE void weigh_parts(const gr_weigh *g, int first, v16 part[PARTS]) {
-    UNROLL for (int j = 0; j < PARTS; j++) part[j] = v16_zero();
-    int32_t at = first;
-    for (; at + PARTS <= g->n; at += 16) {
-        UNROLL for (int j = 0; j < PARTS; j++) part[j] = v16_fma(v16_set(g->p[at + j]), v16_load(g->v + 16 * (int64_t)(at + j)), part[j]);
+/* ---- attention's second product: 16 partials over positions for 16 elements of the head, some of them at a time: PARTS for one query, PARTS / 2
+ * for several, which share the loads of the values. Queries may see different numbers of positions; beyond the fewest each goes on alone. ---- */
+INLINE void weigh_parts(const gr_weigh *g, int queries, int parts, int first, int32_t n_all, v16 partial[GR_WEIGH_QUERIES][16]) {
+    v16 sum[GR_WEIGH_QUERIES][PARTS];
+    UNROLL for (int q = 0; q < queries; q++) {
+        UNROLL for (int j = 0; j < parts; j++) sum[q][j] = v16_zero();
     }
-    UNROLL for (int j = 0; j < PARTS; j++) {
-        if (at + j < g->n) part[j] = v16_fma(v16_set(g->p[at + j]), v16_load(g->v + 16 * (int64_t)(at + j)), part[j]);
+    int32_t at = first;
+    for (; at + parts <= n_all; at += 16) {
+        UNROLL for (int j = 0; j < parts; j++) {
+            const v16 v = v16_load(g->v + 16 * (int64_t)(at + j));
+            UNROLL for (int q = 0; q < queries; q++) sum[q][j] = v16_fma(v16_set(g->p[q][at + j]), v, sum[q][j]);
+        }
+    }
+    UNROLL for (int q = 0; q < queries; q++) {
+        UNROLL for (int j = 0; j < parts; j++) {
+            for (int32_t rest = at + j; rest < g->n[q]; rest += 16)
+                sum[q][j] = v16_fma(v16_set(g->p[q][rest]), v16_load(g->v + 16 * (int64_t)rest), sum[q][j]);
+            partial[q][first + j] = sum[q][j];
+        }
     }
 }
 
+INLINE void weigh_queries(const gr_weigh *g, int queries, int parts) {
+    v16 partial[GR_WEIGH_QUERIES][16];
+    int32_t n_all = g->n[0];
+    for (int q = 1; q < queries; q++) n_all = g->n[q] < n_all ? g->n[q] : n_all;
+    UNROLL for (int first = 0; first < 16; first += parts) weigh_parts(g, queries, parts, first, n_all, partial);
+    for (int q = 0; q < queries; q++) v16_store_n(g->out[q], v16_div(fold_vectors(partial[q]), v16_set(g->total[q])), g->n_out);
+}
+
 static void weigh(const gr_weigh *g) {
-    v16 part[16];
-    UNROLL for (int first = 0; first < 16; first += PARTS) weigh_parts(g, first, part + first);
-    v16_store_n(g->out, v16_div(fold_vectors(part), v16_set(g->total)), g->n_out);
+    if (g->n_queries == 1) weigh_queries(g, 1, PARTS);
+    else if (g->n_queries == 2) weigh_queries(g, 2, PARTS / 2);
+    else weigh_queries(g, 3, PARTS / 2);
 }
 
 /* ---- element by element: the compiler's vectors round like plain C ---- */
