@@ -16,6 +16,7 @@
 #include "bench.h"
 #include "cli.h"
 #include "compute/cpu/bench.h"
+#include "resident.h"
 
 enum { KEY_PREFILL = 0x200, KEY_DECODE, KEY_REPEAT, REPEAT_MAX = 101, CONTEXT = 32 };
 
@@ -27,7 +28,11 @@ static const struct argp_option options[] = {
     {0},
 };
 
-typedef struct arguments { gr_run_options run; int32_t prefill, decode, repeat; } arguments;
+/* When memory is looked at: before anything is opened, then with the model and tokenizer, the engine of the prefill, its steps. */
+enum { AT_START, AT_MODEL, AT_ENGINE, AT_STEPS, N_POINTS };
+static const char *const point_names[N_POINTS] = {"process", "model", "engine", "steps"};
+
+typedef struct arguments { gr_run_options run; int32_t prefill, decode, repeat; gr_resident memory[N_POINTS]; } arguments;
 
 static error_t parse(int key, char *arg, struct argp_state *state) {
     arguments *a = state->input;
@@ -132,8 +137,8 @@ done:
     return st;
 }
 
-/* Every rank prefills a prompt of its own in each of a few steps; or rank 0 continues one. */
-static grace_status run_phase(const arguments *a, const gr_session *s, bool prefill, phase *p) {
+/* Every rank prefills a prompt of its own in each of a few steps; or rank 0 continues one. memory: of all points, NULL: not looked at. */
+static grace_status run_phase(const arguments *a, const gr_session *s, bool prefill, phase *p, gr_resident *memory) {
     enum { PREFILL_STEPS = 3 };
     grace_status st = GRACE_OK;
     grace_engine *engine = NULL;
@@ -142,9 +147,11 @@ static grace_status run_phase(const arguments *a, const gr_session *s, bool pref
     opt.n_tokens_max = prefill ? a->prefill : CONTEXT;
     opt.kv_tokens = prefill ? a->prefill + 1 : CONTEXT + a->decode;
     GR_TRY(grace_engine_open(s->model, &opt, &engine));
+    if (memory) GR_TRY(gr_resident_now(&memory[AT_ENGINE]));
     for (int32_t i = 0; prefill && i < (PREFILL_STEPS + 1) * s->n_ranks; i++) GR_TRY(submit(engine, m, a->prefill, 1));
     if (!prefill) GR_TRY(submit(engine, m, CONTEXT, a->decode));
     GR_TRY(time_steps(engine, prefill ? PREFILL_STEPS : a->decode - 1, p));
+    if (memory) GR_TRY(gr_resident_now(&memory[AT_STEPS]));
 done:
     grace_engine_close(engine);
     return st;
@@ -166,32 +173,17 @@ static grace_status measure_once(const arguments *a, const gr_session *s, gr_com
     grace_status st = GRACE_OK;
     const grace_model_info *m = grace_model_describe(s->model);
     GR_TRY(raise_ceilings(c, m, top));
-    GR_TRY(run_phase(a, s, true, &r->prefill));
-    GR_TRY(run_phase(a, s, false, &r->decode));
+    GR_TRY(run_phase(a, s, true, &r->prefill, NULL));
+    GR_TRY(run_phase(a, s, false, &r->decode, NULL));
     GR_TRY(raise_ceilings(c, m, top));
 done:
-    return st;
-}
-
-/* Largest resident set so far, mapped weights included. Fails with UNSUPPORTED where the system does not say. */
-static grace_status peak_resident(int64_t *bytes) {
-    grace_status st = GRACE_OK;
-    char line[256];
-    long long kib = -1;
-    FILE *file = fopen("/proc/self/status", "r");
-    while (file && fgets(line, sizeof line, file) && kib < 0)
-        if (!strncmp(line, "VmHWM:", 6)) kib = strtoll(line + 6, NULL, 10);
-    GR_CHECK(kib >= 0, GRACE_ERR_UNSUPPORTED, "/proc/self/status does not give VmHWM");
-    *bytes = (int64_t)kib * 1024;
-done:
-    if (file) fclose(file);
     return st;
 }
 
 /* ---- output ---- */
 
 typedef struct result { double us, share, share_cpu; } result;
-typedef struct summary { ceilings top; result prefill, decode; int64_t peak_bytes, allowed_bytes; } summary;
+typedef struct summary { ceilings top; result prefill, decode; int64_t needed_bytes; } summary;      /* needed: weights and KV cache */
 
 /* Medians over the measurements; ideal_us: what the sketch asks for at the ceilings. */
 static result result_of(const phase *const *p, double ideal_us, int32_t n, int32_t n_threads) {
@@ -201,13 +193,13 @@ static result result_of(const phase *const *p, double ideal_us, int32_t n, int32
     return (result){wall, ideal_us / wall, ideal_us * n_threads / median(cpu_us, n)};
 }
 
-static summary summarise(const arguments *a, const grace_model_info *m, const measured *r, const ceilings *top, int32_t n_threads, int64_t peak_bytes) {
+static summary summarise(const arguments *a, const grace_model_info *m, const measured *r, const ceilings *top, int32_t n_threads) {
     const phase *prefill[REPEAT_MAX], *decode[REPEAT_MAX];
     sketch need = sketch_of(a, m);
     for (int32_t i = 0; i < a->repeat; i++) prefill[i] = &r[i].prefill, decode[i] = &r[i].decode;
     return (summary){.top = *top, .prefill = result_of(prefill, need.prefill_flops / top->gflops * 1e-3, a->repeat, n_threads),
                      .decode = result_of(decode, need.decode_bytes / top->gbs * 1e-3, a->repeat, n_threads),
-                     .peak_bytes = peak_bytes, .allowed_bytes = m->n_bytes + m->n_bytes / 5 + grace_model_kv_token_bytes(m) * a->prefill};
+                     .needed_bytes = m->n_bytes + grace_model_kv_token_bytes(m) * a->prefill};
 }
 
 static gr_json *phase_json(const result *r, double n_tokens, const phase *p) {
@@ -218,6 +210,26 @@ static gr_json *phase_json(const result *r, double n_tokens, const phase *p) {
     gr_json_set_real(o, "share_of_roofline", r->share);
     gr_json_set_real(o, "share_by_cpu_time", r->share_cpu);
     gr_json_set(o, "time_share", stages);
+    return o;
+}
+
+/* Peak, less what the process had before it opened a model, over weights and KV cache. */
+static double peak_over_needed(const arguments *a, int64_t needed_bytes) {
+    const gr_resident *at = a->memory;
+    return (double)(at[AT_STEPS].peak - at[AT_START].own - at[AT_START].mapped) / (double)needed_bytes;
+}
+
+static gr_json *memory_json(const arguments *a, int64_t needed_bytes) {
+    gr_json *o = gr_json_new_object();
+    for (int i = 0; i < N_POINTS; i++) {
+        gr_json *point = gr_json_new_object();
+        gr_json_set_int(point, "own_bytes", a->memory[i].own);
+        gr_json_set_int(point, "mapped_bytes", a->memory[i].mapped);
+        gr_json_set(o, point_names[i], point);
+    }
+    gr_json_set_int(o, "peak_bytes", a->memory[AT_STEPS].peak);
+    gr_json_set_int(o, "weights_and_kv_bytes", needed_bytes);
+    gr_json_set_real(o, "peak_less_process_over_weights_and_kv", peak_over_needed(a, needed_bytes));
     return o;
 }
 
@@ -239,8 +251,7 @@ static grace_status print_json(const arguments *a, const gr_session *s, const su
     gr_json_set_real(o, "decode_mbytes", need.decode_bytes * 1e-6);
     gr_json_set(o, "prefill", phase_json(&r->prefill, a->prefill * s->n_ranks, &last->prefill));
     gr_json_set(o, "decode", phase_json(&r->decode, 1, &last->decode));
-    gr_json_set_int(o, "peak_resident_bytes", r->peak_bytes);
-    gr_json_set_int(o, "weights_x_1.2_and_kv_bytes", r->allowed_bytes);
+    gr_json_set(o, "memory", memory_json(a, r->needed_bytes));
     return gr_print_json(o);
 }
 
@@ -256,7 +267,10 @@ static void print_text(const arguments *a, const gr_session *s, const summary *r
     print_phase("decode", 1, &r->decode, "read bandwidth");
     printf("  %-9s %9s %9s\n", "stage", "prefill", "decode");
     for (int i = 0; i < GRACE_N_TIMES; i++) printf("  %-9s %7.1f %% %7.1f %%\n", gr_time_name(i), 100 * last->prefill.share[i], 100 * last->decode.share[i]);
-    printf("  peak resident %.1f MiB, 1.2 x weights + KV is %.1f MiB\n", (double)r->peak_bytes / (1 << 20), (double)r->allowed_bytes / (1 << 20));
+    printf("  %-9s %9s %9s  MiB resident after\n", "memory", "own", "mapped");
+    for (int i = 0; i < N_POINTS; i++) printf("  %-9s %9.1f %9.1f\n", point_names[i], (double)a->memory[i].own / (1 << 20), (double)a->memory[i].mapped / (1 << 20));
+    printf("  peak %.1f MiB; less the process's own %.2f x weights + KV (%.1f MiB)\n", (double)a->memory[AT_STEPS].peak / (1 << 20),
+           peak_over_needed(a, r->needed_bytes), (double)r->needed_bytes / (1 << 20));
 }
 
 static grace_status measure(arguments *a, gr_session *s) {
@@ -264,17 +278,16 @@ static grace_status measure(arguments *a, gr_session *s) {
     gr_compute *c = NULL;
     measured *r = NULL, warm;
     ceilings top = {0};
-    int64_t peak_bytes = 0;
     const grace_model_info *m = grace_model_describe(s->model);
     GR_CHECK(a->decode >= 3, GRACE_ERR_ARG, "--decode: expected at least 3 tokens, found %d", a->decode);
     GR_CALLOC(r, a->repeat);
     s->running = true;
-    GR_TRY(run_phase(a, s, true, &warm.prefill));           /* before the ceilings take memory of their own */
-    GR_TRY(peak_resident(&peak_bytes));
+    GR_TRY(gr_resident_now(&a->memory[AT_MODEL]));
+    GR_TRY(run_phase(a, s, true, &warm.prefill, a->memory));      /* before the ceilings take memory of their own */
     GR_TRY(gr_compute_cpu_open(a->run.engine.simd, a->run.engine.n_threads, &c));
     for (int32_t i = 0; i < a->repeat; i++) GR_TRY(measure_once(a, s, c, &r[i], &top));
     s->running = false;
-    const summary sum = summarise(a, m, r, &top, gr_compute_cpu_threads(c), peak_bytes);
+    const summary sum = summarise(a, m, r, &top, gr_compute_cpu_threads(c));
     if (s->rank == 0 && a->run.json) st = print_json(a, s, &sum, &r[a->repeat - 1], c);
     else if (s->rank == 0) print_text(a, s, &sum, &r[a->repeat - 1], c);
 done:
@@ -292,7 +305,10 @@ int gr_bench_cpu_main(int argc, char **argv) {
     int code;
     gr_arg_parse(&argp, 3, argc, argv, &a);
     if (gr_session_relaunch(&a.run, argc, argv, &code)) return code;
-    grace_status st = gr_session_open(&a.run, &session);
+    grace_status st = gr_resident_now(&a.memory[AT_START]);
+    if (st) fprintf(stderr, "grace: %s\n", grace_last_error());
+    if (st) return 1;
+    st = gr_session_open(&a.run, &session);
     if (!st) st = measure(&a, &session);
     return gr_session_close(&session, st);
 }
