@@ -27,7 +27,8 @@ static void help_names_every_option(void **state) {
                "--seed", "--trace");
     HELP_NAMES(HELP_OF("profile"), ENGINE_OPTIONS, "--output", "--tokens", "--window", "--documents", "--weights", "TEXT_FILE");
     HELP_NAMES(HELP_OF("plan"), "--cluster", "--planner", "--grouping", "--replication", "--ratio", "--seed", "--train", "--test", "--test-trace", "--allow-empty-ranks",
-               "--decode-tokens", "--output", "--json");
+               "--decode-tokens", "--output", "--json", "--memory", "--replica-slots", "--balance", "--time-limit",
+               "--objective", "--rates", "--shape", "--from", "--max-moves", "--equal-slots", "--no-homes", "--format");
     HELP_NAMES(HELP_OF("report"), "--output", "--json");
     HELP_NAMES(HELP_OF("inspect"), "--cluster", "--plan", "--memory", "--kv-tokens", "--json");
     HELP_NAMES(HELP_OF("pull"), "--revision", "--endpoint", "--include", "--exclude", "--wait-max", "--json", "HF_TOKEN");
