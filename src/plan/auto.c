@@ -10,6 +10,7 @@
 #include "base/parallel.h"
 #include "plan/budget.h"
 #include "plan/cost.h"
+#include "plan/layer_ids.h"
 
 /* Tokens not seen load GPUs less evenly than those planned on, as if every expert's load were off by this much on its own, and by the other at least. */
 static const double EXPERT_ERROR = 0.1, ERROR_LEAST = 0.04;
@@ -181,6 +182,7 @@ static grace_status auto_open(const grace_profile *profile, const grace_plan_opt
                    .n_ranks = grace_cluster_ranks(cluster), .top_k = profile->info.top_k};
     if (opt->time_limit_s > 0) a->deadline_us = gr_now_us() + opt->time_limit_s * 1e6;
     GR_TRY(gr_auto_check_bundles(profile, opt->bundles));
+    if (opt->from) GR_TRY(grace_plan_check(opt->from, profile->info.fingerprint, a->n_layers, gr_layer_ids_of(&profile->info), a->n, a->top_k, cluster));
     GR_TRY(gr_slot_budget(profile, cluster, opt, &a->slots_of_rank));
     if (opt->equal_slots) GR_TRY(even_out(a));
     GR_TRY(read_grace(a));

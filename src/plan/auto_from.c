@@ -6,8 +6,6 @@
 #include "base/parallel.h"
 #include "plan/auto.h"
 #include "plan/budget.h"
-#include "plan/cluster.h"
-#include "plan/layer_ids.h"
 
 /* One change of a layer: op between nodes, its new copy on rank to; or, with op.expert < 0, a copy goes from a GPU to another of its node. Where there
  * is no room, another expert leaves: its copy is dropped, or changes places and goes to rank other_to. */
@@ -292,7 +290,6 @@ static grace_status drift_open(gr_auto *a, drift *d) {
     grace_status st = GRACE_OK;
     const grace_plan *from = a->opt.from;
     *d = (drift){.a = a, .from = from};
-    GR_TRY(grace_plan_check(from, a->profile->info.fingerprint, a->n_layers, gr_layer_ids_of(&a->profile->info), a->n, a->top_k, a->cluster));
     GR_CHECK(gr_fullest_rank(from) <= a->slots_of_rank, GRACE_ERR_LIMIT,
              "plan: the plan to start from has %" PRId64 " slots on its fullest rank, the memory %" PRId64, gr_fullest_rank(from), a->slots_of_rank);
     GR_CALLOC(d->layers, a->n_layers);
