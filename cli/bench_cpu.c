@@ -268,7 +268,8 @@ static void print_text(const arguments *a, const gr_session *s, const summary *r
     printf("  %-9s %9s %9s\n", "stage", "prefill", "decode");
     for (int i = 0; i < GRACE_N_TIMES; i++) printf("  %-9s %7.1f %% %7.1f %%\n", gr_time_name(i), 100 * last->prefill.share[i], 100 * last->decode.share[i]);
     printf("  %-9s %9s %9s  MiB resident after\n", "memory", "own", "mapped");
-    for (int i = 0; i < N_POINTS; i++) printf("  %-9s %9.1f %9.1f\n", point_names[i], (double)a->memory[i].own / (1 << 20), (double)a->memory[i].mapped / (1 << 20));
+    for (const gr_resident *at = a->memory; at < a->memory + N_POINTS; at++)
+        printf("  %-9s %9.1f %9.1f\n", point_names[at - a->memory], (double)at->own / (1 << 20), (double)at->mapped / (1 << 20));
     printf("  peak %.1f MiB; less the process's own %.2f x weights + KV (%.1f MiB)\n", (double)a->memory[AT_STEPS].peak / (1 << 20),
            peak_over_needed(a, r->needed_bytes), (double)r->needed_bytes / (1 << 20));
 }

@@ -115,7 +115,8 @@ static void what_is_read_is_an_array_of_rising_numbers_or_nothing(void **state) 
     (void)state;
     static const struct { const char *text, *part; } bad[] = {
         {"\"0-2\"", "expected an array, found a string"}, {"[1, 2]", "expected 3 numbers, one a layer, found 2"}, {"[1, 2, 3, 4]", "found 4"},
-        {"[1, \"2\", 3]", "[1]: expected an integer, found a string"}, {"[1, 2.5, 3]", "expected an integer"}, {"[2, 1, 3]", "[1]: expected 3 to 4095, found 1"},
+        {"[1, \"2\", 3]", "[1]: expected an integer, found a string"}, {"[1, 2.5, 3]", "expected an integer"},
+        {"[2, 1, 3]", "[1]: expected 3 to 4095, found 1"},
         {"[-1, 1, 3]", "found -1"}, {"[0, 1, 4294967298]", "expected 0 to 4095, found 4294967298"}, {"7", "expected an array"}};
     int32_t ids[3];
     bool known = true;
