@@ -151,7 +151,8 @@ static void summarise(bench *b) {
             gr_json_set_real(o, "mean", s->sum / s->n);
             gr_json_set_real(o, "worst", s->worst);
             gr_json_push(list, o);
-            if (!b->a->json) printf("  %-14s %-9s  mean %+7.2f  worst %+7.2f  (%d cases)\n", row_names[row], gr_homing_names[h], 100 * s->sum / s->n, 100 * s->worst, s->n);
+            if (!b->a->json)
+                printf("  %-14s %-9s  mean %+7.2f  worst %+7.2f  (%d cases)\n", row_names[row], gr_homing_names[h], 100 * s->sum / s->n, 100 * s->worst, s->n);
         }
     gr_json_set(b->doc, "against_grace_random", list);
 }
@@ -177,10 +178,11 @@ done:
 }
 
 int gr_bench_homes_main(int argc, char **argv) {
-    static const struct argp argp = {options, parse, "[TRACE...]", "Rows between nodes by where sequences live: anywhere alike (random), where token ids suggest "
-                                     "(vocab), where the first chunk suggests (histogram), where they send least (oracle); always as many sequences on every rank. "
-                                     "Without traces: those of tests/golden/tiny-olmoe/traces.", 0, 0, 0};
-    static const char *const golden[] = {"tests/golden/tiny-olmoe/traces/prose", "tests/golden/tiny-olmoe/traces/code", "tests/golden/tiny-olmoe/traces/math"};
+    static const struct argp argp = {options, parse, "[TRACE...]", "Rows between nodes by where sequences live: anywhere alike (random), where token ids "
+                                     "suggest (vocab), where the first chunk suggests (histogram), where they send least (oracle); always as many sequences on "
+                                     "every rank. Without traces: those of tests/golden/tiny-olmoe/traces.", 0, 0, 0};
+    static const char *const golden[] = {"tests/golden/tiny-olmoe/traces/prose", "tests/golden/tiny-olmoe/traces/code",
+                                         "tests/golden/tiny-olmoe/traces/math"};
     arguments a = {.argc = argc, .argv = argv, .n_clusters = 2, .clusters = {{2, 2}, {4, 4}}, .chunk = 32};
     gr_arg_parse(&argp, 3, argc, argv, &a);
     if (a.n_traces == 0)

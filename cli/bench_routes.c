@@ -144,7 +144,8 @@ static void add_case(bench *b, const char *trace, grace_cluster c, const gr_reci
     gr_json_set_real(o, "load_max_over_mean", r->load);
     gr_json_push(b->cases, o);
     if (!b->a->json)
-        printf("%-32.32s %-4s %-5s %4.2f  %-9s | %6.4f %6.4f | %5.3f\n", trace, shape, recipe->name, recipe->memory, gr_route_name(route), r->cross, r->intra, r->load);
+        printf("%-32.32s %-4s %-5s %4.2f  %-9s | %6.4f %6.4f | %5.3f\n", trace, shape, recipe->name, recipe->memory, gr_route_name(route), r->cross, r->intra,
+               r->load);
     fflush(stdout);
 }
 
@@ -196,7 +197,9 @@ static void summarise(bench *b) {
             gr_json_set_real(o, "cross", s->cross / s->n);
             gr_json_set_real(o, "intra", s->intra / s->n);
             gr_json_push(list, o);
-            if (!b->a->json) printf("  %-5s %4.2f %-4s %+7.2f %+7.2f  (%d traces)\n", gr_recipes[plans[i]].name, gr_recipes[plans[i]].memory, shape, 100 * s->cross / s->n, 100 * s->intra / s->n, s->n);
+            if (!b->a->json)
+                printf("  %-5s %4.2f %-4s %+7.2f %+7.2f  (%d traces)\n", gr_recipes[plans[i]].name, gr_recipes[plans[i]].memory, shape, 100 * s->cross / s->n,
+                       100 * s->intra / s->n, s->n);
         }
     gr_json_set(b->doc, "joint_against_tar", list);
 }
@@ -221,10 +224,11 @@ done:
 }
 
 int gr_bench_routes_main(int argc, char **argv) {
-    static const struct argp argp = {options, parse, "[TRACE...]", "Rows and loads under the policies wrr, tar, tar-entry and joint: plans of grace, auto and eplb (memory 1.5) made on "
-                                     "the even sequences of each trace, replayed on the odd ones through the engine's router. Without traces: those of "
-                                     "tests/golden/tiny-olmoe/traces.", 0, 0, 0};
-    static const char *const golden[] = {"tests/golden/tiny-olmoe/traces/prose", "tests/golden/tiny-olmoe/traces/code", "tests/golden/tiny-olmoe/traces/math"};
+    static const struct argp argp = {options, parse, "[TRACE...]", "Rows and loads under the policies wrr, tar, tar-entry and joint: plans of grace, auto and "
+                                     "eplb (memory 1.5) made on the even sequences of each trace, replayed on the odd ones through the engine's router. "
+                                     "Without traces: those of tests/golden/tiny-olmoe/traces.", 0, 0, 0};
+    static const char *const golden[] = {"tests/golden/tiny-olmoe/traces/prose", "tests/golden/tiny-olmoe/traces/code",
+                                         "tests/golden/tiny-olmoe/traces/math"};
     arguments a = {.argc = argc, .argv = argv, .n_clusters = 3, .clusters = {{2, 2}, {2, 4}, {4, 4}}};
     gr_arg_parse(&argp, 3, argc, argv, &a);
     if (a.n_traces == 0)

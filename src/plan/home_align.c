@@ -41,7 +41,9 @@ done:
 }
 
 static int32_t *nodes_of(const labels *a, int32_t layer) { return a->node + (size_t)layer * (size_t)a->n_nodes; }
-static const float *rows_of(const labels *a, int32_t layer, int32_t i) { return a->s->rows + ((size_t)layer * (size_t)a->s->n + (size_t)i) * (size_t)a->n_nodes; }
+static const float *rows_of(const labels *a, int32_t layer, int32_t i) {
+    return a->s->rows + ((size_t)layer * (size_t)a->s->n + (size_t)i) * (size_t)a->n_nodes;
+}
 static double *total_of(const labels *a, int32_t i) { return a->total + (size_t)i * (size_t)a->n_nodes; }
 
 /* ---- choosing the labels of a layer ---- */
@@ -164,7 +166,8 @@ static bool fit_nodes(labels *a, int64_t cap) {
             for (int32_t p = 0; p < a->n_nodes; p++)
                 for (int32_t q = 0; q < a->n_nodes; q++) {
                     double gain = p == q ? 0 : relief(a->held, cap, label[p], label[q], slots_on(a, l, p) - slots_on(a, l, q));
-                    if (gain > 0 && swap_change(a, label, p, q) / gain < best) best = swap_change(a, label, p, q) / gain, best_layer = l, best_p = p, best_q = q;
+                    double price = gain > 0 ? swap_change(a, label, p, q) / gain : best;
+                    if (price < best) best = price, best_layer = l, best_p = p, best_q = q;
                 }
         }
         if (best_layer < 0) return false;

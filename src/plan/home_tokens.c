@@ -120,7 +120,8 @@ static grace_status read_node(const gr_json *value, const char *where, int32_t n
     grace_status st = GRACE_OK;
     const char *text;
     size_t n;
-    GR_CHECK(gr_json_is_string(value, &text, &n), GRACE_ERR_FORMAT, "%s: 'saved' of node %d: expected a string, found %s", where, node, gr_json_kind_name(value));
+    GR_CHECK(gr_json_is_string(value, &text, &n), GRACE_ERR_FORMAT, "%s: 'saved' of node %d: expected a string, found %s", where, node,
+             gr_json_kind_name(value));
     GR_CHECK(n == 2 * (size_t)v->vocab && strspn(text, digits) == n, GRACE_ERR_FORMAT,
              "%s: 'saved' of node %d: expected %zu hex digits, found %zu bytes, %zu of them hex digits at the start", where, node, 2 * (size_t)v->vocab, n,
              strspn(text, digits));

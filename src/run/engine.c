@@ -40,8 +40,8 @@ grace_request grace_request_defaults(void) {
 /* All ranks must hold the same model, plan and options: a hash of what they must agree on is compared. */
 static uint64_t hash_setup(const grace_model_info *m, const grace_plan *plan, const grace_engine_options *opt) {
     int64_t facts[] = {plan->cluster.n_nodes, plan->cluster.gpus_per_node, plan->n_layers, plan->n_experts, plan->top_k,
-                       opt->route, opt->exchange, opt->homes, opt->exact, opt->n_tokens_max, opt->kv_tokens, opt->trace_path != NULL, opt->n_trace_domains, opt->trace_weights,
-                       (int64_t)m->fingerprint, m->context_max, m->n_bytes};
+                       opt->route, opt->exchange, opt->homes, opt->exact, opt->n_tokens_max, opt->kv_tokens, opt->trace_path != NULL,
+                       opt->n_trace_domains, opt->trace_weights, (int64_t)m->fingerprint, m->context_max, m->n_bytes};
     uint64_t h = gr_hash64(facts, sizeof facts, plan->fingerprint);
     h = gr_hash64(plan->token_saves.saved, (size_t)plan->token_saves.vocab * (size_t)plan->token_saves.n_nodes, h);
     for (int32_t l = 0; l < plan->n_layers; l++) {

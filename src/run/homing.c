@@ -35,8 +35,10 @@ grace_status gr_homing_assign(gr_homing *h, gr_batch *b, int32_t first) {
     if (h->kind == GRACE_HOMES_ROUND_ROBIN || n == 0) return st;
     GR_CALLOC(homes, n);
     GR_CALLOC(cost, (size_t)n * (size_t)n_nodes);
-    for (int32_t i = 0; i < n && h->plan->token_saves.vocab > 0; i++)
-        gr_token_saves_add(&h->plan->token_saves, b->sequences[first + i]->prompt, b->sequences[first + i]->request.n_prompt, cost + (size_t)i * (size_t)n_nodes);
+    for (int32_t i = 0; i < n && h->plan->token_saves.vocab > 0; i++) {
+        const gr_sequence *s = b->sequences[first + i];
+        gr_token_saves_add(&h->plan->token_saves, s->prompt, s->request.n_prompt, cost + (size_t)i * (size_t)n_nodes);
+    }
     GR_TRY(gr_homes_assign(cost, n, h->plan->cluster, h->held, homes));
     for (int32_t i = 0; i < n; i++) b->sequences[first + i]->result.home = homes[i];
 done:

@@ -4,8 +4,9 @@
  *   1. an expert with a copy in the free place stays there; one whose copies are all in one place goes there
  *   2. an expert with copies in places visited by now goes to the one its turn voted for, or else to the first of them from the free place on
  *   3. while experts are left: the place most of them could use takes them all; ties: most votes, then the first from the free place on
- * Nodes are counted from the home's, ranks from the one in node 0 with the home's local index. A vote for a node is what tar would choose; one for a GPU is the same deal of weights and turn among the copies in the chosen node. So it is
- * a pure function of the token's set of experts, its sequence and position, like every policy. */
+ * Nodes are counted from the home's, ranks from the one in node 0 with the home's local index. A vote for a node is what tar would choose; one for a GPU is
+ * the same deal of weights and turn among the copies in the chosen node. So it is a pure function of the token's set of experts, its sequence and position,
+ * like every policy. */
 #ifndef GR_RUN_JOINT_H
 #define GR_RUN_JOINT_H
 #include "base/hash.h"

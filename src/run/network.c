@@ -232,7 +232,8 @@ static gr_route place(gr_network *net, const gr_step *step, int32_t moe) {
     const grace_plan_layer *pl = &net->plan->layers[moe];
     int32_t first = pl->first_slot[net->comm->rank], n_slots = pl->first_slot[net->comm->rank + 1] - first;
     double mark = gr_now_us();
-    gr_router_place(step->decode && net->decode_router ? net->decode_router : net->router, moe, step->n_rows, net->info->top_k, net->experts, step->sequence, step->position, net->slots);
+    const gr_router *router = step->decode && net->decode_router ? net->decode_router : net->router;
+    gr_router_place(router, moe, step->n_rows, net->info->top_k, net->experts, step->sequence, step->position, net->slots);
     lap(net, &mark, GRACE_TIME_ROUTE);      /* the exchange adds the time of its lists */
     return (gr_route){.n_rows = step->n_rows, .slot = net->slots, .weight = net->weights, .rank_of_slot = pl->rank_of_slot,
                       .n_slots_all = pl->n_slots, .first_slot = first, .n_slots = n_slots};
