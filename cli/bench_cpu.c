@@ -7,7 +7,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "base/clock.h"
 #include "base/memory.h"
@@ -105,12 +104,6 @@ static void stage_shares(const grace_stats *before, const grace_stats *after, ph
     for (int i = 0; i < GRACE_N_TIMES; i++) p->share[i] = (after->time_us[i] - before->time_us[i]) / total;
 }
 
-static double cpu_now_us(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
-    return (double)t.tv_sec * 1e6 + (double)t.tv_nsec * 1e-3;
-}
-
 /* The first step is not timed: it warms up, in decode it is the prompt's. */
 static grace_status time_steps(grace_engine *engine, int32_t n_steps, phase *p) {
     grace_status st = GRACE_OK;
@@ -122,10 +115,10 @@ static grace_status time_steps(grace_engine *engine, int32_t n_steps, phase *p) 
     GR_TRY(grace_engine_step(engine, &more));
     GR_TRY(grace_engine_stats(engine, &before));
     for (int32_t i = 0; i < n_steps; i++) {
-        double start = gr_now_us(), cpu_start = cpu_now_us();
+        double start = gr_now_us(), cpu_start = gr_cpu_us();
         GR_TRY(grace_engine_step(engine, &more));
         us[i] = gr_now_us() - start;
-        cpu_us[i] = cpu_now_us() - cpu_start;
+        cpu_us[i] = gr_cpu_us() - cpu_start;
     }
     GR_TRY(grace_engine_stats(engine, &after));
     stage_shares(&before, &after, p);

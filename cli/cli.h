@@ -97,7 +97,7 @@ gr_json *gr_links_json(const grace_link_count counts[GRACE_N_STAGES][GRACE_N_LIN
 gr_json *gr_matrix_json(const int64_t *values, int32_t rows, int32_t cols);
 grace_status gr_print_json(gr_json *object);                            /* stdout, frees it */
 
-/* A progress line on a terminal's stderr, from the third second on: label, bar, rate, time left. label NULL: silent. (progress.c) */
+/* A progress line on a terminal's stderr, from the third second on: label, bar, rate in units (NULL: none), time left. label NULL: silent. (progress.c) */
 typedef struct gr_progress { const char *label, *unit; double total, started_us, shown_us; bool terminal; } gr_progress;
 gr_progress gr_progress_start(const char *label, const char *unit, double total);
 void gr_progress_update(gr_progress *p, double done);

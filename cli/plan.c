@@ -356,6 +356,8 @@ static grace_status save(const arguments *a, const grace_plan *plan) {
     return st == GRACE_ERR_MISMATCH && !a->equal_slots ? gr_fail_in(st, "%s: without --equal-slots", a->output) : st;
 }
 
+static void show_progress(void *bar, double done) { gr_progress_update(bar, done); }
+
 static grace_status plan_trace(const arguments *a) {
     grace_status st = GRACE_OK;
     grace_profile *profile = NULL;
@@ -365,6 +367,7 @@ static grace_status plan_trace(const arguments *a) {
     grace_shape shape;
     grace_rates rates;
     grace_objective objective;
+    gr_progress bar = gr_progress_start("planning", NULL, 1);
     figures f = {0};
     double start;
     GR_TRY(read_input(a, &profile, &bundles));
@@ -376,9 +379,12 @@ static grace_status plan_trace(const arguments *a) {
         opt.objective = &objective;
     }
     if (a->from) GR_TRY(grace_plan_load(a->from, &from));
+    opt.progress = show_progress, opt.progress_context = &bar;
     opt.bundles = bundles, opt.from = from, opt.equal_slots = a->equal_slots && a->plan.planner == GRACE_PLANNER_AUTO && !from;
     start = gr_now_us();
-    GR_TRY(grace_plan_build(profile, a->cluster, &opt, &plan));
+    st = grace_plan_build(profile, a->cluster, &opt, &plan);
+    gr_progress_end(&bar);
+    if (st) goto done;
     if (a->equal_slots && !opt.equal_slots) GR_TRY(make_equal(profile, &plan));
     if (!a->no_homes) GR_TRY(add_homes(a, plan));
     if (a->decode_tokens) GR_TRY(add_decode(a, bundles, &shape, &rates, plan));

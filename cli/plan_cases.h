@@ -45,7 +45,7 @@ grace_status gr_recipe_plan(const gr_recipe *r, const gr_half *train, grace_clus
 grace_status gr_recipe_run(const gr_recipe *r, const gr_unit *u, grace_cluster cluster, uint64_t seed, gr_result *out);
 /* rows [GR_N_CASE_RUNGS]: cross and intra as the rung's exchange counts them. */
 grace_status gr_case_rungs_run(const gr_unit *u, grace_cluster cluster, uint64_t seed, gr_rows_cost *rows);
-/* One layer planned on the train half and moved to the test half's loads by 16 copies at most: the median time of repeat moves. */
+/* One layer planned on the train half and moved to the test half's loads by 16 copies at most: the median of repeat moves, CPU time. */
 grace_status gr_replan_layer(const gr_unit *u, grace_cluster cluster, int32_t repeat, double *median_us);
 
 /* Plans made on one unit's tokens and used on another's: kept [n, n], row the unit planned on, column the one measured on, is the share of the gain

@@ -20,8 +20,9 @@ void gr_progress_update(gr_progress *p, double done) {
     double share = p->total > 0 && done < p->total ? done / p->total : 1, rate = done / (elapsed * 1e-6);
     int filled = (int)(share * BAR);
     p->shown_us = now;
-    fprintf(stderr, "\r%s [%.*s%*s] %3.0f %%  %.0f %s/s  %.0f s left \x1b[K", p->label, filled, "########################", BAR - filled, "",
-            100 * share, rate, p->unit, elapsed * 1e-6 * (1 - share) / share);
+    fprintf(stderr, "\r%s [%.*s%*s] %3.0f %%  ", p->label, filled, "########################", BAR - filled, "", 100 * share);
+    if (p->unit) fprintf(stderr, "%.0f %s/s  ", rate, p->unit);
+    fprintf(stderr, "%.0f s left \x1b[K", elapsed * 1e-6 * (1 - share) / share);
 }
 
 void gr_progress_end(gr_progress *p) {

@@ -101,6 +101,9 @@ typedef struct grace_plan_options {
     const struct grace_plan *from;      /* borrowed; not NULL: keep this plan but for a few copies, for loads that drift. Memory 0: as it has */
     int32_t max_moves;                  /* 64. From: copies at most that are where none was */
     double time_limit_s;                /* 0: none. What the search may take; a plan cut short depends on the machine's speed */
+    /* Told between steps of the search, by the thread that plans, what share of it is done: never less than before, 1 at the end. NULL: nobody asks */
+    void (*progress)(void *context, double done);
+    void *progress_context;
 } grace_plan_options;
 
 /* "contiguous", "uniform", "grace", "random", "eplb", "replicate-node", "auto" */

@@ -20,6 +20,12 @@ static const double UNDER_GRACE = 0.95, BALANCE_LEAST = 1.1;    /* balance 0 */
 
 bool gr_auto_late(const gr_auto *a) { return a->deadline_us > 0 && gr_now_us() > a->deadline_us; }
 
+void gr_auto_tell(gr_auto *a, double done) {
+    if (!a->opt.progress || done <= a->done) return;
+    a->done = done;
+    a->opt.progress(a->opt.progress_context, done);
+}
+
 /* ---- open ---- */
 
 /* A layer's bundles take bundles x nodes x nodes pins: few nodes may have more bundles. */
@@ -207,18 +213,24 @@ void gr_auto_go_back(gr_auto *a, int32_t layer) {
     gr_nodes_restore(&a->layers[layer].nodes, a->layers[layer].fetch, a->layers[layer].primary);
 }
 
+static grace_status search(gr_auto *a, grace_plan *plan) {
+    grace_status st = GRACE_OK;
+    GR_TRY(gr_auto_place_nodes(a));
+    gr_auto_tell(a, GR_AUTO_COPIED);
+    GR_TRY(gr_auto_label_nodes(a));
+    GR_TRY(gr_auto_place_gpus(a));
+    GR_TRY(gr_auto_fill_tables(a, plan));
+done:
+    return st;
+}
+
 grace_status gr_plan_auto(const grace_profile *profile, const grace_plan_options *opt, grace_plan *plan) {
     grace_status st = GRACE_OK;
     gr_auto a = {0};
     GR_TRY(auto_open(profile, opt, plan->cluster, &a));
-    if (opt->from) {
-        st = gr_auto_from(&a, plan);
-        goto done;
-    }
-    GR_TRY(gr_auto_place_nodes(&a));
-    GR_TRY(gr_auto_label_nodes(&a));
-    GR_TRY(gr_auto_place_gpus(&a));
-    GR_TRY(gr_auto_fill_tables(&a, plan));
+    if (opt->from) GR_TRY(gr_auto_from(&a, plan));
+    else GR_TRY(search(&a, plan));
+    gr_auto_tell(&a, 1);
 done:
     auto_close(&a);
     return st;

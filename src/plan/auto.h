@@ -29,6 +29,7 @@ typedef struct gr_auto {
     int32_t slots_each;         /* of every rank in every layer; 0: layers may differ */
     double *grace_ratio;        /* [n_layers] max/mean load in the paper's plan */
     double deadline_us;         /* 0: none */
+    double done;                /* share of the search that was told last */
     gr_auto_layer *layers;
 } gr_auto;
 
@@ -37,6 +38,11 @@ grace_status gr_plan_auto(const grace_profile *profile, const grace_plan_options
 
 grace_status gr_auto_check_bundles(const grace_profile *profile, const grace_bundles *b);
 bool gr_auto_late(const gr_auto *a);
+/* Between steps, to opt.progress: what is done by now, unless more was told before. */
+void gr_auto_tell(gr_auto *a, double done);
+/* Shares by time on 48 layers of 128 experts: with starts, and with copies too, the rest is for GPUs. */
+#define GR_AUTO_STARTED 0.35
+#define GR_AUTO_COPIED 0.95
 /* A layer's hosts and primaries, kept and taken up again. */
 void gr_auto_remember(gr_auto *a, int32_t layer);
 void gr_auto_go_back(gr_auto *a, int32_t layer);

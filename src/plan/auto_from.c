@@ -165,9 +165,9 @@ static void consider_places(const drift *d, layer_state *ls, change c, double pa
     double x = ls->rank_load[c.from], y = ls->rank_load[c.to], now = over(x, ls->cap) + over(y, ls->cap);
     for (int32_t e = 0; e < d->a->n; e++) {
         if (!on_of(d, ls, e)[c.to] || on_of(d, ls, e)[c.from]) continue;
-        double change = part - gr_nodes_load(ls->nodes, e, c.to / d->a->cluster.gpus_per_node) / copies_in(d, ls, e, c.to / d->a->cluster.gpus_per_node);
+        double less = part - gr_nodes_load(ls->nodes, e, c.to / d->a->cluster.gpus_per_node) / copies_in(d, ls, e, c.to / d->a->cluster.gpus_per_node);
         c.other_expert = e, c.other_to = c.from, c.n_moves = 2;
-        c.gain = unit * (now - over(x - change, ls->cap) - over(y + change, ls->cap));
+        c.gain = unit * (now - over(x - less, ls->cap) - over(y + less, ls->cap));
         keep_better(ls, c);
     }
 }

@@ -105,11 +105,18 @@ static double first_price(const gr_auto *a) {
     return most;
 }
 
+/* Copies take the longer the more memory there is for them. */
+static void tell_spent(gr_auto *a, int64_t before, int64_t target) {
+    double spent = (double)(count_slots(a) - before) / fmax(1, (double)(target - before));
+    gr_auto_tell(a, GR_AUTO_STARTED + (GR_AUTO_COPIED - GR_AUTO_STARTED) * fmin(spent, 1));
+}
+
 /* One price a copy for all layers, falling until copies take more than the target; then between the last two prices. Ends at or under it. */
 static grace_status buy_copies(gr_auto *a, int64_t target) {
     grace_status st = GRACE_OK;
     double price = first_price(a), high = price, low = -1;
     double least = CHEAPEST * price;
+    int64_t before = count_slots(a);
     for (int i = 0; i < PRICE_STEPS_MAX + BISECTIONS && price > least && !gr_auto_late(a); i++) {
         remember_all(a);
         GR_TRY(refine_at(a, price, 2));
@@ -118,6 +125,7 @@ static grace_status buy_copies(gr_auto *a, int64_t target) {
             go_back(a);
             low = price;
         } else high = price;
+        tell_spent(a, before, target);
         if (low < 0 && i >= PRICE_STEPS_MAX) break;
         if (low > 0 && high / low < 1.05) break;
         price = low < 0 ? price * PRICE_STEP : sqrt(high * low);
@@ -191,6 +199,7 @@ grace_status gr_auto_place_nodes(gr_auto *a) {
     grace_status st = GRACE_OK;
     int64_t target = a->slots_of_rank * a->n_ranks, n_relief;
     GR_TRY(gr_parallel(a->n_layers, start_layer, a));
+    gr_auto_tell(a, GR_AUTO_STARTED);
     GR_TRY(gr_auto_count_relief(a, &n_relief));
     if (a->slots_each > 0) keep_room(a);
     GR_TRY(buy_copies(a, target));

@@ -22,7 +22,7 @@ typedef struct race {
     const grace_plan_options *opt;
     grace_cluster cluster;
     int64_t slots_of_rank;
-    int32_t n;
+    int32_t n, n_searched, n_searches;
     candidate items[CANDIDATES_MAX];
 } race;
 
@@ -84,6 +84,12 @@ static bool even_out(const race *r, grace_plan **plan) {
     return true;
 }
 
+/* Other planners take no time worth telling. */
+static void tell_share(void *context, double done) {
+    const race *r = context;
+    r->opt->progress(r->opt->progress_context, (r->n_searched + done) / r->n_searches);
+}
+
 /* A planner that cannot have this memory or this cluster does not take part. */
 static grace_status enter(race *r, grace_planner planner, double balance) {
     grace_status st = GRACE_OK;
@@ -91,6 +97,7 @@ static grace_status enter(race *r, grace_planner planner, double balance) {
     candidate c = {0};
     const grace_trace_info *info = &r->profile->info;
     opt.planner = planner, opt.balance = balance, opt.objective = NULL, opt.slots_per_rank = 0;
+    if (opt.progress) opt.progress = tell_share, opt.progress_context = r;
     opt.equal_slots = opt.equal_slots && planner == GRACE_PLANNER_AUTO;
     opt.memory = (double)r->slots_of_rank * grace_cluster_ranks(r->cluster) / ((double)info->n_layers * info->n_experts);
     st = grace_plan_build(r->profile, r->cluster, &opt, &c.plan);
@@ -110,13 +117,21 @@ done:
     return st;
 }
 
+/* The bounds of the searches: the one asked for, others under which loads differ between nodes, and one that a layer on one node keeps. */
+static int32_t list_bounds(const race *r, double *bounds) {
+    int32_t n = 0;
+    if (r->opt->balance > 0) bounds[n++] = r->opt->balance;
+    for (size_t i = 0; i < sizeof BALANCES / sizeof *BALANCES; i++)
+        if (BALANCES[i] != r->opt->balance && BALANCES[i] < r->cluster.n_nodes) bounds[n++] = BALANCES[i];
+    if (r->cluster.n_nodes > 1) bounds[n++] = 2.0 * r->cluster.n_nodes;
+    return n;
+}
+
 static grace_status enter_all(race *r) {
     grace_status st = GRACE_OK;
-    double whole = 2.0 * r->cluster.n_nodes;        /* a bound that a layer on one node keeps */
-    if (r->opt->balance > 0) GR_TRY(enter(r, GRACE_PLANNER_AUTO, r->opt->balance));
-    for (size_t i = 0; i < sizeof BALANCES / sizeof *BALANCES; i++)
-        if (BALANCES[i] != r->opt->balance && BALANCES[i] < r->cluster.n_nodes) GR_TRY(enter(r, GRACE_PLANNER_AUTO, BALANCES[i]));
-    if (r->cluster.n_nodes > 1) GR_TRY(enter(r, GRACE_PLANNER_AUTO, whole));
+    double bounds[CANDIDATES_MAX];
+    r->n_searches = list_bounds(r, bounds);
+    for (; r->n_searched < r->n_searches; r->n_searched++) GR_TRY(enter(r, GRACE_PLANNER_AUTO, bounds[r->n_searched]));
     for (int planner = 0; planner < GRACE_N_PLANNERS; planner++)
         if (planner != GRACE_PLANNER_AUTO) GR_TRY(enter(r, (grace_planner)planner, 1.1));
 done:

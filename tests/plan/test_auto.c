@@ -180,6 +180,29 @@ static void the_same_options_give_the_same_plan(void **state) {
     world_close(&w);
 }
 
+typedef struct told { int n; double last; bool falls; } told;
+
+static void hear(void *context, double done) {
+    told *t = context;
+    t->falls |= done <= t->last, t->n++, t->last = done;
+}
+
+static void progress_rises_to_the_end_and_changes_nothing(void **state) {
+    (void)state;
+    for (uint64_t seed = 1; seed <= 3; seed++) {
+        world w = world_open(seed, BLOCKS);
+        told t = {0};
+        w.opt.memory = seed == 1 ? 1 : 1.5;         /* with and without copies to buy */
+        grace_plan *silent = build(&w, (grace_cluster){2, 2}, GRACE_PLANNER_AUTO, seed);
+        w.opt.progress = hear, w.opt.progress_context = &t;
+        grace_plan *heard = build(&w, (grace_cluster){2, 2}, GRACE_PLANNER_AUTO, seed);
+        claim(same_plans(silent, heard), seed);
+        claim(t.n >= 3 && !t.falls && t.last == 1, seed);
+        grace_plan_free(silent), grace_plan_free(heard);
+        world_close(&w);
+    }
+}
+
 static void time_up_still_gives_a_valid_plan(void **state) {
     (void)state;
     world w = world_open(9, BLOCKS);
@@ -257,6 +280,7 @@ int main(void) {
         cmocka_unit_test(more_memory_costs_no_rows_and_ends_at_full_replication),
         cmocka_unit_test(the_bound_on_load_is_kept_where_it_can_be),
         cmocka_unit_test(the_same_options_give_the_same_plan),
+        cmocka_unit_test(progress_rises_to_the_end_and_changes_nothing),
         cmocka_unit_test(time_up_still_gives_a_valid_plan),
         cmocka_unit_test(a_trace_without_tokens_still_plans),
         cmocka_unit_test(baselines_are_what_their_names_say),

@@ -93,6 +93,26 @@ static void the_same_options_give_the_same_plan(void **state) {
     world_close(&w);
 }
 
+typedef struct told { int n; double last; bool falls; } told;
+
+static void hear(void *context, double done) {
+    told *t = context;
+    t->falls |= done <= t->last, t->n++, t->last = done;
+}
+
+static void progress_rises_through_all_searches(void **state) {
+    (void)state;
+    world w;
+    grace_plan *plan = NULL;
+    told t = {0};
+    world_open(1, &w);
+    w.opt.memory = 1.25, w.opt.progress = hear, w.opt.progress_context = &t;
+    assert_int_equal(grace_plan_build(w.profile, (grace_cluster){2, 2}, &w.opt, &plan), GRACE_OK);
+    assert_true(t.n >= 5 * 3 && !t.falls && t.last == 1);
+    grace_plan_free(plan);
+    world_close(&w);
+}
+
 static void objectives_that_fit_nothing_are_refused(void **state) {
     (void)state;
     world w;
@@ -112,6 +132,7 @@ int main(void) {
         cmocka_unit_test(no_planner_that_fits_is_faster),
         cmocka_unit_test(with_memory_for_it_nothing_crosses_a_slow_wire),
         cmocka_unit_test(the_same_options_give_the_same_plan),
+        cmocka_unit_test(progress_rises_through_all_searches),
         cmocka_unit_test(objectives_that_fit_nothing_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
