@@ -1,5 +1,6 @@
 /* grace bench: one measurement per word. */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/utsname.h>
 #include <time.h>
@@ -35,6 +36,18 @@ int gr_cmd_bench(int argc, char **argv) {
     fprintf(out, "Usage: grace bench NAME [OPTION...]\n\n");
     for (size_t i = 0; i < sizeof benches / sizeof *benches; i++) fprintf(out, "  %-10s %s\n", benches[i].name, benches[i].summary);
     return out == stdout ? 0 : 64;
+}
+
+/* ---- numbers ---- */
+
+static int by_value(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+double gr_bench_median(double *values, int32_t n) {
+    qsort(values, (size_t)n, sizeof *values, by_value);
+    return n % 2 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
 }
 
 /* ---- results files ---- */

@@ -15,6 +15,9 @@ int gr_bench_ladder_main(int argc, char **argv);    /* ladder.c: the rungs of th
 int gr_bench_routes_main(int argc, char **argv);    /* bench_routes.c: rows and loads under each routing policy */
 int gr_bench_homes_main(int argc, char **argv);     /* bench_homes.c: rows between nodes by where sequences live */
 
+/* The middle one of n >= 1 values, or the mean of the middle two; sorts them. */
+double gr_bench_median(double *values, int32_t n);
+
 /* What a results file starts with: the command (command, else argv), the commit (NULL: unknown), machine and date. */
 grace_status gr_bench_origin(gr_json *o, int argc, char **argv, const char *command, const char *commit);
 

@@ -74,16 +74,6 @@ typedef struct phase { double us, cpu_us, share[GRACE_N_TIMES]; } phase;       /
 typedef struct measured { phase prefill, decode; } measured;
 typedef struct ceilings { double gflops, gbs; } ceilings;      /* the best seen in the whole run: a busy moment must not lower them */
 
-static int by_value(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double median(double *values, int32_t n) {
-    qsort(values, (size_t)n, sizeof *values, by_value);
-    return n % 2 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
-}
-
 static grace_status submit(grace_engine *engine, const grace_model_info *m, int32_t n_prompt, int32_t n_generate) {
     grace_status st = GRACE_OK;
     gr_rng rng = gr_rng_seed(1);
@@ -122,8 +112,8 @@ static grace_status time_steps(grace_engine *engine, int32_t n_steps, phase *p) 
     }
     GR_TRY(grace_engine_stats(engine, &after));
     stage_shares(&before, &after, p);
-    p->us = median(us, n_steps);
-    p->cpu_us = median(cpu_us, n_steps);
+    p->us = gr_bench_median(us, n_steps);
+    p->cpu_us = gr_bench_median(cpu_us, n_steps);
 done:
     free(us);
     free(cpu_us);
@@ -182,8 +172,8 @@ typedef struct summary { ceilings top; result prefill, decode; int64_t needed_by
 static result result_of(const phase *const *p, double ideal_us, int32_t n, int32_t n_threads) {
     double us[REPEAT_MAX], cpu_us[REPEAT_MAX];
     for (int32_t i = 0; i < n; i++) us[i] = p[i]->us, cpu_us[i] = p[i]->cpu_us;
-    double wall = median(us, n);
-    return (result){wall, ideal_us / wall, ideal_us * n_threads / median(cpu_us, n)};
+    double wall = gr_bench_median(us, n);
+    return (result){wall, ideal_us / wall, ideal_us * n_threads / gr_bench_median(cpu_us, n)};
 }
 
 static summary summarise(const arguments *a, const grace_model_info *m, const measured *r, const ceilings *top, int32_t n_threads) {

@@ -42,11 +42,6 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     return 0;
 }
 
-static int by_value(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 /* The slowest rank's time. */
 static grace_status slowest(gr_comm *comm, double us, double *out) {
     int64_t nanoseconds = (int64_t)(us * 1e3);
@@ -107,8 +102,7 @@ static grace_status measure_latency(link_bench *l, int32_t repeat, double *secon
     double us[REPEAT_MAX] = {0};
     GR_TRY(link_resize(l, SMALL));
     for (int32_t i = 0; i < repeat; i++) GR_TRY(link_time(l, SMALL, &us[i]));
-    qsort(us, (size_t)repeat, sizeof *us, by_value);
-    *seconds = us[repeat / 2] * 1e-6;
+    *seconds = gr_bench_median(us, repeat) * 1e-6;
 done:
     return st;
 }
@@ -204,8 +198,7 @@ static grace_status expert_time(gr_comm *world, expert_bench *b, int32_t rows_ea
         GR_TRY(b->compute->ops->experts(b->compute, &e));
         GR_TRY(slowest(world, gr_now_us() - start, &us[i]));
     }
-    qsort(us, (size_t)repeat, sizeof *us, by_value);
-    *seconds = us[repeat / 2] * 1e-6;
+    *seconds = gr_bench_median(us, repeat) * 1e-6;
 done:
     return st;
 }

@@ -80,7 +80,8 @@ static grace_status add_all(gr_placements *p) {
     grace_status st = GRACE_OK;
     GR_TRY(add_recipe(p, plans[0].name, &gr_recipes[plans[0].recipe], false));
     GR_TRY(add_recipe(p, everywhere.name, &everywhere, false));
-    for (size_t i = 1; i < sizeof plans / sizeof *plans; i++) GR_TRY(add_recipe(p, plans[i].name, &gr_recipes[plans[i].recipe], plans[i].recipe == GR_RECIPE_AUTO));
+    for (size_t i = 1; i < sizeof plans / sizeof *plans; i++) GR_TRY(add_recipe(p, plans[i].name, &gr_recipes[plans[i].recipe],
+                                                                                plans[i].recipe == GR_RECIPE_AUTO));
 done:
     return st;
 }
@@ -147,9 +148,12 @@ done:
 }
 
 int gr_bench_placements_main(int argc, char **argv) {
-    static const struct argp argp = {options, parse, "TRACE...", "Plans of every planner, made on the even sequences of the first trace and measured on its odd ones; "
-                                     "rows and predicted time against memory; plans of one domain (or trace) on the others. Draw it with 'grace report'.", 0, 0, 0};
-    arguments a = {.argc = argc, .argv = argv, .output = "placements.json", .rates = "h200-25g", .cluster = {2, 2}, .workload = {.sequences = 256, .prefill = 128, .decode = 16}};
+    static const struct argp argp = {options, parse, "TRACE...", "Plans of every planner, made on the even sequences of the first trace and "
+                                                                 "measured on its odd ones; "
+                                     "rows and predicted time against memory; plans of one domain (or trace) on the others. Draw it with 'grace "
+                                     "report'.", 0, 0, 0};
+    arguments a = {.argc = argc, .argv = argv, .output = "placements.json", .rates = "h200-25g", .cluster = {2, 2}, .workload = {.sequences = 256,
+            .prefill = 128, .decode = 16}};
     gr_arg_parse(&argp, 3, argc, argv, &a);
     grace_status st = run(&a);
     if (st) fprintf(stderr, "grace: %s\n", grace_last_error());

@@ -45,13 +45,6 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
 /* CPU time: the machine may be shared. */
 static double cpu_seconds(void) { return gr_cpu_us() * 1e-6; }
 
-static int by_value(const void *a, const void *b) { return (*(const double *)a > *(const double *)b) - (*(const double *)a < *(const double *)b); }
-
-static double median(double *values, int32_t n) {
-    qsort(values, (size_t)n, sizeof *values, by_value);
-    return values[n / 2];
-}
-
 typedef struct measured { size_t n_bytes; int32_t n_ids; double seconds; uint64_t hash; } measured;
 
 static grace_status measure_load(const arguments *a, double *seconds) {
@@ -64,7 +57,7 @@ static grace_status measure_load(const arguments *a, double *seconds) {
         times[i] = cpu_seconds() - start;
         grace_tokenizer_close(tok);
     }
-    *seconds = median(times, a->repeat);
+    *seconds = gr_bench_median(times, a->repeat);
 done:
     return st;
 }
@@ -85,7 +78,7 @@ static grace_status measure_file(const arguments *a, const grace_tokenizer *tok,
         free(ids);
     }
     m->n_bytes = file.n;
-    m->seconds = median(times, a->repeat);
+    m->seconds = gr_bench_median(times, a->repeat);
 done:
     gr_file_unmap(&file);
     return st;
@@ -139,7 +132,8 @@ done:
 }
 
 int gr_bench_tokenizer_main(int argc, char **argv) {
-    static const struct argp argp = {options, parse, "DIR FILE...", "Load the tokenizer of DIR and encode each FILE as one text: CPU seconds of one core.", 0, 0, 0};
+    static const struct argp argp = {options, parse, "DIR FILE...", "Load the tokenizer of DIR and encode each FILE as one text: CPU seconds of one "
+                                                                    "core.", 0, 0, 0};
     arguments a = {.repeat = 5};
     gr_arg_parse(&argp, 3, argc, argv, &a);
     grace_status st = bench(&a);

@@ -26,8 +26,9 @@ static void set_variable(gr_chat_options *opt, const char *key, const char *text
     gr_json *value = NULL;
     if (!opt->variables) opt->variables = gr_json_new_object();
     char *wrapped = malloc(strlen(text) + 3);       /* a scalar is JSON only inside something */
-    if (wrapped) sprintf(wrapped, "[%s]", text);
-    bool json = wrapped && gr_json_parse(key, wrapped, strlen(wrapped), &value) == GRACE_OK && gr_json_length(value) == 1;
+    if (!wrapped) return;
+    sprintf(wrapped, "[%s]", text);
+    bool json = gr_json_parse(key, wrapped, strlen(wrapped), &value) == GRACE_OK && gr_json_length(value) == 1;
     if (json) gr_json_set(opt->variables, key, gr_json_share(gr_json_at(value, 0)));
     else gr_json_set_string(opt->variables, key, text);
     gr_json_free(value);

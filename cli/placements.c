@@ -63,7 +63,8 @@ static gr_json *int_matrix(const int64_t *values, int32_t n_rows, int32_t n_cols
 static grace_status replay(const gr_placements *p, const grace_plan *plan, gr_json *o) {
     grace_status st = GRACE_OK;
     grace_sim *sim = NULL;
-    grace_sim_options opt = {.plan = plan, .route = GRACE_ROUTE_TAR, .exchange = GRACE_EXCHANGE_HSC, .workload = &p->workload, .shape = &p->shape, .rates = &p->rates};
+    grace_sim_options opt = {.plan = plan, .route = GRACE_ROUTE_TAR, .exchange = GRACE_EXCHANGE_HSC, .workload = &p->workload, .shape = &p->shape,
+            .rates = &p->rates};
     GR_TRY(grace_sim_run(p->routing, &opt, &sim));
     if (sim->pair_rows) gr_json_set(o, "pair_rows", int_matrix(sim->pair_rows, sim->n_ranks, sim->n_ranks));
     gr_json_set(o, "load", int_matrix(sim->load, sim->n_layers, sim->n_ranks));
@@ -89,7 +90,8 @@ grace_status gr_placements_add(gr_placements *p, const char *name, const grace_p
     gr_json *o = gr_json_new_object();
     gr_quality q;
     double prefill_us, decode_us;
-    GR_TRY(grace_plan_check(plan, profile->info.fingerprint, profile->info.n_layers, gr_layer_ids_of(&profile->info), profile->info.n_experts, profile->info.top_k, p->cluster));
+    GR_TRY(grace_plan_check(plan, profile->info.fingerprint, profile->info.n_layers, gr_layer_ids_of(&profile->info), profile->info.n_experts,
+                            profile->info.top_k, p->cluster));
     GR_TRY(gr_quality_measure(plan, GRACE_ROUTE_TAR, p->unit->test.bundles, profile, &q));
     GR_TRY(predict(p, plan, false, &prefill_us));
     GR_TRY(predict(p, plan, true, &decode_us));

@@ -6,6 +6,7 @@
 
 #include "base/clock.h"
 #include "base/memory.h"
+#include "bench.h"
 #include "plan/bundle.h"
 
 enum { TEST_BUNDLES = 1 << 16 };
@@ -138,11 +139,6 @@ static gr_half first_layer(const gr_half *h, grace_profile *profile, grace_bundl
     return (gr_half){profile, bundles};
 }
 
-static int by_value(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 grace_status gr_replan_layer(const gr_unit *u, grace_cluster cluster, int32_t repeat, double *median_us) {
     grace_status st = GRACE_OK;
     grace_profile profiles[2];
@@ -160,8 +156,7 @@ grace_status gr_replan_layer(const gr_unit *u, grace_cluster cluster, int32_t re
         us[i] = gr_cpu_us() - start;
         grace_plan_free(after), after = NULL;
     }
-    qsort(us, (size_t)repeat, sizeof *us, by_value);
-    *median_us = us[repeat / 2];
+    *median_us = gr_bench_median(us, repeat);
 done:
     grace_plan_free(before), grace_plan_free(after);
     return st;

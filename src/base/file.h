@@ -14,8 +14,8 @@ void gr_file_unmap(gr_file *file);                              /* accepts a zer
 /* Let go of the memory of n bytes of a mapped file that were read for the last time; whole pages only, and reading them again still works. */
 void gr_file_forget(const void *bytes, size_t n);
 
-/* A regular file for reading at any place; *n is its size now. Fails with IO. The caller closes *fd. */
-grace_status gr_file_open(const char *path, int *fd, size_t *n);
+/* A regular file for reading at any place; *n is its size now. Fails with IO. The caller closes *out. */
+grace_status gr_file_open(const char *path, int *out, size_t *n);
 /* n bytes from byte `at` on. Fails with IO, also when the file ends before. */
 grace_status gr_file_read_at(const char *path, int fd, uint64_t at, void *to, size_t n);
 

@@ -33,7 +33,8 @@ typedef struct gr_pull_result {
 
 gr_pull_options gr_pull_defaults(void);
 /* Every file is written beside its place as NAME.partial, goes on from there when interrupted (also by a later call), and takes its name only
- * when its size and checksum are the listed ones. Fails with ARG (names, token, patterns that leave nothing), COMM (no whole reply after all tries), UNSUPPORTED (only pickled
+ * when its size and checksum are the listed ones. Fails with ARG (names, token, patterns that leave nothing), COMM (no whole reply after all tries),
+ * UNSUPPORTED (only pickled
  * weights, redirects), FORMAT (listing, sizes, checksums), IO, MISMATCH (the server says no: the message has its status). */
 grace_status gr_pull(const gr_pull_options *opt, gr_pull_result *out);
 

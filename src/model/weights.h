@@ -1,6 +1,8 @@
 /* The tensors of a network by their place in it, whatever the family calls them. Filled by one file per family; data NULL: there is none. */
 #ifndef GR_MODEL_WEIGHTS_H
 #define GR_MODEL_WEIGHTS_H
+#include <stddef.h>
+
 #include "grace/model.h"
 
 /* An MLP, or one expert of many: down(act(gate x, up x)). */

@@ -375,7 +375,7 @@ static gr_node_op easiest_to_leave(const gr_nodes *s, int16_t node) {
 }
 
 void gr_nodes_fit(gr_nodes *s) {
-    for (int16_t node = 0; node < s->n_nodes; node++)
+    for (int32_t node = 0; node < s->n_nodes; node++)
         while (s->slots_most > 0 && s->node_slots[node] > s->slots_most) {
             gr_node_op op = easiest_to_leave(s, node);
             GR_ASSERT(op.expert >= 0);
@@ -384,12 +384,12 @@ void gr_nodes_fit(gr_nodes *s) {
 }
 
 void gr_nodes_fill(gr_nodes *s, int32_t least) {
-    for (int16_t node = 0; node < s->n_nodes; node++)
+    for (int32_t node = 0; node < s->n_nodes; node++)
         while (s->node_slots[node] < least && s->node_slots[node] < s->n) {
-            gr_node_op best = {-1, node, -1, -1};
+            gr_node_op best = {-1, (int16_t)node, -1, -1};
             double cheapest = INFINITY;
-            for (int16_t e = 0; e < s->n; e++) {
-                gr_node_op op = {e, node, -1, s->primary[e]};
+            for (int32_t e = 0; e < s->n; e++) {
+                gr_node_op op = {(int16_t)e, (int16_t)node, -1, s->primary[e]};
                 double change = gr_nodes_hosts(s, e, node) ? INFINITY : gr_nodes_change(s, op, 0);
                 if (change < cheapest) cheapest = change, best = op;
             }

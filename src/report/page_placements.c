@@ -102,7 +102,8 @@ static double metric_of(const gr_placement *p, metric m) {
 }
 
 static void draw_metric(gr_out *out, const gr_placements_data *d, metric m) {
-    static const char *const titles[N_METRICS] = {"Rows between nodes, a token and layer", "Load, max over mean", "Predicted prefill step", "Predicted decode step"};
+    static const char *const titles[N_METRICS] = {"Rows between nodes, a token and layer", "Load, max over mean", "Predicted prefill step",
+            "Predicted decode step"};
     static const char *const units[N_METRICS] = {"", "", "ms", "ms"};
     double values[64];
     const char *names[64];
@@ -122,13 +123,15 @@ static void draw_metric(gr_out *out, const gr_placements_data *d, metric m) {
 void gr_page_placements(gr_out *out, const gr_placements_data *d) {
     gr_table *table = NULL;
     gr_html_section(out, "Plans");
-    gr_html_paragraph(out, "What a token costs on routing the plans have not seen unless the head says otherwise. Rows are dispatched, combine sends as many back.");
+    gr_html_paragraph(out, "What a token costs on routing the plans have not seen unless the head says otherwise. Rows are dispatched, combine "
+                           "sends as many back.");
     gr_html_figures(out, 2);
     for (int m = 0; m < N_METRICS; m++) draw_metric(out, d, (metric)m);
     gr_html_figures_end(out);
     grace_status st = placement_table(d, &table);
     if (st && !out->st) out->st = st;
-    if (!out->st) gr_html_table(out, table, "Std, x chance: standard deviation of the GPUs' loads over what chance alone would make it, each pair falling on any GPU. Times are predictions.");
+    if (!out->st) gr_html_table(out, table, "Std, x chance: standard deviation of the GPUs' loads over what chance alone would make it, each pair "
+                                            "falling on any GPU. Times are predictions.");
     gr_table_free(table);
     gr_html_section_end(out);
 }
@@ -174,7 +177,8 @@ void gr_page_curves(gr_out *out, const gr_placements_data *d) {
     gr_html_section(out, "What memory buys");
     if (d->n_curves == 0) gr_html_missing(out, "The document has no curves against memory (curves).");
     else {
-        gr_html_paragraph(out, "Every planner with the memory it is given, from none to spare to every expert on every node. A planner without copies is a point.");
+        gr_html_paragraph(out, "Every planner with the memory it is given, from none to spare to every expert on every node. A planner without "
+                               "copies is a point.");
         gr_html_figures(out, 2);
         for (int32_t i = 0; i < d->n_curves; i++)
             for (int time = 0; time < 2; time++) {

@@ -133,7 +133,8 @@ void gr_page_terms(gr_out *out) {
          "The same sum from measured times; only taken where every GPU has a core of its own, because elsewhere it measures the scheduler."},
         {"MoE time", "Route, dispatch, experts and combine of the slowest GPU. Whiskers: the spread of repeated runs."},
         {"wall time", "From the first step of the run to its end, attention and sampling included."},
-        {"memory", "Slots of the fullest GPU over all layers, as a multiple of an even share of the experts. Replicas and KV tokens displaced are its copies in "
+        {"memory", "Slots of the fullest GPU over all layers, as a multiple of an even share of the experts. Replicas and KV tokens displaced are "
+                   "its copies in "
          "bytes, and the KV cache that would fit in their place."},
         {"prefill, decode", "Predicted time of a step: rows over link rates, experts over compute and memory rates, of the slowest GPU and link."},
         {"identical",

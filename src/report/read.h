@@ -38,6 +38,6 @@ grace_status gr_read_matrix_or_none(gr_arena *arena, const gr_json *object, cons
 /* The parts of the document, one file each. */
 grace_status gr_report_read_rungs(const gr_json *doc, gr_report_data *d);      /* data_rungs.c */
 /* data_plan.c: knee, replicas, affinity of an object whose plan is for n_ranks GPUs. */
-grace_status gr_report_read_plan(const gr_json *object, gr_arena *arena, int32_t n_ranks, gr_report_plan *out);
+grace_status gr_report_read_plan(const gr_json *object, gr_arena *arena, int32_t n_ranks, gr_report_plan *plan);
 
 #endif

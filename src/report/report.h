@@ -1,4 +1,5 @@
-/* The report: a document (docs/report.md), of a ladder or of placements, in; a page or a table for the terminal out. Same document, same bytes (in the C locale,
+/* The report: a document (docs/report.md), of a ladder or of placements, in; a page or a table for the terminal out. Same document, same bytes (in
+ * the C locale,
  * which a program has unless it calls setlocale). */
 #ifndef GR_REPORT_REPORT_H
 #define GR_REPORT_REPORT_H

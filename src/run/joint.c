@@ -99,7 +99,7 @@ static int32_t most_useful(const gr_joint *j, const ground *g, int32_t n, const 
 
 /* chosen [n] */
 static void choose_places(const gr_joint *j, const ground *g, int32_t n, const int32_t *vote, int32_t *chosen) {
-    int32_t settled[GR_JOINT_TOP_K_MAX], best;
+    int32_t settled[GR_JOINT_TOP_K_MAX] = {0}, best;
     for (int32_t i = 0; i < n; i++)
         if ((chosen[i] = without_choice(j, g, i)) >= 0) j->visited[chosen[i]] = true;
     for (int32_t i = 0; i < n; i++) settled[i] = chosen[i] < 0 ? among_visited(j, g, i, vote[i]) : chosen[i];

@@ -48,11 +48,12 @@ static void forget(const grace_tensor *t) {
 }
 
 static grace_status unpack(const grace_tensor *t, void **memory, grace_tensor *plain) {
-    grace_status st = alloc_values(t, memory);
-    if (st) return st;
+    grace_status st = GRACE_OK;
+    GR_TRY(alloc_values(t, memory));
     gr_tensor_unpack(t, *memory);
     forget(t);
     *plain = (grace_tensor){.data = *memory, .rows = t->rows, .cols = t->cols, .dtype = gr_tensor_plain_dtype(t)};
+done:
     return st;
 }
 

@@ -143,7 +143,7 @@ static grace_status range(const gr_tv_call *call, gr_tv *out) {
     for (int i = 0; i < 3; i++)
         GR_CHECK(part[i] > -(1LL << 60) && part[i] < 1LL << 60, GRACE_ERR_LIMIT, "range: expected numbers below 2^60, found %lld", (long long)part[i]);
     int64_t span = part[2] > 0 ? part[1] - part[0] : part[0] - part[1], step = part[2] > 0 ? part[2] : -part[2];
-    int64_t n = span > 0 ? (span - 1) / step + 1 : 0;
+    int64_t n = span > 0 && step > 0 ? (span - 1) / step + 1 : 0;
     GR_CHECK(n <= RANGE_MAX, GRACE_ERR_LIMIT, "range: at most %d numbers, asked for %lld", RANGE_MAX, (long long)n);
     GR_TRY(gr_tv_new_list(call->heap, GR_TV_LIST, (size_t)n, out));
     for (int64_t i = 0; i < n; i++) out->list->items[i] = gr_tv_int(part[0] + i * part[2]);

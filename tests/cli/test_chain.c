@@ -72,7 +72,8 @@ static void the_same_trace_gives_the_same_plan(void **state) {
 static void plans_of_every_kind_are_made(void **state) {
     (void)state;
     static const char *const kinds[] = {"--planner=contiguous", "--planner=uniform", "--grouping=free", "--grouping=uniform", "--replication=fixed",
-                                        "--replication=none", "--ratio=0.5", "--train=domain:math", "--train=odd", "--train=even domain:math", "--cluster=3x2", "--cluster=1x1"};
+                                        "--replication=none", "--ratio=0.5", "--train=domain:math", "--train=odd", "--train=even domain:math",
+                                                "--cluster=3x2", "--cluster=1x1"};
     for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
         GRACE(0, "plan", "chain.trace", kinds[i], "-o", "kind.json");
         GRACE(0, "inspect", "kind.json");
@@ -220,7 +221,8 @@ static void report_draws_plans_on_tokens_not_seen(void **state) {
 static void report_draws_simulations(void **state) {
     (void)state;
     size_t n;
-    SHELL(0, "$G sim chain.trace --plan contiguous --plan replicate-node --workload 4,16,2 --json > a.json && $G sim chain.trace --plan plain.json --workload 4,16,2 --json > b.json");
+    SHELL(0, "$G sim chain.trace --plan contiguous --plan replicate-node --workload 4,16,2 --json > a.json && $G sim chain.trace --plan plain.json "
+             "--workload 4,16,2 --json > b.json");
     GRACE(0, "report", "a.json", "b.json", "-o", "sims.html");
     assert_non_null(strstr(last.out, "replicate-node")), assert_non_null(strstr(last.out, "plain.json"));
     char *page = read_file("sims.html", &n);

@@ -26,7 +26,8 @@ static void help_names_every_option(void **state) {
     HELP_NAMES(HELP_OF("run"), ENGINE_OPTIONS, "--prompt=", "--prompts", "--prompt-ids", "-n ", "--ignore-eos", "--temperature", "--top-p", "--top-k",
                "--seed", "--trace");
     HELP_NAMES(HELP_OF("profile"), ENGINE_OPTIONS, "--output", "--tokens", "--window", "--documents", "--weights", "TEXT_FILE");
-    HELP_NAMES(HELP_OF("plan"), "--cluster", "--planner", "--grouping", "--replication", "--ratio", "--seed", "--train", "--test", "--test-trace", "--allow-empty-ranks",
+    HELP_NAMES(HELP_OF("plan"), "--cluster", "--planner", "--grouping", "--replication", "--ratio", "--seed", "--train", "--test", "--test-trace",
+               "--allow-empty-ranks",
                "--decode-tokens", "--output", "--json", "--memory", "--replica-slots", "--balance", "--time-limit",
                "--objective", "--rates", "--shape", "--from", "--max-moves", "--equal-slots", "--no-homes", "--format");
     HELP_NAMES(HELP_OF("report"), "--output", "--json");

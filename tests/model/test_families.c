@@ -1,4 +1,5 @@
-/* The families' configs as released (tests/fuzz/corpus/config), and their tensors' names and shapes (the folders of tests/golden/micro). */
+/* The families' configs as released (tests/fuzz/corpus/config), and their tensors' names and shapes (the folders of tests/golden/micro): model/deepseek.c,
+ * model/deepseek_v2.c, model/deepseek_v3.c, model/gpt_oss.c, model/mixtral.c, model/qwen2_moe.c, model/qwen3_moe.c, model/layers.c, model/rope.c. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>

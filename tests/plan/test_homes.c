@@ -1,3 +1,4 @@
+/* Where sequences live: plan/home_rows.c, plan/home_assign.c, plan/home_align.c, plan/home_tokens.c. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>

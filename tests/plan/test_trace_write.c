@@ -206,14 +206,18 @@ static void append_refuses_what_no_gate_chooses_and_goes_on(void **state) {
     char *folder = scratch_new();
     grace_trace_writer *w = start(in(folder, "good"), &tiny);
     assert_int_equal(grace_trace_append(w, (grace_trace_segment){0, 0, 1, 4, GRACE_PHASE_UNKNOWN}, (grace_trace_tokens){.experts = one_token}), GRACE_OK);
-    expect_refused(w, (grace_trace_segment){0, 1, 2, 4, GRACE_PHASE_UNKNOWN}, (grace_trace_tokens){.experts = twice}, "token 2, layer 1: expert 5 is chosen twice");
-    expect_refused(w, (grace_trace_segment){0, 1, 2, 4, GRACE_PHASE_UNKNOWN}, (grace_trace_tokens){.experts = outside}, "token 2, layer 0: expected experts 0 to 7, found 8");
-    expect_refused(w, (grace_trace_segment){1, 1, 1, 4, GRACE_PHASE_UNKNOWN}, (grace_trace_tokens){.experts = one_token}, "refers to sequence 1, the trace has 1 so far");
+    expect_refused(w, (grace_trace_segment){0, 1, 2, 4, GRACE_PHASE_UNKNOWN}, (grace_trace_tokens){.experts = twice},
+                   "token 2, layer 1: expert 5 is chosen twice");
+    expect_refused(w, (grace_trace_segment){0, 1, 2, 4, GRACE_PHASE_UNKNOWN}, (grace_trace_tokens){.experts = outside},
+                   "token 2, layer 0: expected experts 0 to 7, found 8");
+    expect_refused(w, (grace_trace_segment){1, 1, 1, 4, GRACE_PHASE_UNKNOWN}, (grace_trace_tokens){.experts = one_token},
+                   "refers to sequence 1, the trace has 1 so far");
     expect_refused(w, (grace_trace_segment){-1, 1, 1, 4, GRACE_PHASE_UNKNOWN}, (grace_trace_tokens){.experts = one_token}, "refers to sequence -1");
     expect_refused(w, (grace_trace_segment){0, 1, 1, 3, GRACE_PHASE_UNKNOWN}, (grace_trace_tokens){.experts = one_token}, "expected 4 or later, found 3");
     expect_refused(w, (grace_trace_segment){0, -1, 1, 4, GRACE_PHASE_UNKNOWN}, (grace_trace_tokens){.experts = one_token}, "position -1");
     expect_refused(w, (grace_trace_segment){0, INT32_MAX, 1, 4, GRACE_PHASE_UNKNOWN}, (grace_trace_tokens){.experts = one_token}, "position 2147483647");
-    expect_refused(w, (grace_trace_segment){0, 1, -1, 4, GRACE_PHASE_UNKNOWN}, (grace_trace_tokens){.experts = one_token}, "expected at least 1 token, found -1");
+    expect_refused(w, (grace_trace_segment){0, 1, -1, 4, GRACE_PHASE_UNKNOWN}, (grace_trace_tokens){.experts = one_token},
+                   "expected at least 1 token, found -1");
     expect_refused(w, (grace_trace_segment){0, 1, 1, 4, GRACE_N_PHASES}, (grace_trace_tokens){.experts = one_token}, "expected phase 0 to 2, found 3");
     assert_int_equal(grace_trace_append(w, (grace_trace_segment){0, 1, 0, 4, GRACE_PHASE_UNKNOWN}, (grace_trace_tokens){.experts = NULL}), GRACE_OK);
     assert_int_equal(grace_trace_add_sequence(w, (grace_trace_sequence){.home = 4, .domain = -1}), GRACE_ERR_ARG);

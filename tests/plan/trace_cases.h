@@ -25,7 +25,8 @@ static inline grace_trace *make_trace(gr_rng *rng, const trace_case *c) {
     if (!ids || gr_trace_new("case", &info, &t)) abort();
     for (int32_t s = 0; s < c->n_sequences; s++) {
         if (gr_trace_push_sequence("case", t, (grace_trace_sequence){s, s % 4, -1})) fail_msg("%s", grace_last_error());
-        if (c->n_tokens > 0 && gr_trace_push_segment("case", t, (grace_trace_segment){s, 0, c->n_tokens, s, GRACE_PHASE_UNKNOWN})) fail_msg("%s", grace_last_error());
+        if (c->n_tokens > 0 && gr_trace_push_segment("case", t, (grace_trace_segment){s, 0, c->n_tokens, s, GRACE_PHASE_UNKNOWN})) fail_msg("%s",
+                grace_last_error());
         for (int32_t i = 0; i < c->n_tokens; i++) {
             int32_t block = between(rng, 0, c->n_blocks - 1);
             for (int32_t l = 0; l < c->n_layers; l++)

@@ -72,7 +72,8 @@ static void count_all(naive_count *c, const grace_trace *t, const grace_plan *pl
                 const uint16_t *experts = token_of(t, i, p, w->prefill + w->decode) + l * K;
                 int32_t ranks[K], home = i % c->n_ranks;
                 for (int32_t j = 0; j < K; j++) {
-                    ranks[j] = plan->layers[l].rank_of_slot[naive_slot(p < w->prefill ? plan : &awake, l, experts[j], home, route, naive_turn(i, l, experts[j], p))];
+                    ranks[j] = plan->layers[l].rank_of_slot[naive_slot(p < w->prefill ? plan : &awake, l, experts[j], home, route, naive_turn(i, l,
+                            experts[j], p))];
                     load[l * c->n_ranks + ranks[j]]++;
                 }
                 naive_count_token(c, home, ranks, K);

@@ -81,7 +81,8 @@ static inline int32_t naive_host(const float *weight, int32_t n, int32_t turn) {
 
 static inline int32_t naive_slot(const grace_plan *plan, int32_t layer, int32_t expert, int32_t home, grace_route route, int32_t turn) {
     if (route == GRACE_ROUTE_TAR_ENTRY) {       /* the home's choice of node, then the choice of the GPU where the row enters it */
-        int32_t g = plan->cluster.gpus_per_node, first = naive_slot(plan, layer, expert, home, GRACE_ROUTE_TAR, turn), node = plan->layers[layer].rank_of_slot[first] / g;
+        int32_t g = plan->cluster.gpus_per_node, first = naive_slot(plan, layer, expert, home, GRACE_ROUTE_TAR, turn),
+                node = plan->layers[layer].rank_of_slot[first] / g;
         return node == home / g ? first : naive_slot(plan, layer, expert, node * g + home % g, GRACE_ROUTE_TAR, turn);
     }
     int32_t slots[GRACE_RANKS_MAX], n = naive_candidates(plan, layer, expert, home, route, slots);
@@ -93,7 +94,8 @@ static inline int32_t naive_slot(const grace_plan *plan, int32_t layer, int32_t 
 /* ---- joint, from the text of src/run/joint.h ---- */
 
 /* One choice of places for n experts. can [n][n_places]: where an expert has a copy; free_place [n_places]; order: places from the first on. */
-static inline void naive_places(int32_t n, int32_t n_places, bool can[][64], const bool *free_place, const int32_t *order, const int32_t *vote, int32_t *chosen) {
+static inline void naive_places(int32_t n, int32_t n_places, bool can[][64], const bool *free_place, const int32_t *order, const int32_t *vote,
+                                int32_t *chosen) {
     bool visited[64] = {false};
     for (int32_t i = 0; i < n; i++) {
         int32_t places = 0, last = 0;

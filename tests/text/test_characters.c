@@ -1,4 +1,5 @@
-/* Vocabularies of characters, as SentencePiece makes them: marks for spaces, bytes for what has no token, decoders in sequence. */
+/* Vocabularies of characters, as SentencePiece makes them: marks for spaces, bytes for what has no token, decoders in sequence (text/detokenize.c,
+ * text/wrap.c). */
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
@@ -24,7 +25,8 @@ static gr_buf json_of(const spec *s) {
     gr_buf json = {0};
     gr_buf_printf(&json, "{\"normalizer\":%s,\"pre_tokenizer\":%s,\"decoder\":%s,\"post_processor\":null,\"added_tokens\":[%s"
                   "{\"id\":0,\"content\":\"<unk>\",\"special\":true,\"normalized\":false},"
-                  "{\"id\":1,\"content\":\"<s>\",\"special\":true,\"normalized\":false}],\"model\":{\"type\":\"BPE\",%s\"vocab\":{\"<unk>\":0,\"<s>\":1,\"</s>\":2",
+                  "{\"id\":1,\"content\":\"<s>\",\"special\":true,\"normalized\":false}],"
+                  "\"model\":{\"type\":\"BPE\",%s\"vocab\":{\"<unk>\":0,\"<s>\":1,\"</s>\":2",
                   s->normalizer ? s->normalizer : "null", s->pre ? s->pre : "null", s->decoder ? s->decoder : DECODERS(STRIP), s->added ? s->added : "",
                   s->model ? s->model : "\"unk_token\":\"<unk>\",\"fuse_unk\":true,\"byte_fallback\":true,");
     for (int byte = 0; byte < 256 && !s->without_bytes; byte++) gr_buf_printf(&json, ",\"<0x%02X>\":%d", (unsigned)byte, byte + 3);
@@ -153,7 +155,8 @@ static void cutting_at_marks_changes_no_id(void **state) {
         gr_bpe_scratch scratch = {0};
         gr_ids cut = {0}, uncut = {0};
         size_t n = 0;
-        for (uint32_t i = gr_rng_below(&rng, 60); i > 0; i--) n += (size_t)sprintf(text + n, "%s", (const char *[]){"a", "b", "c", MARK}[gr_rng_below(&rng, 4)]);
+        for (uint32_t i = gr_rng_below(&rng, 60); i > 0; i--)
+            n += (size_t)sprintf(text + n, "%s", (const char *[]){"a", "b", "c", MARK}[gr_rng_below(&rng, 4)]);
         assert_int_equal(gr_bpe_encode(&tok->bpe, &scratch, text, n, &cut), GRACE_OK);
         assert_int_equal(gr_bpe_encode(&whole, &scratch, text, n, &uncut), GRACE_OK);
         assert_int_equal(cut.n, uncut.n);
