@@ -259,19 +259,17 @@ static grace_status print_json(const arguments *a, const grace_plan *plan, const
 static bool is_all(const grace_selection *s) { return s->sequences == GRACE_SEQUENCES_ALL && !s->domains[0]; }
 
 /* The selection of the input, as the planner wants it: a profile, and the sets of experts tokens chose, which a list of loads has not. */
-static grace_status read_input(const arguments *a, grace_profile **profile, grace_bundles **bundles) {
+static grace_status read_input(const arguments *a, grace_trace_reader **trace, grace_profile **profile, grace_bundles **bundles) {
     grace_status st = GRACE_OK;
-    grace_trace_reader *trace = NULL;
     bool searches = a->plan.planner == GRACE_PLANNER_AUTO;
-    GR_TRY(gr_foreign_open(a->trace, &a->foreign, &trace, profile));
-    GR_CHECK(trace || is_all(&a->train), GRACE_ERR_ARG, "%s has loads only: expected no --train", a->trace);
-    GR_CHECK(trace || !searches, GRACE_ERR_ARG, "%s has loads only: --planner auto needs a trace of tokens", a->trace);
-    if (trace) GR_TRY(grace_profile_stream(trace, &a->train, profile));
+    GR_TRY(gr_foreign_open(a->trace, &a->foreign, trace, profile));
+    GR_CHECK(*trace || is_all(&a->train), GRACE_ERR_ARG, "%s has loads only: expected no --train", a->trace);
+    GR_CHECK(*trace || !searches, GRACE_ERR_ARG, "%s has loads only: --planner auto needs a trace of tokens", a->trace);
+    if (*trace) GR_TRY(grace_profile_stream(*trace, &a->train, profile));
     GR_CHECK((*profile)->n_tokens > 0, GRACE_ERR_ARG, "%s: expected tokens to plan from, found none%s", a->trace,
              is_all(&a->train) ? "" : " in the selection");
-    if (trace) GR_TRY(grace_bundles_stream(trace, &a->train, false, GRACE_BUNDLES_DEFAULT, bundles));
+    if (*trace) GR_TRY(grace_bundles_stream(*trace, &a->train, false, GRACE_BUNDLES_DEFAULT, bundles));
 done:
-    grace_trace_reader_close(trace);
     return st;
 }
 
@@ -313,16 +311,9 @@ done:
 }
 
 /* Labels, unless copies are to stay where they are, and predictors from the tokens of the plan; made-up tokens have neither sequences nor ids worth the name. */
-static grace_status add_homes(const arguments *a, grace_plan *plan) {
-    grace_status st = GRACE_OK;
-    grace_trace_reader *trace = NULL;
-    grace_profile *loads = NULL;
-    GR_TRY(gr_foreign_open(a->trace, &a->foreign, &trace, &loads));
-    if (trace && !plan->planned_from.synthetic) GR_TRY(gr_homes_plan(plan, trace, &a->train, a->plan.planner == GRACE_PLANNER_AUTO && !a->from));
-done:
-    grace_profile_free(loads);
-    grace_trace_reader_close(trace);
-    return st;
+static grace_status add_homes(const arguments *a, grace_trace_reader *trace, grace_plan *plan) {
+    if (!trace || plan->planned_from.synthetic) return GRACE_OK;
+    return gr_homes_plan(plan, trace, &a->train, a->plan.planner == GRACE_PLANNER_AUTO && !a->from);
 }
 
 static grace_status add_decode(const arguments *a, const grace_bundles *bundles, const grace_shape *shape, const grace_rates *rates, grace_plan *plan) {
@@ -360,6 +351,7 @@ static void show_progress(void *bar, double done) { gr_progress_update(bar, done
 
 static grace_status plan_trace(const arguments *a) {
     grace_status st = GRACE_OK;
+    grace_trace_reader *trace = NULL;
     grace_profile *profile = NULL;
     grace_bundles *bundles = NULL;
     grace_plan *plan = NULL, *from = NULL;
@@ -370,7 +362,7 @@ static grace_status plan_trace(const arguments *a) {
     gr_progress bar = gr_progress_start("planning", NULL, 1);
     figures f = {0};
     double start;
-    GR_TRY(read_input(a, &profile, &bundles));
+    GR_TRY(read_input(a, &trace, &profile, &bundles));
     shape = grace_shape_assumed(profile->info.n_layers, profile->info.n_experts, profile->info.top_k);
     if (a->shape) GR_TRY(grace_shape_parse(a->shape, &profile->info, &shape));
     if (a->rates) GR_TRY(grace_rates_load(a->rates, &rates));
@@ -386,7 +378,7 @@ static grace_status plan_trace(const arguments *a) {
     gr_progress_end(&bar);
     if (st) goto done;
     if (a->equal_slots && !opt.equal_slots) GR_TRY(make_equal(profile, &plan));
-    if (!a->no_homes) GR_TRY(add_homes(a, plan));
+    if (!a->no_homes) GR_TRY(add_homes(a, trace, plan));
     if (a->decode_tokens) GR_TRY(add_decode(a, bundles, &shape, &rates, plan));
     f.planning_us = gr_now_us() - start;
     GR_TRY(gr_plan_cut(plan, profile, &f.inside_gpu, &f.inside_node));
@@ -401,6 +393,7 @@ done:
     grace_plan_free(plan), grace_plan_free(from);
     grace_bundles_free(bundles);
     grace_profile_free(profile);
+    grace_trace_reader_close(trace);
     return st;
 }
 
