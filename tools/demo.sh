@@ -2,7 +2,7 @@
 # The demo: profile a model on text samples, plan for 2 nodes x 2 ranks, climb the ladder of the paper's Table 1, draw the report.
 set -euo pipefail
 root=$(CDPATH='' cd "$(dirname "$0")/.." && pwd)
-model=$root/models/tiny-olmoe out=$root/out wire='' repeat=1 grace=$root/build/release/grace ranks=2x2 tokens=8192 sequences=64
+model=$root/models/tiny-olmoe out=out wire='' repeat=1 grace=$root/build/release/grace ranks=2x2 tokens=8192 sequences=64
 texts=() changes=''
 usage() {
     sed -n '2s/^# //p' "$0"
