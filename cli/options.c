@@ -6,7 +6,8 @@
 #include "base/log.h"
 #include "cli.h"
 
-enum { KEY_RANKS = 0x100, KEY_NODES, KEY_WIRE, KEY_PLAN, KEY_EXCHANGE, KEY_ROUTE, KEY_HOMES, KEY_EXACT, KEY_THREADS, KEY_SIMD, KEY_KV, KEY_BATCH, KEY_DEADLINE, KEY_JSON };
+enum { KEY_RANKS = 0x100, KEY_NODES, KEY_WIRE, KEY_PLAN, KEY_EXCHANGE, KEY_ROUTE, KEY_HOMES, KEY_EXACT, KEY_THREADS, KEY_SIMD, KEY_KV, KEY_BATCH,
+        KEY_DEADLINE, KEY_JSON };
 
 static const struct argp_option options[] = {
     {0, 0, 0, 0, "Model and placement:", 1},
@@ -14,7 +15,8 @@ static const struct argp_option options[] = {
     {"plan", KEY_PLAN, "FILE", 0, "placement made by 'grace plan' (default: contiguous)", 1},
     {"exchange", KEY_EXCHANGE, "KIND", 0, "hsc (default), flat or per-expert", 1},
     {"route", KEY_ROUTE, "POLICY", 0, "tar (default), tar-entry, joint, wrr or primary", 1},
-    {"homes", KEY_HOMES, "HOW", 0, "where requests live: round-robin (default), or vocab: where the plan expects their token ids to send least between nodes", 1},
+    {"homes", KEY_HOMES, "HOW", 0, "where requests live: round-robin (default), or vocab: where the plan expects their token ids to send least "
+                                   "between nodes", 1},
     {"exact", KEY_EXACT, 0, 0, "every expert's row comes home unsummed: no plan, exchange or number of ranks changes a bit", 1},
     {0, 0, 0, 0, "Ranks:", 2},
     {"ranks", KEY_RANKS, "NxG", 0, "start N nodes x G ranks on this machine under mpirun", 2},

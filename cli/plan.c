@@ -17,7 +17,8 @@
 #include "plan_decode.h"
 
 enum { KEY_CLUSTER = 0x200, KEY_PLANNER, KEY_GROUPING, KEY_REPLICATION, KEY_R, KEY_SEED, KEY_EMPTY, KEY_TRAIN, KEY_TEST, KEY_TEST_TRACE, KEY_JSON,
-       KEY_MEMORY, KEY_SLOTS, KEY_BALANCE, KEY_TIME, KEY_EQUAL, KEY_FORMAT, KEY_MODEL_LAYERS, KEY_TOP_K, KEY_FROM, KEY_MOVES, KEY_OBJECTIVE, KEY_RATES, KEY_SHAPE,
+       KEY_MEMORY, KEY_SLOTS, KEY_BALANCE, KEY_TIME, KEY_EQUAL, KEY_FORMAT, KEY_MODEL_LAYERS, KEY_TOP_K, KEY_FROM, KEY_MOVES, KEY_OBJECTIVE,
+               KEY_RATES, KEY_SHAPE,
        KEY_NO_HOMES, KEY_DECODE };
 
 typedef enum format { FORMAT_GRACE, FORMAT_SGLANG, FORMAT_FLAT, FORMAT_TRTLLM, FORMAT_ASCEND, FORMAT_OMNI, N_FORMATS } format;
@@ -33,14 +34,16 @@ static const struct argp_option options[] = {
     {"replica-slots", KEY_SLOTS, "N", 0, "the same as a number: slots of a rank in a layer, primaries included", 0},
     {"balance", KEY_BALANCE, "X", 0, "auto: bound on max/mean load (default 1.1), or grace: 0.95 of what the paper's plan has in the layer", 0},
     {"time-limit", KEY_TIME, "SECONDS", 0, "auto: stop searching then (default: none; a plan cut short depends on the machine)", 0},
-    {"objective", KEY_OBJECTIVE, "AIM", 0, "auto: rows under the bound on load (default), or the predicted time of prefill, decode, or both (time); needs --rates", 0},
+    {"objective", KEY_OBJECTIVE, "AIM", 0, "auto: rows under the bound on load (default), or the predicted time of prefill, decode, or both (time); "
+                                           "needs --rates", 0},
     {"rates", KEY_RATES, "RATES", 0, "predict times for this machine: a preset or a file (docs/simulator.md)", 0},
     {"shape", KEY_SHAPE, "SHAPE", 0, "bytes of the model: a preset or hidden=N,width=N,... (default: by layers, experts and top-k, else assumed)", 0},
     {"from", KEY_FROM, "PLAN", 0, "auto: keep this plan but for a few copies that moved loads ask for; memory as it has, if not given", 0},
     {"max-moves", KEY_MOVES, "N", 0, "with --from: copies at most that are where none was (default 64)", 0},
     {"equal-slots", KEY_EQUAL, 0, 0, "fill every rank of every layer up to as many slots with useful replicas", 0},
     {"decode-tokens", KEY_DECODE, "N", 0, "let copies rest in decode steps where steps of N tokens a GPU are predicted to take less time; needs --rates", 0},
-    {"no-homes", KEY_NO_HOMES, 0, 0, "leave out what homes are chosen by: labels of auto's nodes aligned to sequences, and what token ids save (docs/homes.md)", 0},
+    {"no-homes", KEY_NO_HOMES, 0, 0, "leave out what homes are chosen by: labels of auto's nodes aligned to sequences, and what token ids save "
+                                     "(docs/homes.md)", 0},
     {"allow-empty-ranks", KEY_EMPTY, 0, 0, "more ranks than experts: some host none", 0},
     {"seed", KEY_SEED, "N", 0, "of the clustering (default 0)", 0},
     {"train", KEY_TRAIN, "WHICH", 0, "tokens to plan from: all (default), even or odd (sequences), domain:NAME,..., or even domain:NAME,...", 0},
@@ -49,7 +52,8 @@ static const struct argp_option options[] = {
     {"top-k", KEY_TOP_K, "K", 0, "experts a token chooses, for inputs that do not say it", 0},
     {"output", 'o', "FILE", 0, "the plan (default plan.json)", 0},
     {"format", KEY_FORMAT, "NAME", 0, "grace (default), or for another engine: sglang, flat, trtllm, ascend, omni (docs/interop.md)", 0},
-    {"model-layers", KEY_MODEL_LAYERS, "N", 0, "sglang, trtllm: layers of the model; for dense first layers that the trace does not tell of, or dense last ones", 0},
+    {"model-layers", KEY_MODEL_LAYERS, "N", 0, "sglang, trtllm: layers of the model; for dense first layers that the trace does not tell of, or "
+                                               "dense last ones", 0},
     {"json", KEY_JSON, 0, 0, "print one JSON object", 0},
     {0},
 };
@@ -310,7 +314,8 @@ done:
     return st;
 }
 
-/* Labels, unless copies are to stay where they are, and predictors from the tokens of the plan; made-up tokens have neither sequences nor ids worth the name. */
+/* Labels, unless copies are to stay where they are, and predictors from the tokens of the plan; made-up tokens have neither sequences nor ids worth
+ * the name. */
 static grace_status add_homes(const arguments *a, grace_trace_reader *trace, grace_plan *plan) {
     if (!trace || plan->planned_from.synthetic) return GRACE_OK;
     return gr_homes_plan(plan, trace, &a->train, a->plan.planner == GRACE_PLANNER_AUTO && !a->from);

@@ -64,7 +64,8 @@ typedef struct grace_bundles grace_bundles;
 
 /* which: as for grace_profile_build(). homes: keep the homes of the trace's sequences (for measuring a plan for that very
  * cluster); else homes are taken as random. A layer with more than n_max distinct sets, or 2^19 tokens, is sampled: every 2nd,
- * 4th, ... token. Memory: n_layers * n_max * (2 * top_k + 8) bytes at most; while counting as much again and 2 MiB a layer. Fails with ARG, MEMORY. The caller frees. */
+ * 4th, ... token. Memory: n_layers * n_max * (2 * top_k + 8) bytes at most; while counting as much again and 2 MiB a layer. Fails with ARG, MEMORY.
+ * The caller frees. */
 grace_status grace_bundles_build(const grace_trace *t, const grace_selection *which, bool homes, int32_t n_max, grace_bundles **out);
 /* The same from the beginning of a trace that is read in pieces. */
 grace_status grace_bundles_stream(grace_trace_reader *r, const grace_selection *which, bool homes, int32_t n_max, grace_bundles **out);
@@ -112,7 +113,8 @@ const char *grace_planner_name(grace_planner planner);
 grace_plan_options grace_plan_defaults(void);
 
 /* profile -> plan. Deterministic for a seed. Fails with ARG (an option, an affinity that is not symmetric, a negative load), NUMERIC (a load or
- * affinity that is no finite number), LIMIT (more ranks than experts, unless empty_ranks; a memory that cannot hold the model, by how much). The caller frees. */
+ * affinity that is no finite number), LIMIT (more ranks than experts, unless empty_ranks; a memory that cannot hold the model, by how much). The
+ * caller frees. */
 grace_status grace_plan_build(const grace_profile *profile, grace_cluster cluster, const grace_plan_options *opt, grace_plan **out);
 /* Expert e on rank e * D / n, no replicas, no profile: plain expert parallelism. */
 grace_status grace_plan_contiguous(int32_t n_layers, int32_t n_experts, int32_t top_k, grace_cluster cluster, grace_plan **out);

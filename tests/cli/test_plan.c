@@ -177,7 +177,8 @@ static void no_other_plan_is_faster_in_what_was_aimed_at(void **state) {
 static void rates_and_shapes_that_say_too_little_are_refused(void **state) {
     (void)state;
     write_text("own.json", "{\"grace_rates\": 1, \"name\": \"ours\", \"cross\": {\"bytes_per_s\": 1e9, \"latency_us\": 5}, \"intra\": {\"bytes_per_s\": 1e10, "
-                           "\"latency_us\": 1}, \"flop_per_s\": 1e13, \"memory_bytes_per_s\": 1e12, \"value_bytes\": 2, \"dispatch_rounds\": 2, \"combine_rounds\": 1}");
+                           "\"latency_us\": 1}, \"flop_per_s\": 1e13, \"memory_bytes_per_s\": 1e12, \"value_bytes\": 2, \"dispatch_rounds\": 2, "
+                                   "\"combine_rounds\": 1}");
     GRACE(0, "plan", "today", "--rates", "./own.json", "-o", "timed.json");
     assert_non_null(strstr(last.out, "predicted for ours"));
     write_text("slow.json", "{\"grace_rates\": 1, \"cross\": {\"bytes_per_s\": 0, \"latency_us\": 5}}");

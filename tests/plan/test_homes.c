@@ -72,7 +72,8 @@ static void rows_over_all_homes_are_the_expected_cost(void **state) {
         grace_bundles *b = NULL;
         gr_sends s = {0};
         double cross = 0, total[8 * 4];
-        claim(!gr_trace_reader_of(t, &r) && !gr_sends_build(plan, r, NULL, (gr_home_limits){0}, &s) && !grace_bundles_build(t, NULL, false, GRACE_BUNDLES_DEFAULT, &b), seed);
+        claim(!gr_trace_reader_of(t, &r) && !gr_sends_build(plan, r, NULL, (gr_home_limits){0}, &s) && !grace_bundles_build(t, NULL, false,
+                GRACE_BUNDLES_DEFAULT, &b), seed);
         for (int32_t l = 0; l < LAYERS; l++) {
             gr_shares shares;
             gr_rows_cost rows;
