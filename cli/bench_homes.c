@@ -9,46 +9,15 @@
 #include "cli.h"
 #include "home_cases.h"
 
-enum { KEY_CLUSTERS = 0x200, KEY_SEED, KEY_CHUNK, KEY_JSON, KEY_COMMIT };
-
 static const struct argp_option options[] = {
-    {"clusters", KEY_CLUSTERS, "LIST", 0, "shapes, separated by commas (default 2x2,4x4)", 0},
-    {"seed", KEY_SEED, "N", 0, "of the planners (default 0)", 0},
-    {"chunk", KEY_CHUNK, "N", 0, "tokens of a sequence that run before 'histogram' chooses its home (default 32)", 0},
+    {"clusters", GR_CASE_CLUSTERS, "LIST", 0, "shapes, separated by commas (default 2x2,4x4)", 0},
+    {"seed", GR_CASE_SEED, "N", 0, "of the planners (default 0)", 0},
+    {"chunk", GR_CASE_CHUNK, "N", 0, "tokens of a sequence that run before 'histogram' chooses its home (default 32)", 0},
     {"output", 'o', "FILE", 0, "write the document there (bench/results/homes.json is made so)", 0},
-    {"commit", KEY_COMMIT, "ID", 0, "commit to name in the document", 0},
-    {"json", KEY_JSON, 0, 0, "print the document instead of tables", 0},
+    {"commit", GR_CASE_COMMIT, "ID", 0, "commit to name in the document", 0},
+    {"json", GR_CASE_JSON, 0, 0, "print the document instead of tables", 0},
     {0},
 };
-
-typedef struct arguments {
-    int argc;
-    char **argv;
-    const char *output, *commit;
-    bool json;
-    uint64_t seed;
-    int32_t n_clusters, n_traces, chunk;
-    grace_cluster clusters[GR_CASES_CLUSTERS_MAX];
-    const char *traces[GR_CASES_TRACES_MAX];
-} arguments;
-
-static error_t parse(int key, char *arg, struct argp_state *state) {
-    arguments *a = state->input;
-    switch (key) {
-    case KEY_CLUSTERS: a->n_clusters = gr_arg_clusters(state, arg, a->clusters); break;
-    case KEY_SEED: a->seed = (uint64_t)gr_arg_int(state, "seed", arg, 0, INT64_MAX); break;
-    case KEY_CHUNK: a->chunk = (int32_t)gr_arg_int(state, "chunk", arg, 1, 1 << 20); break;
-    case KEY_COMMIT: a->commit = arg; break;
-    case KEY_JSON: a->json = true; break;
-    case 'o': a->output = arg; break;
-    case ARGP_KEY_ARG:
-        if (a->n_traces == GR_CASES_TRACES_MAX) argp_error(state, "expected at most %d traces", GR_CASES_TRACES_MAX);
-        a->traces[a->n_traces++] = arg;
-        break;
-    default: return ARGP_ERR_UNKNOWN;
-    }
-    return 0;
-}
 
 /* ---- cases ---- */
 
@@ -59,7 +28,7 @@ static const char *const row_names[N_ROWS] = {"grace", "grace, aligned", "auto",
 /* Changes against grace with random homes, over all cases. */
 typedef struct summary { double sum, worst; int32_t n; } summary;
 
-typedef struct bench { const arguments *a; gr_json *doc, *cases; summary sums[N_ROWS][GR_N_HOMINGS]; } bench;
+typedef struct bench { const gr_case_arguments *a; gr_json *doc, *cases; summary sums[N_ROWS][GR_N_HOMINGS]; } bench;
 
 static void print_case(const char *trace, grace_cluster c, const char *name, const gr_home_result *r) {
     printf("%-32.32s %dx%d  %-14s |", trace, c.n_nodes, c.gpus_per_node, name);
@@ -157,7 +126,7 @@ static void summarise(bench *b) {
     gr_json_set(b->doc, "against_grace_random", list);
 }
 
-static grace_status run(const arguments *a) {
+static grace_status run(const gr_case_arguments *a) {
     grace_status st = GRACE_OK;
     bench b = {.a = a, .doc = gr_json_new_object(), .cases = gr_json_new_array()};
     gr_json_set_string(b.doc, "bench", "homes");
@@ -178,12 +147,12 @@ done:
 }
 
 int gr_bench_homes_main(int argc, char **argv) {
-    static const struct argp argp = {options, parse, "[TRACE...]", "Rows between nodes by where sequences live: anywhere alike (random), where token ids "
+    static const struct argp argp = {options, gr_case_parse, "[TRACE...]", "Rows between nodes by where sequences live: anywhere alike (random), where token ids "
                                      "suggest (vocab), where the first chunk suggests (histogram), where they send least (oracle); always as many sequences on "
                                      "every rank. Without traces: those of tests/golden/tiny-olmoe/traces.", 0, 0, 0};
     static const char *const golden[] = {"tests/golden/tiny-olmoe/traces/prose", "tests/golden/tiny-olmoe/traces/code",
                                          "tests/golden/tiny-olmoe/traces/math"};
-    arguments a = {.argc = argc, .argv = argv, .n_clusters = 2, .clusters = {{2, 2}, {4, 4}}, .chunk = 32};
+    gr_case_arguments a = {.argc = argc, .argv = argv, .n_clusters = 2, .clusters = {{2, 2}, {4, 4}}, .chunk = 32};
     gr_arg_parse(&argp, 3, argc, argv, &a);
     if (a.n_traces == 0)
         for (; a.n_traces < 3; a.n_traces++) a.traces[a.n_traces] = golden[a.n_traces];

@@ -9,49 +9,21 @@
 #include "cli.h"
 #include "plan_cases.h"
 
-enum { KEY_CLUSTERS = 0x200, KEY_SEED, KEY_JSON, KEY_COMMIT, DOMAINS_MAX = 16 };
+enum { DOMAINS_MAX = 16 };
 
 static const struct argp_option options[] = {
-    {"clusters", KEY_CLUSTERS, "LIST", 0, "shapes, separated by commas (default 2x2,2x4,4x4,8x8; 8x8 only with 64 experts or more)", 0},
-    {"seed", KEY_SEED, "N", 0, "of every planner (default 0)", 0},
+    {"clusters", GR_CASE_CLUSTERS, "LIST", 0, "shapes, separated by commas (default 2x2,2x4,4x4,8x8; 8x8 only with 64 experts or more)", 0},
+    {"seed", GR_CASE_SEED, "N", 0, "of every planner (default 0)", 0},
     {"output", 'o', "FILE", 0, "write the document there (bench/results/plan.json is made so)", 0},
-    {"commit", KEY_COMMIT, "ID", 0, "commit to name in the document", 0},
-    {"json", KEY_JSON, 0, 0, "print the document instead of tables", 0},
+    {"commit", GR_CASE_COMMIT, "ID", 0, "commit to name in the document", 0},
+    {"json", GR_CASE_JSON, 0, 0, "print the document instead of tables", 0},
     {0},
 };
-
-typedef struct arguments {
-    int argc;
-    char **argv;
-    const char *output, *commit;
-    bool json;
-    uint64_t seed;
-    int32_t n_clusters, n_traces;
-    grace_cluster clusters[GR_CASES_CLUSTERS_MAX];
-    const char *traces[GR_CASES_TRACES_MAX];
-} arguments;
-
-static error_t parse(int key, char *arg, struct argp_state *state) {
-    arguments *a = state->input;
-    switch (key) {
-    case KEY_CLUSTERS: a->n_clusters = gr_arg_clusters(state, arg, a->clusters); break;
-    case KEY_SEED: a->seed = (uint64_t)gr_arg_int(state, "seed", arg, 0, INT64_MAX); break;
-    case KEY_COMMIT: a->commit = arg; break;
-    case KEY_JSON: a->json = true; break;
-    case 'o': a->output = arg; break;
-    case ARGP_KEY_ARG:
-        if (a->n_traces == GR_CASES_TRACES_MAX) argp_error(state, "expected at most %d traces", GR_CASES_TRACES_MAX);
-        a->traces[a->n_traces++] = arg;
-        break;
-    default: return ARGP_ERR_UNKNOWN;
-    }
-    return 0;
-}
 
 /* ---- all cases ---- */
 
 typedef struct bench {
-    const arguments *a;
+    const gr_case_arguments *a;
     gr_unit *units;             /* [n_traces] */
     gr_result *results;         /* [n_traces, n_clusters, GR_N_RECIPES] */
     gr_rows_cost *rungs;        /* [n_traces, GR_N_CASE_RUNGS], 2x2 */
@@ -300,7 +272,7 @@ done:
     return st;
 }
 
-static grace_status run(const arguments *a) {
+static grace_status run(const gr_case_arguments *a) {
     grace_status st = GRACE_OK;
     bench b = {.a = a, .doc = gr_json_new_object()};
     gr_progress progress = gr_progress_start(a->json || a->output ? "bench plan" : NULL, "plans", a->n_traces * a->n_clusters * GR_N_RECIPES);
@@ -330,8 +302,8 @@ int gr_bench_plan_main(int argc, char **argv) {
     static const char what[] = "Plans of every planner, made on the even sequences of each trace and measured on the odd ones; the paper's ladder in rows; "
                                "plans of one domain on another; what should be reached and is. Without traces: those of tests/golden/tiny-olmoe/traces. "
                                "Traces of one model stand together.";
-    static const struct argp argp = {options, parse, "[TRACE...]", what, 0, 0, 0};
-    arguments a = {.argc = argc, .argv = argv, .n_clusters = 4, .clusters = {{2, 2}, {2, 4}, {4, 4}, {8, 8}}};
+    static const struct argp argp = {options, gr_case_parse, "[TRACE...]", what, 0, 0, 0};
+    gr_case_arguments a = {.argc = argc, .argv = argv, .n_clusters = 4, .clusters = {{2, 2}, {2, 4}, {4, 4}, {8, 8}}};
     gr_arg_parse(&argp, 3, argc, argv, &a);
     if (a.n_traces == 0) {
         static const char *const golden[] = {"tests/golden/tiny-olmoe/traces/prose", "tests/golden/tiny-olmoe/traces/code",

@@ -10,46 +10,18 @@
 #include "plan_cases.h"
 #include "run/router.h"
 
-enum { KEY_CLUSTERS = 0x200, KEY_SEED, KEY_JSON, KEY_COMMIT, FIRST_ROUTE = GRACE_ROUTE_WRR, N_PLANS = 3 };
+enum { FIRST_ROUTE = GRACE_ROUTE_WRR, N_PLANS = 3 };
 
 static const struct argp_option options[] = {
-    {"clusters", KEY_CLUSTERS, "LIST", 0, "shapes, separated by commas (default 2x2,2x4,4x4)", 0},
-    {"seed", KEY_SEED, "N", 0, "of the planners (default 0)", 0},
+    {"clusters", GR_CASE_CLUSTERS, "LIST", 0, "shapes, separated by commas (default 2x2,2x4,4x4)", 0},
+    {"seed", GR_CASE_SEED, "N", 0, "of the planners (default 0)", 0},
     {"output", 'o', "FILE", 0, "write the document there (bench/results/routes.json is made so)", 0},
-    {"commit", KEY_COMMIT, "ID", 0, "commit to name in the document", 0},
-    {"json", KEY_JSON, 0, 0, "print the document instead of a table", 0},
+    {"commit", GR_CASE_COMMIT, "ID", 0, "commit to name in the document", 0},
+    {"json", GR_CASE_JSON, 0, 0, "print the document instead of a table", 0},
     {0},
 };
 
 static const gr_recipe_id plans[N_PLANS] = {GR_RECIPE_GRACE, GR_RECIPE_AUTO, GR_RECIPE_EPLB_150};
-
-typedef struct arguments {
-    int argc;
-    char **argv;
-    const char *output, *commit;
-    bool json;
-    uint64_t seed;
-    int32_t n_clusters, n_traces;
-    grace_cluster clusters[GR_CASES_CLUSTERS_MAX];
-    const char *traces[GR_CASES_TRACES_MAX];
-} arguments;
-
-static error_t parse(int key, char *arg, struct argp_state *state) {
-    arguments *a = state->input;
-    switch (key) {
-    case KEY_CLUSTERS: a->n_clusters = gr_arg_clusters(state, arg, a->clusters); break;
-    case KEY_SEED: a->seed = (uint64_t)gr_arg_int(state, "seed", arg, 0, INT64_MAX); break;
-    case KEY_COMMIT: a->commit = arg; break;
-    case KEY_JSON: a->json = true; break;
-    case 'o': a->output = arg; break;
-    case ARGP_KEY_ARG:
-        if (a->n_traces == GR_CASES_TRACES_MAX) argp_error(state, "expected at most %d traces", GR_CASES_TRACES_MAX);
-        a->traces[a->n_traces++] = arg;
-        break;
-    default: return ARGP_ERR_UNKNOWN;
-    }
-    return 0;
-}
 
 /* ---- replay ---- */
 
@@ -128,7 +100,7 @@ done:
 /* ---- cases ---- */
 
 typedef struct change { double cross, intra; int32_t n; } change;
-typedef struct bench { const arguments *a; gr_json *doc, *cases; change sums[N_PLANS][GR_CASES_CLUSTERS_MAX]; } bench;
+typedef struct bench { const gr_case_arguments *a; gr_json *doc, *cases; change sums[N_PLANS][GR_CASES_CLUSTERS_MAX]; } bench;
 
 static void add_case(bench *b, const char *trace, grace_cluster c, const gr_recipe *recipe, grace_route route, const result *r) {
     gr_json *o = gr_json_new_object();
@@ -204,7 +176,7 @@ static void summarise(bench *b) {
     gr_json_set(b->doc, "joint_against_tar", list);
 }
 
-static grace_status run(const arguments *a) {
+static grace_status run(const gr_case_arguments *a) {
     grace_status st = GRACE_OK;
     bench b = {.a = a, .doc = gr_json_new_object(), .cases = gr_json_new_array()};
     gr_json_set_string(b.doc, "bench", "routes");
@@ -224,12 +196,12 @@ done:
 }
 
 int gr_bench_routes_main(int argc, char **argv) {
-    static const struct argp argp = {options, parse, "[TRACE...]", "Rows and loads under the policies wrr, tar, tar-entry and joint: plans of grace, auto and "
+    static const struct argp argp = {options, gr_case_parse, "[TRACE...]", "Rows and loads under the policies wrr, tar, tar-entry and joint: plans of grace, auto and "
                                      "eplb (memory 1.5) made on the even sequences of each trace, replayed on the odd ones through the engine's router. "
                                      "Without traces: those of tests/golden/tiny-olmoe/traces.", 0, 0, 0};
     static const char *const golden[] = {"tests/golden/tiny-olmoe/traces/prose", "tests/golden/tiny-olmoe/traces/code",
                                          "tests/golden/tiny-olmoe/traces/math"};
-    arguments a = {.argc = argc, .argv = argv, .n_clusters = 3, .clusters = {{2, 2}, {2, 4}, {4, 4}}};
+    gr_case_arguments a = {.argc = argc, .argv = argv, .n_clusters = 3, .clusters = {{2, 2}, {2, 4}, {4, 4}}};
     gr_arg_parse(&argp, 3, argc, argv, &a);
     if (a.n_traces == 0)
         for (; a.n_traces < 3; a.n_traces++) a.traces[a.n_traces] = golden[a.n_traces];

@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "base/memory.h"
 #include "bench.h"
+#include "cli.h"
 #include "plan/bundle.h"
 
 enum { TEST_BUNDLES = 1 << 16 };
@@ -192,4 +193,24 @@ done:
     grace_plan_free(plain), grace_plan_free(ours);
     free(base);
     return st;
+}
+
+/* ---- what is asked for ---- */
+
+error_t gr_case_parse(int key, char *arg, struct argp_state *state) {
+    gr_case_arguments *a = state->input;
+    switch (key) {
+    case GR_CASE_CLUSTERS: a->n_clusters = gr_arg_clusters(state, arg, a->clusters); break;
+    case GR_CASE_SEED: a->seed = (uint64_t)gr_arg_int(state, "seed", arg, 0, INT64_MAX); break;
+    case GR_CASE_CHUNK: a->chunk = (int32_t)gr_arg_int(state, "chunk", arg, 1, 1 << 20); break;
+    case GR_CASE_COMMIT: a->commit = arg; break;
+    case GR_CASE_JSON: a->json = true; break;
+    case 'o': a->output = arg; break;
+    case ARGP_KEY_ARG:
+        if (a->n_traces == GR_CASES_TRACES_MAX) argp_error(state, "expected at most %d traces", GR_CASES_TRACES_MAX);
+        a->traces[a->n_traces++] = arg;
+        break;
+    default: return ARGP_ERR_UNKNOWN;
+    }
+    return 0;
 }

@@ -3,6 +3,8 @@
 #define GRACE_CLI_PLAN_CASES_H
 #include <argp.h>
 
+#include <argp.h>
+
 #include "plan/quality.h"
 
 enum { GR_CASES_CLUSTERS_MAX = 8, GR_CASES_TRACES_MAX = 64 };
@@ -51,5 +53,19 @@ grace_status gr_replan_layer(const gr_unit *u, grace_cluster cluster, int32_t re
 /* Plans made on one unit's tokens and used on another's: kept [n, n], row the unit planned on, column the one measured on, is the share of the gain
  * over contiguous that a plan of the column's own tokens has there. Units of one model. Planner auto, memory 1.25. */
 grace_status gr_transfer(const gr_unit *units, int32_t n, grace_cluster cluster, uint64_t seed, double *kept);
+
+/* What the benches over cases are asked for. Their options have these keys; --chunk and the lists' defaults are each bench's own. */
+enum { GR_CASE_CLUSTERS = 0x200, GR_CASE_SEED, GR_CASE_CHUNK, GR_CASE_JSON, GR_CASE_COMMIT };
+typedef struct gr_case_arguments {
+    int argc;
+    char **argv;
+    const char *output, *commit;
+    bool json;
+    uint64_t seed;
+    int32_t n_clusters, n_traces, chunk;
+    grace_cluster clusters[GR_CASES_CLUSTERS_MAX];
+    const char *traces[GR_CASES_TRACES_MAX];
+} gr_case_arguments;
+error_t gr_case_parse(int key, char *arg, struct argp_state *state);     /* an argp parser; its input is a gr_case_arguments */
 
 #endif
