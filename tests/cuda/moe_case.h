@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #include "compute/cuda/moe.h"
+#include "cuda/device.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -24,12 +25,6 @@ typedef struct moe_case {
     gr_cuda_pairs pairs;
     gr_cuda_experts *experts;
 } moe_case;
-
-/* On any failure these say what failed and end the program. */
-void must(bool ok, const char *what);
-void *to_device(const void *from, size_t bytes);        /* from NULL: not filled. cudaFree() it */
-void fill_bf16(uint64_t seed, uint16_t *to, size_t n, float scale);     /* nearly normal; a long random piece again and again, of no round length */
-float from_bf16(uint16_t b);
 
 /* Sizes are set, the rest zero. Outputs on the device are NaN until something is written. */
 void moe_case_open(moe_case *c, uint64_t seed, spread how);

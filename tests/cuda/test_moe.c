@@ -90,11 +90,7 @@ static void check(int32_t n_slots, int32_t hidden, int32_t width, int32_t n_rows
 /* "small": only what a sanitizer gets through in seconds. */
 int main(int argc, char **argv) {
     bool small = argc > 1 && strcmp(argv[1], "small") == 0;
-    int n_devices = 0;
-    if (cudaGetDeviceCount(&n_devices) != cudaSuccess || n_devices == 0) {
-        printf("[  SKIPPED ] kernels of an MoE layer: no GPU here\n");
-        return 77;
-    }
+    if (no_gpu("kernels of an MoE layer")) return SKIPPED;
     check(4, 256, 128, 3, 2, SPREAD_EVEN);
     check(4, 256, 128, 0, 2, SPREAD_EVEN);
     check(4, 256, 128, 400, 2, SPREAD_EVEN);          /* large tiles, fewer of them than processors */

@@ -1,4 +1,4 @@
-/* One layer's experts on the device, between the host's side (experts.c) and the kernels (experts.cu). */
+/* One layer's experts on the device, between the host's side (experts.c) and the kernels (experts_hopper.cu). */
 #ifndef GR_COMPUTE_CUDA_EXPERTS_H
 #define GR_COMPUTE_CUDA_EXPERTS_H
 #include "compute/cuda/cuda.h"
