@@ -6,105 +6,204 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/status.h"
 #include "cuda/moe_case.h"
 
 static int n_failed;
 
 static void claim(bool holds, const char *what, const moe_case *c) {
-    printf("%s %s: %d slots, %d rows of %d, width %d, top %d\n", holds ? "ok    " : "FAILED", what, c->n_slots, c->n_rows, c->hidden, c->width, c->top_k);
     n_failed += !holds;
+    printf("%s %s: %s, %d slots, %d rows of %d, width %d, top %d%s%s%s\n", holds ? "ok    " : "FAILED", what, gr_cuda_experts_kernels(c->experts),
+           c->n_slots, c->n_rows, c->hidden, c->width, c->top_k, c->biased ? ", biases" : "", c->limit > 0 ? ", limit" : "",
+           c->untabled ? ", no tables" : "");
+    fflush(stdout);
 }
 
 /* ---- grouping: exact ---- */
 
-static bool grouping_is_a_stable_sort(const moe_case *c) {
+typedef struct tables { int32_t *first, *row, *pair; } tables;
+
+static tables tables_of(const moe_case *c) {
     size_t n = (size_t)c->n_rows * c->top_k;
-    int32_t *first = malloc(((size_t)c->n_slots + 1) * 4), *row = malloc(n * 4 + 4), *pair = malloc(n * 4 + 4), at = 0;
-    bool good = true;
-    must(cudaMemcpy(first, c->pairs.first_pair, ((size_t)c->n_slots + 1) * 4, cudaMemcpyDeviceToHost) == cudaSuccess, "copy");
-    must(cudaMemcpy(row, c->pairs.row_of_pair, n * 4, cudaMemcpyDeviceToHost) == cudaSuccess, "copy");
-    must(cudaMemcpy(pair, c->pairs.pair_of_choice, n * 4, cudaMemcpyDeviceToHost) == cudaSuccess, "copy");
+    tables t = {malloc(((size_t)c->n_slots + 1) * 4), malloc(n * 4 + 4), malloc(n * 4 + 4)};
+    to_host(t.first, c->pairs.first_pair, ((size_t)c->n_slots + 1) * 4);
+    to_host(t.row, c->pairs.row_of_pair, n * 4);
+    to_host(t.pair, c->pairs.pair_of_choice, n * 4);
+    return t;
+}
+
+static bool grouping_is_a_stable_sort(const moe_case *c) {
+    int64_t n = (int64_t)c->n_rows * c->top_k, wrong = -1;
+    tables t = tables_of(c);
+    int32_t at = 0;
     for (int32_t s = 0; s < c->n_slots; s++) {
-        good = good && first[s] == at;
-        for (size_t i = 0; i < n; i++)
-            if (c->slot[i] == s) {
-                good = good && pair[i] == at && row[at] == (int32_t)(i / (size_t)c->top_k);
-                at++;
-            }
+        if (t.first[s] != at) printf("       slot %d begins at %d, expected %d\n", s, t.first[s], at), wrong = 0;
+        for (int64_t i = 0; i < n; i++) {
+            if (c->slot[i] != s) continue;
+            if (wrong < 0 && (t.pair[i] != at || t.row[at] != (int32_t)(i / c->top_k)))
+                printf("       choice %ld: pair %d of row %d, expected pair %d of row %d\n", (long)i, t.pair[i], t.row[at], at, (int32_t)(i / c->top_k)),
+                    wrong = i;
+            at++;
+        }
     }
-    good = good && first[c->n_slots] == at && (size_t)at == n;
-    free(first), free(row), free(pair);
-    return good;
+    for (int64_t i = 0; i < n && wrong < 0; i++)
+        if (c->slot[i] < 0 && t.pair[i] != -1) printf("       choice %ld has no slot, but pair %d\n", (long)i, t.pair[i]), wrong = i;
+    if (t.first[c->n_slots] != at) printf("       %d pairs, expected %d\n", t.first[c->n_slots], at), wrong = 0;
+    free(t.first), free(t.row), free(t.pair);
+    return wrong < 0;
 }
 
 /* ---- experts and combine: within what the roundings of bf16 explain ----
  * Roundings: every intermediate to bf16 (half a unit, 2^-9, each independent: their sum grows with the root of the width), an expert's output, and the
  * token's sum. Four times that. */
-static bool outputs_are_within_rounding(const moe_case *c, double *worst) {
+
+static bool all_finite(const uint16_t *out, const moe_case *c) {      /* all were poisoned with NaN */
+    for (size_t i = 0; i < (size_t)c->n_rows * c->hidden; i++) {
+        if (isfinite(from_bf16(out[i]))) continue;
+        printf("       row %zu column %zu is %g\n", i / c->hidden, i % c->hidden, (double)from_bf16(out[i]));
+        return false;
+    }
+    return true;
+}
+
+static bool outputs_are_within_rounding(const moe_case *c) {
     size_t n = (size_t)c->n_rows * c->hidden;
     uint16_t *out = malloc(n * 2 + 2);
-    double *y = malloc(sizeof *y * (size_t)c->hidden), *magnitude = malloc(sizeof *y * (size_t)c->hidden);
-    must(cudaMemcpy(out, c->d_out, n * 2, cudaMemcpyDeviceToHost) == cudaSuccess, "copy");
-    *worst = 0;
-    bool finite = true;
-    for (size_t i = 0; i < n; i++) finite = finite && isfinite(from_bf16(out[i]));     /* all were poisoned with NaN */
+    double *y = malloc(sizeof *y * (size_t)c->hidden), *magnitude = malloc(sizeof *y * (size_t)c->hidden), worst = 0;
+    to_host(out, c->d_out, n * 2);
+    bool finite = all_finite(out, c);
     for (int32_t i = 0; i < 5 && c->n_rows > 0; i++) {
         int32_t row = (int32_t)((int64_t)(c->n_rows - 1) * i / 4);
         moe_reference(c, row, y, magnitude);
         for (int32_t h = 0; h < c->hidden; h++) {
-            double error = fabs(from_bf16(out[(size_t)row * c->hidden + h]) - y[h]) / (4 * 0x1p-9 * (magnitude[h] + fabs(y[h])) + 1e-6);
-            if (!(error <= *worst)) *worst = error;
+            double found = from_bf16(out[(size_t)row * c->hidden + h]), bound = 4 * 0x1p-9 * (magnitude[h] + fabs(y[h])) + 1e-6;
+            double error = fabs(found - y[h]) / bound;
+            if (!(error <= 1) && worst <= 1) printf("       row %d column %d: %g, expected %g within %g\n", row, h, found, y[h], bound);
+            if (!(error <= worst)) worst = error;
         }
     }
+    printf("       worst error %.3f of the bound\n", worst);
     free(out), free(y), free(magnitude);
-    return finite && *worst <= 1;
+    return finite && worst <= 1;
 }
 
-static uint64_t sum_of(const void *device, size_t bytes) {
-    unsigned char *host = malloc(bytes + 1);
-    uint64_t hash = 1469598103934665603u;
-    must(cudaMemcpy(host, device, bytes, cudaMemcpyDeviceToHost) == cudaSuccess, "copy");
-    for (size_t i = 0; i < bytes; i++) hash = (hash ^ host[i]) * 1099511628211u;
-    free(host);
-    return hash;
+/* ---- bits: the same again, and the same for a row whatever is computed with it ---- */
+
+static bool rows_keep_their_bits(const moe_case *c, int32_t first_row, int32_t n_rows, const uint16_t *whole) {
+    size_t from = (size_t)first_row * c->hidden, n = (size_t)n_rows * c->hidden, at = 0;
+    uint16_t *part = malloc(n * 2 + 2);
+    must(cudaMemset((uint16_t *)c->d_out + from, 0xFF, n * 2) == cudaSuccess, "poison");
+    moe_case_run_part(c, first_row, n_rows, NULL);
+    to_host(part, (uint16_t *)c->d_out + from, n * 2);
+    while (at < n && part[at] == whole[from + at]) at++;
+    if (at < n)
+        printf("       rows %d and %d on: row %zu column %zu is %g, was %g among all\n", first_row, n_rows, first_row + at / c->hidden, at % c->hidden,
+               (double)from_bf16(part[at]), (double)from_bf16(whole[from + at]));
+    free(part);
+    return at == n;
 }
 
-static void check(int32_t n_slots, int32_t hidden, int32_t width, int32_t n_rows, int32_t top_k, spread how) {
-    moe_case c = {.n_slots = n_slots, .hidden = hidden, .width = width, .n_rows = n_rows, .top_k = top_k};
-    double worst;
+static bool bits_are_a_matter_of_the_row(const moe_case *c) {
+    uint16_t *whole = malloc((size_t)c->n_rows * c->hidden * 2 + 2);
+    const int32_t n = c->n_rows, parts[][2] = {{0, n}, {0, n}, {0, 1}, {n / 2, 1}, {n / 3, n / 20}, {n / 2, n / 3}, {n - n / 50, n / 50}};
+    bool good = true;
+    to_host(whole, c->d_out, (size_t)n * c->hidden * 2);
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+        if (parts[i][0] + parts[i][1] <= n) good = rows_keep_their_bits(c, parts[i][0], parts[i][1], whole) && good;
+    free(whole);
+    return good;
+}
+
+static void check(moe_case c, spread how) {
     moe_case_open(&c, 17, how);
     moe_case_run(&c, NULL);
     must(cudaDeviceSynchronize() == cudaSuccess, "run");
-    claim(grouping_is_a_stable_sort(&c), "grouping is a stable sort", &c);
-    bool good = outputs_are_within_rounding(&c, &worst);
-    claim(good, "outputs are within rounding", &c);
-    printf("       worst error %.3f of the bound\n", worst);
-    uint64_t once = sum_of(c.d_out, (size_t)n_rows * hidden * 2);
-    for (int i = 0; i < 5; i++) {
-        moe_case_run(&c, NULL);
-        if (sum_of(c.d_out, (size_t)n_rows * hidden * 2) != once) claim(false, "the same bits again", &c);
-    }
+    if (!c.untabled) claim(grouping_is_a_stable_sort(&c), "grouping is a stable sort", &c);
+    claim(outputs_are_within_rounding(&c), "outputs are within rounding", &c);
+    claim(bits_are_a_matter_of_the_row(&c), "a row has the same bits again and in any company", &c);
     moe_case_close(&c);
+}
+
+/* ---- opening ---- */
+
+static void opening(const char *what, gr_cuda_experts_options options, grace_status expected, const char *kernels) {
+    gr_cuda_experts *e = NULL;
+    uint16_t *some = to_device(NULL, (size_t)4 << 20);
+    options.gate_up = options.down = options.act = some;
+    grace_status found = gr_cuda_experts_open(&options, &e);
+    const char *name = found ? "nothing" : gr_cuda_experts_kernels(e);
+    bool good = found == expected && (found || strcmp(name, kernels) == 0);
+    printf("%s opening %s: status %d, %s, expected %d, %s%s%s\n", good ? "ok    " : "FAILED", what, found, name, expected, expected ? "nothing" : kernels,
+           found ? ": " : "", found ? grace_last_error() : "");
+    n_failed += !good;
+    gr_cuda_experts_close(e);
+    cudaFree(some);
+}
+
+static void check_opening(void) {
+    const gr_cuda_experts_options fit = {.n_slots = 2, .hidden = 256, .width = 128, .n_pairs_max = 8};
+    gr_cuda_experts_options o = fit;
+    o.width = 24;
+    opening("a width for no tiles", o, GRACE_OK, "plain");
+    o.kernels = GR_CUDA_KERNELS_HOPPER;
+    opening("the same for hopper", o, GRACE_ERR_LIMIT, "");
+    o = fit, o.kernels = GR_CUDA_KERNELS_PLAIN;
+    opening("plain kernels for sizes that others take", o, GRACE_OK, "plain");
+    o = fit, o.hidden = 100;
+    opening("a hidden size of 100", o, GRACE_ERR_LIMIT, "");
+    o = fit, o.n_slots = 257;
+    opening("257 slots", o, GRACE_ERR_LIMIT, "");
+    o = fit, o.n_slots = 0;
+    opening("no slots", o, GRACE_ERR_LIMIT, "");
+}
+
+/* ---- cases ---- */
+
+/* Every kernel: few rows and many, slots without rows, gaps, one slot for all. Small enough for a sanitizer. */
+static void check_small(gr_cuda_kernels kernels) {
+    const moe_case small = {.n_slots = 4, .hidden = 256, .width = 128, .top_k = 2, .kernels = kernels};
+    const int32_t n_rows[] = {0, 3, 400};           /* the last: large tiles, fewer of them than processors */
+    for (int i = 0; i < 3; i++) {
+        moe_case c = small;
+        c.n_rows = n_rows[i];
+        check(c, SPREAD_EVEN);
+    }
+    check((moe_case){.n_slots = 16, .hidden = 512, .width = 256, .n_rows = 40, .top_k = 4, .kernels = kernels}, SPREAD_SKEWED);
+    check((moe_case){.n_slots = 8, .hidden = 512, .width = 384, .n_rows = 700, .top_k = 2, .kernels = kernels}, SPREAD_GAPS);
+    check((moe_case){.n_slots = 16, .hidden = 512, .width = 256, .n_rows = 1300, .top_k = 2, .kernels = kernels}, SPREAD_ONE);
+    check((moe_case){.n_slots = 5, .hidden = 328, .width = 192, .n_rows = 90, .top_k = 3, .kernels = kernels}, SPREAD_EVEN);
+    check((moe_case){.n_slots = 5, .hidden = 328, .width = 192, .n_rows = 600, .top_k = 3, .kernels = kernels}, SPREAD_EVEN);
+    check((moe_case){.n_slots = 1, .hidden = 256, .width = 704, .n_rows = 70, .top_k = 1, .kernels = kernels, .unweighted = true, .untabled = true},
+          SPREAD_EVEN);
+}
+
+static void check_plain_sizes(void) {
+    check((moe_case){.n_slots = 7, .hidden = 192, .width = 24, .n_rows = 50, .top_k = 3}, SPREAD_GAPS);
+    check((moe_case){.n_slots = 3, .hidden = 8, .width = 8, .n_rows = 20, .top_k = 2}, SPREAD_EVEN);
+    check((moe_case){.n_slots = 6, .hidden = 136, .width = 128, .n_rows = 60, .top_k = 2, .biased = true, .limit = 0.7f}, SPREAD_EVEN);
+    check((moe_case){.n_slots = 6, .hidden = 136, .width = 72, .n_rows = 60, .top_k = 4, .biased = true, .unweighted = true}, SPREAD_GAPS);
+}
+
+static void check_models(void) {
+    check((moe_case){.n_slots = 64, .hidden = 2048, .width = 1024, .n_rows = 1, .top_k = 8}, SPREAD_EVEN);
+    check((moe_case){.n_slots = 64, .hidden = 2048, .width = 1024, .n_rows = 100, .top_k = 8}, SPREAD_SKEWED);
+    check((moe_case){.n_slots = 64, .hidden = 2048, .width = 1408, .n_rows = 256, .top_k = 6}, SPREAD_EVEN);
+    check((moe_case){.n_slots = 128, .hidden = 2048, .width = 768, .n_rows = 300, .top_k = 8}, SPREAD_SKEWED);
+    check((moe_case){.n_slots = 64, .hidden = 2048, .width = 1024, .n_rows = 1500, .top_k = 8}, SPREAD_SKEWED);
+    check((moe_case){.n_slots = 64, .hidden = 2048, .width = 1408, .n_rows = 2000, .top_k = 6}, SPREAD_GAPS);
+    check((moe_case){.n_slots = 16, .hidden = 512, .width = 256, .n_rows = 4097, .top_k = 2}, SPREAD_ONE);
+    check((moe_case){.n_slots = 1, .hidden = 2048, .width = 10944, .n_rows = 300, .top_k = 1, .unweighted = true, .untabled = true}, SPREAD_EVEN);
 }
 
 /* "small": only what a sanitizer gets through in seconds. */
 int main(int argc, char **argv) {
     bool small = argc > 1 && strcmp(argv[1], "small") == 0;
     if (no_gpu("kernels of an MoE layer")) return SKIPPED;
-    check(4, 256, 128, 3, 2, SPREAD_EVEN);
-    check(4, 256, 128, 0, 2, SPREAD_EVEN);
-    check(4, 256, 128, 400, 2, SPREAD_EVEN);          /* large tiles, fewer of them than processors */
-    check(16, 512, 256, 40, 4, SPREAD_SKEWED);
-    check(8, 512, 384, 700, 2, SPREAD_EVEN);
-    check(16, 512, 256, 1300, 2, SPREAD_ONE);
-    if (small) return n_failed > 0;
-    check(64, 2048, 1024, 1, 8, SPREAD_EVEN);
-    check(64, 2048, 1024, 100, 8, SPREAD_SKEWED);
-    check(64, 2048, 1408, 256, 6, SPREAD_EVEN);
-    check(128, 2048, 768, 300, 8, SPREAD_SKEWED);
-    check(64, 2048, 1024, 1500, 8, SPREAD_SKEWED);
-    check(64, 2048, 1408, 2000, 6, SPREAD_EVEN);
-    check(16, 512, 256, 4097, 2, SPREAD_ONE);
+    check_opening();
+    check_small(GR_CUDA_KERNELS_AUTO);
+    check_small(GR_CUDA_KERNELS_PLAIN);
+    check_plain_sizes();
+    if (!small) check_models();
     printf("%d failed\n", n_failed);
     return n_failed > 0;
 }

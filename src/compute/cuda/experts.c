@@ -1,58 +1,93 @@
 #include "compute/cuda/experts.h"
 
+#include <stdbool.h>
+#include <string.h>
+
 #include "base/memory.h"
 
-/* Rows a slot, on average, from which the large tiles win (docs/performance.md). HIDDEN_STEP, WIDTH_STEP: their outputs, whole tiles only. */
-enum { MANY_ROWS = 96, HIDDEN_STEP = 256, WIDTH_STEP = 128, HOPPER = 9 };
+/* Rows a slot, on average, from which the large tiles win (docs/performance.md). */
+enum { MANY_ROWS = 96, HOPPER = 9, SIZE_STEP = 8, PACKED_BLOCK = 64 };
 
-static grace_status read_device(int32_t *n_processors) {
+int32_t gr_cuda_gate_up_block(int32_t width) { return width % PACKED_BLOCK == 0 ? PACKED_BLOCK : width; }
+
+static grace_status check_sizes(const gr_cuda_experts_options *o) {
     grace_status st = GRACE_OK;
-    int device, major;
+    GR_CHECK(o->n_slots >= 1 && o->n_slots <= GR_CUDA_SLOTS_MAX, GRACE_ERR_LIMIT, "cuda: a rank hosts %d slots in a layer, the expert kernels take 1 to %d",
+             o->n_slots, GR_CUDA_SLOTS_MAX);
+    GR_CHECK(o->hidden > 0 && o->width > 0 && o->hidden % SIZE_STEP == 0 && o->width % SIZE_STEP == 0, GRACE_ERR_LIMIT,
+             "cuda: hidden size %d and expert width %d: the expert kernels take multiples of %d", o->hidden, o->width, SIZE_STEP);
+done:
+    return st;
+}
+
+static bool hopper_fits(const gr_cuda_experts_options *o) {
+    return o->width % PACKED_BLOCK == 0 && !o->gate_up_bias && !o->down_bias && o->swiglu_limit == 0;
+}
+
+static grace_status choose_kernels(gr_cuda_experts *e, int32_t major) {
+    grace_status st = GRACE_OK;
+    gr_cuda_experts_options *o = &e->options;
+    if (o->kernels == GR_CUDA_KERNELS_AUTO) o->kernels = major == HOPPER && hopper_fits(o) ? GR_CUDA_KERNELS_HOPPER : GR_CUDA_KERNELS_PLAIN;
+    GR_CHECK(o->kernels != GR_CUDA_KERNELS_MMA, GRACE_ERR_UNSUPPORTED, "cuda: there is no mma expert kernel yet");
+    if (o->kernels != GR_CUDA_KERNELS_HOPPER) return GRACE_OK;
+    GR_CHECK(major == HOPPER, GRACE_ERR_UNSUPPORTED, "cuda: the hopper expert kernels need compute capability %d, this device has %d", HOPPER, major);
+    GR_CHECK(hopper_fits(o), GRACE_ERR_LIMIT,
+             "cuda: expert width %d, biases %s, limit %g: the hopper expert kernels take multiples of %d, no biases and no limit", o->width,
+             o->gate_up_bias || o->down_bias ? "yes" : "no", (double)o->swiglu_limit, PACKED_BLOCK);
+done:
+    return st;
+}
+
+static grace_status read_device(int32_t *major, int32_t *n_processors) {
+    grace_status st = GRACE_OK;
+    int device;
     GR_TRY(gr_cuda_status(cudaGetDevice(&device), "current device"));
-    GR_TRY(gr_cuda_status(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "compute capability"));
-    GR_CHECK(major == HOPPER, GRACE_ERR_UNSUPPORTED, "cuda: the expert kernel needs compute capability %d (Hopper), this device has %d", HOPPER, major);
+    GR_TRY(gr_cuda_status(cudaDeviceGetAttribute(major, cudaDevAttrComputeCapabilityMajor, device), "compute capability"));
     GR_TRY(gr_cuda_status(cudaDeviceGetAttribute(n_processors, cudaDevAttrMultiProcessorCount, device), "processors"));
 done:
     return st;
 }
 
-static grace_status check_sizes(const gr_cuda_experts *e) {
+static grace_status open_maps(gr_cuda_experts *e) {
     grace_status st = GRACE_OK;
-    GR_CHECK(e->n_slots >= 1 && e->n_slots <= GR_CUDA_SLOTS_MAX, GRACE_ERR_LIMIT, "cuda: a rank hosts %d slots in a layer, the expert kernel takes 1 to %d",
-             e->n_slots, GR_CUDA_SLOTS_MAX);
-    GR_CHECK(e->hidden % HIDDEN_STEP == 0 && e->width % WIDTH_STEP == 0, GRACE_ERR_LIMIT,
-             "cuda: hidden size %d and expert width %d: the expert kernel takes multiples of %d and %d", e->hidden, e->width, HIDDEN_STEP, WIDTH_STEP);
+    const gr_cuda_experts_options *o = &e->options;
+    GR_TRY(gr_cuda_map_open(o->gate_up, (int64_t)o->n_slots * 2 * o->width, o->hidden, GR_CUDA_WEIGHT_BOX_ROWS, &e->up_boxes));
+    GR_TRY(gr_cuda_map_open(o->down, (int64_t)o->n_slots * o->hidden, o->width, GR_CUDA_WEIGHT_BOX_ROWS, &e->down_boxes));
+    GR_TRY(gr_cuda_map_open(o->act, o->n_pairs_max, o->width, GR_CUDA_PAIR_BOX_ROWS, &e->act_boxes));
 done:
     return st;
 }
 
-grace_status gr_cuda_experts_open(const void *gate_up, const void *down, int32_t n_slots, int32_t hidden, int32_t width, int32_t n_pairs_max,
-                                  gr_cuda_experts **out) {
+grace_status gr_cuda_experts_open(const gr_cuda_experts_options *options, gr_cuda_experts **out) {
     grace_status st = GRACE_OK;
-    gr_cuda_experts *e = NULL;
-    GR_CALLOC(e, 1);
-    *e = (gr_cuda_experts){.n_slots = n_slots, .hidden = hidden, .width = width, .n_pairs_max = n_pairs_max};
-    GR_TRY(check_sizes(e));
-    GR_TRY(read_device(&e->n_processors));
-    GR_TRY(gr_cuda_status(cudaMalloc(&e->act, (size_t)n_pairs_max * (size_t)width * sizeof(uint16_t)), "activations of experts"));
-    GR_TRY(gr_cuda_map_open(gate_up, (int64_t)n_slots * 2 * width, hidden, GR_CUDA_WEIGHT_BOX_ROWS, &e->up_boxes));
-    GR_TRY(gr_cuda_map_open(down, (int64_t)n_slots * hidden, width, GR_CUDA_WEIGHT_BOX_ROWS, &e->down_boxes));
-    GR_TRY(gr_cuda_map_open(e->act, n_pairs_max, width, GR_CUDA_PAIR_BOX_ROWS, &e->act_boxes));
+    int32_t major;
+    gr_cuda_experts *e = aligned_alloc(_Alignof(gr_cuda_experts), sizeof *e);       /* tensor maps want more than malloc gives */
+    GR_CHECK(e, GRACE_ERR_MEMORY, "no memory for the experts of a layer");
+    memset(e, 0, sizeof *e);
+    e->options = *options;
+    GR_TRY(check_sizes(&e->options));
+    GR_TRY(read_device(&major, &e->n_processors));
+    GR_TRY(choose_kernels(e, major));
+    if (e->options.kernels == GR_CUDA_KERNELS_HOPPER) GR_TRY(open_maps(e));
     *out = e, e = NULL;
 done:
     gr_cuda_experts_close(e);
     return st;
 }
 
-void gr_cuda_experts_close(gr_cuda_experts *e) {
-    if (!e) return;
-    cudaFree(e->act);
-    free(e);
+void gr_cuda_experts_close(gr_cuda_experts *e) { free(e); }
+
+const char *gr_cuda_experts_kernels(const gr_cuda_experts *e) {
+    static const char *const names[] = {[GR_CUDA_KERNELS_HOPPER] = "hopper", [GR_CUDA_KERNELS_MMA] = "mma", [GR_CUDA_KERNELS_PLAIN] = "plain"};
+    return names[e->options.kernels];
 }
 
 grace_status gr_cuda_experts_run(const gr_cuda_experts *e, const gr_cuda_pairs *pairs, const void *rows, void *y, gr_cuda_stream stream) {
+    const gr_cuda_experts_options *o = &e->options;
     int64_t n_pairs = (int64_t)pairs->n_rows * pairs->top_k;
-    GR_ASSERT(n_pairs <= e->n_pairs_max && pairs->n_slots == e->n_slots);
+    GR_ASSERT(n_pairs <= o->n_pairs_max && pairs->n_slots == o->n_slots);
+    GR_ASSERT(pairs->first_pair || (pairs->n_slots == 1 && pairs->top_k == 1));
     if (n_pairs == 0) return GRACE_OK;
-    return n_pairs < (int64_t)MANY_ROWS * e->n_slots ? gr_cuda_experts_few(e, pairs, rows, y, stream) : gr_cuda_experts_many(e, pairs, rows, y, stream);
+    if (o->kernels == GR_CUDA_KERNELS_PLAIN) return gr_cuda_experts_plain(e, pairs, rows, y, stream);
+    return n_pairs < (int64_t)MANY_ROWS * o->n_slots ? gr_cuda_experts_few(e, pairs, rows, y, stream) : gr_cuda_experts_many(e, pairs, rows, y, stream);
 }

@@ -1,4 +1,4 @@
-/* One layer's experts on the device, between the host's side (experts.c) and the kernels (experts_hopper.cu). */
+/* One layer's experts on the device, between the host's side (experts.c) and the kernels. */
 #ifndef GR_COMPUTE_CUDA_EXPERTS_H
 #define GR_COMPUTE_CUDA_EXPERTS_H
 #include "compute/cuda/cuda.h"
@@ -10,15 +10,16 @@ extern "C" {
 enum { GR_CUDA_WEIGHT_BOX_ROWS = 128, GR_CUDA_PAIR_BOX_ROWS = 64 };
 
 struct gr_cuda_experts {
-    int32_t n_slots, hidden, width, n_pairs_max;
+    gr_cuda_experts_options options;                    /* kernels: those chosen, never AUTO */
     int32_t n_processors;
-    void *act;                                          /* [n_pairs_max, width] silu(gate x) * up x */
-    CUtensorMap up_boxes, down_boxes, act_boxes;
+    CUtensorMap up_boxes, down_boxes, act_boxes;        /* HOPPER */
 };
 
-/* The same result, to the rounding: tiles of 64 x 128 with a deep ring, for few rows a slot, where memory is the limit; 128 x 256, where arithmetic is. */
+/* The same result, to the rounding. Of the Hopper kernels one has tiles of 64 x 128 with a deep ring, for few rows a slot, where memory is the limit; the
+ * other 128 x 256, where arithmetic is. */
 grace_status gr_cuda_experts_few(const gr_cuda_experts *e, const gr_cuda_pairs *pairs, const void *rows, void *y, cudaStream_t stream);
 grace_status gr_cuda_experts_many(const gr_cuda_experts *e, const gr_cuda_pairs *pairs, const void *rows, void *y, cudaStream_t stream);
+grace_status gr_cuda_experts_plain(const gr_cuda_experts *e, const gr_cuda_pairs *pairs, const void *rows, void *y, cudaStream_t stream);
 
 #ifdef __cplusplus
 }

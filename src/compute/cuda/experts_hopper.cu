@@ -5,25 +5,24 @@
 //
 // A block is one producer warpgroup and BM / 64 consumer warpgroups over a ring of STAGES pieces of K = 64. Blocks stay and walk the list of tiles:
 // slot by slot, in a slot all tiles of rows for one tile of outputs, so that neighbours share weights in the cache. Producers run ahead over the ends of
-// tiles, so weights stream while a tile is written. Agrees with gr_cpu_experts() up to the roundings of bf16.
-#include <cuda_bf16.h>
-
+// tiles, so weights stream while a tile is written. What a tile has beyond the end of k comes as zeros; what it has beyond a slot's outputs is not written.
+// Agrees with gr_cpu_experts() up to the roundings of bf16.
 #include "compute/cuda/experts.h"
 #include "compute/cuda/hopper.cuh"
+#include "compute/cuda/pairs.cuh"
 #include "compute/cuda/wgmma.cuh"
 
 namespace {
 
-typedef __nv_bfloat16 bf16;
+typedef pairs::bf16 bf16;
 
 enum { WARPGROUP = 128, BK = GR_CUDA_BOX_COLUMNS, ROW_BYTES = 2 * BK };
 
 struct problem {
     const bf16 *rows;               // [n_rows, k] for the gather; NULL: a_map has pairs
-    const int32_t *row_of_pair;
-    const int32_t *first_pair;      // [n_slots + 1]
+    pairs::view pairs;
     bf16 *out;                      // [n_pairs, out_cols]
-    int32_t n_slots, k;
+    int32_t k;
     int32_t n_out;                  // rows of a slot's weights
     int32_t out_cols;
 };
@@ -31,30 +30,32 @@ struct problem {
 // Tiles of rows before each slot, [n_slots + 1], by the first warp.
 template <int BM> __device__ void count_tiles(const problem &p, int32_t *tiles_before) {
     int32_t lane = threadIdx.x, carry = 0;
-    for (int32_t base = 0; base < p.n_slots; base += 32) {
-        int32_t s = base + lane, n = s < p.n_slots ? (p.first_pair[s + 1] - p.first_pair[s] + BM - 1) / BM : 0, sum = n;
+    for (int32_t base = 0; base < p.pairs.n_slots; base += 32) {
+        int32_t s = base + lane, n = s < p.pairs.n_slots ? (p.pairs.first(s + 1) - p.pairs.first(s) + BM - 1) / BM : 0, sum = n;
         for (int d = 1; d < 32; d *= 2) {
             int32_t left = __shfl_up_sync(~0u, sum, d);
             if (lane >= d) sum += left;
         }
-        if (s < p.n_slots) tiles_before[s + 1] = carry + sum;
+        if (s < p.pairs.n_slots) tiles_before[s + 1] = carry + sum;
         carry += __shfl_sync(~0u, sum, 31);
     }
     if (lane == 0) tiles_before[0] = 0;
 }
 
+template <int BN> __device__ __forceinline__ int32_t n_across_of(const problem &p) { return (p.n_out + BN - 1) / BN; }
+
 struct tile { int32_t slot, first_pair, n_pairs, first_out; };      // n_pairs: rows that exist, at most BM
 
 template <int BM, int BN> __device__ tile tile_at(const problem &p, const int32_t *tiles_before, int32_t t) {
-    int32_t n_across = p.n_out / BN, low = 0, high = p.n_slots;
+    int32_t n_across = n_across_of<BN>(p), low = 0, high = p.pairs.n_slots;
     while (high - low > 1) {
         int32_t mid = (low + high) / 2;
         if (tiles_before[mid] * n_across <= t) low = mid;
         else high = mid;
     }
     int32_t local = t - tiles_before[low] * n_across, n_down = tiles_before[low + 1] - tiles_before[low];
-    int32_t first = p.first_pair[low] + local % n_down * BM;
-    return {low, first, min(p.first_pair[low + 1] - first, BM), local / n_down * BN};
+    int32_t first = p.pairs.first(low) + local % n_down * BM;
+    return {low, first, min(p.pairs.first(low + 1) - first, BM), local / n_down * BN};
 }
 
 // A piece of the ring, and how often the ring went round.
@@ -106,7 +107,7 @@ __device__ void produce_gathered(const problem &p, const ring<BM, BN, STAGES> &r
     for (int32_t t = blockIdx.x; t < n_tiles; t += gridDim.x) {
         tile w = tile_at<BM, BN>(p, tiles_before, t);
         int32_t source[ROWS];
-        for (int i = 0; i < ROWS; i++) source[i] = row + 16 * i < w.n_pairs ? p.row_of_pair[w.first_pair + row + 16 * i] : -1;
+        for (int i = 0; i < ROWS; i++) source[i] = row + 16 * i < w.n_pairs ? p.pairs.row(w.first_pair + row + 16 * i) : -1;
         for (int32_t k = 0; k < p.k; k += BK) {
             hopper::wait(&r.empty[at.stage], at.parity);
             if (thread == 0) {
@@ -114,15 +115,14 @@ __device__ void produce_gathered(const problem &p, const ring<BM, BN, STAGES> &r
                 ask_weights(p, r, b_map, w, at.stage, k);
             }
             uint32_t to = hopper::shared_address(r.a(at.stage)) + place;
+            bool inside = k + chunk * 8 < p.k;
             for (int i = 0; i < ROWS && 16 * i < w.n_pairs; i++)
-                hopper::copy_16(to + i * 16 * ROW_BYTES, p.rows + (int64_t)max(source[i], 0) * p.k + k + chunk * 8, source[i] >= 0);
+                hopper::copy_16(to + i * 16 * ROW_BYTES, p.rows + (int64_t)max(source[i], 0) * p.k + (inside ? k + chunk * 8 : 0), inside && source[i] >= 0);
             hopper::arrive_after_copies(&r.full[at.stage]);
             advance<STAGES>(at);
         }
     }
 }
-
-__device__ __forceinline__ float silu(float x) { return __fdividef(x, 1 + __expf(-x)); }
 
 __device__ __forceinline__ uint32_t pack_two(float a, float b) {
     __nv_bfloat162 two = __floats2bfloat162_rn(a, b);
@@ -146,7 +146,8 @@ __device__ __forceinline__ void transpose_quad(uint32_t (&v)[4]) {
 template <int BN, bool SWIGLU> __device__ void write_tile(const problem &p, const tile &w, int32_t first_row, const float (&d)[BN / 2]) {
     const int BLOCKS = SWIGLU ? BN / 16 : BN / 8;       // of eight columns written
     int32_t thread = threadIdx.x % WARPGROUP, warp_row = first_row + thread / 32 * 16, row = warp_row + thread % 32 / 4;
-    bf16 *out = p.out + (int64_t)(w.first_pair + row) * p.out_cols + (SWIGLU ? w.first_out / 2 : w.first_out) + thread % 4 * 8;
+    int32_t column = (SWIGLU ? w.first_out / 2 : w.first_out) + thread % 4 * 8;
+    bf16 *out = p.out + (int64_t)(w.first_pair + row) * p.out_cols + column;
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         if (warp_row + 8 * half >= w.n_pairs) break;        /* none of the warp's */
@@ -157,10 +158,11 @@ template <int BN, bool SWIGLU> __device__ void write_tile(const problem &p, cons
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 const int from = SWIGLU ? (block + i) / 8 * 16 + (block + i) % 8 : block + i, at = 4 * from + 2 * half, up = SWIGLU ? at + 32 : at;
-                v[i] = SWIGLU ? pack_two(silu(d[at]) * d[up], silu(d[at + 1]) * d[up + 1]) : pack_two(d[at], d[at + 1]);
+                v[i] = SWIGLU ? pack_two(pairs::swiglu(d[at], d[up], 0), pairs::swiglu(d[at + 1], d[up + 1], 0)) : pack_two(d[at], d[at + 1]);
             }
             transpose_quad(v);
-            if (exists) *reinterpret_cast<uint4 *>(out + (int64_t)8 * half * p.out_cols + block * 8) = make_uint4(v[0], v[1], v[2], v[3]);
+            if (exists && column + block * 8 < p.out_cols)
+                *reinterpret_cast<uint4 *>(out + (int64_t)8 * half * p.out_cols + block * 8) = make_uint4(v[0], v[1], v[2], v[3]);
         }
     }
 }
@@ -220,7 +222,7 @@ __global__ __launch_bounds__(WARPGROUP *(1 + BM / 64), 1) void grouped_product(c
         hopper::barrier_init_done();
     }
     __syncthreads();        // tiles and barriers are there
-    int32_t n_tiles = tiles_before[p.n_slots] * (p.n_out / BN), group = (int32_t)threadIdx.x / WARPGROUP - 1;
+    int32_t n_tiles = tiles_before[p.pairs.n_slots] * n_across_of<BN>(p), group = (int32_t)threadIdx.x / WARPGROUP - 1;
     if (group < 0) {
         if (GROUPS > 1) hopper::registers_give<40>();
         if constexpr (GATHER) produce_gathered(p, r, &b_map, tiles_before, n_tiles);
@@ -228,28 +230,8 @@ __global__ __launch_bounds__(WARPGROUP *(1 + BM / 64), 1) void grouped_product(c
     } else {
         if (GROUPS > 1) hopper::registers_take<232>();
         if (group > 0 && (int32_t)blockIdx.x < n_tiles)     // groups out of step: one writes its tile while the other multiplies
-            hopper::wait(&full[min(STAGES / 2, p.k / BK - 1)], 0);
+            hopper::wait(&full[min(STAGES / 2, (p.k + BK - 1) / BK - 1)], 0);
         consume<BM, BN, STAGES, GATHER, SWIGLU>(p, r, tiles_before, n_tiles, group);
-    }
-}
-
-// ---- the sum of a token's experts: a block a row, 16 bytes a thread and turn ----
-__global__ void combine(const int32_t *pair_of_choice, const float *weight, const uint4 *y, const uint4 *residual, int32_t top_k, int32_t n_vectors,
-                        uint4 *out) {
-    int64_t row = blockIdx.x;
-    for (int32_t v = threadIdx.x; v < n_vectors; v += blockDim.x) {
-        float sum[8] = {0};
-        for (int32_t j = 0; j < top_k; j++) {
-            uint4 one = y[(int64_t)pair_of_choice[row * top_k + j] * n_vectors + v];
-            const bf16 *values = reinterpret_cast<const bf16 *>(&one);
-            float w = weight[row * top_k + j];
-            for (int i = 0; i < 8; i++) sum[i] += w * __bfloat162float(values[i]);
-        }
-        uint4 old = residual ? residual[row * n_vectors + v] : make_uint4(0, 0, 0, 0), rounded;
-        const bf16 *base = reinterpret_cast<const bf16 *>(&old);
-        bf16 *to = reinterpret_cast<bf16 *>(&rounded);
-        for (int i = 0; i < 8; i++) to[i] = __float2bfloat16_rn(sum[i] + __bfloat162float(base[i]));
-        out[row * n_vectors + v] = rounded;
     }
 }
 
@@ -275,8 +257,10 @@ grace_status launch(const CUtensorMap &a, const CUtensorMap &b, const problem &p
 
 template <int BM, int BN, int STAGES>
 grace_status run(const gr_cuda_experts *e, const gr_cuda_pairs *pairs, const void *rows, void *y, cudaStream_t stream) {
-    problem up = {(const bf16 *)rows, pairs->row_of_pair, pairs->first_pair, (bf16 *)e->act, e->n_slots, e->hidden, 2 * e->width, e->width};
-    problem down = {nullptr, nullptr, pairs->first_pair, (bf16 *)y, e->n_slots, e->width, e->hidden, e->hidden};
+    const gr_cuda_experts_options *o = &e->options;
+    const pairs::view view = {pairs->first_pair, pairs->row_of_pair, pairs->n_slots, pairs->n_rows};
+    problem up = {(const bf16 *)rows, view, (bf16 *)o->act, o->hidden, 2 * o->width, o->width};
+    problem down = {nullptr, view, (bf16 *)y, o->width, o->hidden, o->hidden};
     grace_status st = launch<BM, BN, STAGES, true, true>(e->up_boxes, e->up_boxes, up, e->n_processors, stream);
     return st ? st : launch<BM, BN, STAGES, false, false>(e->act_boxes, e->down_boxes, down, e->n_processors, stream);
 }
@@ -289,13 +273,4 @@ extern "C" grace_status gr_cuda_experts_few(const gr_cuda_experts *e, const gr_c
 
 extern "C" grace_status gr_cuda_experts_many(const gr_cuda_experts *e, const gr_cuda_pairs *pairs, const void *rows, void *y, cudaStream_t stream) {
     return run<128, 256, 4>(e, pairs, rows, y, stream);
-}
-
-extern "C" grace_status gr_cuda_combine(const gr_cuda_pairs *pairs, const float *weight, const void *y, const void *residual, int32_t hidden, void *out,
-                                        gr_cuda_stream stream) {
-    if (pairs->n_rows == 0) return GRACE_OK;
-    int32_t n_vectors = hidden / 8, threads = n_vectors < 256 ? (n_vectors + 31) / 32 * 32 : 256;
-    combine<<<pairs->n_rows, threads, 0, stream>>>(pairs->pair_of_choice, weight, (const uint4 *)y, (const uint4 *)residual, pairs->top_k, n_vectors,
-                                                   (uint4 *)out);
-    return gr_cuda_status(cudaGetLastError(), "combine");
 }

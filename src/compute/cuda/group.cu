@@ -1,4 +1,5 @@
-// Choices by token -> pairs by slot, stable: pairs of a slot stand by row, then choice. A counting sort in pieces of 1024 choices:
+// Choices by token -> pairs by slot, stable: pairs of a slot stand by row, then choice; choices of no slot (negative) make none. A counting sort in pieces of
+// 1024 choices:
 //
 //     count    a block a piece: how many choices of each slot
 //     scan     a warp a slot: how many in the pieces before
@@ -12,7 +13,7 @@ namespace {
 
 enum { THREADS = 1024, WARPS = THREADS / 32, ONE_BLOCK_MAX = 2 * THREADS, SCAN_THREADS = 256 };
 
-// Rank of each lane's slot among the lower lanes with the same slot; lanes without a choice have slot -1.
+// Rank of each lane's slot among the lower lanes with the same slot; lanes without a pair have slot -1.
 __device__ int32_t rank_in_warp(int32_t slot, int32_t *n_alike, bool *is_first) {
     uint32_t alike = __match_any_sync(~0u, slot), lower = alike & ((1u << (threadIdx.x & 31)) - 1);
     *n_alike = __popc(alike);
@@ -24,7 +25,7 @@ __device__ int32_t rank_in_warp(int32_t slot, int32_t *n_alike, bool *is_first) 
 __device__ void place_turn(const int32_t *slot_of_choice, int64_t from, int64_t to, const gr_cuda_pairs &p, int32_t *at, int32_t *in_warp) {
     int32_t thread = threadIdx.x, warp = thread / 32, n_alike;
     int64_t choice = from + thread;
-    int32_t slot = choice < to ? slot_of_choice[choice] : -1;
+    int32_t slot = choice < to ? max(slot_of_choice[choice], -1) : -1;
     bool is_first;
     for (int32_t i = thread; i < WARPS * p.n_slots; i += THREADS) in_warp[i] = 0;
     __syncthreads();        // counts are zero
@@ -39,18 +40,17 @@ __device__ void place_turn(const int32_t *slot_of_choice, int64_t from, int64_t 
             if (w == WARPS - 1) at[thread] = next;
         }
     __syncthreads();        // starts of all warps are there
-    if (slot >= 0) {
-        int32_t pair = in_warp[warp * p.n_slots + slot] + rank;
-        p.row_of_pair[pair] = (int32_t)(choice / p.top_k);
-        p.pair_of_choice[choice] = pair;
-    }
+    int32_t pair = slot >= 0 ? in_warp[warp * p.n_slots + slot] + rank : -1;
+    if (slot >= 0) p.row_of_pair[pair] = (int32_t)(choice / p.top_k);
+    if (choice < to) p.pair_of_choice[choice] = pair;
     __syncthreads();        // in_warp may be cleared again
 }
 
 __device__ void count_slots(const int32_t *slot_of_choice, int64_t from, int64_t to, int32_t n_slots, int32_t *count) {
     for (int32_t i = threadIdx.x; i < n_slots; i += THREADS) count[i] = 0;
     __syncthreads();
-    for (int64_t i = from + threadIdx.x; i < to; i += THREADS) atomicAdd(&count[slot_of_choice[i]], 1);
+    for (int64_t i = from + threadIdx.x; i < to; i += THREADS)
+        if (slot_of_choice[i] >= 0) atomicAdd(&count[slot_of_choice[i]], 1);
     __syncthreads();
 }
 
