@@ -1,4 +1,4 @@
-/* Attention and, inside it, rotary positions (compute/cpu/rope.c) against doubles. */
+/* Attention and, inside it, rotary positions (compute/rope.c) against doubles. */
 #include "compute/fixture.h"
 
 enum { SEQUENCES = 3, PAGES_MAX = 12 };

@@ -3,6 +3,7 @@
 #define GR_COMPUTE_CPU_CPU_H
 #include "compute/compute.h"
 #include "compute/cpu/kernels.h"
+#include "compute/rope.h"
 
 struct gr_weight {
     const void *data;           /* [rows, cols], borrowed from the mapped file */
@@ -13,9 +14,6 @@ struct gr_weight {
 
 /* Memory that grows to the largest request seen and stays: a steady state allocates nothing. */
 typedef struct gr_scratch { void *data; size_t size; } gr_scratch;
-
-/* Cosine and sine [n_positions, dim / 2] of every position seen so far, for one rope. */
-typedef struct gr_rope_table { grace_rope rope; int32_t n_positions; float *cosine, *sine; } gr_rope_table;
 
 typedef struct gr_cpu {
     gr_compute base;
@@ -29,7 +27,7 @@ typedef struct gr_cpu {
     gr_scratch choices;         /* gate: choices and groups of every thread */
     gr_scratch scores;          /* attention: a workspace per thread; gate: logits; sample: probabilities */
     gr_scratch order;           /* sample: ids */
-    gr_rope_table rope;
+    gr_rope_table rope;         /* of every position seen so far */
 } gr_cpu;
 
 static inline gr_cpu *gr_cpu_of(gr_compute *c) { return (gr_cpu *)c; }
@@ -64,9 +62,5 @@ grace_status gr_cpu_linear_heads(gr_compute *c, const gr_weight *w, int32_t n_he
 grace_status gr_cpu_gate(gr_compute *c, const gr_router_weights *router, const grace_gate *rule, const float *x, int32_t n_rows, int32_t top_k,
                          int32_t *ids, float *weights);
 grace_status gr_cpu_sample(gr_compute *c, const float *logits, int32_t vocab, const gr_sampling *s, int32_t *id);
-
-/* ---- rope.c: grow the table to hold positions below n ---- */
-grace_status gr_rope_reserve(gr_rope_table *t, const grace_rope *rope, int32_t n_positions);
-void gr_rope_free(gr_rope_table *t);
 
 #endif

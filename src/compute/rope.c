@@ -1,10 +1,10 @@
 /* Rotary embedding tables. The reference makes angles in float32 (position * frequency), so they are made the same way here; cosine and sine of
  * that float are taken in double and, with their magnitude, rounded once. */
+#include "compute/rope.h"
+
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-
-#include "compute/cpu/cpu.h"
 
 void gr_rope_free(gr_rope_table *t) {
     free(t->cosine);
