@@ -36,7 +36,7 @@ typedef struct arguments { gr_run_options run; int32_t prefill, decode, repeat; 
 static error_t parse(int key, char *arg, struct argp_state *state) {
     arguments *a = state->input;
     switch (key) {
-    case ARGP_KEY_INIT: state->child_inputs[0] = &a->run; break;
+    case ARGP_KEY_INIT: state->child_inputs[0] = state->child_inputs[1] = &a->run; break;
     case KEY_PREFILL: a->prefill = (int32_t)gr_arg_int(state, "prefill", arg, 1, 1 << 16); break;
     case KEY_DECODE: a->decode = (int32_t)gr_arg_int(state, "decode", arg, 1, 1 << 16); break;
     case KEY_REPEAT: a->repeat = (int32_t)gr_arg_int(state, "repeat", arg, 1, REPEAT_MAX); break;
@@ -223,6 +223,7 @@ static grace_status print_json(const arguments *a, const gr_session *s, const su
     gr_json *o = gr_json_new_object();
     gr_json_set_string(o, "bench", "cpu");
     gr_json_set_string(o, "model", slash && slash[1] ? slash + 1 : dir);
+    gr_made_json(o, s);
     gr_json_set_string(o, "family", m->family);
     gr_json_set_string(o, "simd", gr_compute_cpu_simd(c));
     gr_json_set_int(o, "threads", gr_compute_cpu_threads(c));
@@ -271,6 +272,7 @@ static grace_status measure(arguments *a, gr_session *s) {
     GR_TRY(gr_compute_cpu_open(a->run.engine.simd, a->run.engine.n_threads, &c));
     for (int32_t i = 0; i < a->repeat; i++) GR_TRY(measure_once(a, s, c, &r[i], &top));
     s->running = false;
+    if (s->rank == 0 && !a->run.json) gr_made_print(s);
     const summary sum = summarise(a, m, r, &top, gr_compute_cpu_threads(c));
     if (s->rank == 0 && a->run.json) st = print_json(a, s, &sum, &r[a->repeat - 1], c);
     else if (s->rank == 0) print_text(a, s, &sum, &r[a->repeat - 1], c);
@@ -281,7 +283,7 @@ done:
 }
 
 int gr_bench_cpu_main(int argc, char **argv) {
-    static const struct argp_child children[] = {{&gr_run_argp, 0, 0, 0}, {0}};
+    static const struct argp_child children[] = {{&gr_run_argp, 0, 0, 0}, {&gr_made_argp, 0, 0, 0}, {0}};
     static const struct argp argp = {options, parse, 0, "Prefill and decode as shares of the machine's measured ceilings, time by stage, memory.", children,
                                      0, 0};
     arguments a = {.run = gr_run_defaults(), .prefill = 512, .decode = 128, .repeat = 5};

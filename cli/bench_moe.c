@@ -22,7 +22,7 @@ typedef struct arguments { gr_run_options run; int32_t tokens, steps; } argument
 static error_t parse(int key, char *arg, struct argp_state *state) {
     arguments *a = state->input;
     switch (key) {
-    case ARGP_KEY_INIT: state->child_inputs[0] = &a->run; break;
+    case ARGP_KEY_INIT: state->child_inputs[0] = state->child_inputs[1] = &a->run; break;
     case KEY_TOKENS: a->tokens = (int32_t)gr_arg_int(state, "tokens", arg, 1, 1 << 16); break;
     case KEY_STEPS: a->steps = (int32_t)gr_arg_int(state, "steps", arg, 1, 1 << 16); break;
     default: return ARGP_ERR_UNKNOWN;
@@ -49,7 +49,7 @@ done:
     return st;
 }
 
-static grace_status print(const arguments *a, const grace_stats *s) {
+static grace_status print(const arguments *a, const gr_session *session, const grace_stats *s) {
     static const int stages[] = {GRACE_TIME_GATE, GRACE_TIME_ROUTE, GRACE_TIME_DISPATCH, GRACE_TIME_EXPERTS, GRACE_TIME_COMBINE};
     static const char *const names[] = {"gate", "route", "dispatch", "experts", "combine"};
     double calls = (double)s->n_steps * s->n_layers, total = 0;
@@ -57,6 +57,7 @@ static grace_status print(const arguments *a, const grace_stats *s) {
     gr_json *o = gr_json_new_object(), *times = gr_json_new_object();
     for (int i = 0; i < 5; i++) gr_json_set_real(times, names[i], s->time_us[stages[i]] / calls);
     gr_json_set_string(o, "bench", "moe");
+    gr_made_json(o, session);
     gr_json_set_int(o, "ranks", s->n_ranks);
     gr_json_set_int(o, "nodes", s->n_nodes);
     gr_json_set_int(o, "tokens_per_rank", a->tokens);
@@ -65,6 +66,7 @@ static grace_status print(const arguments *a, const grace_stats *s) {
     gr_json_set(o, "time_us", times);
     gr_json_set_real(o, "bookkeeping_share", s->time_us[GRACE_TIME_ROUTE] / total);
     if (a->run.json) return gr_print_json(o);
+    gr_made_print(session);
     printf("moe: %d ranks, %d tokens a rank, %s: %.0f us a layer;", s->n_ranks, a->tokens, gr_exchange_name(a->run.engine.exchange), total / calls);
     for (int i = 0; i < 5; i++) printf(" %s %.0f", names[i], s->time_us[stages[i]] / calls);
     printf("; routing and bookkeeping %.2f %% of it\n", 100 * s->time_us[GRACE_TIME_ROUTE] / total);
@@ -84,14 +86,14 @@ static grace_status measure(arguments *a, gr_session *s) {
     GR_TRY(grace_engine_run(engine));
     GR_TRY(grace_engine_stats(engine, &stats));
     s->running = false;
-    if (s->rank == 0) st = print(a, &stats);
+    if (s->rank == 0) st = print(a, s, &stats);
 done:
     grace_engine_close(engine);
     return st;
 }
 
 int gr_bench_moe_main(int argc, char **argv) {
-    static const struct argp_child children[] = {{&gr_run_argp, 0, 0, 0}, {0}};
+    static const struct argp_child children[] = {{&gr_run_argp, 0, 0, 0}, {&gr_made_argp, 0, 0, 0}, {0}};
     static const struct argp argp = {options, parse, 0, "The MoE layer's time by stage; routing and exchange bookkeeping as a share of it.", children, 0, 0};
     arguments a = {.run = gr_run_defaults(), .tokens = 256, .steps = 20};
     gr_session session;

@@ -28,10 +28,13 @@ typedef struct gr_run_options {
     int32_t n_nodes;                /* --nodes; 0: as the launcher says */
     double deadline_s;
     bool json, verbose;
+    bool random;                    /* --random-weights: model is a folder with a config.json only */
+    uint64_t random_seed;
     grace_engine_options engine;    /* exchange, route, exact, sizes, threads, simd */
 } gr_run_options;
 
 extern const struct argp gr_run_argp;       /* child parser; its input is a gr_run_options */
+extern const struct argp gr_made_argp;      /* one more, of commands that can do without weights: --random-weights; the same input */
 gr_run_options gr_run_defaults(void);
 /* argp_parse() of what follows the first N words of the command line, by which messages name the program ("grace run": 2). Exits with 64
  * after a usage error, with 0 after --help. */
@@ -48,7 +51,7 @@ const char *gr_route_name(grace_route route);
 typedef struct gr_session {
     grace_comm *comm;
     grace_model *model;
-    grace_tokenizer *tokenizer;
+    grace_tokenizer *tokenizer;     /* NULL with random weights */
     grace_plan *plan;               /* --plan, or NULL */
     int32_t rank, n_ranks;
     bool running;                   /* set once the ranks run on their own: from here a failing rank speaks for itself */
@@ -60,6 +63,10 @@ bool gr_session_relaunch(const gr_run_options *opt, int argc, char **argv, int *
 grace_status gr_session_open(gr_run_options *opt, gr_session *s);
 /* Prints the message of a failure once, ends the other ranks if they may be waiting, closes everything. Returns the exit code. */
 int gr_session_close(gr_session *s, grace_status st);
+
+/* ---- what is made instead of read (made.c): every command that has gr_made_argp says it first, on stdout or in its object, on rank 0 ---- */
+void gr_made_print(const gr_session *s);        /* "(random weights, seed S)" */
+void gr_made_json(gr_json *o, const gr_session *s);     /* "weights": "random weights, seed S"; else nothing */
 
 /* ---- requests from the command line (requests.c) ---- */
 typedef struct gr_request_list {
@@ -75,6 +82,8 @@ grace_status gr_requests_add_chat(gr_request_list *list, const grace_tokenizer *
 grace_status gr_requests_add_file(gr_request_list *list, const grace_tokenizer *tok, const grace_request *defaults, const char *path);
 /* One request a line: token ids, separated by blanks or commas. */
 grace_status gr_requests_add_ids(gr_request_list *list, const grace_request *defaults, const char *path);
+/* n requests of n_prompt ids below vocab; request i's are drawn from defaults->seed + i. */
+grace_status gr_requests_add_random(gr_request_list *list, const grace_request *defaults, int32_t n, int32_t n_prompt, int32_t vocab);
 void gr_requests_free(gr_request_list *list);
 
 /* ---- text samples cut into windows (corpus.c) ---- */

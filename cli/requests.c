@@ -5,6 +5,7 @@
 
 #include "base/file.h"
 #include "base/memory.h"
+#include "base/rng.h"
 #include "cli.h"
 
 grace_status gr_requests_add(gr_request_list *list, const grace_request *req, int32_t *prompt) {
@@ -84,6 +85,21 @@ static grace_status add_object(gr_request_list *list, const grace_tokenizer *tok
     GR_TRY(add_bytes(list, tok, &req, prompt, strlen(prompt), false));
 done:
     gr_json_free(object);
+    return st;
+}
+
+grace_status gr_requests_add_random(gr_request_list *list, const grace_request *defaults, int32_t n, int32_t n_prompt, int32_t vocab) {
+    grace_status st = GRACE_OK;
+    for (int32_t i = 0; i < n; i++) {
+        gr_rng rng = gr_rng_seed(defaults->seed + (uint64_t)i);
+        grace_request req = *defaults;
+        int32_t *ids = NULL;
+        GR_CALLOC(ids, n_prompt);
+        for (int32_t t = 0; t < n_prompt; t++) ids[t] = (int32_t)gr_rng_below(&rng, (uint32_t)vocab);
+        req.n_prompt = n_prompt;
+        GR_TRY(gr_requests_add(list, &req, ids));
+    }
+done:
     return st;
 }
 

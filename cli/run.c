@@ -7,20 +7,22 @@
 #include "chat.h"
 #include "cli.h"
 
-enum { KEY_PROMPTS = 0x200, KEY_IDS, KEY_IGNORE_EOS, KEY_SEED, KEY_TEMPERATURE, KEY_TOP_P, KEY_TOP_K, KEY_TRACE };
+enum { KEY_PROMPTS = 0x200, KEY_IDS, KEY_IGNORE_EOS, KEY_SEED, KEY_TEMPERATURE, KEY_TOP_P, KEY_TOP_K, KEY_TRACE, KEY_PROMPT_TOKENS, KEY_REQUESTS };
 
 static const struct argp_option options[] = {
     {0, 0, 0, 0, "Prompts:", 5},
     {"prompt", 'p', "TEXT", 0, "a prompt", 5},
     {"prompts", KEY_PROMPTS, "FILE", 0, "one request a line: text, or {\"prompt\": ..., \"n\": ..., \"temperature\": ...}", 5},
     {"prompt-ids", KEY_IDS, "FILE", 0, "one request a line: token ids", 5},
+    {"prompt-tokens", KEY_PROMPT_TOKENS, "N", 0, "random prompts of N token ids, drawn from --seed", 5},
+    {"requests", KEY_REQUESTS, "B", 0, "how many random prompts (default 1)", 5},
     {0, 'n', "N", 0, "tokens to generate per request (default 32)", 5},
     {"ignore-eos", KEY_IGNORE_EOS, 0, 0, "go on after end of text", 5},
     {0, 0, 0, 0, "Sampling:", 7},
     {"temperature", KEY_TEMPERATURE, "T", 0, "0: greedy (default)", 7},
     {"top-p", KEY_TOP_P, "P", 0, "keep the likeliest tokens up to this share (default 1)", 7},
     {"top-k", KEY_TOP_K, "K", 0, "keep the K likeliest tokens (default 0: all)", 7},
-    {"seed", KEY_SEED, "N", 0, "of the draw (default 0)", 7},
+    {"seed", KEY_SEED, "N", 0, "of the draw, and of random prompts (default 0)", 7},
     {0, 0, 0, 0, "Recording:", 8},
     {"trace", KEY_TRACE, "FILE", 0, "record the routing of this run", 8},
     {0},
@@ -30,17 +32,20 @@ typedef struct arguments {
     gr_run_options run;
     gr_chat_options chat;
     const char *prompt, *prompts, *ids;
+    int32_t prompt_tokens, n_requests;  /* of random prompts; prompt_tokens 0: none */
     grace_request request;
 } arguments;
 
 static error_t parse(int key, char *arg, struct argp_state *state) {
     arguments *a = state->input;
     switch (key) {
-    case ARGP_KEY_INIT: state->child_inputs[0] = &a->run, state->child_inputs[1] = &a->chat; break;
+    case ARGP_KEY_INIT: state->child_inputs[0] = &a->run, state->child_inputs[1] = &a->chat, state->child_inputs[2] = &a->run; break;
     case 'p': a->prompt = arg; break;
     case 'n': a->request.n_generate = (int32_t)gr_arg_int(state, "n", arg, 0, 1 << 24); break;
     case KEY_PROMPTS: a->prompts = arg; break;
     case KEY_IDS: a->ids = arg; break;
+    case KEY_PROMPT_TOKENS: a->prompt_tokens = (int32_t)gr_arg_int(state, "prompt-tokens", arg, 1, 1 << 24); break;
+    case KEY_REQUESTS: a->n_requests = (int32_t)gr_arg_int(state, "requests", arg, 1, 1 << 20); break;
     case KEY_IGNORE_EOS: a->request.ignore_eos = true; break;
     case KEY_SEED: a->request.seed = (uint64_t)gr_arg_int(state, "seed", arg, INT64_MIN, INT64_MAX); break;
     case KEY_TEMPERATURE: a->request.temperature = (float)gr_arg_number(state, "temperature", arg, 0, 1000); break;
@@ -48,9 +53,11 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case KEY_TOP_K: a->request.top_k = (int32_t)gr_arg_int(state, "top-k", arg, 0, INT32_MAX); break;
     case KEY_TRACE: a->run.engine.trace_path = arg; break;
     case ARGP_KEY_END:
-        if (a->chat.chat ? !a->prompt == !a->chat.messages : !a->prompt + !a->prompts + !a->ids != 2)
-            argp_error(state, a->chat.chat ? "--chat: expected one of -p, --messages" : "expected one of -p, --prompts, --prompt-ids");
-        if (a->chat.chat && (a->prompts || a->ids)) argp_error(state, "--chat takes -p or --messages, not --prompts or --prompt-ids");
+        if (a->chat.chat ? !a->prompt == !a->chat.messages : !a->prompt + !a->prompts + !a->ids + !a->prompt_tokens != 3)
+            argp_error(state, a->chat.chat ? "--chat: expected one of -p, --messages" : "expected one of -p, --prompts, --prompt-ids, --prompt-tokens");
+        if (a->chat.chat && (a->prompts || a->ids || a->prompt_tokens)) argp_error(state, "--chat takes -p or --messages, no other prompts");
+        if (a->n_requests && !a->prompt_tokens) argp_error(state, "--requests needs --prompt-tokens");
+        if (a->run.random && !a->ids && !a->prompt_tokens) argp_error(state, "--random-weights has no tokenizer: expected --prompt-ids or --prompt-tokens");
         break;
     default: return ARGP_ERR_UNKNOWN;
     }
@@ -67,6 +74,8 @@ static grace_status read_chat(const arguments *a, const gr_session *s, gr_reques
 }
 
 static grace_status read_requests(const arguments *a, const gr_session *s, gr_request_list *list) {
+    const int32_t n = a->n_requests ? a->n_requests : 1;
+    if (a->prompt_tokens) return gr_requests_add_random(list, &a->request, n, a->prompt_tokens, grace_model_describe(s->model)->vocab);
     if (a->chat.chat) return read_chat(a, s, list);
     if (a->prompt) return gr_requests_add_text(list, s->tokenizer, &a->request, a->prompt);
     if (a->prompts) return gr_requests_add_file(list, s->tokenizer, &a->request, a->prompts);
@@ -94,24 +103,31 @@ static void end_stream(stream *s) {
     putchar('\n');
 }
 
-static grace_status print_texts(const gr_session *s, const grace_engine *engine) {
-    for (int32_t i = 0; i < grace_engine_n_requests(engine); i++) {
-        const grace_result *r = grace_engine_result(engine, i);
-        char *text = NULL;
-        size_t n;
-        grace_status st = grace_tokenizer_decode(s->tokenizer, r->ids, r->n_ids, 1, &text, &n);
-        if (st) return st;
-        printf("--- request %d\n%s\n", i, text);
-        free(text);
+/* Without a tokenizer, ids. */
+static grace_status print_result(const gr_session *s, const grace_result *r) {
+    char *text = NULL;
+    size_t n;
+    grace_status st = s->tokenizer ? grace_tokenizer_decode(s->tokenizer, r->ids, r->n_ids, 1, &text, &n) : GRACE_OK;
+    for (int32_t i = 0; i < r->n_ids && !s->tokenizer; i++) printf(i ? " %d" : "%d", r->ids[i]);
+    if (!st) printf("%s\n", text ? text : "");
+    free(text);
+    return st;
+}
+
+static grace_status print_results(const gr_session *s, const grace_engine *engine) {
+    grace_status st = GRACE_OK;
+    for (int32_t i = 0; i < grace_engine_n_requests(engine) && !st; i++) {
+        printf("--- request %d\n", i);
+        st = print_result(s, grace_engine_result(engine, i));
     }
-    return GRACE_OK;
+    return st;
 }
 
 static void set_result(gr_json *o, const gr_session *s, const grace_result *r) {
     static const char *const finish_names[] = {"none", "length", "eos"};
     char *text = NULL;
     size_t n;
-    if (grace_tokenizer_decode(s->tokenizer, r->ids, r->n_ids, 1, &text, &n) == GRACE_OK) gr_json_set_string(o, "text", text);
+    if (s->tokenizer && grace_tokenizer_decode(s->tokenizer, r->ids, r->n_ids, 1, &text, &n) == GRACE_OK) gr_json_set_string(o, "text", text);
     free(text);
     gr_json_set_ints(o, "token_ids", r->ids, (size_t)r->n_ids);
     gr_json_set_string(o, "finish", finish_names[r->finish]);
@@ -123,6 +139,7 @@ static double rate(int64_t tokens, double us) { return us > 0 ? 1e6 * (double)to
 
 static grace_status print_json(const arguments *a, const gr_session *s, const grace_engine *engine, const grace_stats *stats) {
     gr_json *o = gr_json_new_object(), *requests = gr_json_new_array();
+    gr_made_json(o, s);
     set_result(o, s, grace_engine_result(engine, 0));
     gr_json_set_hex(o, "logits_hash", grace_engine_logits_hash(engine));
     gr_json_set_real(o, "prefill_tok_s", rate(stats->n_prefill, stats->prefill_us));
@@ -147,7 +164,7 @@ static grace_status generate(arguments *a, gr_session *s, const gr_request_list 
     grace_engine *engine = NULL;
     grace_stats stats;
     stream out = {.tok = s->tokenizer};
-    bool streaming = list->n == 1 && !a->run.json && s->rank == 0;
+    bool streaming = list->n == 1 && s->tokenizer && !a->run.json && s->rank == 0;
     double tokens = 0;
     GR_TRY(grace_engine_open(s->model, &a->run.engine, &engine));
     for (int32_t i = 0; i < list->n; i++) {
@@ -158,6 +175,7 @@ static grace_status generate(arguments *a, gr_session *s, const gr_request_list 
         if (st) goto done;
         tokens += req.n_prompt + req.n_generate;
     }
+    if (s->rank == 0 && !a->run.json) gr_made_print(s);
     s->running = true;
     GR_TRY(gr_run_showing(engine, s->rank == 0 && !streaming ? "generating" : NULL, tokens));
     GR_TRY(grace_engine_collect(engine));
@@ -165,7 +183,7 @@ static grace_status generate(arguments *a, gr_session *s, const gr_request_list 
     s->running = false;
     if (streaming) end_stream(&out);
     if (s->rank == 0 && a->run.json) st = print_json(a, s, engine, &stats);
-    else if (s->rank == 0 && !streaming) st = print_texts(s, engine);
+    else if (s->rank == 0 && !streaming) st = print_results(s, engine);
 done:
     grace_engine_close(engine);
     return st;
@@ -179,7 +197,7 @@ static int show_prompt(arguments *a) {
 }
 
 int gr_cmd_run(int argc, char **argv) {
-    static const struct argp_child children[] = {{&gr_run_argp, 0, 0, 0}, {&gr_chat_argp, 0, 0, 0}, {0}};
+    static const struct argp_child children[] = {{&gr_run_argp, 0, 0, 0}, {&gr_chat_argp, 0, 0, 0}, {&gr_made_argp, 0, 0, 0}, {0}};
     static const struct argp argp = {options, parse, 0, "Generate text with a model, on one rank or several.", children, 0, 0};
     arguments a = {.run = gr_run_defaults(), .request = grace_request_defaults()};
     gr_session session;

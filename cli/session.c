@@ -29,8 +29,8 @@ bool gr_session_relaunch(const gr_run_options *opt, int argc, char **argv, int *
 
 static grace_status open_files(gr_run_options *opt, gr_session *s) {
     grace_status st = GRACE_OK;
-    GR_TRY(grace_model_open(opt->model, &s->model));
-    GR_TRY(grace_tokenizer_open(opt->model, &s->tokenizer));
+    GR_TRY(opt->random ? grace_model_open_random(opt->model, opt->random_seed, &s->model) : grace_model_open(opt->model, &s->model));
+    if (!opt->random) GR_TRY(grace_tokenizer_open(opt->model, &s->tokenizer));
     if (opt->plan) GR_TRY(grace_plan_load(opt->plan, &s->plan));
 done:
     return st;

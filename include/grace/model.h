@@ -13,14 +13,19 @@ typedef struct grace_model grace_model;
 
 typedef enum grace_dtype { GRACE_F32, GRACE_BF16, GRACE_F16, GRACE_F8_E4M3, GRACE_MXFP4 } grace_dtype;
 
+/* Values made from a seed instead of read (grace_model_open_random()): the value at (row, col) is number first + row * row_step + col * col_step
+ * of the seed's, which are nearly normal with mean 0 and standard deviation scale, rounded to BF16; with scale 0 all are `constant`. */
+typedef struct grace_random { bool on; float scale, constant; uint64_t seed; int64_t first; } grace_random;
+
 /* A matrix (or a vector: rows = 1) as it lies in a mapped shard. */
 typedef struct grace_tensor {
-    const void *data;       /* [rows, cols], borrowed until grace_model_close(); NULL when the tensor is absent */
+    const void *data;       /* [rows, cols], borrowed until grace_model_close(); NULL when the tensor is absent or random */
     int64_t rows, cols;
     grace_dtype dtype;
     int64_t row_step, col_step; /* values from one row and from one column to the next; 0: row by row, side by side */
     const void *scale;      /* F8_E4M3: float32 [rows / 128, cols / 128], rounded up, multiplies a block; MXFP4: exponent + 127 in a byte for
                              * 32 columns, its rows as far apart as the data's; else NULL */
+    grace_random random;    /* on: BF16 without data */
 } grace_tensor;
 
 enum { GRACE_LAYERS_MAX = 1024, GRACE_ROPE_PAIRS_MAX = 512 };
@@ -89,6 +94,11 @@ typedef struct grace_model_info {
  * mapped, nothing is copied, and only headers and routers are read; every name, dtype, shape and offset the network needs is checked here.
  * Fails with IO, FORMAT, UNSUPPORTED (model type, config key or value, dtype; the message names it), LIMIT. The caller closes. */
 grace_status grace_model_open(const char *dir, grace_model **out);
+/* The network that DIR/config.json describes with weights made from the seed, for measuring speed where the weights are not: matrices nearly normal with
+ * standard deviation 1 / sqrt(columns), the embedding's 1, norms 1, biases 0, so that activations keep their size and tokens choose different experts.
+ * Nothing but config.json and generation_config.json is read. Fails as grace_model_open(). */
+grace_status grace_model_open_random(const char *dir, uint64_t seed, grace_model **out);
+bool grace_model_is_random(const grace_model *model, uint64_t *seed);     /* *seed is set when it is */
 void grace_model_close(grace_model *model);
 
 const grace_model_info *grace_model_describe(const grace_model *model);   /* borrowed until close */

@@ -2,11 +2,13 @@
 
 #include <inttypes.h>
 #include <limits.h>
+#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "base/hash.h"
 #include "base/json.h"
 #include "base/log.h"
 #include "model/safetensors.h"
@@ -32,6 +34,8 @@ struct gr_folder {
     int32_t n_shards, n_entries;
     entry *entries;                     /* [n_entries] sorted by name */
     int64_t n_needed;
+    bool random;                        /* no shards, no entries: tensors are made from the seed */
+    uint64_t seed;
 };
 
 /* ---- opening ---- */
@@ -133,18 +137,35 @@ done:
 
 static int by_name(const void *a, const void *b) { return strcmp(((const entry *)a)->tensor->name, ((const entry *)b)->tensor->name); }
 
-grace_status gr_folder_open(const char *dir, gr_folder **out) {
+static grace_status open_empty(const char *dir, gr_folder **out) {
     grace_status st = GRACE_OK;
     gr_folder *folder = NULL;
     GR_CALLOC(folder, 1);
     GR_CHECK((folder->arena = gr_arena_new()), GRACE_ERR_MEMORY, "no memory to open %s", dir);
     GR_TRY(copy_text(folder->arena, dir, &folder->dir));
+    *out = folder;
+    folder = NULL;
+done:
+    gr_folder_close(folder);
+    return st;
+}
+
+grace_status gr_folder_open(const char *dir, gr_folder **out) {
+    grace_status st = GRACE_OK;
+    gr_folder *folder = NULL;
+    GR_TRY(open_empty(dir, &folder));
     GR_TRY(open_shards(folder));
     qsort(folder->entries, (size_t)folder->n_entries, sizeof *folder->entries, by_name);
     *out = folder;
     folder = NULL;
 done:
     gr_folder_close(folder);
+    return st;
+}
+
+grace_status gr_folder_open_random(const char *dir, uint64_t seed, gr_folder **out) {
+    grace_status st = open_empty(dir, out);
+    if (!st) (*out)->random = true, (*out)->seed = seed;
     return st;
 }
 
@@ -160,6 +181,7 @@ void gr_folder_close(gr_folder *folder) {
 static entry *find_entry(const gr_folder *folder, const char *name) {
     const gr_shard_tensor named = {.name = name};
     const entry key = {.tensor = &named};
+    if (folder->n_entries == 0) return NULL;
     return bsearch(&key, folder->entries, (size_t)folder->n_entries, sizeof key, by_name);
 }
 
@@ -264,9 +286,24 @@ done:
     return st;
 }
 
+/* A vector is a norm, of ones, or one of a name that says it is added to something: zeros. The embedding's rows are not summed over. */
+static void make_random(gr_folder *folder, const char *name, int32_t n_dims, const int64_t *shape, grace_tensor *out) {
+    const bool is_added = strstr(name, "bias") || strstr(name, "sinks"), is_embedding = strstr(name, "embed_tokens") != NULL;
+    *out = (grace_tensor){.rows = 1, .cols = shape[n_dims - 1], .dtype = GRACE_BF16, .random = {.on = true}};
+    for (int32_t i = 0; i + 1 < n_dims; i++) out->rows *= shape[i];
+    if (is_added || n_dims == 1) out->random.constant = is_added ? 0 : 1;
+    else out->random.scale = is_embedding ? 1 : 1 / sqrtf((float)out->cols);
+    out->random.seed = gr_hash64(name, strlen(name), folder->seed);
+    folder->n_needed += out->rows * out->cols;
+}
+
 static grace_status need(gr_folder *folder, const char *name, int32_t n_dims, const int64_t *shape, grace_tensor *out) {
     grace_status st = GRACE_OK;
     entry *e = NULL;
+    if (folder->random) {
+        make_random(folder, name, n_dims, shape, out);
+        return st;
+    }
     GR_TRY(need_entry(folder, name, n_dims, shape, &e));
     if (n_dims == 2 && !strcmp(e->tensor->dtype, "F8_E4M3")) GR_TRY(view_fp8(folder, e, shape, out));
     else GR_TRY(view(e, out));
@@ -313,6 +350,7 @@ grace_status gr_folder_mxfp4(gr_folder *folder, int64_t n, int64_t rows, int64_t
     va_start(args, format);
     vsnprintf(name, sizeof name, format, args);
     va_end(args);
+    if (folder->random) return need(folder, name, 3, (const int64_t[]){n, rows, cols}, out);
     GR_CHECK(cols % 32 == 0, GRACE_ERR_UNSUPPORTED, "%s: '%s' has rows of %lld values, no multiple of 32", folder->dir, name, (long long)cols);
     snprintf(part, sizeof part, "%s_blocks", name);
     GR_TRY(need_bytes(folder, part, "U8", 4, shape, &blocks));
@@ -327,7 +365,7 @@ done:
 /* ---- numbers ---- */
 
 int64_t gr_folder_n_bytes(const gr_folder *folder) {
-    int64_t n = 0;
+    int64_t n = folder->random ? 2 * folder->n_needed : 0;
     for (int32_t i = 0; i < folder->n_entries; i++) n += (int64_t)folder->entries[i].tensor->n_bytes;
     return n;
 }

@@ -16,6 +16,8 @@ struct grace_model {
     const char *dir;
     grace_model_info info;
     gr_model_tensors tensors;
+    bool random;
+    uint64_t seed;
 };
 
 /* ---- config.json and generation_config.json ---- */
@@ -65,7 +67,7 @@ done:
 static int64_t n_values(const gr_mlp_tensors *t) {
     const grace_tensor *const all[] = {&t->gate, &t->up, &t->down, &t->gate_bias, &t->up_bias, &t->down_bias};
     int64_t n = 0;
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++) n += all[i]->data ? all[i]->rows * all[i]->cols : 0;
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) n += gr_tensor_exists(all[i]) ? all[i]->rows * all[i]->cols : 0;
     return n;
 }
 
@@ -112,25 +114,28 @@ static uint64_t fingerprint(const grace_model_info *info, const gr_model_tensors
     for (int32_t layer = 0; layer < info->n_layers; layer++) {
         const grace_tensor *const routers[] = {&tensors->layers[layer].router, &tensors->layers[layer].router_bias, &tensors->layers[layer].correction};
         for (size_t i = 0; i < sizeof routers / sizeof *routers; i++)
-            if (routers[i]->data) hash = gr_hash64(routers[i]->data, gr_tensor_plain_bytes(routers[i]), hash);
+            if (routers[i]->random.on) hash = gr_hash64(&routers[i]->random.seed, sizeof routers[i]->random.seed, hash);
+            else if (routers[i]->data) hash = gr_hash64(routers[i]->data, gr_tensor_plain_bytes(routers[i]), hash);
     }
     return hash;
 }
 
 /* ---- public ---- */
 
-grace_status grace_model_open(const char *dir, grace_model **out) {
+/* seed NULL: the folder's weights */
+static grace_status open_model(const char *dir, const uint64_t *seed, grace_model **out) {
     grace_status st = GRACE_OK;
     const gr_family *family = NULL;
     grace_model *model = NULL;
     char *copy = NULL;
     GR_CALLOC(model, 1);
+    if (seed) model->random = true, model->seed = *seed;
     GR_CHECK((model->arena = gr_arena_new()), GRACE_ERR_MEMORY, "no memory to open %s", dir);
     GR_ARENA_ARRAY(model->arena, copy, strlen(dir) + 1);
     model->dir = strcpy(copy, dir);
     GR_TRY(read_config(dir, &model->info, &family));
     GR_TRY(read_generation(dir, &model->info));
-    GR_TRY(gr_folder_open(dir, &model->folder));
+    GR_TRY(seed ? gr_folder_open_random(dir, *seed, &model->folder) : gr_folder_open(dir, &model->folder));
     GR_TRY(resolve(model, family));
     count(model, &model->info);
     model->info.fingerprint = fingerprint(&model->info, &model->tensors);
@@ -140,6 +145,14 @@ grace_status grace_model_open(const char *dir, grace_model **out) {
 done:
     grace_model_close(model);
     return st;
+}
+
+grace_status grace_model_open(const char *dir, grace_model **out) { return open_model(dir, NULL, out); }
+grace_status grace_model_open_random(const char *dir, uint64_t seed, grace_model **out) { return open_model(dir, &seed, out); }
+
+bool grace_model_is_random(const grace_model *model, uint64_t *seed) {
+    if (model->random) *seed = model->seed;
+    return model->random;
 }
 
 void grace_model_close(grace_model *model) {

@@ -2,6 +2,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "base/random_bf16.h"
 #include "base/status.h"
 #include "model/weights.h"
 
@@ -12,14 +13,14 @@ static int64_t row_step(const grace_tensor *t) { return t->row_step ? t->row_ste
 static int64_t col_step(const grace_tensor *t) { return t->col_step ? t->col_step : 1; }
 static bool has_blocks(const grace_tensor *t) { return t->dtype == GRACE_F8_E4M3 || t->dtype == GRACE_MXFP4; }
 
-bool gr_tensor_is_plain(const grace_tensor *t) { return !has_blocks(t) && (t->rows == 1 || row_step(t) == t->cols) && col_step(t) == 1; }
+bool gr_tensor_is_plain(const grace_tensor *t) { return t->data && !has_blocks(t) && (t->rows == 1 || row_step(t) == t->cols) && col_step(t) == 1; }
 grace_dtype gr_tensor_plain_dtype(const grace_tensor *t) { return has_blocks(t) ? GRACE_BF16 : t->dtype; }
 size_t gr_tensor_plain_bytes(const grace_tensor *t) { return (size_t)(t->rows * t->cols) * value_bytes(gr_tensor_plain_dtype(t)); }
 
 int64_t gr_mlp_plain_bytes(const gr_mlp_tensors *t) {
     const grace_tensor *const all[] = {&t->gate, &t->up, &t->down, &t->gate_bias, &t->up_bias, &t->down_bias};
     int64_t n = 0;
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++) n += all[i]->data ? (int64_t)gr_tensor_plain_bytes(all[i]) : 0;
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) n += gr_tensor_exists(all[i]) ? (int64_t)gr_tensor_plain_bytes(all[i]) : 0;
     return n;
 }
 
@@ -62,6 +63,16 @@ static void unpack_mxfp4(const grace_tensor *t, uint16_t *to) {
     }
 }
 
+static void unpack_random(const grace_tensor *t, uint16_t *to) {
+    const grace_random *r = &t->random;
+    const uint16_t constant = bf16_of_float(r->constant);
+    for (int64_t row = 0; row < t->rows; row++)
+        for (int64_t col = 0; col < t->cols; col++) {
+            const int64_t i = r->first + row * row_step(t) + col * col_step(t);
+            to[row * t->cols + col] = r->scale > 0 ? gr_random_bf16(r->seed, (uint64_t)i, r->scale) : constant;
+        }
+}
+
 static void unpack_steps(const grace_tensor *t, char *to) {
     const size_t size = value_bytes(t->dtype);
     for (int64_t r = 0; r < t->rows; r++)
@@ -70,7 +81,8 @@ static void unpack_steps(const grace_tensor *t, char *to) {
 }
 
 void gr_tensor_unpack(const grace_tensor *t, void *to) {
-    if (t->dtype == GRACE_F8_E4M3) unpack_fp8(t, to);
+    if (t->random.on) unpack_random(t, to);
+    else if (t->dtype == GRACE_F8_E4M3) unpack_fp8(t, to);
     else if (t->dtype == GRACE_MXFP4) unpack_mxfp4(t, to);
     else unpack_steps(t, to);
 }
@@ -80,6 +92,8 @@ grace_tensor gr_tensor_rows(const grace_tensor *t, int64_t first, int64_t n) {
     const int64_t at = first * row_step(t);
     GR_ASSERT(t->dtype != GRACE_F8_E4M3 && first >= 0 && n >= 0 && first + n <= t->rows);
     part.rows = n;
+    part.random.first += at;
+    if (t->random.on) return part;
     part.data = (const char *)t->data + (t->dtype == GRACE_MXFP4 ? (size_t)at / 2 : (size_t)at * value_bytes(t->dtype));
     if (t->dtype == GRACE_MXFP4) part.scale = (const char *)t->scale + at / MXFP4_BLOCK;
     return part;

@@ -1,4 +1,5 @@
-/* The tensors of a network by their place in it, whatever the family calls them. Filled by one file per family; data NULL: there is none. */
+/* The tensors of a network by their place in it, whatever the family calls them. Filled by one file per family; gr_tensor_exists() tells
+ * which there are. */
 #ifndef GR_MODEL_WEIGHTS_H
 #define GR_MODEL_WEIGHTS_H
 #include <stddef.h>
@@ -35,6 +36,8 @@ typedef struct gr_model_tensors {
 
 const gr_model_tensors *gr_model_tensors_of(const grace_model *model);      /* borrowed until grace_model_close() */
 
+static inline bool gr_tensor_exists(const grace_tensor *t) { return t->data || t->random.on; }
+
 /* ---- unpack.c: tensors that a backend does not compute with as they lie in the file ---- */
 
 /* F32, BF16 or F16, row by row and side by side. */
@@ -43,7 +46,8 @@ bool gr_tensor_is_plain(const grace_tensor *t);
 grace_dtype gr_tensor_plain_dtype(const grace_tensor *t);
 size_t gr_tensor_plain_bytes(const grace_tensor *t);
 int64_t gr_mlp_plain_bytes(const gr_mlp_tensors *t);        /* of those of its tensors that are there */
-/* Values in their places, row by row: to [gr_tensor_plain_bytes()]. F8_E4M3 times its scale is rounded to BF16, MXFP4 fits exactly. */
+/* Values in their places, row by row: to [gr_tensor_plain_bytes()]. F8_E4M3 times its scale is rounded to BF16, MXFP4 fits exactly; what is
+ * random is made. */
 void gr_tensor_unpack(const grace_tensor *t, void *to);
 /* Rows first to first + n. Not for F8_E4M3, whose blocks do not begin everywhere. */
 grace_tensor gr_tensor_rows(const grace_tensor *t, int64_t first, int64_t n);

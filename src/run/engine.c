@@ -1,3 +1,4 @@
+#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -90,7 +91,9 @@ static grace_status open_recorder(grace_engine *e, const grace_model *model, con
                              .top_k = e->info->top_k, .n_ranks = e->comm->n_ranks, .n_nodes = e->comm->n_nodes, .vocab = e->info->vocab,
                              .weights = opt->trace_weights, .layer_ids_known = true};
     const char *dir = grace_model_dir(model), *slash = strrchr(dir, '/');
+    uint64_t seed;
     snprintf(info.model, sizeof info.model, "%s", slash && slash[1] ? slash + 1 : dir);
+    if (grace_model_is_random(model, &seed)) snprintf(info.model, sizeof info.model, "random weights, seed %" PRIu64 ": %.24s", seed, slash ? slash + 1 : dir);
     grace_model_layer_ids(e->info, info.layer_ids);
     return gr_recorder_open(e->comm, opt->trace_path, &info, opt->trace_domains, opt->n_trace_domains, opt->n_tokens_max, &e->recorder);
 }

@@ -3,7 +3,7 @@
 #include "grace/engine.h"
 #include "model/weights.h"
 
-static int64_t bytes_of(const grace_tensor *t) { return t->data ? (int64_t)gr_tensor_plain_bytes(t) : 0; }
+static int64_t bytes_of(const grace_tensor *t) { return gr_tensor_exists(t) ? (int64_t)gr_tensor_plain_bytes(t) : 0; }
 
 /* All of a layer but its routed experts: every rank has it. */
 static int64_t layer_bytes(const gr_layer_tensors *t) {

@@ -61,7 +61,7 @@ static grace_status open_weight(gr_weights *w, const grace_tensor *t, gr_weight 
     grace_status st = GRACE_OK;
     void *memory = NULL;
     grace_tensor plain = *t;
-    if (!t->data) return st;
+    if (!gr_tensor_exists(t)) return st;
     if (!gr_tensor_is_plain(t)) st = unpack(t, &memory, &plain);
     return st ? st : hold(w, &plain, memory, out);
 }
@@ -106,7 +106,7 @@ static grace_status open_latent(gr_weights *w, const grace_model_info *m, const 
     void *memory = NULL;
     grace_tensor plain = *kv_b;
     const int64_t nope = m->head_dim - m->rope.dim;
-    if (!kv_b->data) return st;
+    if (!gr_tensor_exists(kv_b)) return st;
     if (!gr_tensor_is_plain(kv_b)) GR_TRY(unpack(kv_b, &memory, &plain));
     GR_TRY(open_pieces(w, &plain, m->n_heads, 0, nope, true, &layer->to_latent));
     GR_TRY(open_pieces(w, &plain, m->n_heads, nope, m->v_dim, false, &layer->from_latent));

@@ -1,0 +1,48 @@
+/* Runs without trained weights or with recorded routing say so in all they print; what they cannot have is refused in a sentence. */
+#include "program.h"
+
+#define CONFIG GRACE_SOURCE_DIR "/models/tiny-olmoe"
+
+static void a_random_model_answers_ids_with_ids_and_names_its_seed(void **state) {
+    (void)state;
+    GRACE(0, "run", "--random-weights", "7", CONFIG, "--prompt-tokens", "9", "--requests", "2", "-n", "4", "--ignore-eos");
+    assert_int_equal(strncmp(last.out, "(random weights, seed 7)\n--- request 0\n", 39), 0);
+    assert_int_equal(count(last.out, "--- request"), 2);
+    GRACE(0, "run", "--random-weights", "7", "-m", CONFIG, "--prompt-tokens", "9", "-n", "4", "--json");
+    gr_json *o = printed_json();
+    assert_string_equal(text_of(o, "weights"), "random weights, seed 7");
+    gr_json_free(o);
+}
+
+static void its_benches_name_the_seed_too(void **state) {
+    (void)state;
+    GRACE(0, "bench", "moe", "--random-weights", "7", CONFIG, "--tokens", "8", "--steps", "2");
+    assert_int_equal(strncmp(last.out, "(random weights, seed 7)\n", 25), 0);
+    GRACE(0, "bench", "cpu", "--random-weights", "7", "-m", CONFIG, "--prefill", "16", "--decode", "4", "--repeat", "1", "--json");
+    gr_json *o = printed_json();
+    assert_string_equal(text_of(o, "weights"), "random weights, seed 7");
+    gr_json_free(o);
+}
+
+static void what_a_random_model_lacks_is_refused(void **state) {
+    (void)state;
+    GRACE(64, "run", "--random-weights", "7", "-m", CONFIG, "-p", "hello");
+    complains_of_usage("no tokenizer");
+    GRACE(64, "run", CONFIG, "-p", "hello");
+    complains_of_usage("given by -m");
+    GRACE(64, "run", "--random-weights", "some", CONFIG, "--prompt-tokens", "4");
+    complains_of_usage("--random-weights");
+    GRACE(64, "run", "-m", CONFIG, "-p", "hello", "--requests", "4");
+    complains_of_usage("--requests needs --prompt-tokens");
+    GRACE(1, "run", "--random-weights", "7", "nowhere", "--prompt-tokens", "4");
+    complains("nowhere/config.json");
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_random_model_answers_ids_with_ids_and_names_its_seed),
+        cmocka_unit_test(its_benches_name_the_seed_too),
+        cmocka_unit_test(what_a_random_model_lacks_is_refused),
+    };
+    return cmocka_run_group_tests(tests, folder_enter, folder_leave);
+}
