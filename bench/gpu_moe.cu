@@ -1,11 +1,12 @@
 // The kernels of an MoE layer against their floor: time of the fewest bytes and operations at rates measured in the same run.
-// Prints one JSON line a case: bench_gpu_moe [MODEL [ROWS]]
+// Prints one JSON line a case: bench_gpu_moe [--kernels auto|hopper|mma|plain] [MODEL [ROWS]]
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
 #include <cublas_v2.h>
 #include <vector>
 
+#include "compute/cuda/experts.h"
 #include "cuda/moe_case.h"
 
 __global__ void read_all(const uint4 *from, size_t n, unsigned *sink) {
@@ -79,46 +80,108 @@ struct graph {
     ~graph() { cudaGraphExecDestroy(exec); }
 };
 
-static void bench(const char *model, moe_case c, double read, double product) {
-    moe_case_open(&c, 23, SPREAD_EVEN);
-    std::vector<bool> hit(c.n_slots);
-    for (int i = 0; i < c.n_rows * c.top_k; i++) hit[c.slot[i]] = true;
-    double n_hit = std::count(hit.begin(), hit.end(), true), matrix = 2.0 * c.hidden * c.width, pairs = (double)c.n_rows * c.top_k;
-    double bytes = n_hit * 3 * matrix + 2 * 2.0 * c.n_rows * c.hidden, flops = pairs * 3 * matrix;
-    double floor_us = 1e6 * std::max(bytes / read, flops / product), spread, spread_group, spread_experts, spread_combine;
-    graph whole([&](cudaStream_t s) { moe_case_run(&c, s); });
-    graph group([&](cudaStream_t s) { gr_cuda_group(c.d_slot, &c.pairs, s); });
-    graph experts([&](cudaStream_t s) { gr_cuda_experts_run(c.experts, &c.pairs, c.d_rows, c.d_y, s); });
-    graph combine([&](cudaStream_t s) { gr_cuda_combine(&c.pairs, c.d_weight, c.d_y, NULL, c.hidden, c.d_out, s); });
-    int inner = floor_us > 500 ? 4 : 20;
-    double us = time_us([&] { cudaGraphLaunch(whole.exec, 0); }, 15, inner, &spread);
-    double group_us = time_us([&] { cudaGraphLaunch(group.exec, 0); }, 9, inner, &spread_group);
-    double experts_us = time_us([&] { cudaGraphLaunch(experts.exec, 0); }, 9, inner, &spread_experts);
-    double combine_us = time_us([&] { cudaGraphLaunch(combine.exec, 0); }, 9, inner, &spread_combine);
-    must(cudaGetLastError() == cudaSuccess, model);
-    printf("{\"bench\":\"gpu_moe\",\"model\":\"%s\",\"rows\":%d,\"median_us\":%.1f,\"spread_us\":%.1f,\"floor_us\":%.1f,\"ratio\":%.2f,\"group_us\":%.1f,"
-           "\"experts_us\":%.1f,\"experts_ratio\":%.2f,\"combine_us\":%.1f,\"tflops\":%.0f,\"tb_s\":%.2f}\n",
-           model, c.n_rows, us, spread, floor_us, us / floor_us, group_us, experts_us, experts_us / floor_us, combine_us, flops / us * 1e-6, bytes / us * 1e-6);
+// What one case of rows costs, whole and in parts.
+struct point { double us, spread; };
+
+struct stage {
+    const moe_case *c;
+    int inner;
+    template <class F> point operator()(F run) const {
+        graph g(run);
+        point p;
+        p.us = time_us([&] { cudaGraphLaunch(g.exec, 0); }, 11, inner, &p.spread);
+        return p;
+    }
+};
+
+static double floor_of(const moe_case *c, double read, double product) {
+    std::vector<bool> hit(c->n_slots);
+    for (int i = 0; i < c->n_rows * c->top_k; i++) hit[c->slot[i]] = true;
+    double n_hit = std::count(hit.begin(), hit.end(), true), matrix = 2.0 * c->hidden * c->width, pairs = (double)c->n_rows * c->top_k;
+    return 1e6 * std::max((n_hit * 3 * matrix + 2 * 2.0 * c->n_rows * c->hidden) / read, pairs * 3 * matrix / product);
+}
+
+static void bench(const char *model, const moe_case *c, double read, double product) {
+    double floor_us = floor_of(c, read, product);
+    stage measure = {c, floor_us > 500 ? 3 : 10};
+    point whole = measure([&](cudaStream_t s) { moe_case_run(c, s); });
+    point group = measure([&](cudaStream_t s) { gr_cuda_group(c->d_slot, &c->pairs, s); });
+    point combine = measure([&](cudaStream_t s) { gr_cuda_combine(&c->pairs, c->d_weight, c->d_y, NULL, c->hidden, c->d_out, s); });
+    printf("{\"bench\":\"gpu_moe\",\"model\":\"%s\",\"kernels\":\"%s\",\"rows\":%d,\"median_us\":%.1f,\"spread_us\":%.1f,\"floor_us\":%.1f,\"ratio\":%.2f,"
+           "\"group_us\":%.1f,\"combine_us\":%.1f", model, gr_cuda_experts_kernels(c->experts), c->n_rows, whole.us, whole.spread, floor_us,
+           whole.us / floor_us, group.us, combine.us);
+    if (!strcmp(gr_cuda_experts_kernels(c->experts), "hopper")) {
+        bool both = c->n_rows * c->top_k < 1024 * c->n_slots;
+        point few = both ? measure([&](cudaStream_t s) { gr_cuda_experts_few(c->experts, &c->pairs, c->d_rows, c->d_y, s); }) : point{0, 0};
+        point many = c->n_rows > 16 ? measure([&](cudaStream_t s) { gr_cuda_experts_many(c->experts, &c->pairs, c->d_rows, c->d_y, s); }) : point{0, 0};
+        printf(",\"few_us\":%.1f,\"many_us\":%.1f", few.us, many.us);
+    } else {
+        point experts = measure([&](cudaStream_t s) { gr_cuda_experts_run(c->experts, &c->pairs, c->d_rows, c->d_y, s); });
+        printf(",\"experts_us\":%.1f", experts.us);
+    }
+    printf("}\n");
     fflush(stdout);
-    moe_case_close(&c);
+}
+
+extern "C" grace_status gr_cuda_trial(const gr_cuda_experts *, const gr_cuda_pairs *, const void *, void *, int trial, int which, cudaStream_t);
+
+static double cublas_us(cublasHandle_t h, const void *rows, const void *weight, void *out, int m, int n, int k) {
+    float one = 1, zero = 0;
+    double spread;
+    return time_us([&] { cublasGemmEx(h, CUBLAS_OP_T, CUBLAS_OP_N, n, m, k, &one, weight, CUDA_R_16BF, k, rows, CUDA_R_16BF, k, &zero, out, CUDA_R_16BF, n,
+                                      CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT); }, 5, 3, &spread);
+}
+
+// What limits the large tiles: each product without one of its costs, and cuBLAS on one matrix of the same size.
+static void bench_trials(const char *model, const moe_case *c) {
+    static const char *const names[] = {"as_is", "no_stores", "half_weights", "no_rows", "few"};
+    double ops[2] = {4.0 * c->n_rows * c->top_k * c->hidden * c->width, 2.0 * c->n_rows * c->top_k * c->hidden * c->width};
+    stage measure = {c, 2};
+    void *wide;
+    must(cudaMalloc(&wide, (size_t)c->n_rows * c->top_k * 2 * std::max(c->hidden, 2 * c->width)) == cudaSuccess, "wide");
+    cublasHandle_t h;
+    cublasCreate(&h);
+    for (int which = 0; which < 2; which++) {
+        printf("{\"bench\":\"gpu_moe_trials\",\"model\":\"%s\",\"rows\":%d,\"product\":\"%s\"", model, c->n_rows, which ? "down" : "up");
+        for (int trial = 0; trial < 5; trial++) {
+            point p = measure([&](cudaStream_t s) { gr_cuda_trial(c->experts, &c->pairs, c->d_rows, c->d_y, trial, which, s); });
+            printf(",\"%s_us\":%.1f,\"%s_tflops\":%.0f", names[trial], p.us, names[trial], ops[which] / p.us * 1e-6);
+        }
+        double us = which ? cublas_us(h, c->d_act, c->d_down, c->d_y, c->n_rows * c->top_k, c->hidden, c->width)
+                          : cublas_us(h, c->d_y, c->d_gate_up, wide, c->n_rows * c->top_k, 2 * c->width, c->hidden);
+        printf(",\"cublas_us\":%.1f,\"cublas_tflops\":%.0f}\n", us, ops[which] / us * 1e-6);
+        fflush(stdout);
+    }
+    cublasDestroy(h), cudaFree(wide);
 }
 
 int main(int argc, char **argv) {
     static const struct { const char *name; int slots, width, top_k; } models[] = {
         {"olmoe", 64, 1024, 8}, {"deepseek-v2-lite", 64, 1408, 6}, {"qwen3-30b", 128, 768, 8}};
     static const int rows[] = {1, 16, 64, 256, 1024, 4096, 16384};
+    static const char *const names[] = {"auto", "hopper", "mma", "plain"};
+    int kernels = 0;
+    if (argc > 2 && !strcmp(argv[1], "--kernels")) {
+        while (kernels < 4 && strcmp(names[kernels], argv[2])) kernels++;
+        must(kernels < 4, "--kernels takes auto, hopper, mma or plain");
+        argc -= 2, argv += 2;
+    }
     double read = measure_read(), product = measure_product();
     cudaDeviceProp prop;
     cudaGetDeviceProperties(&prop, 0);
     printf("{\"bench\":\"gpu_ceilings\",\"device\":\"%s\",\"read_tb_s\":%.2f,\"product_tflops\":%.0f}\n", prop.name, read * 1e-12, product * 1e-12);
-    for (int m = 0; m < 3; m++) {
-        if (argc > 1 && strcmp(argv[1], models[m].name)) continue;
+    for (auto &m : models) {
+        if (argc > 1 && strcmp(argv[1], m.name)) continue;
+        moe_case c = {};
+        c.n_slots = m.slots, c.hidden = 2048, c.width = m.width, c.n_rows = rows[6], c.top_k = m.top_k, c.kernels = (gr_cuda_kernels)kernels;
+        moe_case_open(&c, 23, SPREAD_EVEN);
         for (int r : rows) {
             if (argc > 2 && r != atoi(argv[2])) continue;
-            moe_case c = {};
-            c.n_slots = models[m].slots, c.hidden = 2048, c.width = models[m].width, c.n_rows = r, c.top_k = models[m].top_k;
-            bench(models[m].name, c, read, product);
+            c.n_rows = c.pairs.n_rows = r;
+            bench(m.name, &c, read, product);
+            if (r >= 4096 && kernels <= GR_CUDA_KERNELS_HOPPER) bench_trials(m.name, &c);
         }
+        moe_case_close(&c);
     }
     return 0;
 }
