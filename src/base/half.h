@@ -1,4 +1,4 @@
-/* IEEE half floats, for files. Arithmetic happens in float. */
+/* IEEE half floats and bf16, for files and what a GPU holds. Arithmetic happens in float. */
 #ifndef GR_BASE_HALF_H
 #define GR_BASE_HALF_H
 #include <math.h>
@@ -25,6 +25,13 @@ static inline uint16_t gr_half_of_float(float x) {
     if (size < 0x38800000) return sign | (uint16_t)lrintf(fabsf(x) * 0x1p24f);     /* below 2^-14: multiples of 2^-24 */
     size += 0xFFF + (size >> 13 & 1);
     return sign | (uint16_t)((size - 0x38000000) >> 13);
+}
+
+static inline float gr_float_of_bf16(uint16_t bf16) {
+    uint32_t bits = (uint32_t)bf16 << 16;
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
 }
 
 #endif

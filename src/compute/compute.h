@@ -1,6 +1,7 @@
 /* Backends: a table of coarse operations on backend memory.
  *
- * Contract of every entry. Activations are float32 on cpu. A row's result depends on that row alone: never on how many rows, which rows,
+ * Contract of every entry. Pointers are to backend memory (alloc) unless it says host. Entries of an asynchronous backend queue their work in order and
+ * return; download waits. Activations are float32 on cpu, bf16 on cuda; vectors of weights, logits and gate weights are float32 on both. A row's result depends on that row alone: never on how many rows, which rows,
  * how many threads or which instruction set computed it (docs/architecture.md, Modes). On cpu every sum of products over an index k runs in ONE canonical
  * order, whatever the instruction set: 16 partial sums, partial j takes the products of k = j, j+16, j+32, ... in that order by fused
  * multiply-add starting from 0, missing elements of the last block are products of zeros; then the partials are folded in halves:
@@ -13,12 +14,22 @@
 #include <stdint.h>
 
 #include "base/status.h"
-#include "grace/model.h"
+#include "model/weights.h"
 
 typedef struct gr_compute gr_compute;
 typedef struct gr_weight gr_weight;     /* a tensor the backend can compute with; cpu borrows the mapped file */
 
 enum { GR_KV_PAGE = 16 };               /* tokens of a KV page */
+
+/* What the rows of a step are; backend memory. A backend that pads (ops->padded) gets rows with kv_sequence -1 at the end: they add nothing to the
+ * cache, attend to nothing and choose no slot. */
+typedef struct gr_step_rows {
+    int32_t n;
+    const int32_t *id, *sequence, *position;    /* [n] token, sequence id, position */
+    const int32_t *kv_sequence;         /* [n] row of the page table */
+    const int32_t *decode;              /* [n] 1: a generated token's row; these come first */
+    bool has_prompt, has_decode;
+} gr_step_rows;
 
 /* One layer's attention over n_rows rows of several sequences (ragged batch). Rows of one sequence are consecutive, positions ascending.
  * Latent attention is the same with one kv head: a key is a latent and the turned key behind it, the latent is the value too, and queries and
@@ -31,81 +42,131 @@ typedef struct gr_attention {
     int32_t pages_max;
     int32_t n_heads, n_kv_heads;
     int32_t key_dim, value_dim;         /* elements of a head of q and k, and of v and out */
-    float *k_pages, *v_pages;           /* this layer's cache [n_pages, GR_KV_PAGE, n_kv_heads * key_dim or value_dim], backend memory; v_pages NULL:
-                                         * values are the first value_dim elements of keys */
+    void *k_pages, *v_pages;            /* this layer's cache [n_pages, GR_KV_PAGE, n_kv_heads * key_dim or value_dim]; v_pages NULL: values are the
+                                         * first value_dim elements of keys */
     const gr_weight *q_norm, *k_norm;   /* NULL: none; cols == n_heads*key_dim: over the whole projection; else over the first cols of every head */
     const gr_weight *sinks;             /* NULL: none; [1, n_heads] a score beside those of the positions, without a value */
     float norm_eps, clip_qkv;           /* clip 0: none. Order: clip after norm as OLMoE does: norm(q), clip, heads, rope */
     float scale;                        /* of scores, above 0 */
     int32_t window;                     /* positions a row sees, its own included; 0: all */
     const grace_rope *rope;             /* turns the last rope->dim elements of every head of q and k */
-    float *q, *k, *v;                   /* [n_rows, heads * dim] projections; overwritten. v NULL as v_pages */
-    float *out;                         /* [n_rows, n_heads * value_dim] */
+    void *q, *k, *v;                    /* [n_rows, heads * dim] projections; overwritten. v NULL as v_pages */
+    int64_t q_step, kv_step;            /* elements from row to row of q, and of k and v; 0: side by side */
+    void *out;                          /* [n_rows, n_heads * value_dim] */
 } gr_attention;
-
-/* MLPs over pairs grouped by slot: pair p of slot s computes out[p] = down(act(gate x, up x)), x = in[row_of_pair[p]]. */
-typedef struct gr_experts {
-    int32_t n_slots;                    /* slots of this rank */
-    const struct gr_mlp *slots;         /* [n_slots] all of one shape */
-    float swiglu_limit;                 /* grace_model_info */
-    const int32_t *first_pair;          /* [n_slots + 1] */
-    const int32_t *row_of_pair;         /* [n_pairs] */
-    const float *in;                    /* [n_rows, hidden] */
-    float *out;                         /* [n_pairs, hidden] */
-} gr_experts;
 
 typedef struct gr_mlp {
     gr_weight *gate, *up, *down;                    /* [width, hidden] x2, [hidden, width] */
     gr_weight *gate_bias, *up_bias, *down_bias;     /* [1, rows]; NULL: none */
 } gr_mlp;
 
+/* MLPs of one shape, opened together: as cpu computes with them, or packed by the backend; the other is NULL. */
+typedef struct gr_mlps { int32_t n; gr_mlp *slots; void *packed; } gr_mlps;
+
+/* Which pairs (row, slot) are computed, grouped by slot: by lists of the host, or, on a backend whose rows stay there, by what its `group` made. */
+typedef struct gr_pairs gr_pairs;
+
+/* MLPs over pairs grouped by slot: pair p of slot s computes out[p] = down(act(gate x, up x)), x = in[row_of_pair[p]]. */
+typedef struct gr_experts {
+    int32_t n_slots;                    /* slots of this rank */
+    const gr_mlp *slots;                /* [n_slots] all of one shape */
+    const void *packed;
+    float swiglu_limit;                 /* grace_model_info */
+    const int32_t *first_pair;          /* [n_slots + 1] */
+    const int32_t *row_of_pair;         /* [n_pairs] */
+    const gr_pairs *pairs;              /* packed: in place of these two; NULL: one slot, all n_rows rows in their order */
+    int32_t n_rows;                     /* with packed */
+    const void *in;                     /* [n_rows, hidden] */
+    void *out;                          /* [n_pairs, hidden] */
+} gr_experts;
+
+/* Where `gate` places the choices too (packed backends): slots [n_rows, top_k]. */
+typedef struct gr_place {
+    const int32_t *pick;                /* [n_experts, GR_TURNS] of this layer (run/router.h) */
+    int32_t layer;
+    const gr_step_rows *rows;
+    int32_t *slots;
+} gr_place;
+
 /* A layer's router. */
 typedef struct gr_router_weights {
     const gr_weight *w;                 /* [n_experts, hidden] */
     const gr_weight *bias, *correction; /* [1, n_experts], of logits and of choices; NULL: none */
+    const gr_place *place;              /* NULL: the caller places */
 } gr_router_weights;
 
-typedef struct gr_sampling { float temperature, top_p; int32_t top_k; uint64_t seed; int32_t position; } gr_sampling;
+/* How rows of logits become ids: arrays [n]. */
+typedef struct gr_draws {
+    const float *temperature;           /* 0: the largest, lowest id on ties */
+    const float *top_p;
+    const int32_t *top_k;
+    const double *u;                    /* gr_draw_uniform() */
+} gr_draws;
+
+/* The random number of a draw, in [0, 1): a pure function of the request's seed and the position. */
+double gr_draw_uniform(uint64_t seed, int32_t position);
 
 typedef struct gr_compute_ops {
     const char *name;
-    /* Memory of the backend, zeroed, 64-byte aligned. */
+    size_t element;                     /* bytes of an activation */
+    bool packs;                         /* weights are copied, experts packed, pairs made by `group`: nothing of a step comes to the host but its end */
+    /* Zeroed, 64-byte aligned. */
     grace_status (*alloc)(gr_compute *c, size_t bytes, void **out);
     void (*release)(gr_compute *c, void *memory);
+    grace_status (*upload)(gr_compute *c, void *to, const void *host, size_t bytes);        /* host may be reused at once */
+    grace_status (*download)(gr_compute *c, void *host, const void *from, size_t bytes);
+    /* Waits for all that was queued, and fails with NUMERIC where a gate or a draw met NaN or infinity, COMM where the device is gone. */
+    grace_status (*finish)(gr_compute *c);
+
+    /* A tensor, or several of one width below each other, each with its bias [1, rows] (data NULL: none). cpu borrows the memory. */
     grace_status (*weight_open)(gr_compute *c, const grace_tensor *tensor, gr_weight **out);
+    grace_status (*stack_open)(gr_compute *c, const grace_tensor *parts, const grace_tensor *biases, int32_t n, gr_weight **out);
     void (*weight_close)(gr_compute *c, gr_weight *w);
+    grace_status (*mlps_open)(gr_compute *c, const gr_mlp_tensors *mlps, int32_t n, float swiglu_limit, gr_mlps *out);
+    void (*mlps_close)(gr_compute *c, gr_mlps *mlps);       /* accepts a zeroed one */
+
+    /* Rows a step of n decode rows is computed with: n, or more where the backend replays. */
+    int32_t (*padded)(gr_compute *c, int32_t n_rows);
+    /* run(user), which only calls entries that queue; what a backend recorded for the key (> 0; the same run, the same memory) it may replay instead. */
+    grace_status (*replay)(gr_compute *c, int32_t key, grace_status (*run)(void *user), void *user);
+    /* Once a step, before its first entry that takes rows. */
+    grace_status (*begin)(gr_compute *c, const gr_step_rows *rows);
 
     /* out[i] = table[ids[i]] */
-    grace_status (*embed)(gr_compute *c, const gr_weight *table, const int32_t *ids, int32_t n_rows, float *out);
+    grace_status (*embed)(gr_compute *c, const gr_weight *table, const int32_t *ids, int32_t n_rows, void *out);
     /* out[i] = x[i] / rms(x[i]) * w; out may be x */
-    grace_status (*norm)(gr_compute *c, const gr_weight *w, float eps, const float *x, int32_t n_rows, float *out);
-    /* out [n_rows, W.rows] = x [n_rows, W.cols] W^T */
-    grace_status (*linear)(gr_compute *c, const gr_weight *w, const float *x, int32_t n_rows, float *out);
-    /* x[i] += bias, [1, width] */
-    grace_status (*add_bias)(gr_compute *c, const gr_weight *bias, int32_t n_rows, float *x);
+    grace_status (*norm)(gr_compute *c, const gr_weight *w, float eps, const void *x, int32_t n_rows, void *out);
+    /* out [n_rows, W.rows] = x [n_rows, W.cols] W^T (+ bias) */
+    grace_status (*linear)(gr_compute *c, const gr_weight *w, const void *x, int32_t n_rows, void *out);
+    grace_status (*linear_add)(gr_compute *c, const gr_weight *w, const void *x, int32_t n_rows, void *out);        /* out += ... */
+    grace_status (*logits)(gr_compute *c, const gr_weight *w, const void *x, int32_t n_rows, float *out);           /* in float32 */
     /* The weight's rows in n_heads equal parts; part h meets the piece h of every row: out piece [rows / n_heads] = part h x piece [cols]. n_kept
      * elements behind a piece of x are copied behind its out piece. */
-    grace_status (*linear_heads)(gr_compute *c, const gr_weight *w, int32_t n_heads, int32_t n_kept, const float *x, int32_t n_rows, float *out);
+    grace_status (*linear_heads)(gr_compute *c, const gr_weight *w, int32_t n_heads, int32_t n_kept, const void *x, int32_t n_rows, void *out);
     /* norm, clip, rope, append k and v to the pages, causal softmax attention */
     grace_status (*attention)(gr_compute *c, const gr_attention *a);
     /* The top_k experts of every row by grace_gate, equal choices by id; ids, weights [n_rows, top_k], largest weight first, equal ones by id.
-     * NaN or infinity in the logits fails with NUMERIC and names the row. */
-    grace_status (*gate)(gr_compute *c, const gr_router_weights *router, const grace_gate *rule, const float *x, int32_t n_rows, int32_t top_k,
+     * NaN or infinity in the logits fails with NUMERIC and names the row: at once, or in `finish`. */
+    grace_status (*gate)(gr_compute *c, const gr_router_weights *router, const grace_gate *rule, const void *x, int32_t n_rows, int32_t top_k,
                          int32_t *ids, float *weights);
+    /* packs only. The pairs of slots [n_rows, top_k] (below 0: none) by slot; valid until the next call. */
+    grace_status (*group)(gr_compute *c, const int32_t *slots, int32_t n_rows, int32_t top_k, int32_t n_slots, const gr_pairs **out);
+    /* packs only. x[i] += sum over the choices of row i of weight * in[its pair], in order of choice. */
+    grace_status (*combine)(gr_compute *c, const gr_pairs *pairs, const float *weights, const void *in, int32_t width, void *x);
     /* y[i] *= sigmoid(w x[i]), w [1, hidden], y [n_rows, hidden] */
-    grace_status (*scale_rows)(gr_compute *c, const gr_weight *w, const float *x, int32_t n_rows, float *y);
+    grace_status (*scale_rows)(gr_compute *c, const gr_weight *w, const void *x, int32_t n_rows, void *y);
     grace_status (*experts)(gr_compute *c, const gr_experts *e);
-    /* out[i] = in[index[i]], rows of `width` floats */
-    grace_status (*gather)(gr_compute *c, const float *in, const int32_t *index, int32_t n_rows, int32_t width, float *out);
-    /* out[i] (+)= sum over j in [first[i], first[i+1]) of weight[j] * in[index[j]], in that order, starting from 0, plain multiply then
+    /* out[i] = in[index[i]], rows of `width` elements */
+    grace_status (*gather)(gr_compute *c, const void *in, const int32_t *index, int32_t n_rows, int32_t width, void *out);
+    /* cpu only. out[i] (+)= sum over j in [first[i], first[i+1]) of weight[j] * in[index[j]], in that order, starting from 0, plain multiply then
      * add; weight NULL: all 1; then one addition to out[i] when accumulate. */
     grace_status (*sum_rows)(gr_compute *c, const float *in, const int32_t *first, const int32_t *index, const float *weight,
                              int32_t n_rows, int32_t width, bool accumulate, float *out);
     /* x[i] += y[i] */
-    grace_status (*add)(gr_compute *c, float *x, const float *y, int64_t n);
-    /* One id from logits [vocab]. temperature 0: the largest, lowest id on ties. Else softmax(logits / temperature) cut to top_k, then
-     * to top_p, drawn with a generator that is a pure function of (seed, position). */
-    grace_status (*sample)(gr_compute *c, const float *logits, int32_t vocab, const gr_sampling *s, int32_t *id);
+    grace_status (*add)(gr_compute *c, void *x, const void *y, int64_t n);
+    /* One id from each of n rows of logits [n, vocab]: by temperature 0 the largest; else softmax(logits / temperature) cut to top_k (0: not), then to
+     * top_p, drawn by u. */
+    grace_status (*sample)(gr_compute *c, const float *logits, int32_t n, int32_t vocab, const gr_draws *draws, int32_t *ids);
     void (*free)(gr_compute *c);
 } gr_compute_ops;
 

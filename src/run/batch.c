@@ -93,13 +93,13 @@ static bool is_decoding(const gr_sequence *s) { return s->n_computed >= s->reque
 static int32_t min32(int32_t a, int32_t b) { return a < b ? a : b; }
 
 void gr_batch_fill(gr_batch *b, gr_kv *kv) {
-    b->step.n_rows = b->n_prefill = b->n_decode = 0;
+    b->step.n_rows = b->step.n_decode = b->n_prefill = b->n_decode = 0;
     while (b->first_open < b->n && (b->sequences[b->first_open]->finished || b->sequences[b->first_open]->result.home != b->rank)) b->first_open++;
     for (int32_t i = b->first_open; i < b->n && b->step.n_rows < b->n_rows_max; i++) {
         gr_sequence *s = b->sequences[i];
         if (s->finished || s->kv < 0 || !is_decoding(s)) continue;
         add_rows(b, i, 1);
-        b->n_decode++;
+        b->step.n_decode = ++b->n_decode;
     }
     for (int32_t i = b->first_open; i < b->n && b->step.n_rows < b->n_rows_max; i++) {
         gr_sequence *s = b->sequences[i];

@@ -24,6 +24,9 @@ struct grace_engine {
     gr_tally tally;
     gr_recorder *recorder;
     int64_t kv_tokens;
+    bool hashes;                        /* results' logits_hash is made */
+    gr_draw *draws;                     /* [rows drawn at once] */
+    int32_t *draw_rows;
     int32_t n_domains;                  /* of the trace */
     double started_us;                  /* of the first step */
 };
@@ -112,6 +115,9 @@ grace_status grace_engine_open(const grace_model *model, const grace_engine_opti
     GR_TRY(grace_comm_agree(e->comm, choose_plan(e, options, &opt.plan)));
     GR_TRY(check_same(e->comm, hash_setup(e->info, opt.plan, &opt), "model, plan and options"));
     GR_TRY(gr_network_open(model, &opt, &e->net));
+    e->hashes = !e->net->compute->ops->packs || opt.exact;
+    GR_CALLOC(e->draws, e->net->n_logits_max);
+    GR_CALLOC(e->draw_rows, e->net->n_logits_max);
     GR_TRY(grace_comm_agree(e->comm, gr_batch_init(&e->batch, e->comm->rank, e->comm->n_ranks, opt.n_tokens_max)));
     GR_TRY(grace_comm_agree(e->comm, gr_homing_init(&e->homing, opt.plan, opt.homes, e->info->vocab)));
     GR_TRY(grace_comm_agree(e->comm, gr_tally_init(&e->tally, e->comm->n_ranks, e->info->n_moe_layers)));
@@ -136,6 +142,8 @@ void grace_engine_close(grace_engine *e) {
     gr_homing_free(&e->homing);
     gr_batch_free(&e->batch);
     gr_network_close(e->net);
+    free(e->draws);
+    free(e->draw_rows);
     grace_plan_free(e->own_plan);
     grace_comm_close(e->own_comm);
     free(e);
@@ -212,48 +220,90 @@ static void finish(grace_engine *e, gr_sequence *s, grace_finish why) {
     s->result.total_us = gr_now_us() - e->started_us;
 }
 
-/* The last known token's logits: draw the next one, or end. */
-static grace_status extend(grace_engine *e, gr_sequence *s, int32_t request, int32_t position, const float *logits) {
-    grace_status st = GRACE_OK;
+/* The last known token's row: take the id drawn from it, or end. */
+static void extend(grace_engine *e, gr_sequence *s, int32_t request, int32_t id) {
     const grace_request *req = &s->request;
-    int32_t id;
     if (s->result.n_ids == req->n_generate) {
         finish(e, s, GRACE_FINISH_LENGTH);
-        goto done;
+        return;
     }
-    gr_sampling sampling = {req->temperature, req->top_p, req->top_k, req->seed, position};
-    GR_TRY(e->net->compute->ops->sample(e->net->compute, logits, e->info->vocab, &sampling, &id));
     if (s->result.n_ids == 0) s->result.ttft_us = gr_now_us() - e->started_us;
     s->result.ids[s->result.n_ids++] = id;
     if (req->on_token) req->on_token(req->user, request, id);
     if (is_eos(e->info, id) && !req->ignore_eos) finish(e, s, GRACE_FINISH_EOS);
     else if (s->result.n_ids == req->n_generate) finish(e, s, GRACE_FINISH_LENGTH);
+}
+
+/* logits NULL: nobody looks at them. */
+static void take_row(grace_engine *e, int32_t row, const float *logits, int32_t id) {
+    int32_t request = e->batch.request_of_row[row], position = e->batch.step.position[row];
+    gr_sequence *s = e->batch.sequences[request];
+    if (logits) {
+        s->result.logits_hash = gr_hash64(logits, (size_t)e->info->vocab * sizeof(float), s->result.logits_hash);
+        if (s->request.on_logits) s->request.on_logits(s->request.user, request, position, logits);
+        score(s, position, logits, e->info->vocab);
+    }
+    if (position + 1 == gr_sequence_known(s)) extend(e, s, request, id);
+}
+
+static gr_draw draw_of(const grace_engine *e, int32_t row) {
+    const grace_request *req = &e->batch.sequences[e->batch.request_of_row[row]]->request;
+    return (gr_draw){req->temperature, req->top_p, req->top_k, req->seed, e->batch.step.position[row]};
+}
+
+/* Do logits leave the network: for a hash, a score, a caller? */
+static bool looks(const grace_engine *e, int32_t row) {
+    const grace_request *req = &e->batch.sequences[e->batch.request_of_row[row]]->request;
+    return e->hashes || req->score || req->on_logits;
+}
+
+/* The rows whose logits are wanted, as many at a time as the network takes. */
+static grace_status draw(grace_engine *e) {
+    grace_status st = GRACE_OK;
+    gr_batch *b = &e->batch;
+    bool look = false;
+    int32_t n = 0;
+    for (int32_t row = 0; row <= b->step.n_rows; row++) {
+        bool last = row == b->step.n_rows;
+        if (!last && b->wants_logits[row]) {
+            look = looks(e, row) || look;
+            e->draws[n] = draw_of(e, row);
+            e->draw_rows[n++] = row;
+        }
+        if (n == 0 || (n < e->net->n_logits_max && !last)) continue;
+        const float *logits = NULL;
+        GR_TRY(gr_network_draw(e->net, e->draw_rows, n, e->draws, look ? &logits : NULL));
+        for (int32_t i = 0; i < n; i++) take_row(e, e->draw_rows[i], logits ? logits + (int64_t)i * e->info->vocab : NULL, e->net->drawn[i]);
+        n = 0;
+        look = false;
+    }
 done:
     return st;
 }
 
-static grace_status take_logits(grace_engine *e, int32_t row, const float *logits) {
-    int32_t request = e->batch.request_of_row[row], position = e->batch.step.position[row];
-    gr_sequence *s = e->batch.sequences[request];
-    s->result.logits_hash = gr_hash64(logits, (size_t)e->info->vocab * sizeof(float), s->result.logits_hash);
-    if (s->request.on_logits) s->request.on_logits(s->request.user, request, position, logits);
-    score(s, position, logits, e->info->vocab);
-    return position + 1 == gr_sequence_known(s) ? extend(e, s, request, position, logits) : GRACE_OK;
+/* A step of generated tokens alone whose logits nobody looks at: one call. */
+static bool draws_all(const grace_engine *e) {
+    const gr_step *step = &e->batch.step;
+    if (step->n_decode < step->n_rows || step->n_rows == 0 || e->net->compute->ops->padded(e->net->compute, step->n_rows) > e->net->n_logits_max) return false;
+    for (int32_t row = 0; row < step->n_rows; row++)
+        if (!e->batch.wants_logits[row] || looks(e, row)) return false;
+    return true;
 }
 
-static grace_status draw(grace_engine *e) {
+static grace_status forward(grace_engine *e) {
     grace_status st = GRACE_OK;
-    gr_batch *b = &e->batch;
-    int32_t rows[GR_LOGITS_ROWS], n = 0;
-    for (int32_t row = 0; row <= b->step.n_rows; row++) {
-        bool last = row == b->step.n_rows;
-        if (!last && b->wants_logits[row]) rows[n++] = row;
-        if (n < GR_LOGITS_ROWS && !last) continue;
-        const float *logits = NULL;
-        GR_TRY(gr_network_logits(e->net, rows, n, &logits));
-        for (int32_t i = 0; i < n; i++) GR_TRY(take_logits(e, rows[i], logits + (int64_t)i * e->info->vocab));
-        n = 0;
+    const gr_step *step = &e->batch.step;
+    if (!draws_all(e)) {
+        double mark;
+        GR_TRY(gr_network_forward(e->net, step, NULL));
+        mark = gr_now_us();
+        GR_TRY(draw(e));
+        e->net->time_us[GRACE_TIME_LOGITS] += gr_now_us() - mark;
+        goto done;
     }
+    for (int32_t row = 0; row < step->n_rows; row++) e->draws[row] = draw_of(e, row);
+    GR_TRY(gr_network_forward(e->net, step, e->draws));
+    for (int32_t row = 0; row < step->n_rows; row++) take_row(e, row, NULL, e->net->drawn[row]);
 done:
     return st;
 }
@@ -272,17 +322,14 @@ done:
 
 grace_status grace_engine_step(grace_engine *e, bool *more) {
     grace_status st = GRACE_OK;
-    double start = gr_now_us(), mark;
+    double start = gr_now_us();
     if (e->tally.n_steps == 0) e->started_us = start;
     GR_TRY(take_in(e));
     gr_batch_fill(&e->batch, &e->net->kv);
     GR_TRY(gr_tally_sync(&e->tally, e->net, e->batch.n_prefill, e->batch.n_decode, more));
     if (!*more) goto done;
     e->batch.step.decode = e->tally.decode;
-    GR_TRY(gr_network_forward(e->net, &e->batch.step));
-    mark = gr_now_us();
-    GR_TRY(draw(e));
-    e->net->time_us[GRACE_TIME_LOGITS] += gr_now_us() - mark;
+    GR_TRY(forward(e));
     gr_batch_advance(&e->batch, &e->net->kv);
     gr_tally_step(&e->tally, gr_now_us() - start);
     if (e->recorder) GR_TRY(gr_recorder_step(e->recorder, &e->batch.step, e->batch.n_decode, e->tally.n_steps - 1));

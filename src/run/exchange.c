@@ -4,12 +4,14 @@
 
 #include "base/clock.h"
 #include "base/memory.h"
+#include "run/exchange_here.h"
 #include "run/hop.h"
 #include "run/ways.h"
 
 enum { A = GRACE_STAGE_CROSS, B = GRACE_STAGE_NODE };
 
 struct gr_exchange {
+    gr_exchange_here *here;         /* does it all, where the backend keeps rows to itself; else NULL */
     gr_exchange_options opt;
     gr_comm *world, *node;          /* node: stage B of hsc, owned; else NULL */
     gr_compute *compute;
@@ -73,6 +75,16 @@ done:
     return st;
 }
 
+static grace_status open_here(gr_exchange *ex) {
+    grace_status st = GRACE_OK;
+    GR_CHECK(ex->world->n_ranks == 1, GRACE_ERR_UNSUPPORTED, "%s on %d ranks: expected one, rows do not leave a GPU yet", ex->compute->ops->name,
+             ex->world->n_ranks);
+    GR_CALLOC(ex->counts.pair_rows, 1);
+    GR_TRY(gr_exchange_here_open(ex->compute, &ex->opt, &ex->here));
+done:
+    return st;
+}
+
 grace_status gr_exchange_open(gr_comm *world, gr_compute *compute, const gr_exchange_options *opt, gr_exchange **out) {
     grace_status st = GRACE_OK;
     gr_exchange *ex = NULL;
@@ -82,8 +94,12 @@ grace_status gr_exchange_open(gr_comm *world, gr_compute *compute, const gr_exch
     ex->compute = compute;
     GR_TRY(gr_ways_init(&ex->ways, grace_comm_cluster(world), opt->kind));
     gr_ways_aim(&ex->ways, world->rank);
-    if (ex->ways.two_stage) GR_TRY(gr_comm_split(world, gr_comm_node(world, world->rank), &ex->node));
-    GR_TRY(alloc_buffers(ex));
+    if (compute->ops->packs) {
+        GR_TRY(open_here(ex));
+    } else {
+        if (ex->ways.two_stage) GR_TRY(gr_comm_split(world, gr_comm_node(world, world->rank), &ex->node));
+        GR_TRY(alloc_buffers(ex));
+    }
     *out = ex;
     ex = NULL;
 done:
@@ -99,6 +115,7 @@ void gr_exchange_close(gr_exchange *ex) {
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
         if (rows[i]) ex->compute->ops->release(ex->compute, rows[i]);
     for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) free(lists[i]);
+    gr_exchange_here_close(ex->here);
     gr_hop_free(&ex->hop[A]);
     gr_hop_free(&ex->hop[B]);
     gr_ways_free(&ex->ways);
@@ -106,7 +123,7 @@ void gr_exchange_close(gr_exchange *ex) {
     free(ex);
 }
 
-float *gr_exchange_rows(gr_exchange *ex) { return ex->source_rows; }
+void *gr_exchange_rows(gr_exchange *ex) { return ex->here ? ex->here->rows : ex->source_rows; }
 gr_exchange_counts *gr_exchange_counts_of(gr_exchange *ex) { return &ex->counts; }
 
 /* ---- counting ---- */
@@ -119,6 +136,13 @@ static void count_rows(gr_exchange *ex, int stage, bool dispatch, const int32_t 
                           dispatch ? gr_hop_list_bytes(&ex->hop[stage], p) : 0);
         ex->counts.pair_rows[rank] += rows[p];
     }
+}
+
+void gr_exchange_count_here(gr_exchange *ex, int64_t n_rows) {
+    const int64_t row = (int64_t)ex->opt.hidden * (int64_t)ex->compute->ops->element;
+    gr_link_count_add(&ex->counts.dispatch[B][GRACE_LINK_SELF], n_rows, row, 0);
+    gr_link_count_add(&ex->counts.combine[B][GRACE_LINK_SELF], n_rows, row, 0);
+    ex->counts.pair_rows[0] += 2 * n_rows;
 }
 
 /* ---- build ---- */
@@ -143,6 +167,7 @@ grace_status gr_exchange_build(gr_exchange *ex, const gr_route *route) {
     grace_status st = GRACE_OK;
     double mark = gr_now_us(), move_us = 0;
     GR_ASSERT(route->n_rows <= ex->opt.n_rows_max && route->n_slots <= ex->opt.n_slots_max);
+    if (ex->here) return gr_exchange_here_build(ex->here, route);
     ex->route = *route;
     take_own_rows(ex);
     ex->hop[A].slot_to = route->n_slots_all;
@@ -247,6 +272,7 @@ static grace_status wait_rows(gr_exchange *ex, int stage) {
 grace_status gr_exchange_dispatch_start(gr_exchange *ex) {
     grace_status st = GRACE_OK;
     double mark = gr_now_us();
+    if (ex->here) return GRACE_OK;
     if (ex->ways.two_stage) return cross_nodes(ex, &mark);
     GR_TRY(list_arrivals(ex, &mark));
     GR_TRY(start_rows(ex, B, ex->arrived_rows));
@@ -258,6 +284,10 @@ done:
 grace_status gr_exchange_dispatch_finish(gr_exchange *ex, gr_arrived *out) {
     grace_status st = GRACE_OK;
     double mark = gr_now_us();
+    if (ex->here) {
+        gr_exchange_here_arrived(ex->here, out);
+        return GRACE_OK;
+    }
     if (ex->ways.two_stage) {
         GR_TRY(list_arrivals(ex, &mark));
         GR_TRY(wait_rows(ex, A));
@@ -265,7 +295,7 @@ grace_status gr_exchange_dispatch_finish(gr_exchange *ex, gr_arrived *out) {
     }
     GR_TRY(wait_rows(ex, B));
     lap(&mark, &ex->counts.move_us[0]);
-    *out = (gr_arrived){ex->arrived.n, ex->arrived.first[ex->arrived.n], ex->arrived_rows, ex->first_pair, ex->row_of_pair, ex->results};
+    *out = (gr_arrived){ex->arrived.n, ex->arrived.first[ex->arrived.n], ex->arrived_rows, ex->first_pair, ex->row_of_pair, NULL, ex->results};
 done:
     return st;
 }
@@ -326,9 +356,10 @@ static void list_partials(gr_exchange *ex) {
     ex->sum_first[ex->route.n_rows] = n;
 }
 
-grace_status gr_exchange_combine(gr_exchange *ex, float *y) {
+grace_status gr_exchange_combine(gr_exchange *ex, void *y) {
     grace_status st = GRACE_OK;
     double mark = gr_now_us();
+    if (ex->here) return gr_exchange_here_combine(ex->here, y);
     GR_TRY(collect_results(ex));
     GR_TRY(send_back(ex, B, ex->sent, ex->home));
     if (ex->ways.two_stage) {

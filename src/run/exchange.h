@@ -35,10 +35,11 @@ typedef struct gr_route {
 /* What arrived: rows and, grouped by slot, the (row, slot) pairs to compute. Valid until the next build. */
 typedef struct gr_arrived {
     int32_t n_rows, n_pairs;
-    const float *rows;              /* [n_rows, hidden] */
+    const void *rows;               /* [n_rows, hidden] */
     const int32_t *first_pair;      /* [n_slots + 1] */
     const int32_t *row_of_pair;     /* [n_pairs] */
-    float *results;                 /* [n_pairs, hidden] the experts write here */
+    const gr_pairs *pairs;          /* in place of these two, where the backend made them */
+    void *results;                  /* [n_pairs, hidden] the experts write here */
 } gr_arrived;
 
 typedef struct gr_exchange_counts {
@@ -53,15 +54,17 @@ grace_status gr_exchange_open(gr_comm *world, gr_compute *compute, const gr_exch
 void gr_exchange_close(gr_exchange *ex);
 
 /* Where the caller puts its rows [n_rows_max, hidden] before dispatch: they are sent from there, not copied. */
-float *gr_exchange_rows(gr_exchange *ex);
+void *gr_exchange_rows(gr_exchange *ex);
 
 /* The calls of a layer, in this order, on every rank, also with no rows. All collective. Between start and finish rows travel: the time for work that
  * needs none of them. Own rows may be read all the while. */
 grace_status gr_exchange_build(gr_exchange *ex, const gr_route *route);         /* lists of the first stage; counts leave */
 grace_status gr_exchange_dispatch_start(gr_exchange *ex);                       /* rows leave: those for other nodes, or all in one stage */
 grace_status gr_exchange_dispatch_finish(gr_exchange *ex, gr_arrived *out);     /* rows arrive, once per (token, GPU) */
-grace_status gr_exchange_combine(gr_exchange *ex, float *y);                    /* y [n_rows, hidden] += weighted sums, at home */
+grace_status gr_exchange_combine(gr_exchange *ex, void *y);                     /* y [n_rows, hidden] += weighted sums, at home */
 
+/* A backend that replays a step calls none of the above: its rows are counted after it, all layers together. */
+void gr_exchange_count_here(gr_exchange *ex, int64_t n_rows);
 gr_exchange_counts *gr_exchange_counts_of(gr_exchange *ex);                     /* running totals; the caller may reset them */
 
 #endif

@@ -6,9 +6,11 @@
 typedef struct gr_kv {
     gr_compute *compute;
     int32_t n_layers, n_pages, pages_max, n_sequences_max;
-    float **k, **v;             /* [n_layers] pages of a layer, backend memory; v [l] NULL with latent attention, where keys hold the values */
+    void **k, **v;              /* [n_layers] pages of a layer, backend memory; v [l] NULL with latent attention, where keys hold the values */
     int32_t *page_table;        /* [n_sequences_max, pages_max] */
+    int32_t *page_table_there;  /* the same, backend memory */
     int32_t *n_held;            /* [n_sequences_max] pages of a sequence, 0: free */
+    bool *changed, any_changed; /* [n_sequences_max] rows taken since the last sync */
     int32_t *free_pages;        /* stack */
     int32_t n_free;
 } gr_kv;
@@ -23,5 +25,7 @@ static inline int32_t gr_kv_pages_for(int32_t n_tokens) { return (n_tokens + GR_
 /* Room for n_tokens: the sequence's row in page_table, or -1 when there is none now. */
 int32_t gr_kv_take(gr_kv *kv, int32_t n_tokens);
 void gr_kv_give(gr_kv *kv, int32_t sequence);
+/* Brings page_table_there up to date, before a step that uses rows taken since the last. */
+grace_status gr_kv_sync(gr_kv *kv);
 
 #endif

@@ -8,19 +8,26 @@
 #include "run/router.h"
 #include "run/weights.h"
 
-/* The rows one rank computes in one step. */
+/* The rows one rank computes in one step; host memory. */
 typedef struct gr_step {
     int32_t n_rows;
+    int32_t n_decode;                   /* the first of them are generated tokens */
     int32_t *id, *sequence, *position;  /* [n_rows] token, sequence id, position */
     int32_t *kv_sequence;               /* [n_rows] row of the KV page table */
     bool decode;                        /* on all ranks alike: every row of theirs adds a token to a sequence */
 } gr_step;
+
+/* How one row of logits becomes an id. */
+typedef struct gr_draw { float temperature, top_p; int32_t top_k; uint64_t seed; int32_t position; } gr_draw;
 
 /* What the gate chose, before placement: for traces and tests. experts, weights [n_rows, top_k]. */
 typedef void gr_on_gate(void *user, int32_t moe_layer, const gr_step *step, const int32_t *experts, const float *weights);
 
 /* The residual stream [n_rows, hidden] after the embedding (n_done 0) and each layer; after the last, the final norm's rows. For tests. */
 typedef void gr_on_stream(void *user, int32_t n_done, const gr_step *step, const float *x);
+
+/* What a step brings along, laid out in one block of host memory, and the same block where the backend reads it. */
+typedef struct gr_block { char *host, *there; } gr_block;
 
 typedef struct gr_network {
     const grace_model_info *info;
@@ -33,29 +40,42 @@ typedef struct gr_network {
     gr_exchange *exchange;
     gr_kv kv;
     gr_weights w;
-    float *x, *h, *q, *k, *v, *attn, *logits;   /* [rows, ...]: the residual stream, a layer's part of it, projections, attention's results */
-    float *q_a, *q_latent, *attn_latent;        /* latent attention: the queries' latent, queries and results in the keys' latent */
-    int32_t *own_rows;                  /* [rows] 0, 1, ...: the rows of an MLP that every token uses */
+    int32_t n_rows_max, n_logits_max;   /* rows of a step; rows of logits computed at once */
+    /* backend memory */
+    gr_block step_block, draw_block;
+    gr_step_rows rows;                  /* of the step under way, in step_block */
+    gr_draws draws;                     /* of the draw under way, in draw_block, as is index [n]: rows whose logits are computed */
+    const int32_t *index;
+    int32_t *drawn_there;               /* [n_logits_max] */
+    void *x, *h, *q, *k, *v, *attn;     /* [rows, ...]: the residual stream, a layer's part of it, projections, attention's results */
+    void *q_a, *q_latent, *attn_latent; /* latent attention: the queries' latent, queries and results in the keys' latent */
+    float *logits;                      /* [n_logits_max, vocab] */
     int32_t *experts, *slots;           /* [rows, top_k] */
     float *weights;
+    int32_t *pick;                      /* [layers, experts, turns] the router's tables, and those of decode steps behind them; NULL: rows are placed here */
+    /* host memory */
+    int32_t *own_rows;                  /* [rows] 0, 1, ...: the rows of an MLP that every token uses */
+    int32_t *drawn;                     /* [n_logits_max] ids */
+    float *logits_here;                 /* a copy of logits, where they are not in host memory */
+    void *seen;                         /* likewise for on_gate and on_stream */
     gr_on_gate *on_gate;
     void *on_gate_user;
     gr_on_stream *on_stream;
     void *on_stream_user;
-    double time_us[GRACE_N_TIMES];
+    double time_us[GRACE_N_TIMES];      /* of what was computed before a call returned: of a backend that queues, only what waits */
     int64_t *step_load;                 /* [n_moe_layers] pairs computed here in the current step */
     double *step_expert_us;             /* [n_moe_layers] */
 } gr_network;
-
-enum { GR_LOGITS_ROWS = 32 };           /* rows of logits computed at once */
 
 /* Collective over opt->comm. opt->plan is set. */
 grace_status gr_network_open(const grace_model *model, const grace_engine_options *opt, gr_network **out);
 void gr_network_close(gr_network *net);
 
-/* Runs all layers; the final hidden rows stay in the network. Collective: every rank calls it, also with no rows. */
-grace_status gr_network_forward(gr_network *net, const gr_step *step);
-/* Logits of n <= GR_LOGITS_ROWS rows of the last forward: *logits [n, vocab], valid until the next call. Not collective. */
-grace_status gr_network_logits(gr_network *net, const int32_t *rows, int32_t n, const float **logits);
+/* Runs all layers; the final hidden rows stay in the network. Collective: every rank calls it, also with no rows. draws NULL, or [n_rows]: every row is
+ * a generated token's (step->n_decode == n_rows <= n_logits_max), and its next id comes with it, in net->drawn. */
+grace_status gr_network_forward(gr_network *net, const gr_step *step, const gr_draw *draws);
+/* Logits of n <= n_logits_max rows of the last forward, and an id drawn from each, in net->drawn. *logits: NULL, or gets them, [n, vocab], host memory
+ * valid until the next call. Not collective. */
+grace_status gr_network_draw(gr_network *net, const int32_t *rows, int32_t n, const gr_draw *draws, const float **logits);
 
 #endif

@@ -5,10 +5,10 @@
 #include "base/file.h"
 #include "base/memory.h"
 
-/* memory: what the weight was unpacked to, NULL when it lies in the file */
+/* What is opened, and what must live as long: memory that a tensor was unpacked to. Either may be NULL. */
 typedef struct gr_held { gr_weight *weight; void *memory; } gr_held;
 
-/* ---- one weight ---- */
+/* ---- holding ---- */
 
 static grace_status make_room(gr_weights *w) {
     grace_status st = GRACE_OK;
@@ -23,16 +23,20 @@ done:
 }
 
 /* Takes memory, also when it fails. */
-static grace_status hold(gr_weights *w, const grace_tensor *plain, void *memory, gr_weight **out) {
+static grace_status hold(gr_weights *w, gr_weight *weight, void *memory) {
     grace_status st = make_room(w);
-    if (!st) st = w->compute->ops->weight_open(w->compute, plain, out);
-    if (st) {
-        free(memory);
-        return st;
-    }
-    w->held[w->n_held++] = (gr_held){*out, memory};
-    w->bytes += (int64_t)gr_tensor_plain_bytes(plain);
+    if (!st) w->held[w->n_held++] = (gr_held){weight, memory};
+    if (st) free(memory);
     return st;
+}
+
+/* A backend that packs has its own copy: unpacked memory is only passed through. */
+static void drop_unpacked(gr_weights *w, size_t first) {
+    if (!w->compute->ops->packs) return;
+    for (size_t i = first; i < w->n_held; i++) {
+        free(w->held[i].memory);
+        w->held[i].memory = NULL;
+    }
 }
 
 static grace_status alloc_values(const grace_tensor *t, void **out) {
@@ -47,35 +51,86 @@ static void forget(const grace_tensor *t) {
     if (t->dtype == GRACE_MXFP4) gr_file_forget(t->data, values / 2);
 }
 
-static grace_status unpack(const grace_tensor *t, void **memory, grace_tensor *plain) {
+/* The tensor as backends take it: as it lies in the file, or unpacked into memory that is held. Absent ones stay absent. */
+static grace_status plain_of(gr_weights *w, const grace_tensor *t, grace_tensor *plain) {
     grace_status st = GRACE_OK;
-    GR_TRY(alloc_values(t, memory));
-    gr_tensor_unpack(t, *memory);
+    void *memory = NULL;
+    *plain = *t;
+    if (!gr_tensor_exists(t)) return st;
+    w->bytes += (int64_t)gr_tensor_plain_bytes(t);
+    if (gr_tensor_is_plain(t)) return st;
+    GR_TRY(alloc_values(t, &memory));
+    gr_tensor_unpack(t, memory);
     forget(t);
-    *plain = (grace_tensor){.data = *memory, .rows = t->rows, .cols = t->cols, .dtype = gr_tensor_plain_dtype(t)};
+    *plain = (grace_tensor){.data = memory, .rows = t->rows, .cols = t->cols, .dtype = gr_tensor_plain_dtype(t)};
+    st = hold(w, NULL, memory);
 done:
     return st;
 }
+
+/* ---- opening ---- */
 
 static grace_status open_weight(gr_weights *w, const grace_tensor *t, gr_weight **out) {
     grace_status st = GRACE_OK;
-    void *memory = NULL;
-    grace_tensor plain = *t;
+    grace_tensor plain;
+    const size_t first = w->n_held;
     if (!gr_tensor_exists(t)) return st;
-    if (!gr_tensor_is_plain(t)) st = unpack(t, &memory, &plain);
-    return st ? st : hold(w, &plain, memory, out);
-}
-
-static grace_status open_mlp(gr_weights *w, const gr_mlp_tensors *t, gr_mlp *out) {
-    grace_status st = GRACE_OK;
-    GR_TRY(open_weight(w, &t->gate, &out->gate));
-    GR_TRY(open_weight(w, &t->up, &out->up));
-    GR_TRY(open_weight(w, &t->down, &out->down));
-    GR_TRY(open_weight(w, &t->gate_bias, &out->gate_bias));
-    GR_TRY(open_weight(w, &t->up_bias, &out->up_bias));
-    GR_TRY(open_weight(w, &t->down_bias, &out->down_bias));
+    GR_TRY(plain_of(w, t, &plain));
+    GR_TRY(make_room(w));
+    GR_TRY(w->compute->ops->weight_open(w->compute, &plain, out));
+    GR_TRY(hold(w, *out, NULL));
+    drop_unpacked(w, first);
 done:
     return st;
+}
+
+enum { STACK_MAX = 3 };
+
+/* Tensors of one width below each other, each with its bias or none. */
+static grace_status open_stack(gr_weights *w, const grace_tensor *const parts[], const grace_tensor *const biases[], int32_t n, gr_weight **out) {
+    grace_status st = GRACE_OK;
+    grace_tensor plain[STACK_MAX], bias[STACK_MAX];
+    const size_t first = w->n_held;
+    for (int32_t i = 0; i < n; i++) {
+        GR_TRY(plain_of(w, parts[i], &plain[i]));
+        GR_TRY(plain_of(w, biases[i], &bias[i]));
+    }
+    GR_TRY(make_room(w));
+    GR_TRY(w->compute->ops->stack_open(w->compute, plain, bias, n, out));
+    GR_TRY(hold(w, *out, NULL));
+    drop_unpacked(w, first);
+done:
+    return st;
+}
+
+static grace_status plain_mlp(gr_weights *w, const gr_mlp_tensors *t, gr_mlp_tensors *plain) {
+    grace_status st = GRACE_OK;
+    GR_TRY(plain_of(w, &t->gate, &plain->gate));
+    GR_TRY(plain_of(w, &t->up, &plain->up));
+    GR_TRY(plain_of(w, &t->down, &plain->down));
+    GR_TRY(plain_of(w, &t->gate_bias, &plain->gate_bias));
+    GR_TRY(plain_of(w, &t->up_bias, &plain->up_bias));
+    GR_TRY(plain_of(w, &t->down_bias, &plain->down_bias));
+done:
+    return st;
+}
+
+/* all [n] of one shape. */
+static grace_status open_mlps(gr_weights *w, const gr_mlp_tensors *const *all, int32_t n, gr_mlps *out) {
+    grace_status st = GRACE_OK;
+    gr_mlp_tensors *plain = NULL;
+    const size_t first = w->n_held;
+    GR_CALLOC(plain, n);
+    for (int32_t i = 0; i < n; i++) GR_TRY(plain_mlp(w, all[i], &plain[i]));
+    GR_TRY(w->compute->ops->mlps_open(w->compute, plain, n, w->swiglu_limit, out));
+    drop_unpacked(w, first);
+done:
+    free(plain);
+    return st;
+}
+
+static grace_status open_mlp(gr_weights *w, const gr_mlp_tensors *t, gr_mlps *out) {
+    return gr_tensor_exists(&t->gate) ? open_mlps(w, &t, 1, out) : GRACE_OK;
 }
 
 /* ---- latent attention ---- */
@@ -95,7 +150,12 @@ static grace_status open_pieces(gr_weights *w, const grace_tensor *kv_b, int32_t
         gr_tensor_unpack(&part, (char *)memory + piece * (size_t)h);
     }
     all.data = memory;
-    st = hold(w, &all, memory, out);
+    const size_t at = w->n_held;
+    GR_TRY(hold(w, NULL, memory));
+    w->bytes += (int64_t)gr_tensor_plain_bytes(&all);
+    GR_TRY(w->compute->ops->weight_open(w->compute, &all, out));
+    GR_TRY(hold(w, *out, NULL));
+    drop_unpacked(w, at);
 done:
     return st;
 }
@@ -103,15 +163,16 @@ done:
 /* Keys and values are never made: q k = q (kv_b latent) = (q kv_b) latent, so queries go to the latent once, and so come results back. */
 static grace_status open_latent(gr_weights *w, const grace_model_info *m, const grace_tensor *kv_b, gr_layer *layer) {
     grace_status st = GRACE_OK;
-    void *memory = NULL;
-    grace_tensor plain = *kv_b;
-    const int64_t nope = m->head_dim - m->rope.dim;
+    grace_tensor plain;
+    const int64_t nope = m->head_dim - m->rope.dim, bytes = w->bytes;
+    const size_t first = w->n_held;
     if (!gr_tensor_exists(kv_b)) return st;
-    if (!gr_tensor_is_plain(kv_b)) GR_TRY(unpack(kv_b, &memory, &plain));
+    GR_TRY(plain_of(w, kv_b, &plain));
+    w->bytes = bytes;       /* its pieces count */
     GR_TRY(open_pieces(w, &plain, m->n_heads, 0, nope, true, &layer->to_latent));
     GR_TRY(open_pieces(w, &plain, m->n_heads, nope, m->v_dim, false, &layer->from_latent));
+    drop_unpacked(w, first);
 done:
-    free(memory);
     return st;
 }
 
@@ -120,28 +181,34 @@ done:
 static grace_status open_attention(gr_weights *w, const grace_model_info *m, const gr_layer_tensors *t, gr_layer *layer) {
     grace_status st = GRACE_OK;
     const struct { const grace_tensor *tensor; gr_weight **weight; } all[] = {
-        {&t->attn_norm, &layer->attn_norm}, {&t->q, &layer->q}, {&t->k, &layer->k}, {&t->v, &layer->v}, {&t->o, &layer->o},
-        {&t->q_bias, &layer->q_bias}, {&t->k_bias, &layer->k_bias}, {&t->v_bias, &layer->v_bias}, {&t->o_bias, &layer->o_bias},
-        {&t->q_norm, &layer->q_norm}, {&t->k_norm, &layer->k_norm}, {&t->sinks, &layer->sinks},
+        {&t->attn_norm, &layer->attn_norm}, {&t->q_norm, &layer->q_norm}, {&t->k_norm, &layer->k_norm}, {&t->sinks, &layer->sinks},
         {&t->q_a, &layer->q_a}, {&t->q_a_norm, &layer->q_a_norm}, {&t->q_b, &layer->q_b}, {&t->kv_a, &layer->kv_a}, {&t->kv_a_norm, &layer->k_norm},
     };
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) GR_TRY(open_weight(w, all[i].tensor, all[i].weight));
-    GR_TRY(open_latent(w, m, &t->kv_b, layer));
+    GR_TRY(open_stack(w, (const grace_tensor *[]){&t->o}, (const grace_tensor *[]){&t->o_bias}, 1, &layer->o));
+    if (m->kv_rank) {
+        GR_TRY(open_weight(w, &t->q, &layer->q));
+        GR_TRY(open_latent(w, m, &t->kv_b, layer));
+    } else {
+        GR_TRY(open_stack(w, (const grace_tensor *[]){&t->q, &t->k, &t->v}, (const grace_tensor *[]){&t->q_bias, &t->k_bias, &t->v_bias}, 3, &layer->qkv));
+    }
 done:
     return st;
 }
 
 static grace_status open_hosted(gr_weights *w, const grace_plan_layer *pl, int32_t rank, const gr_layer_tensors *t, gr_layer *layer) {
     grace_status st = GRACE_OK;
-    int32_t first = pl->first_slot[rank];
-    layer->n_slots = pl->first_slot[rank + 1] - first;
-    GR_CALLOC(layer->slots, layer->n_slots);
-    for (int32_t s = 0; s < layer->n_slots; s++) {
+    const gr_mlp_tensors **hosted = NULL;
+    const int32_t first = pl->first_slot[rank], n = pl->first_slot[rank + 1] - first;
+    GR_CALLOC(hosted, n);
+    for (int32_t s = 0; s < n; s++) {
         const int32_t expert = pl->expert_of_slot[first + s];
-        GR_TRY(open_mlp(w, &t->experts[expert], &layer->slots[s]));
-        if (pl->slots_of_expert[pl->slots_first[expert]] != first + s) w->replica_bytes += gr_mlp_plain_bytes(&t->experts[expert]);
+        hosted[s] = &t->experts[expert];
+        if (pl->slots_of_expert[pl->slots_first[expert]] != first + s) w->replica_bytes += gr_mlp_plain_bytes(hosted[s]);
     }
+    GR_TRY(open_mlps(w, hosted, n, &layer->slots));
 done:
+    free(hosted);
     return st;
 }
 
@@ -165,6 +232,7 @@ grace_status gr_weights_open(gr_weights *w, gr_compute *compute, const grace_mod
     const grace_model_info *m = grace_model_describe(model);
     w->compute = compute;
     w->n_layers = m->n_layers;
+    w->swiglu_limit = m->swiglu_limit;
     GR_TRY(open_weight(w, &t->embed, &w->embed));
     GR_TRY(open_weight(w, &t->final_norm, &w->final_norm));
     if (m->tied_embeddings) w->head = w->embed;
@@ -184,7 +252,11 @@ void gr_weights_close(gr_weights *w) {
         w->compute->ops->weight_close(w->compute, w->held[i].weight);
         free(w->held[i].memory);
     }
-    for (int32_t l = 0; w->layers && l < w->n_layers; l++) free(w->layers[l].slots);
+    for (int32_t l = 0; w->layers && l < w->n_layers; l++) {
+        w->compute->ops->mlps_close(w->compute, &w->layers[l].dense);
+        w->compute->ops->mlps_close(w->compute, &w->layers[l].shared);
+        w->compute->ops->mlps_close(w->compute, &w->layers[l].slots);
+    }
     free(w->layers);
     free(w->held);
     *w = (gr_weights){0};

@@ -7,13 +7,13 @@
 
 /* NULL: the layer has none. */
 typedef struct gr_layer {
-    gr_weight *attn_norm, *mlp_norm, *q, *k, *v, *o, *q_bias, *k_bias, *v_bias, *o_bias, *q_norm, *k_norm, *sinks;
+    gr_weight *attn_norm, *mlp_norm, *q_norm, *k_norm, *sinks;
+    gr_weight *qkv, *o;                 /* rows of q, then k, then v; with their biases */
     /* latent attention: to_latent [heads * kv_rank, nope] brings queries to the latent, from_latent [heads * v_dim, kv_rank] results back */
-    gr_weight *q_a, *q_a_norm, *q_b, *kv_a, *to_latent, *from_latent;       /* k_norm is the latent's */
+    gr_weight *q, *q_a, *q_a_norm, *q_b, *kv_a, *to_latent, *from_latent;       /* k_norm is the latent's */
     gr_weight *router, *router_bias, *correction, *shared_gate;
-    gr_mlp dense, shared;
-    gr_mlp *slots;                      /* [n_slots] hosted here */
-    int32_t n_slots;
+    gr_mlps dense, shared;              /* one each, or none */
+    gr_mlps slots;                      /* hosted here */
 } gr_layer;
 
 typedef struct gr_weights {
@@ -22,8 +22,9 @@ typedef struct gr_weights {
     gr_layer *layers;                   /* [n_layers] */
     int32_t n_layers;
     int64_t bytes;                      /* of all weights, as they are computed with */
+    float swiglu_limit;
     int64_t replica_bytes;              /* of them, of the slots here that are not primaries */
-    struct gr_held *held;               /* [n_held] everything opened, to be closed */
+    struct gr_held *held;               /* [n_held] every gr_weight opened, to be closed, and memory that tensors were unpacked to */
     size_t n_held, room;
 } gr_weights;
 

@@ -5,7 +5,7 @@ typedef struct choice { int32_t *ids; float *weights; } choice;
 static choice run_gate(gr_compute *c, const matrix *m, const float *x, int32_t n_rows, int32_t top_k, bool norm_topk) {
     gr_weight *w = open_weight(c, m);
     choice out = {malloc((size_t)(n_rows * top_k + 1) * sizeof *out.ids), malloc((size_t)(n_rows * top_k + 1) * sizeof *out.weights)};
-    assert_int_equal(c->ops->gate(c, &(gr_router_weights){w, NULL, NULL}, &(grace_gate){.norm_topk = norm_topk, .scaling = 1}, x, n_rows, top_k, out.ids,
+    assert_int_equal(c->ops->gate(c, &(gr_router_weights){.w = w}, &(grace_gate){.norm_topk = norm_topk, .scaling = 1}, x, n_rows, top_k, out.ids,
                                   out.weights), GRACE_OK);
     c->ops->weight_close(c, w);
     return out;
@@ -132,7 +132,7 @@ static void a_logit_that_is_no_number_fails_and_names_the_row(void **state) {
         x[3 * COLS + 7] = bad[b];
         FOR_EACH_BACKEND(c, all) {
             gr_weight *w = open_weight(c, &m);
-            const gr_router_weights router = {w, NULL, NULL};
+            const gr_router_weights router = {.w = w};
             const grace_gate plain = {.scaling = 1};
             assert_int_equal(c->ops->gate(c, &router, &plain, x, ROWS, 2, ids, weights), GRACE_ERR_NUMERIC);
             assert_non_null(strstr(grace_last_error(), "row 3"));
@@ -217,7 +217,7 @@ static void groups_corrections_biases_and_scaling_follow_the_rule_on_every_backe
         double score[16], choices[16];
         FOR_EACH_BACKEND(c, all) {
             gr_weight *w[3] = {open_weight(c, &m), open_weight(c, &bias), open_weight(c, &correction)};
-            const gr_router_weights router = {w[0], k->bias ? w[1] : NULL, k->correction ? w[2] : NULL};
+            const gr_router_weights router = {.w = w[0], .bias = k->bias ? w[1] : NULL, .correction = k->correction ? w[2] : NULL};
             assert_int_equal(c->ops->gate(c, &router, &k->rule, x, ROWS, k->top_k, ids, weights), GRACE_OK);
             if (c == all.c[0]) memcpy(first, weights, sizeof first), memcpy(first_ids, ids, sizeof ids);
             assert_same_bits(weights, first, ROWS * k->top_k, gr_compute_cpu_simd(c));

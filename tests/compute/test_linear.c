@@ -178,7 +178,36 @@ static void every_head_meets_its_own_piece_and_carries_the_rest(void **state) {
     close_all(&all);
 }
 
-static void a_bias_is_added_to_every_row_and_a_gate_scales_every_row(void **state) {
+/* Stacked weights give their outputs side by side, each with its bias; linear_add adds them to what is there. */
+static void a_stack_is_its_parts_side_by_side(void **state) {
+    (void)state;
+    enum { ROWS = 7, COLS = 40, A = 24, B = 9, ALL = A + B };
+    gr_rng rng = seeded(18);
+    many all = open_all();
+    matrix m[2] = {random_matrix(&rng, A, COLS, GRACE_BF16), random_matrix(&rng, B, COLS, GRACE_BF16)}, bias = random_matrix(&rng, 1, B, GRACE_F32);
+    float *x = random_floats(&rng, ROWS * COLS), *before = random_floats(&rng, ROWS * ALL), part[2][ROWS * A], out[ROWS * ALL], sum[ROWS * ALL];
+    FOR_EACH_BACKEND(c, all) {
+        gr_weight *w[2] = {open_weight(c, &m[0]), open_weight(c, &m[1])}, *stack = NULL;
+        assert_int_equal(c->ops->stack_open(c, (grace_tensor[]){m[0].t, m[1].t}, (grace_tensor[]){{0}, bias.t}, 2, &stack), GRACE_OK);
+        for (int i = 0; i < 2; i++) assert_int_equal(c->ops->linear(c, w[i], x, ROWS, part[i]), GRACE_OK);
+        assert_int_equal(c->ops->linear(c, stack, x, ROWS, out), GRACE_OK);
+        memcpy(sum, before, sizeof sum);
+        assert_int_equal(c->ops->linear_add(c, stack, x, ROWS, sum), GRACE_OK);
+        for (int row = 0; row < ROWS; row++)
+            for (int i = 0; i < ALL; i++) {
+                const float wanted = i < A ? part[0][row * A + i] : part[1][row * B + i - A] + (float)bias.value[i - A];
+                assert_true(out[row * ALL + i] == wanted);
+                assert_true(sum[row * ALL + i] == before[row * ALL + i] + wanted);
+            }
+        c->ops->weight_close(c, stack);
+        for (int i = 0; i < 2; i++) c->ops->weight_close(c, w[i]);
+    }
+    free(x), free(before);
+    free_matrix(&m[0]), free_matrix(&m[1]), free_matrix(&bias);
+    close_all(&all);
+}
+
+static void a_gate_scales_every_row(void **state) {
     (void)state;
     enum { ROWS = 9, WIDTH = 37 };
     gr_rng rng = seeded(16);
@@ -188,8 +217,6 @@ static void a_bias_is_added_to_every_row_and_a_gate_scales_every_row(void **stat
     FOR_EACH_BACKEND(c, all) {
         gr_weight *w = open_weight(c, &m);
         memcpy(y, x, sizeof(float) * ROWS * WIDTH);
-        assert_int_equal(c->ops->add_bias(c, w, ROWS, y), GRACE_OK);
-        for (int i = 0; i < ROWS * WIDTH; i++) assert_true(y[i] == x[i] + (float)m.value[i % WIDTH]);
         assert_int_equal(c->ops->scale_rows(c, w, x, ROWS, y), GRACE_OK);
         if (c == all.c[0]) memcpy(first, y, sizeof(float) * ROWS * WIDTH);
         assert_same_bits(y, first, ROWS * WIDTH, gr_compute_cpu_simd(c));
@@ -199,7 +226,7 @@ static void a_bias_is_added_to_every_row_and_a_gate_scales_every_row(void **stat
         double z = 0;
         for (int i = 0; i < WIDTH; i++) z += (double)x[row * WIDTH + i] * m.value[i];
         for (int i = 0; i < WIDTH; i++) {
-            const double wanted = ((double)x[row * WIDTH + i] + m.value[i]) / (1 + exp(-z));
+            const double wanted = (double)x[row * WIDTH + i] / (1 + exp(-z));
             assert_close((double)first[row * WIDTH + i], wanted, 1e-5 * fabs(wanted) + 1e-7, "scale_rows", i);
         }
     }
@@ -211,7 +238,7 @@ static void a_bias_is_added_to_every_row_and_a_gate_scales_every_row(void **stat
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_head_meets_its_own_piece_and_carries_the_rest),
-        cmocka_unit_test(a_bias_is_added_to_every_row_and_a_gate_scales_every_row),
+        cmocka_unit_test(a_stack_is_its_parts_side_by_side), cmocka_unit_test(a_gate_scales_every_row),
         cmocka_unit_test(every_level_and_thread_count_adds_in_the_stated_order),
         cmocka_unit_test(the_models_shapes_add_in_the_stated_order),
         cmocka_unit_test(a_row_alone_equals_the_row_in_a_batch),

@@ -1,8 +1,15 @@
 #include "compute/fixture.h"
 
-static int32_t run_sample(gr_compute *c, const float *logits, int32_t vocab, gr_sampling s) {
+typedef struct sampling { float temperature, top_p; int32_t top_k; uint64_t seed; int32_t position; } sampling;
+
+static grace_status sample_one(gr_compute *c, const float *logits, int32_t vocab, sampling s, int32_t *id) {
+    const double u = gr_draw_uniform(s.seed, s.position);
+    return c->ops->sample(c, logits, 1, vocab, &(gr_draws){&s.temperature, &s.top_p, &s.top_k, &u}, id);
+}
+
+static int32_t run_sample(gr_compute *c, const float *logits, int32_t vocab, sampling s) {
     int32_t id = -1;
-    assert_int_equal(c->ops->sample(c, logits, vocab, &s, &id), GRACE_OK);
+    assert_int_equal(sample_one(c, logits, vocab, s, &id), GRACE_OK);
     return id;
 }
 
@@ -16,7 +23,7 @@ static void temperature_zero_takes_the_largest_and_the_lower_id(void **state) {
     (void)state;
     const float logits[] = {1, 4, -2, 4, 3.5f};
     gr_compute *c = open_one();
-    assert_int_equal(run_sample(c, logits, 5, (gr_sampling){.temperature = 0, .top_p = 1, .seed = 1}), 1);
+    assert_int_equal(run_sample(c, logits, 5, (sampling){.temperature = 0, .top_p = 1, .seed = 1}), 1);
     c->ops->free(c);
 }
 
@@ -50,7 +57,7 @@ static int32_t cut_reference(double *p, int32_t vocab, int32_t top_k, double top
 }
 
 /* Chi-square of 10,000 draws; the bound is exceeded by chance once in about 10^5 (normal approximation, 4.3 sigma), and the seed is fixed. */
-static void check_distribution(gr_compute *c, const float *logits, int32_t vocab, gr_sampling s) {
+static void check_distribution(gr_compute *c, const float *logits, int32_t vocab, sampling s) {
     enum { DRAWS = 10000 };
     double p[64], chi = 0;
     int32_t count[64] = {0};
@@ -75,7 +82,7 @@ static void draws_follow_the_cut_distribution(void **state) {
     float logits[VOCAB];
     for (int i = 0; i < VOCAB; i++) logits[i] = 2 * uniform(&rng);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
-        check_distribution(c, logits, VOCAB, (gr_sampling){.temperature = cases[i].temperature, .top_p = cases[i].top_p, .top_k = cases[i].top_k,
+        check_distribution(c, logits, VOCAB, (sampling){.temperature = cases[i].temperature, .top_p = cases[i].top_p, .top_k = cases[i].top_k,
                                                            .seed = 7 + i});
     c->ops->free(c);
 }
@@ -85,7 +92,7 @@ static void ties_at_the_cut_keep_the_lower_ids(void **state) {
     const float logits[] = {0, 1, 1, 1, 0.5f};
     gr_compute *c = open_one();
     for (int32_t position = 0; position < 200; position++) {
-        const int32_t id = run_sample(c, logits, 5, (gr_sampling){.temperature = 1, .top_p = 1, .top_k = 2, .seed = 3, .position = position});
+        const int32_t id = run_sample(c, logits, 5, (sampling){.temperature = 1, .top_p = 1, .top_k = 2, .seed = 3, .position = position});
         assert_true(id == 1 || id == 2);
     }
     c->ops->free(c);
@@ -99,7 +106,7 @@ static void a_draw_depends_on_seed_and_position_alone(void **state) {
     float *logits = random_floats(&rng, VOCAB);
     int32_t n_changed = 0, previous = -1;
     for (int32_t i = 0; i < 60; i++) {
-        const gr_sampling s = {.temperature = 0.9f, .top_p = i % 2 ? 0.95f : 1, .top_k = i % 3 ? 0 : 50, .seed = 5 + (uint64_t)i % 4, .position = i};
+        const sampling s = {.temperature = 0.9f, .top_p = i % 2 ? 0.95f : 1, .top_k = i % 3 ? 0 : 50, .seed = 5 + (uint64_t)i % 4, .position = i};
         const int32_t wanted = run_sample(all.c[0], logits, VOCAB, s);
         FOR_EACH_BACKEND(c, all) assert_int_equal(run_sample(c, logits, VOCAB, s), wanted);
         n_changed += wanted != previous;
@@ -115,15 +122,15 @@ static void impossible_tokens_are_never_drawn_and_bad_logits_fail(void **state) 
     float logits[] = {-INFINITY, 0, -INFINITY, -1000};
     int32_t id = -1;
     gr_compute *c = open_one();
-    gr_sampling s = {.temperature = 1, .top_p = 1, .seed = 9};
+    sampling s = {.temperature = 1, .top_p = 1, .seed = 9};
     for (s.position = 0; s.position < 500; s.position++) assert_int_equal(run_sample(c, logits, 4, s), 1);
     logits[2] = NAN;
-    assert_int_equal(c->ops->sample(c, logits, 4, &s, &id), GRACE_ERR_NUMERIC);
+    assert_int_equal(sample_one(c, logits, 4, s, &id), GRACE_ERR_NUMERIC);
     assert_non_null(strstr(grace_last_error(), "token 2"));
     logits[1] = logits[2] = logits[3] = -INFINITY;
-    assert_int_equal(c->ops->sample(c, logits, 4, &s, &id), GRACE_ERR_NUMERIC);
+    assert_int_equal(sample_one(c, logits, 4, s, &id), GRACE_ERR_NUMERIC);
     s.temperature = -1;
-    assert_int_equal(c->ops->sample(c, logits, 4, &s, &id), GRACE_ERR_ARG);
+    assert_int_equal(sample_one(c, logits, 4, s, &id), GRACE_ERR_ARG);
     assert_int_equal(id, -1);
     c->ops->free(c);
 }

@@ -136,7 +136,7 @@ static void check_arrived(const gr_arrived *a, const grace_plan *plan, const wor
         claim(a->first_pair[local + 1] - a->first_pair[local] == n_due);
         n_pairs += n_due;
         for (int32_t p = a->first_pair[local]; p < a->first_pair[local + 1]; p++) {
-            const float *row = a->rows + (int64_t)a->row_of_pair[p] * HIDDEN;
+            const float *row = (const float *)a->rows + (int64_t)a->row_of_pair[p] * HIDDEN;
             int32_t token = (int32_t)row[0];
             claim(token >= 0 && token < RANKS_MAX * ROWS && due[token]);
             due[token] = false;
@@ -147,11 +147,13 @@ static void check_arrived(const gr_arrived *a, const grace_plan *plan, const wor
 }
 
 static void run_experts(const gr_arrived *a, const grace_plan *plan, int32_t rank) {
+    const float *rows = a->rows;
+    float *results = a->results;
     const grace_plan_layer *pl = &plan->layers[0];
     for (int32_t s = pl->first_slot[rank]; s < pl->first_slot[rank + 1]; s++)
         for (int32_t p = a->first_pair[s - pl->first_slot[rank]]; p < a->first_pair[s - pl->first_slot[rank] + 1]; p++)
             for (int32_t i = 0; i < HIDDEN; i++)
-                a->results[(int64_t)p * HIDDEN + i] = apply_expert(pl->expert_of_slot[s], a->rows[(int64_t)a->row_of_pair[p] * HIDDEN + i]);
+                results[(int64_t)p * HIDDEN + i] = apply_expert(pl->expert_of_slot[s], rows[(int64_t)a->row_of_pair[p] * HIDDEN + i]);
 }
 
 /* What y holds before the sums are added. */

@@ -19,6 +19,7 @@ typedef struct attention_args {
     int32_t heads_max, n_parts;     /* heads of a task, and how many tasks share a kv head's group */
     int32_t queries_max;            /* of a task */
     int32_t n_positions;            /* of the longest sequence, rounded up to a page */
+    int64_t q_step;                 /* from row to row of q */
 } attention_args;
 
 /* What a task works in; one per thread. */
@@ -50,11 +51,11 @@ static void turn_heads(const attention_args *x, float *heads, int32_t n_heads, i
         (rope->neighbours ? x->cpu->k->rope_neighbours : x->cpu->k->rope)(last, table->cosine + at, table->sine + at, rope->dim / 2);
 }
 
-static void append(const attention_args *x, int64_t row, const float *from, float *pages, int32_t width) {
+static void append(const attention_args *x, int64_t row, const float *from, void *pages, int32_t width) {
     const gr_attention *a = x->a;
     const int32_t position = a->position_of_row[row];
     const int64_t page = a->page_table[(int64_t)a->sequence_of_row[row] * a->pages_max + position / GR_KV_PAGE];
-    memcpy(pages + (page * GR_KV_PAGE + position % GR_KV_PAGE) * width, from + row * width, (size_t)width * sizeof *pages);
+    memcpy((float *)pages + (page * GR_KV_PAGE + position % GR_KV_PAGE) * width, from, (size_t)width * sizeof *from);
 }
 
 static void row_task(void *args, int64_t row, int32_t thread) {
@@ -62,19 +63,20 @@ static void row_task(void *args, int64_t row, int32_t thread) {
     const gr_attention *a = x->a;
     const gr_kernels *k = x->cpu->k;
     const int32_t n_q = a->n_heads * a->key_dim, n_k = a->n_kv_heads * a->key_dim, n_v = a->n_kv_heads * a->value_dim;
-    float *q = a->q + row * n_q, *key = a->k + row * n_k;
+    float *q = (float *)a->q + row * x->q_step, *key = (float *)a->k + row * (a->kv_step ? a->kv_step : n_k);
+    float *value = a->v ? (float *)a->v + row * (a->kv_step ? a->kv_step : n_v) : NULL;
     (void)thread;
     norm_heads(k, a->q_norm, a->norm_eps, q, a->n_heads, a->key_dim);
     norm_heads(k, a->k_norm, a->norm_eps, key, a->n_kv_heads, a->key_dim);
     if (a->clip_qkv > 0) {
         k->clip(q, n_q, a->clip_qkv);
         k->clip(key, n_k, a->clip_qkv);
-        if (a->v) k->clip(a->v + row * n_v, n_v, a->clip_qkv);
+        if (value) k->clip(value, n_v, a->clip_qkv);
     }
     turn_heads(x, q, a->n_heads, a->position_of_row[row]);
     turn_heads(x, key, a->n_kv_heads, a->position_of_row[row]);
-    append(x, row, a->k, a->k_pages, n_k);
-    if (a->v) append(x, row, a->v, a->v_pages, n_v);
+    append(x, row, key, a->k_pages, n_k);
+    if (value) append(x, row, value, a->v_pages, n_v);
 }
 
 /* ---- heads ---- */
@@ -92,10 +94,10 @@ static workspace workspace_of(const attention_args *x, int32_t thread) {
     return w;
 }
 
-/* Which head query i is, where it lies in q or out (rows of n_heads * dim), and which positions it sees: query_from to query_sees - 1. */
+/* Which head query i is, where it lies in rows of `step` with heads of dim elements, and which positions it sees: query_from to query_sees - 1. */
 static int32_t query_head(const task_cut *cut, int32_t i) { return cut->first_head + i % cut->n_heads; }
-static int64_t query_offset(const attention_args *x, const task_cut *cut, int32_t i, int32_t dim) {
-    return ((int64_t)(cut->first_row + i / cut->n_heads) * x->a->n_heads + query_head(cut, i)) * dim;
+static int64_t query_offset(const task_cut *cut, int32_t i, int64_t step, int32_t dim) {
+    return (cut->first_row + i / cut->n_heads) * step + (int64_t)query_head(cut, i) * dim;
 }
 static int32_t query_sees(const attention_args *x, const task_cut *cut, int32_t i) { return x->a->position_of_row[cut->first_row + i / cut->n_heads] + 1; }
 static int32_t query_from(const attention_args *x, const task_cut *cut, int32_t i) {
@@ -129,7 +131,7 @@ static void score_queries(const attention_args *x, const task_cut *cut, const wo
             t.n_rows = least(x->cpu->k->tile_rows, cut->n_queries - i);
             if (query_sees(x, cut, i + t.n_rows - 1) <= at || query_from(x, cut, i) >= at + GR_KV_PAGE) continue;
             for (int32_t r = 0; r < t.n_rows; r++) {
-                t.x[r] = x->a->q + query_offset(x, cut, i + r, x->a->key_dim);
+                t.x[r] = (const float *)x->a->q + query_offset(cut, i + r, x->q_step, x->a->key_dim);
                 t.out[r] = w->scores + (int64_t)(i + r) * x->n_positions + at;
             }
             x->cpu->k->tile(&t);
@@ -179,7 +181,7 @@ static void mix_values(const attention_args *x, const task_cut *cut, const works
             g.p[q] = w->scores + (int64_t)(i + q) * x->n_positions + cut->from;
             g.total[q] = w->total[i + q];
             g.n[q] = query_sees(x, cut, i + q) - cut->from;
-            g.out[q] = x->a->out + query_offset(x, cut, i + q, x->a->value_dim) + d;
+            g.out[q] = (float *)x->a->out + query_offset(cut, i + q, (int64_t)x->a->n_heads * x->a->value_dim, x->a->value_dim) + d;
         }
         x->cpu->k->weigh(&g);
     }
@@ -254,7 +256,7 @@ grace_status gr_cpu_attention(gr_compute *c, const gr_attention *a) {
         if (position > last) last = position;
         n_scores += a->window > 0 && position >= a->window ? a->window : position + 1;
     }
-    attention_args x = {.cpu = cpu, .a = a, .group = a->n_heads / a->n_kv_heads};
+    attention_args x = {.cpu = cpu, .a = a, .group = a->n_heads / a->n_kv_heads, .q_step = a->q_step ? a->q_step : (int64_t)a->n_heads * a->key_dim};
     x.n_positions = (int32_t)(last / GR_KV_PAGE + 1) * GR_KV_PAGE;
     GR_TRY(gr_rope_reserve(&cpu->rope, a->rope, (int32_t)last + 1));
     GR_TRY(gr_scratch_reserve(&cpu->tasks, sizeof(int32_t) * ((size_t)a->n_rows + 1), "attention tasks"));

@@ -71,6 +71,33 @@ static void cpu_release(gr_compute *c, void *memory) {
     release(memory);
 }
 
+static grace_status cpu_copy(gr_compute *c, void *to, const void *from, size_t bytes) {
+    (void)c;
+    if (bytes) memcpy(to, from, bytes);
+    return GRACE_OK;
+}
+
+/* ---- steps: nothing is queued, nothing padded ---- */
+static grace_status cpu_finish(gr_compute *c) {
+    (void)c;
+    return GRACE_OK;
+}
+
+static int32_t cpu_padded(gr_compute *c, int32_t n_rows) {
+    (void)c;
+    return n_rows;
+}
+
+static grace_status cpu_replay(gr_compute *c, int32_t key, grace_status (*run)(void *user), void *user) {
+    (void)c, (void)key;
+    return run(user);
+}
+
+static grace_status cpu_begin(gr_compute *c, const gr_step_rows *rows) {
+    (void)c, (void)rows;
+    return GRACE_OK;
+}
+
 grace_status gr_scratch_reserve(gr_scratch *s, size_t bytes, const char *what) {
     if (bytes <= s->size) return GRACE_OK;
     release(s->data);
@@ -84,8 +111,13 @@ grace_status gr_scratch_reserve(gr_scratch *s, size_t bytes, const char *what) {
 
 /* ---- weights ---- */
 static void weight_close(gr_compute *c, gr_weight *w) {
-    (void)c;
     if (!w) return;
+    for (int32_t i = 0; i < w->n_parts; i++) {
+        weight_close(c, w->parts[i]);
+        weight_close(c, w->biases[i]);
+    }
+    free(w->parts);
+    free(w->biases);
     free(w->vector);
     free(w);
 }
@@ -113,16 +145,67 @@ done:
     return st;
 }
 
+/* Parts stay where they lie; the stack only knows them. */
+static grace_status stack_open(gr_compute *c, const grace_tensor *parts, const grace_tensor *biases, int32_t n, gr_weight **out) {
+    grace_status st = GRACE_OK;
+    gr_weight *w = NULL;
+    GR_CALLOC(w, 1);
+    GR_CALLOC(w->parts, n);
+    GR_CALLOC(w->biases, n);
+    w->cols = (int32_t)parts[0].cols;
+    w->n_parts = n;
+    for (int32_t i = 0; i < n; i++) {
+        GR_CHECK(parts[i].cols == parts[0].cols, GRACE_ERR_ARG, "a part of %lld columns in a stack of %lld", (long long)parts[i].cols, (long long)parts[0].cols);
+        GR_TRY(weight_open(c, &parts[i], &w->parts[i]));
+        if (biases[i].data) GR_TRY(weight_open(c, &biases[i], &w->biases[i]));
+        w->rows += w->parts[i]->rows;
+    }
+    *out = w;
+    w = NULL;
+done:
+    weight_close(c, w);
+    return st;
+}
+
+static void mlps_close(gr_compute *c, gr_mlps *m) {
+    for (int32_t i = 0; i < m->n; i++) {
+        gr_weight *const all[] = {m->slots[i].gate, m->slots[i].up, m->slots[i].down, m->slots[i].gate_bias, m->slots[i].up_bias, m->slots[i].down_bias};
+        for (size_t j = 0; j < sizeof all / sizeof *all; j++) weight_close(c, all[j]);
+    }
+    free(m->slots);
+    *m = (gr_mlps){0};
+}
+
+static grace_status open_if_there(gr_compute *c, const grace_tensor *t, gr_weight **out) { return t->data ? weight_open(c, t, out) : GRACE_OK; }
+
+static grace_status mlps_open(gr_compute *c, const gr_mlp_tensors *mlps, int32_t n, float swiglu_limit, gr_mlps *out) {
+    grace_status st = GRACE_OK;
+    (void)swiglu_limit;
+    GR_CALLOC(out->slots, n);
+    out->n = n;
+    for (int32_t i = 0; i < n; i++) {
+        GR_TRY(weight_open(c, &mlps[i].gate, &out->slots[i].gate));
+        GR_TRY(weight_open(c, &mlps[i].up, &out->slots[i].up));
+        GR_TRY(weight_open(c, &mlps[i].down, &out->slots[i].down));
+        GR_TRY(open_if_there(c, &mlps[i].gate_bias, &out->slots[i].gate_bias));
+        GR_TRY(open_if_there(c, &mlps[i].up_bias, &out->slots[i].up_bias));
+        GR_TRY(open_if_there(c, &mlps[i].down_bias, &out->slots[i].down_bias));
+    }
+done:
+    if (st) mlps_close(c, out);
+    return st;
+}
+
 static const uint8_t *weight_row(const gr_weight *w, int64_t row) {
     return (const uint8_t *)w->data + row * w->cols * (w->dtype == GRACE_F32 ? 4 : 2);
 }
 
 /* ---- entries that are one loop ---- */
-static grace_status cpu_embed(gr_compute *c, const gr_weight *table, const int32_t *ids, int32_t n_rows, float *out) {
+static grace_status cpu_embed(gr_compute *c, const gr_weight *table, const int32_t *ids, int32_t n_rows, void *out) {
     grace_status st = GRACE_OK;
     for (int32_t i = 0; i < n_rows; i++) {
         GR_CHECK(ids[i] >= 0 && ids[i] < table->rows, GRACE_ERR_ARG, "row %d: id %d, the table has %d rows", i, ids[i], table->rows);
-        gr_cpu_of(c)->k->widen(table->dtype, weight_row(table, ids[i]), table->cols, out + (int64_t)i * table->cols);
+        gr_cpu_of(c)->k->widen(table->dtype, weight_row(table, ids[i]), table->cols, (float *)out + (int64_t)i * table->cols);
     }
 done:
     return st;
@@ -136,16 +219,17 @@ static void norm_row(void *args, int64_t row, int32_t thread) {
     n->k->norm(n->x + row * n->w->cols, n->w->vector, n->w->cols, n->eps, n->out + row * n->w->cols);
 }
 
-static grace_status cpu_norm(gr_compute *c, const gr_weight *w, float eps, const float *x, int32_t n_rows, float *out) {
+static grace_status cpu_norm(gr_compute *c, const gr_weight *w, float eps, const void *x, int32_t n_rows, void *out) {
     GR_ASSERT(w->vector);
     norm_args n = {gr_cpu_of(c)->k, w, eps, x, out};
     gr_cpu_for(gr_cpu_of(c), n_rows, (int64_t)n_rows * w->cols, norm_row, &n);
     return GRACE_OK;
 }
 
-static grace_status cpu_gather(gr_compute *c, const float *in, const int32_t *index, int32_t n_rows, int32_t width, float *out) {
+static grace_status cpu_gather(gr_compute *c, const void *in, const int32_t *index, int32_t n_rows, int32_t width, void *out) {
+    const size_t row = (size_t)width * sizeof(float);
     (void)c;
-    for (int32_t i = 0; i < n_rows; i++) memcpy(out + (int64_t)i * width, in + (int64_t)index[i] * width, (size_t)width * sizeof *out);
+    for (int32_t i = 0; i < n_rows; i++) memcpy((char *)out + (size_t)i * row, (const char *)in + (size_t)index[i] * row, row);
     return GRACE_OK;
 }
 
@@ -170,12 +254,6 @@ static grace_status cpu_sum_rows(gr_compute *c, const float *in, const int32_t *
     return GRACE_OK;
 }
 
-static grace_status cpu_add_bias(gr_compute *c, const gr_weight *bias, int32_t n_rows, float *x) {
-    GR_ASSERT(bias->vector);
-    for (int32_t i = 0; i < n_rows; i++) gr_cpu_of(c)->k->add(x + (int64_t)i * bias->cols, bias->vector, bias->cols);
-    return GRACE_OK;
-}
-
 typedef struct scale_args { const gr_kernels *k; const gr_weight *w; const float *x; float *y; } scale_args;
 
 static void scale_row(void *args, int64_t row, int32_t thread) {
@@ -188,14 +266,14 @@ static void scale_row(void *args, int64_t row, int32_t thread) {
     for (int32_t i = 0; i < s->w->cols; i++) y[i] *= by;
 }
 
-static grace_status cpu_scale_rows(gr_compute *c, const gr_weight *w, const float *x, int32_t n_rows, float *y) {
+static grace_status cpu_scale_rows(gr_compute *c, const gr_weight *w, const void *x, int32_t n_rows, void *y) {
     GR_ASSERT(w->vector);
     scale_args s = {gr_cpu_of(c)->k, w, x, y};
     gr_cpu_for(gr_cpu_of(c), n_rows, (int64_t)n_rows * w->cols * 2, scale_row, &s);
     return GRACE_OK;
 }
 
-static grace_status cpu_add(gr_compute *c, float *x, const float *y, int64_t n) {
+static grace_status cpu_add(gr_compute *c, void *x, const void *y, int64_t n) {
     gr_cpu_of(c)->k->add(x, y, n);
     return GRACE_OK;
 }
@@ -204,17 +282,19 @@ static grace_status cpu_add(gr_compute *c, float *x, const float *y, int64_t n) 
 static void cpu_free(gr_compute *c) {
     if (!c) return;
     gr_cpu *cpu = gr_cpu_of(c);
-    gr_scratch *all[] = {&cpu->tile, &cpu->hidden, &cpu->up, &cpu->tasks, &cpu->choices, &cpu->scores, &cpu->order};
+    gr_scratch *all[] = {&cpu->tile, &cpu->hidden, &cpu->up, &cpu->tasks, &cpu->choices, &cpu->scores, &cpu->order, &cpu->sums};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) release(all[i]->data);
     gr_rope_free(&cpu->rope);
     free(cpu);
 }
 
 static const gr_compute_ops cpu_ops = {
-    .name = "cpu", .alloc = cpu_alloc, .release = cpu_release, .weight_open = weight_open, .weight_close = weight_close,
-    .embed = cpu_embed, .norm = cpu_norm, .linear = gr_cpu_linear, .add_bias = cpu_add_bias, .linear_heads = gr_cpu_linear_heads,
-    .attention = gr_cpu_attention, .gate = gr_cpu_gate, .scale_rows = cpu_scale_rows, .experts = gr_cpu_experts, .gather = cpu_gather,
-    .sum_rows = cpu_sum_rows, .add = cpu_add, .sample = gr_cpu_sample, .free = cpu_free,
+    .name = "cpu", .element = sizeof(float), .alloc = cpu_alloc, .release = cpu_release, .upload = cpu_copy, .download = cpu_copy, .finish = cpu_finish,
+    .weight_open = weight_open, .stack_open = stack_open, .weight_close = weight_close, .mlps_open = mlps_open, .mlps_close = mlps_close,
+    .padded = cpu_padded, .replay = cpu_replay, .begin = cpu_begin,
+    .embed = cpu_embed, .norm = cpu_norm, .linear = gr_cpu_linear, .linear_add = gr_cpu_linear_add, .logits = gr_cpu_logits,
+    .linear_heads = gr_cpu_linear_heads, .attention = gr_cpu_attention, .gate = gr_cpu_gate, .scale_rows = cpu_scale_rows, .experts = gr_cpu_experts,
+    .gather = cpu_gather, .sum_rows = cpu_sum_rows, .add = cpu_add, .sample = gr_cpu_sample, .free = cpu_free,
 };
 
 #ifdef GRACE_X86

@@ -6,8 +6,10 @@
 #include "compute/rope.h"
 
 struct gr_weight {
-    const void *data;           /* [rows, cols], borrowed from the mapped file */
+    const void *data;           /* [rows, cols], borrowed from the mapped file; NULL: a stack */
     int32_t rows, cols;
+    struct gr_weight **parts, **biases;     /* [n_parts] of a stack, below each other; biases NULL where there is none */
+    int32_t n_parts;
     grace_dtype dtype;
     float *vector;              /* [cols] widened copy when rows == 1 (norm weights); else NULL */
 };
@@ -27,6 +29,7 @@ typedef struct gr_cpu {
     gr_scratch choices;         /* gate: choices and groups of every thread */
     gr_scratch scores;          /* attention: a workspace per thread; gate: logits; sample: probabilities */
     gr_scratch order;           /* sample: ids */
+    gr_scratch sums;            /* linear_add: what is added */
     gr_rope_table rope;         /* of every position seen so far */
 } gr_cpu;
 
@@ -55,12 +58,14 @@ int32_t gr_rows_per_part(const gr_cpu *cpu, int64_t n_blocks, int32_t n_rows);
 static inline int64_t gr_ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 /* ---- the entries that have files of their own; compute.h says what they do ---- */
-grace_status gr_cpu_linear(gr_compute *c, const gr_weight *w, const float *x, int32_t n_rows, float *out);
+grace_status gr_cpu_linear(gr_compute *c, const gr_weight *w, const void *x, int32_t n_rows, void *out);
+grace_status gr_cpu_linear_add(gr_compute *c, const gr_weight *w, const void *x, int32_t n_rows, void *out);
+grace_status gr_cpu_logits(gr_compute *c, const gr_weight *w, const void *x, int32_t n_rows, float *out);
 grace_status gr_cpu_experts(gr_compute *c, const gr_experts *e);
 grace_status gr_cpu_attention(gr_compute *c, const gr_attention *a);
-grace_status gr_cpu_linear_heads(gr_compute *c, const gr_weight *w, int32_t n_heads, int32_t n_kept, const float *x, int32_t n_rows, float *out);
-grace_status gr_cpu_gate(gr_compute *c, const gr_router_weights *router, const grace_gate *rule, const float *x, int32_t n_rows, int32_t top_k,
+grace_status gr_cpu_linear_heads(gr_compute *c, const gr_weight *w, int32_t n_heads, int32_t n_kept, const void *x, int32_t n_rows, void *out);
+grace_status gr_cpu_gate(gr_compute *c, const gr_router_weights *router, const grace_gate *rule, const void *x, int32_t n_rows, int32_t top_k,
                          int32_t *ids, float *weights);
-grace_status gr_cpu_sample(gr_compute *c, const float *logits, int32_t vocab, const gr_sampling *s, int32_t *id);
+grace_status gr_cpu_sample(gr_compute *c, const float *logits, int32_t n, int32_t vocab, const gr_draws *draws, int32_t *ids);
 
 #endif

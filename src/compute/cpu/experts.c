@@ -58,7 +58,7 @@ static void up_task(void *args, int64_t task, int32_t thread) {
     for (int32_t p = cut.pair; p < cut.pair_end; p += gate.n_rows) {
         gate.n_rows = up.n_rows = least(k->tile_rows, cut.pair_end - p);
         for (int32_t r = 0; r < gate.n_rows; r++) {
-            gate.x[r] = up.x[r] = x->e->in + (int64_t)x->e->row_of_pair[p + r] * x->hidden_size;
+            gate.x[r] = up.x[r] = (const float *)x->e->in + (int64_t)x->e->row_of_pair[p + r] * x->hidden_size;
             gate.out[r] = x->hidden + (int64_t)(p + r) * x->width + cut.out;
             up.out[r] = block + r * GR_BLOCK_OUTS_MAX;
         }
@@ -77,7 +77,7 @@ static void down_task(void *args, int64_t task, int32_t thread) {
         t.n_rows = least(x->cpu->k->tile_rows, cut.pair_end - p);
         for (int32_t r = 0; r < t.n_rows; r++) {
             t.x[r] = x->hidden + (int64_t)(p + r) * x->width;
-            t.out[r] = x->e->out + (int64_t)(p + r) * x->hidden_size + cut.out;
+            t.out[r] = (float *)x->e->out + (int64_t)(p + r) * x->hidden_size + cut.out;
         }
         x->cpu->k->tile(&t);
         for (int32_t r = 0; r < t.n_rows; r++) add_bias(x->cpu->k, x->e->slots[cut.slot].down_bias, cut.out, cut.n_outs, t.out[r]);

@@ -110,7 +110,7 @@ static grace_status check_finite(const float *logits, int32_t n_rows, int32_t n_
     return GRACE_OK;
 }
 
-grace_status gr_cpu_gate(gr_compute *c, const gr_router_weights *router, const grace_gate *rule, const float *x, int32_t n_rows, int32_t top_k,
+grace_status gr_cpu_gate(gr_compute *c, const gr_router_weights *router, const grace_gate *rule, const void *x, int32_t n_rows, int32_t top_k,
                          int32_t *ids, float *weights) {
     grace_status st = GRACE_OK;
     gr_cpu *cpu = gr_cpu_of(c);

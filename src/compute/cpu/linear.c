@@ -49,6 +49,7 @@ typedef struct linear_args {
     const gr_weight *w;
     const float *x;
     float *out;
+    int64_t out_step;
     int32_t n_rows, outs_per_block, rows_per_part, n_parts;
 } linear_args;
 
@@ -64,21 +65,45 @@ static void linear_task(void *args, int64_t task, int32_t thread) {
         t.n_rows = least(l->cpu->k->tile_rows, last - row);
         for (int32_t r = 0; r < t.n_rows; r++) {
             t.x[r] = l->x + (int64_t)(row + r) * l->w->cols;
-            t.out[r] = l->out + (int64_t)(row + r) * l->w->rows + o;
+            t.out[r] = l->out + (row + r) * l->out_step + o;
         }
         l->cpu->k->tile(&t);
     }
 }
 
-grace_status gr_cpu_linear(gr_compute *c, const gr_weight *w, const float *x, int32_t n_rows, float *out) {
-    gr_cpu *cpu = gr_cpu_of(c);
-    if (n_rows == 0) return GRACE_OK;
+static void run_linear(gr_cpu *cpu, const gr_weight *w, const float *x, int32_t n_rows, float *out, int64_t out_step) {
     const int32_t outs = gr_block_outs(cpu, w->rows, w->cols);
     const int64_t n_blocks = gr_ceil_div(w->rows, outs);
     const int32_t rows = gr_rows_per_part(cpu, n_blocks, n_rows);
-    linear_args l = {cpu, w, x, out, n_rows, outs, rows, (int32_t)gr_ceil_div(n_rows, rows)};
+    linear_args l = {cpu, w, x, out, out_step, n_rows, outs, rows, (int32_t)gr_ceil_div(n_rows, rows)};
     gr_cpu_for(cpu, n_blocks * l.n_parts, (int64_t)w->rows * w->cols * n_rows, linear_task, &l);
+}
+
+static void add_bias(const gr_cpu *cpu, const gr_weight *bias, int32_t n_rows, float *out, int64_t out_step) {
+    for (int32_t i = 0; i < n_rows; i++) cpu->k->add(out + i * out_step, bias->vector, bias->cols);
+}
+
+grace_status gr_cpu_linear(gr_compute *c, const gr_weight *w, const void *x, int32_t n_rows, void *out) {
+    float *to = out;
+    if (n_rows == 0) return GRACE_OK;
+    if (w->n_parts == 0) run_linear(gr_cpu_of(c), w, x, n_rows, out, w->rows);
+    for (int32_t i = 0; i < w->n_parts; to += w->parts[i++]->rows) {
+        run_linear(gr_cpu_of(c), w->parts[i], x, n_rows, to, w->rows);
+        if (w->biases[i]) add_bias(gr_cpu_of(c), w->biases[i], n_rows, to, w->rows);
+    }
     return GRACE_OK;
+}
+
+grace_status gr_cpu_logits(gr_compute *c, const gr_weight *w, const void *x, int32_t n_rows, float *out) { return gr_cpu_linear(c, w, x, n_rows, out); }
+
+grace_status gr_cpu_linear_add(gr_compute *c, const gr_weight *w, const void *x, int32_t n_rows, void *out) {
+    grace_status st = GRACE_OK;
+    gr_cpu *cpu = gr_cpu_of(c);
+    GR_TRY(gr_scratch_reserve(&cpu->sums, sizeof(float) * (size_t)n_rows * (size_t)w->rows, "sums"));
+    GR_TRY(gr_cpu_linear(c, w, x, n_rows, cpu->sums.data));
+    cpu->k->add(out, cpu->sums.data, (int64_t)n_rows * w->rows);
+done:
+    return st;
 }
 
 /* ---- linear_heads: task = (head, part of rows); a head's weights are small and are read once for all rows of the part ---- */
@@ -118,7 +143,7 @@ static void heads_task(void *args, int64_t task, int32_t thread) {
     }
 }
 
-grace_status gr_cpu_linear_heads(gr_compute *c, const gr_weight *w, int32_t n_heads, int32_t n_kept, const float *x, int32_t n_rows, float *out) {
+grace_status gr_cpu_linear_heads(gr_compute *c, const gr_weight *w, int32_t n_heads, int32_t n_kept, const void *x, int32_t n_rows, void *out) {
     gr_cpu *cpu = gr_cpu_of(c);
     if (n_rows == 0) return GRACE_OK;
     if (n_heads < 1 || w->rows % n_heads) return gr_fail(GRACE_ERR_ARG, "a weight of %d rows for %d heads", w->rows, n_heads);

@@ -3,9 +3,6 @@
 
 #include <math.h>
 
-#include "base/hash.h"
-#include "base/rng.h"
-
 static grace_status find_largest(const float *logits, int32_t vocab, int32_t *id) {
     int32_t best = 0;
     for (int32_t i = 0; i < vocab; i++) {
@@ -17,11 +14,8 @@ static grace_status find_largest(const float *logits, int32_t vocab, int32_t *id
     return GRACE_OK;
 }
 
-static double draw(const gr_sampling *s) {
-    const uint64_t key[2] = {s->seed, (uint64_t)s->position};
-    gr_rng rng = gr_rng_seed(gr_hash64(key, sizeof key, 0));
-    return gr_rng_uniform(&rng);
-}
+/* One row's way to its id. */
+typedef struct drawing { float temperature, top_p; int32_t top_k; double u; } drawing;
 
 /* The first of n candidates (order NULL: ids 0, 1, ...) at which the running sum passes u * total. */
 static int32_t pick(const float *p, const int32_t *order, int32_t n, double total, double u) {
@@ -77,14 +71,14 @@ static int32_t cut_top_p(const float *p, const int32_t *order, int32_t n, float 
     return n;
 }
 
-static int32_t sample_cut(const gr_sampling *s, const float *p, int32_t vocab, int32_t *heap, int32_t *order) {
+static int32_t sample_cut(const drawing *s, const float *p, int32_t vocab, int32_t *heap, int32_t *order) {
     const bool by_count = s->top_k > 0 && s->top_k < vocab;
     for (int32_t i = 0; i < vocab; i++) heap[i] = i;
     for (int32_t i = vocab / 2 - 1; i >= 0; i--) sift_down(p, heap, vocab, i);
     const double enough = by_count ? INFINITY : (double)s->top_p * sum_of(p, NULL, vocab);
     int32_t n = pop_sorted(p, heap, vocab, by_count ? s->top_k : vocab, enough, order);
     if (by_count && s->top_p < 1) n = cut_top_p(p, order, n, s->top_p);
-    return pick(p, order, n, sum_of(p, order, n), draw(s));
+    return pick(p, order, n, sum_of(p, order, n), s->u);
 }
 
 /* exp((logit - largest) / temperature); in place of a softmax, whose division cancels in every comparison. */
@@ -93,11 +87,9 @@ static void weigh_logits(const gr_kernels *k, const float *logits, int32_t vocab
     k->exp(p, vocab);
 }
 
-grace_status gr_cpu_sample(gr_compute *c, const float *logits, int32_t vocab, const gr_sampling *s, int32_t *id) {
+static grace_status sample_row(gr_cpu *cpu, const float *logits, int32_t vocab, const drawing *s, int32_t *id) {
     grace_status st = GRACE_OK;
-    gr_cpu *cpu = gr_cpu_of(c);
     int32_t best = 0;
-    GR_CHECK(vocab >= 1, GRACE_ERR_ARG, "no logits to sample from");
     GR_CHECK(s->temperature >= 0 && s->top_p > 0 && s->top_k >= 0, GRACE_ERR_ARG, "temperature %g, top_p %g, top_k %d: expected >= 0, > 0, >= 0",
              (double)s->temperature, (double)s->top_p, s->top_k);
     GR_TRY(find_largest(logits, vocab, &best));
@@ -108,9 +100,20 @@ grace_status gr_cpu_sample(gr_compute *c, const float *logits, int32_t vocab, co
         int32_t *heap = cpu->order.data;
         weigh_logits(cpu->k, logits, vocab, logits[best], s->temperature, p);
         const bool cut = (s->top_k > 0 && s->top_k < vocab) || s->top_p < 1;
-        best = cut ? sample_cut(s, p, vocab, heap, heap + vocab) : pick(p, NULL, vocab, sum_of(p, NULL, vocab), draw(s));
+        best = cut ? sample_cut(s, p, vocab, heap, heap + vocab) : pick(p, NULL, vocab, sum_of(p, NULL, vocab), s->u);
     }
     *id = best;
+done:
+    return st;
+}
+
+grace_status gr_cpu_sample(gr_compute *c, const float *logits, int32_t n, int32_t vocab, const gr_draws *draws, int32_t *ids) {
+    grace_status st = GRACE_OK;
+    GR_CHECK(vocab >= 1, GRACE_ERR_ARG, "no logits to sample from");
+    for (int32_t i = 0; i < n; i++) {
+        const drawing d = {draws->temperature[i], draws->top_p[i], draws->top_k[i], draws->u[i]};
+        GR_TRY(sample_row(gr_cpu_of(c), logits + (int64_t)i * vocab, vocab, &d, &ids[i]));
+    }
 done:
     return st;
 }
