@@ -1,0 +1,127 @@
+// Dense products of at most 16 rows: the matrix streams through the registers once, at the memory's rate.
+//
+// A warp takes 8 outputs and a segment of 256 columns at a time: 4 KiB of W, eight 16-byte loads a lane, all under way before the first is used; the next
+// 4 KiB are asked for before this tile's sums are folded. Warps of a block share a tile's segments; the sums meet in shared memory and are folded in
+// order (linear_order.cuh). Tiles go round over a grid of blocks that stay. Rows of x are the other operand of the tensor cores, in registers; they are read
+// again only where a warp moves to another segment or head. Agrees with gr_cpu_linear() and gr_cpu_linear_heads() up to rounding.
+#include "compute/cuda/linear_order.cuh"
+#include "compute/cuda/pdl.cuh"
+
+namespace {
+
+using namespace order;
+
+enum { WARPS = 8, THREADS = 32 * WARPS, OUTS = 8, BLOCKS_PER_PROCESSOR = 2 };
+
+// How tiles of 8 outputs and their segments go over the warps of the grid: a step gives every warp one segment of one tile. A tile with more segments than
+// warps takes `rounds` steps.
+struct plan {
+    int32_t n_segments, tiles_per_head, n_tiles;
+    int32_t warps_per_tile, tiles_at_once, rounds;
+};
+
+struct place { int32_t tile, head, first_out, segment; bool valid; };
+
+__device__ __forceinline__ place place_at(const gr_cuda_product &p, const plan &s, int32_t step) {
+    int32_t warp = threadIdx.x / 32, group = blockIdx.x + step / s.rounds * gridDim.x;
+    int32_t tile = group * s.tiles_at_once + warp / s.warps_per_tile, segment = step % s.rounds * s.warps_per_tile + warp % s.warps_per_tile;
+    int32_t head = tile / s.tiles_per_head;
+    return {tile, head, (tile - head * s.tiles_per_head) * OUTS, segment, tile < s.n_tiles && segment < s.n_segments};
+}
+
+__device__ __forceinline__ uint4 load_stream(const bf16 *from) {
+    uint4 v;
+    asm volatile("ld.global.nc.L1::no_allocate.L2::256B.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(from));
+    return v;
+}
+
+// This lane's 16 bytes of every chunk of a segment; zeros where there are none.
+__device__ __forceinline__ void load_w(const gr_cuda_product &p, const place &at, uint4 (&w)[CHUNKS]) {
+    int32_t lane = threadIdx.x % 32, o = at.first_out + lane / 4, k = at.segment * SEGMENT + lane % 4 * 8;
+    const bf16 *from = (const bf16 *)p.w + ((int64_t)at.head * p.outs + o) * p.cols + k;
+    bool valid = at.valid && o < p.outs;
+#pragma unroll
+    for (int c = 0; c < CHUNKS; c++) w[c] = valid && k + c * CHUNK < p.cols ? load_stream(from + c * CHUNK) : uint4{};
+}
+
+__device__ __forceinline__ void load_x(const gr_cuda_product &p, const place &at, int32_t row, uint4 (&x)[CHUNKS]) {
+    int32_t k = at.segment * SEGMENT + threadIdx.x % 4 * 8;
+    const bf16 *from = (const bf16 *)p.x + row * p.x_step + at.head * p.x_head_step + k;
+    bool valid = at.valid && row < p.n_rows;
+#pragma unroll
+    for (int c = 0; c < CHUNKS; c++) x[c] = valid && k + c * CHUNK < p.cols ? *(const uint4 *)(from + c * CHUNK) : uint4{};
+}
+
+// Kept elements go along, 16 bytes a thread.
+__device__ void copy_kept(const gr_cuda_product &p) {
+    int32_t pieces = p.n_kept / 8, n = p.n_rows * p.n_heads * pieces;
+    for (int32_t i = blockIdx.x * THREADS + threadIdx.x; i < n; i += gridDim.x * THREADS) {
+        int32_t piece = i % pieces, head = i / pieces % p.n_heads, row = i / pieces / p.n_heads;
+        *(uint4 *)((bf16 *)p.out + row * p.out_step + head * p.out_head_step + p.outs + piece * 8) =
+            *(const uint4 *)((const bf16 *)p.x + row * p.x_step + head * p.x_head_step + p.cols + piece * 8);
+    }
+}
+
+// ROWS: 8 or 16 rows at most. part: sums of a step by warp, row, output; two of them, so that one meeting of the block a step is enough: a warp writes step
+// s + 2 only after the meeting of s + 1, which comes after every thread has read step s.
+template <int ROWS> __global__ __launch_bounds__(THREADS, BLOCKS_PER_PROCESSOR) void few(gr_cuda_product p, plan s) {
+    __shared__ float part[2][WARPS][ROWS * OUTS];
+    int32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    int32_t n_groups = (s.n_tiles + s.tiles_at_once - 1) / s.tiles_at_once;
+    int32_t n_steps = blockIdx.x < n_groups ? ((n_groups - 1 - blockIdx.x) / gridDim.x + 1) * s.rounds : 0;
+    uint4 w[CHUNKS], x[CHUNKS], x8[ROWS == 16 ? CHUNKS : 1] = {};
+    float total = 0;        // of this thread's output, where a tile takes several steps: then a thread has one
+    place at = place_at(p, s, 0);
+    pdl::release_next();
+    load_w(p, at, w);
+    pdl::wait();
+    for (int32_t step = 0; step < n_steps; step++) {
+        if (step == 0 || s.rounds > 1 || p.n_heads > 1) {
+            load_x(p, at, lane / 4, x);
+            if constexpr (ROWS == 16) load_x(p, at, lane / 4 + 8, x8);
+        }
+        float sum[4] = {};
+#pragma unroll
+        for (int c = 0; c < CHUNKS; c++)
+            if (at.segment * SEGMENT + c * CHUNK < p.cols) add_chunk(sum, x[c], x8[ROWS == 16 ? c : 0], w[c]);
+        float *mine = part[step % 2][warp] + lane / 4 * OUTS + lane % 4 * 2;
+        *(float2 *)mine = {sum[0], sum[1]};
+        if (ROWS == 16) *(float2 *)(mine + 8 * OUTS) = {sum[2], sum[3]};
+        int32_t first_tile = at.tile - warp / s.warps_per_tile, round = step % s.rounds;
+        if (step + 1 < n_steps) {
+            at = place_at(p, s, step + 1);
+            load_w(p, at, w);
+        }
+        __syncthreads();        // sums of all warps are there
+        for (int32_t i = threadIdx.x; i < s.tiles_at_once * ROWS * OUTS; i += THREADS) {
+            int32_t local = i / (ROWS * OUTS), row = i / OUTS % ROWS, tile = first_tile + local, head = tile / s.tiles_per_head;
+            int32_t o = (tile - head * s.tiles_per_head) * OUTS + i % OUTS;
+            float all = round == 0 ? 0 : total;
+            for (int32_t j = 0; j < s.warps_per_tile && round * s.warps_per_tile + j < s.n_segments; j++)
+                all += part[step % 2][local * s.warps_per_tile + j][i % (ROWS * OUTS)];
+            total = all;
+            if (round == s.rounds - 1 && row < p.n_rows && tile < s.n_tiles && o < p.outs) store(p, row, head, o, all);
+        }
+    }
+    if (p.n_kept) copy_kept(p);
+}
+
+plan plan_of(const gr_cuda_product &p) {
+    plan s = {};
+    s.n_segments = (p.cols + SEGMENT - 1) / SEGMENT;
+    s.tiles_per_head = (p.outs + OUTS - 1) / OUTS;
+    s.n_tiles = s.tiles_per_head * p.n_heads;
+    for (s.warps_per_tile = 1; s.warps_per_tile < s.n_segments && s.warps_per_tile < WARPS;) s.warps_per_tile *= 2;
+    s.tiles_at_once = WARPS / s.warps_per_tile;
+    s.rounds = (s.n_segments + s.warps_per_tile - 1) / s.warps_per_tile;
+    return s;
+}
+
+}  // namespace
+
+extern "C" grace_status gr_cuda_linear_few(const gr_cuda_product *p, int32_t n_processors, bool overlap, cudaStream_t stream) {
+    plan s = plan_of(*p);
+    int32_t n_groups = (s.n_tiles + s.tiles_at_once - 1) / s.tiles_at_once, most = BLOCKS_PER_PROCESSOR * n_processors;
+    pdl::launch(p->n_rows <= 8 ? few<8> : few<16>, n_groups < most ? n_groups : most, THREADS, 0, stream, overlap, *p, s);
+    return gr_cuda_status(cudaGetLastError(), "linear, few rows");
+}

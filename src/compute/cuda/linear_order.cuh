@@ -1,0 +1,40 @@
+// The one order in which kernels of ours add up a dense product of bf16, so that a row's bits do not depend on the kernel:
+//
+//     out = ((s0 + s1) + s2) + ...                    s_j: the sum over columns 256 j .. 256 j + 255, fp32
+//     s_j: chunks of 32 columns in order, from 0      two products of the tensor cores each, the first takes columns 8 t .. 8 t + 3 for t = 0 .. 3,
+//                                                     the second 8 t + 4 .. 8 t + 7
+//
+// A lane's 16 bytes (columns 8 t .. 8 t + 7 of a chunk) are thus its operands of both products, for x (a rows) and W (b columns) alike, and no kernel has
+// to rearrange what it loads. Columns behind the last come as zeros; chunks behind the last are left out.
+#ifndef GR_COMPUTE_CUDA_LINEAR_ORDER_CUH
+#define GR_COMPUTE_CUDA_LINEAR_ORDER_CUH
+#include <cuda_bf16.h>
+
+#include "compute/cuda/ampere.cuh"
+#include "compute/cuda/linear_kernels.h"
+
+namespace order {
+
+typedef __nv_bfloat16 bf16;
+
+enum { CHUNK = 32, CHUNKS = 8, SEGMENT = CHUNK * CHUNKS };
+
+// x of rows g and g + 8, w of output g: a chunk of 16 x 8 outputs.
+__device__ __forceinline__ void add_chunk(float (&sum)[4], const uint4 &x, const uint4 &x8, const uint4 &w) {
+    ampere::multiply(sum, {x.x, x8.x, x.y, x8.y}, w.x, w.y);
+    ampere::multiply(sum, {x.z, x8.z, x.w, x8.w}, w.z, w.w);
+}
+
+// The result of one output of piece `head` of a row.
+__device__ __forceinline__ void store(const gr_cuda_product &p, int32_t row, int32_t head, int32_t o, float sum) {
+    int64_t at = row * p.out_step + head * p.out_head_step + o;
+    if (p.out_fp32) {
+        ((float *)p.out)[at] = sum;
+    } else {
+        bf16 *out = (bf16 *)p.out + at;
+        *out = __float2bfloat16_rn(p.add ? sum + __bfloat162float(*out) : sum);
+    }
+}
+
+}  // namespace order
+#endif
