@@ -1,11 +1,12 @@
 // The sum of a token's experts. Agrees with gr_exchange's combine of a single rank.
+#include <cuda_bf16.h>
+
 #include "compute/cuda/cuda.h"
 #include "compute/cuda/moe.h"
-#include "compute/cuda/pairs.cuh"
 
 namespace {
 
-typedef pairs::bf16 bf16;
+typedef __nv_bfloat16 bf16;
 
 __device__ __forceinline__ void add_scaled(float (&sum)[8], float weight, uint4 packed) {
     const bf16 *values = reinterpret_cast<const bf16 *>(&packed);

@@ -6,7 +6,7 @@
 #include "base/memory.h"
 
 /* Rows a slot, on average, from which the large tiles win (docs/performance.md). */
-enum { MANY_ROWS = 96, HOPPER = 9, SIZE_STEP = 8, PACKED_BLOCK = 64 };
+enum { MANY_ROWS = 96, HOPPER = 9, AMPERE = 8, SIZE_STEP = 8, PACKED_BLOCK = 64 };
 
 int32_t gr_cuda_gate_up_block(int32_t width) { return width % PACKED_BLOCK == 0 ? PACKED_BLOCK : width; }
 
@@ -27,8 +27,10 @@ static bool hopper_fits(const gr_cuda_experts_options *o) {
 static grace_status choose_kernels(gr_cuda_experts *e, int32_t major) {
     grace_status st = GRACE_OK;
     gr_cuda_experts_options *o = &e->options;
-    if (o->kernels == GR_CUDA_KERNELS_AUTO) o->kernels = major == HOPPER && hopper_fits(o) ? GR_CUDA_KERNELS_HOPPER : GR_CUDA_KERNELS_PLAIN;
-    GR_CHECK(o->kernels != GR_CUDA_KERNELS_MMA, GRACE_ERR_UNSUPPORTED, "cuda: there is no mma expert kernel yet");
+    if (o->kernels == GR_CUDA_KERNELS_AUTO)
+        o->kernels = major == HOPPER && hopper_fits(o) ? GR_CUDA_KERNELS_HOPPER : major >= AMPERE ? GR_CUDA_KERNELS_MMA : GR_CUDA_KERNELS_PLAIN;
+    GR_CHECK(o->kernels != GR_CUDA_KERNELS_MMA || major >= AMPERE, GRACE_ERR_UNSUPPORTED,
+             "cuda: the mma expert kernels need compute capability %d or newer, this device has %d", AMPERE, major);
     if (o->kernels != GR_CUDA_KERNELS_HOPPER) return GRACE_OK;
     GR_CHECK(major == HOPPER, GRACE_ERR_UNSUPPORTED, "cuda: the hopper expert kernels need compute capability %d, this device has %d", HOPPER, major);
     GR_CHECK(hopper_fits(o), GRACE_ERR_LIMIT,
@@ -88,6 +90,10 @@ grace_status gr_cuda_experts_run(const gr_cuda_experts *e, const gr_cuda_pairs *
     GR_ASSERT(n_pairs <= o->n_pairs_max && pairs->n_slots == o->n_slots);
     GR_ASSERT(pairs->first_pair || (pairs->n_slots == 1 && pairs->top_k == 1));
     if (n_pairs == 0) return GRACE_OK;
-    if (o->kernels == GR_CUDA_KERNELS_PLAIN) return gr_cuda_experts_plain(e, pairs, rows, y, stream);
-    return n_pairs < (int64_t)MANY_ROWS * o->n_slots ? gr_cuda_experts_few(e, pairs, rows, y, stream) : gr_cuda_experts_many(e, pairs, rows, y, stream);
+    bool many = n_pairs >= (int64_t)MANY_ROWS * o->n_slots;
+    switch (o->kernels) {
+    case GR_CUDA_KERNELS_HOPPER: return many ? gr_cuda_experts_many(e, pairs, rows, y, stream) : gr_cuda_experts_few(e, pairs, rows, y, stream);
+    case GR_CUDA_KERNELS_MMA: return gr_cuda_experts_mma(e, pairs, rows, y, many, stream);
+    default: return gr_cuda_experts_plain(e, pairs, rows, y, stream);
+    }
 }

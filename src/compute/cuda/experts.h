@@ -1,6 +1,8 @@
 /* One layer's experts on the device, between the host's side (experts.c) and the kernels. */
 #ifndef GR_COMPUTE_CUDA_EXPERTS_H
 #define GR_COMPUTE_CUDA_EXPERTS_H
+#include <stdbool.h>
+
 #include "compute/cuda/cuda.h"
 #include "compute/cuda/moe.h"
 #ifdef __cplusplus
@@ -19,6 +21,7 @@ struct gr_cuda_experts {
  * other 128 x 256, where arithmetic is. */
 grace_status gr_cuda_experts_few(const gr_cuda_experts *e, const gr_cuda_pairs *pairs, const void *rows, void *y, cudaStream_t stream);
 grace_status gr_cuda_experts_many(const gr_cuda_experts *e, const gr_cuda_pairs *pairs, const void *rows, void *y, cudaStream_t stream);
+grace_status gr_cuda_experts_mma(const gr_cuda_experts *e, const gr_cuda_pairs *pairs, const void *rows, void *y, bool many, cudaStream_t stream);
 grace_status gr_cuda_experts_plain(const gr_cuda_experts *e, const gr_cuda_pairs *pairs, const void *rows, void *y, cudaStream_t stream);
 
 #ifdef __cplusplus

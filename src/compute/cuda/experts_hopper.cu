@@ -3,60 +3,21 @@
 //     up     act[p]  = silu(gate x) * (up x)   x = rows[row_of_pair[p]]; gathered by threads, weights by the copy engine
 //     down   y[p]    = down act[p]             both by the copy engine
 //
-// A block is one producer warpgroup and BM / 64 consumer warpgroups over a ring of STAGES pieces of K = 64. Blocks stay and walk the list of tiles:
-// slot by slot, in a slot all tiles of rows for one tile of outputs, so that neighbours share weights in the cache. Producers run ahead over the ends of
-// tiles, so weights stream while a tile is written. What a tile has beyond the end of k comes as zeros; what it has beyond a slot's outputs is not written.
+// A block is one producer warpgroup and BM / 64 consumer warpgroups over a ring of STAGES pieces of K = 64. Blocks stay and walk the list of tiles;
+// producers run ahead over the ends of tiles, so weights stream while a tile is written. What a tile has beyond the end of k comes as zeros; what it has
+// beyond a slot's outputs is not written. A row's sums run over k in steps of 16 in order, whatever the tile: its bits do not depend on the rows beside it.
 // Agrees with gr_cpu_experts() up to the roundings of bf16.
-#include "compute/cuda/experts.h"
+#include "compute/cuda/experts.cuh"
 #include "compute/cuda/hopper.cuh"
-#include "compute/cuda/pairs.cuh"
 #include "compute/cuda/wgmma.cuh"
 
 namespace {
 
-typedef pairs::bf16 bf16;
+using namespace experts;
 
 enum { WARPGROUP = 128, BK = GR_CUDA_BOX_COLUMNS, ROW_BYTES = 2 * BK };
 
-struct problem {
-    const bf16 *rows;               // [n_rows, k] for the gather; NULL: a_map has pairs
-    pairs::view pairs;
-    bf16 *out;                      // [n_pairs, out_cols]
-    int32_t k;
-    int32_t n_out;                  // rows of a slot's weights
-    int32_t out_cols;
-};
-
-// Tiles of rows before each slot, [n_slots + 1], by the first warp.
-template <int BM> __device__ void count_tiles(const problem &p, int32_t *tiles_before) {
-    int32_t lane = threadIdx.x, carry = 0;
-    for (int32_t base = 0; base < p.pairs.n_slots; base += 32) {
-        int32_t s = base + lane, n = s < p.pairs.n_slots ? (p.pairs.first(s + 1) - p.pairs.first(s) + BM - 1) / BM : 0, sum = n;
-        for (int d = 1; d < 32; d *= 2) {
-            int32_t left = __shfl_up_sync(~0u, sum, d);
-            if (lane >= d) sum += left;
-        }
-        if (s < p.pairs.n_slots) tiles_before[s + 1] = carry + sum;
-        carry += __shfl_sync(~0u, sum, 31);
-    }
-    if (lane == 0) tiles_before[0] = 0;
-}
-
-template <int BN> __device__ __forceinline__ int32_t n_across_of(const problem &p) { return (p.n_out + BN - 1) / BN; }
-
-struct tile { int32_t slot, first_pair, n_pairs, first_out; };      // n_pairs: rows that exist, at most BM
-
-template <int BM, int BN> __device__ tile tile_at(const problem &p, const int32_t *tiles_before, int32_t t) {
-    int32_t n_across = n_across_of<BN>(p), low = 0, high = p.pairs.n_slots;
-    while (high - low > 1) {
-        int32_t mid = (low + high) / 2;
-        if (tiles_before[mid] * n_across <= t) low = mid;
-        else high = mid;
-    }
-    int32_t local = t - tiles_before[low] * n_across, n_down = tiles_before[low + 1] - tiles_before[low];
-    int32_t first = p.pairs.first(low) + local % n_down * BM;
-    return {low, first, min(p.pairs.first(low + 1) - first, BM), local / n_down * BN};
-}
+template <int BN> __device__ __forceinline__ int32_t n_across_of(const product &p) { return (p.n_weight_rows + BN - 1) / BN; }
 
 // A piece of the ring, and how often the ring went round.
 struct ring_place { int32_t stage, parity; };
@@ -73,19 +34,19 @@ template <int BM, int BN, int STAGES> struct ring {
 };
 
 template <int BM, int BN, int STAGES>
-__device__ __forceinline__ void ask_weights(const problem &p, const ring<BM, BN, STAGES> &r, const CUtensorMap *b_map, const tile &w, int32_t stage,
+__device__ __forceinline__ void ask_weights(const product &p, const ring<BM, BN, STAGES> &r, const CUtensorMap *b_map, const tile &w, int32_t stage,
                                             int32_t k) {
     for (int i = 0; i < BN; i += GR_CUDA_WEIGHT_BOX_ROWS)
-        hopper::copy_box(r.b(stage) + i * ROW_BYTES, b_map, k, w.slot * p.n_out + w.first_out + i, &r.full[stage]);
+        hopper::copy_box(r.b(stage) + i * ROW_BYTES, b_map, k, w.slot * p.n_weight_rows + w.across * BN + i, &r.full[stage]);
 }
 
 // One thread feeds both operands; of the rows as many groups of 64 as exist.
 template <int BM, int BN, int STAGES>
-__device__ void produce_boxes(const problem &p, const ring<BM, BN, STAGES> &r, const CUtensorMap *a_map, const CUtensorMap *b_map,
+__device__ void produce_boxes(const product &p, const ring<BM, BN, STAGES> &r, const CUtensorMap *a_map, const CUtensorMap *b_map,
                               const int32_t *tiles_before, int32_t n_tiles) {
     ring_place at = {0, 1};
     for (int32_t t = blockIdx.x; t < n_tiles; t += gridDim.x) {
-        tile w = tile_at<BM, BN>(p, tiles_before, t);
+        tile w = tile_at<BM>(p.pairs, tiles_before, n_across_of<BN>(p), t);
         int32_t n_groups = (w.n_pairs + 63) / 64;
         for (int32_t k = 0; k < p.k; k += BK) {
             hopper::wait(&r.empty[at.stage], at.parity);
@@ -100,12 +61,12 @@ __device__ void produce_boxes(const problem &p, const ring<BM, BN, STAGES> &r, c
 
 // A warpgroup gathers rows, 16 bytes a thread: eight threads a row, placed as the swizzle wants them; its first thread asks for the weights.
 template <int BM, int BN, int STAGES>
-__device__ void produce_gathered(const problem &p, const ring<BM, BN, STAGES> &r, const CUtensorMap *b_map, const int32_t *tiles_before, int32_t n_tiles) {
+__device__ void produce_gathered(const product &p, const ring<BM, BN, STAGES> &r, const CUtensorMap *b_map, const int32_t *tiles_before, int32_t n_tiles) {
     const int32_t ROWS = BM / 16, thread = threadIdx.x % WARPGROUP, chunk = thread % 8, row = thread / 8;
     const uint32_t place = row * ROW_BYTES + ((chunk ^ row % 8) << 4);      // rows 16 apart swizzle alike
     ring_place at = {0, 1};
     for (int32_t t = blockIdx.x; t < n_tiles; t += gridDim.x) {
-        tile w = tile_at<BM, BN>(p, tiles_before, t);
+        tile w = tile_at<BM>(p.pairs, tiles_before, n_across_of<BN>(p), t);
         int32_t source[ROWS];
         for (int i = 0; i < ROWS; i++) source[i] = row + 16 * i < w.n_pairs ? p.pairs.row(w.first_pair + row + 16 * i) : -1;
         for (int32_t k = 0; k < p.k; k += BK) {
@@ -117,37 +78,19 @@ __device__ void produce_gathered(const problem &p, const ring<BM, BN, STAGES> &r
             uint32_t to = hopper::shared_address(r.a(at.stage)) + place;
             bool inside = k + chunk * 8 < p.k;
             for (int i = 0; i < ROWS && 16 * i < w.n_pairs; i++)
-                hopper::copy_16(to + i * 16 * ROW_BYTES, p.rows + (int64_t)max(source[i], 0) * p.k + (inside ? k + chunk * 8 : 0), inside && source[i] >= 0);
+                hopper::copy_16(to + i * 16 * ROW_BYTES, p.in + (int64_t)max(source[i], 0) * p.k + (inside ? k + chunk * 8 : 0), inside && source[i] >= 0);
             hopper::arrive_after_copies(&r.full[at.stage]);
             advance<STAGES>(at);
         }
     }
 }
 
-__device__ __forceinline__ uint32_t pack_two(float a, float b) {
-    __nv_bfloat162 two = __floats2bfloat162_rn(a, b);
-    return *reinterpret_cast<uint32_t *>(&two);
-}
-
-// Four lanes hold two columns each of four blocks of eight columns; afterwards lane q holds all eight of block q.
-__device__ __forceinline__ void transpose_quad(uint32_t (&v)[4]) {
-    const bool odd = threadIdx.x & 1, high = threadIdx.x & 2;
-    for (int i = 0; i < 4; i += 2) {
-        uint32_t got = __shfl_xor_sync(~0u, odd ? v[i] : v[i + 1], 1);
-        (odd ? v[i] : v[i + 1]) = got;
-    }
-    for (int i = 0; i < 2; i++) {
-        uint32_t got = __shfl_xor_sync(~0u, high ? v[i] : v[i + 2], 2);
-        (high ? v[i] : v[i + 2]) = got;
-    }
-}
-
 // The warpgroup's 64 x BN sums go out as bf16, 16 bytes a thread; with SWIGLU each 128 columns are 64 of gate and the same 64 of up.
-template <int BN, bool SWIGLU> __device__ void write_tile(const problem &p, const tile &w, int32_t first_row, const float (&d)[BN / 2]) {
+template <int BN, bool SWIGLU> __device__ void write_tile(const product &p, const tile &w, int32_t first_row, const float (&d)[BN / 2]) {
     const int BLOCKS = SWIGLU ? BN / 16 : BN / 8;       // of eight columns written
     int32_t thread = threadIdx.x % WARPGROUP, warp_row = first_row + thread / 32 * 16, row = warp_row + thread % 32 / 4;
-    int32_t column = (SWIGLU ? w.first_out / 2 : w.first_out) + thread % 4 * 8;
-    bf16 *out = p.out + (int64_t)(w.first_pair + row) * p.out_cols + column;
+    int32_t column = w.across * (SWIGLU ? BN / 2 : BN) + thread % 4 * 8;
+    bf16 *out = p.out + (int64_t)(w.first_pair + row) * p.n_out + column;
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         if (warp_row + 8 * half >= w.n_pairs) break;        /* none of the warp's */
@@ -158,20 +101,20 @@ template <int BN, bool SWIGLU> __device__ void write_tile(const problem &p, cons
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 const int from = SWIGLU ? (block + i) / 8 * 16 + (block + i) % 8 : block + i, at = 4 * from + 2 * half, up = SWIGLU ? at + 32 : at;
-                v[i] = SWIGLU ? pack_two(pairs::swiglu(d[at], d[up], 0), pairs::swiglu(d[at + 1], d[up + 1], 0)) : pack_two(d[at], d[at + 1]);
+                v[i] = SWIGLU ? pack_two(swiglu(d[at], d[up], 0), swiglu(d[at + 1], d[up + 1], 0)) : pack_two(d[at], d[at + 1]);
             }
             transpose_quad(v);
-            if (exists && column + block * 8 < p.out_cols)
-                *reinterpret_cast<uint4 *>(out + (int64_t)8 * half * p.out_cols + block * 8) = make_uint4(v[0], v[1], v[2], v[3]);
+            if (exists && column + block * 8 < p.n_out)
+                *reinterpret_cast<uint4 *>(out + (int64_t)8 * half * p.n_out + block * 8) = make_uint4(v[0], v[1], v[2], v[3]);
         }
     }
 }
 
 template <int BM, int BN, int STAGES, bool GATHER, bool SWIGLU>
-__device__ void consume(const problem &p, const ring<BM, BN, STAGES> &r, const int32_t *tiles_before, int32_t n_tiles, int32_t group) {
+__device__ void consume(const product &p, const ring<BM, BN, STAGES> &r, const int32_t *tiles_before, int32_t n_tiles, int32_t group) {
     ring_place at = {0, 0}, done = {0, 0};
     for (int32_t t = blockIdx.x; t < n_tiles; t += gridDim.x) {
-        tile w = tile_at<BM, BN>(p, tiles_before, t);
+        tile w = tile_at<BM>(p.pairs, tiles_before, n_across_of<BN>(p), t);
         if (w.n_pairs <= group * 64) {      // none of the tile's rows are this group's: the others get the tensor cores
             for (int32_t k = 0; k < p.k; k += BK) {
                 hopper::wait(&r.full[at.stage], at.parity);
@@ -207,13 +150,13 @@ __device__ void consume(const problem &p, const ring<BM, BN, STAGES> &r, const i
 // grid: as many blocks as the device has processors. Shared: the ring, its barriers, tiles_before.
 template <int BM, int BN, int STAGES, bool GATHER, bool SWIGLU>
 __global__ __launch_bounds__(WARPGROUP *(1 + BM / 64), 1) void grouped_product(const __grid_constant__ CUtensorMap a_map,
-                                                                               const __grid_constant__ CUtensorMap b_map, problem p) {
+                                                                               const __grid_constant__ CUtensorMap b_map, product p) {
     extern __shared__ char shared_raw[];
     __shared__ uint64_t full[STAGES], empty[STAGES];
     __shared__ int32_t tiles_before[GR_CUDA_SLOTS_MAX + 1];
     const int32_t GROUPS = BM / 64;
     ring<BM, BN, STAGES> r = {shared_raw + (-hopper::shared_address(shared_raw) & 1023), full, empty};
-    if (threadIdx.x < 32) count_tiles<BM>(p, tiles_before);
+    if (threadIdx.x < 32) count_tiles<BM>(p.pairs, tiles_before);
     if (threadIdx.x == 32) {
         for (int i = 0; i < STAGES; i++) {
             hopper::barrier_init(&full[i], GATHER ? WARPGROUP + 1 : 1);
@@ -242,7 +185,7 @@ __global__ __launch_bounds__(WARPGROUP *(1 + BM / 64), 1) void grouped_product(c
 namespace {
 
 template <int BM, int BN, int STAGES, bool GATHER, bool SWIGLU>
-grace_status launch(const CUtensorMap &a, const CUtensorMap &b, const problem &p, int32_t n_processors, cudaStream_t stream) {
+grace_status launch(const CUtensorMap &a, const CUtensorMap &b, const product &p, int32_t n_processors, cudaStream_t stream) {
     const int bytes = ring<BM, BN, STAGES>::BYTES + 1024;
     auto kernel = grouped_product<BM, BN, STAGES, GATHER, SWIGLU>;
     static bool ready = false;
@@ -257,10 +200,7 @@ grace_status launch(const CUtensorMap &a, const CUtensorMap &b, const problem &p
 
 template <int BM, int BN, int STAGES>
 grace_status run(const gr_cuda_experts *e, const gr_cuda_pairs *pairs, const void *rows, void *y, cudaStream_t stream) {
-    const gr_cuda_experts_options *o = &e->options;
-    const pairs::view view = {pairs->first_pair, pairs->row_of_pair, pairs->n_slots, pairs->n_rows};
-    problem up = {(const bf16 *)rows, view, (bf16 *)o->act, o->hidden, 2 * o->width, o->width};
-    problem down = {nullptr, view, (bf16 *)y, o->width, o->hidden, o->hidden};
+    const product up = up_product(e, pairs, rows), down = down_product(e, pairs, y);
     grace_status st = launch<BM, BN, STAGES, true, true>(e->up_boxes, e->up_boxes, up, e->n_processors, stream);
     return st ? st : launch<BM, BN, STAGES, false, false>(e->act_boxes, e->down_boxes, down, e->n_processors, stream);
 }

@@ -10,18 +10,18 @@
 // Agrees with gr_cpu_experts() up to the roundings of bf16.
 #include "compute/cuda/experts.h"
 #include "compute/cuda/hopper.cuh"
-#include "compute/cuda/pairs.cuh"
+#include "compute/cuda/experts.cuh"
 #include "compute/cuda/wgmma.cuh"
 
 namespace {
 
-typedef pairs::bf16 bf16;
+typedef experts::bf16 bf16;
 
 enum { WARPGROUP = 128, BK = GR_CUDA_BOX_COLUMNS, ROW_BYTES = 2 * BK };
 
 struct problem {
     const bf16 *rows;               // [n_rows, k] for the gather; NULL: a_map has pairs
-    pairs::view pairs;
+    experts::view pairs;
     bf16 *out;                      // [n_pairs, out_cols]
     int32_t k;
     int32_t n_out;                  // rows of a slot's weights
@@ -160,7 +160,7 @@ template <int BN, bool SWIGLU, int TRIAL> __device__ void write_tile(const probl
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 const int from = SWIGLU ? (block + i) / 8 * 16 + (block + i) % 8 : block + i, at = 4 * from + 2 * half, up = SWIGLU ? at + 32 : at;
-                v[i] = SWIGLU ? pack_two(pairs::swiglu(d[at], d[up], 0), pairs::swiglu(d[at + 1], d[up + 1], 0)) : pack_two(d[at], d[at + 1]);
+                v[i] = SWIGLU ? pack_two(experts::swiglu(d[at], d[up], 0), experts::swiglu(d[at + 1], d[up + 1], 0)) : pack_two(d[at], d[at + 1]);
             }
             transpose_quad(v);
             if (exists && column + block * 8 < p.out_cols)
@@ -260,7 +260,7 @@ grace_status launch(const CUtensorMap &a, const CUtensorMap &b, const problem &p
 template <int BM, int BN, int STAGES, int TRIAL>
 grace_status run(const gr_cuda_experts *e, const gr_cuda_pairs *pairs, const void *rows, void *y, int which, cudaStream_t stream) {
     const gr_cuda_experts_options *o = &e->options;
-    const pairs::view view = {pairs->first_pair, pairs->row_of_pair, pairs->n_slots, pairs->n_rows};
+    const experts::view view = {pairs->first_pair, pairs->row_of_pair, pairs->n_slots, pairs->n_rows};
     problem up = {(const bf16 *)rows, view, (bf16 *)o->act, o->hidden, 2 * o->width, o->width};
     problem down = {nullptr, view, (bf16 *)y, o->width, o->hidden, o->hidden};
     return which == 0 ? launch<BM, BN, STAGES, true, true, TRIAL>(e->up_boxes, e->up_boxes, up, e->n_processors, stream)
