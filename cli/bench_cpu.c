@@ -223,7 +223,7 @@ static grace_status print_json(const arguments *a, const gr_session *s, const su
     gr_json *o = gr_json_new_object();
     gr_json_set_string(o, "bench", "cpu");
     gr_json_set_string(o, "model", slash && slash[1] ? slash + 1 : dir);
-    gr_made_json(o, s);
+    gr_made_json(o, s, &a->run);
     gr_json_set_string(o, "family", m->family);
     gr_json_set_string(o, "simd", gr_compute_cpu_simd(c));
     gr_json_set_int(o, "threads", gr_compute_cpu_threads(c));
@@ -272,7 +272,7 @@ static grace_status measure(arguments *a, gr_session *s) {
     GR_TRY(gr_compute_cpu_open(a->run.engine.simd, a->run.engine.n_threads, &c));
     for (int32_t i = 0; i < a->repeat; i++) GR_TRY(measure_once(a, s, c, &r[i], &top));
     s->running = false;
-    if (s->rank == 0 && !a->run.json) gr_made_print(s);
+    if (s->rank == 0 && !a->run.json) gr_made_print(s, &a->run);
     const summary sum = summarise(a, m, r, &top, gr_compute_cpu_threads(c));
     if (s->rank == 0 && a->run.json) st = print_json(a, s, &sum, &r[a->repeat - 1], c);
     else if (s->rank == 0) print_text(a, s, &sum, &r[a->repeat - 1], c);

@@ -57,7 +57,7 @@ static grace_status print(const arguments *a, const gr_session *session, const g
     gr_json *o = gr_json_new_object(), *times = gr_json_new_object();
     for (int i = 0; i < 5; i++) gr_json_set_real(times, names[i], s->time_us[stages[i]] / calls);
     gr_json_set_string(o, "bench", "moe");
-    gr_made_json(o, session);
+    gr_made_json(o, session, &a->run);
     gr_json_set_int(o, "ranks", s->n_ranks);
     gr_json_set_int(o, "nodes", s->n_nodes);
     gr_json_set_int(o, "tokens_per_rank", a->tokens);
@@ -66,7 +66,7 @@ static grace_status print(const arguments *a, const gr_session *session, const g
     gr_json_set(o, "time_us", times);
     gr_json_set_real(o, "bookkeeping_share", s->time_us[GRACE_TIME_ROUTE] / total);
     if (a->run.json) return gr_print_json(o);
-    gr_made_print(session);
+    gr_made_print(session, &a->run);
     printf("moe: %d ranks, %d tokens a rank, %s: %.0f us a layer;", s->n_ranks, a->tokens, gr_exchange_name(a->run.engine.exchange), total / calls);
     for (int i = 0; i < 5; i++) printf(" %s %.0f", names[i], s->time_us[stages[i]] / calls);
     printf("; routing and bookkeeping %.2f %% of it\n", 100 * s->time_us[GRACE_TIME_ROUTE] / total);

@@ -30,11 +30,13 @@ typedef struct gr_run_options {
     bool json, verbose;
     bool random;                    /* --random-weights: model is a folder with a config.json only */
     uint64_t random_seed;
+    const char *route_trace, *route_tokens;     /* --route-trace, --route-tokens as they were written; NULL: not given */
     grace_engine_options engine;    /* exchange, route, exact, sizes, threads, simd */
 } gr_run_options;
 
 extern const struct argp gr_run_argp;       /* child parser; its input is a gr_run_options */
-extern const struct argp gr_made_argp;      /* one more, of commands that can do without weights: --random-weights; the same input */
+extern const struct argp gr_made_argp;      /* one more, of commands that can do without weights: or routers: --random-weights,
+                                             * --route-trace; the same input */
 gr_run_options gr_run_defaults(void);
 /* argp_parse() of what follows the first N words of the command line, by which messages name the program ("grace run": 2). Exits with 64
  * after a usage error, with 0 after --help. */
@@ -53,20 +55,21 @@ typedef struct gr_session {
     grace_model *model;
     grace_tokenizer *tokenizer;     /* NULL with random weights */
     grace_plan *plan;               /* --plan, or NULL */
+    grace_trace *route_trace;       /* --route-trace, or NULL */
     int32_t rank, n_ranks;
     bool running;                   /* set once the ranks run on their own: from here a failing rank speaks for itself */
 } gr_session;
 
 /* --ranks in a process that no launcher started: run ourselves under mpirun. true: done, *exit_code holds its result. */
 bool gr_session_relaunch(const gr_run_options *opt, int argc, char **argv, int *exit_code);
-/* Collective. opt->engine.comm and .plan are filled in. */
+/* Collective. opt->engine.comm, .plan and .route_trace are filled in. */
 grace_status gr_session_open(gr_run_options *opt, gr_session *s);
 /* Prints the message of a failure once, ends the other ranks if they may be waiting, closes everything. Returns the exit code. */
 int gr_session_close(gr_session *s, grace_status st);
 
 /* ---- what is made instead of read (made.c): every command that has gr_made_argp says it first, on stdout or in its object, on rank 0 ---- */
-void gr_made_print(const gr_session *s);        /* "(random weights, seed S)" */
-void gr_made_json(gr_json *o, const gr_session *s);     /* "weights": "random weights, seed S"; else nothing */
+void gr_made_print(const gr_session *s, const gr_run_options *opt);     /* "(random weights, seed S; routing of ...)", or nothing */
+void gr_made_json(gr_json *o, const gr_session *s, const gr_run_options *opt);      /* "weights": "random weights, seed S", "routing": "routing of ..." */
 
 /* ---- requests from the command line (requests.c) ---- */
 typedef struct gr_request_list {

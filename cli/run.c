@@ -139,7 +139,7 @@ static double rate(int64_t tokens, double us) { return us > 0 ? 1e6 * (double)to
 
 static grace_status print_json(const arguments *a, const gr_session *s, const grace_engine *engine, const grace_stats *stats) {
     gr_json *o = gr_json_new_object(), *requests = gr_json_new_array();
-    gr_made_json(o, s);
+    gr_made_json(o, s, &a->run);
     set_result(o, s, grace_engine_result(engine, 0));
     gr_json_set_hex(o, "logits_hash", grace_engine_logits_hash(engine));
     gr_json_set_real(o, "prefill_tok_s", rate(stats->n_prefill, stats->prefill_us));
@@ -175,7 +175,7 @@ static grace_status generate(arguments *a, gr_session *s, const gr_request_list 
         if (st) goto done;
         tokens += req.n_prompt + req.n_generate;
     }
-    if (s->rank == 0 && !a->run.json) gr_made_print(s);
+    if (s->rank == 0 && !a->run.json) gr_made_print(s, &a->run);
     s->running = true;
     GR_TRY(gr_run_showing(engine, s->rank == 0 && !streaming ? "generating" : NULL, tokens));
     GR_TRY(grace_engine_collect(engine));

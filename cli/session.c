@@ -32,6 +32,7 @@ static grace_status open_files(gr_run_options *opt, gr_session *s) {
     GR_TRY(opt->random ? grace_model_open_random(opt->model, opt->random_seed, &s->model) : grace_model_open(opt->model, &s->model));
     if (!opt->random) GR_TRY(grace_tokenizer_open(opt->model, &s->tokenizer));
     if (opt->plan) GR_TRY(grace_plan_load(opt->plan, &s->plan));
+    if (opt->route_trace) GR_TRY(grace_trace_open(opt->route_trace, &s->route_trace, NULL));
 done:
     return st;
 }
@@ -56,6 +57,7 @@ grace_status gr_session_open(gr_run_options *opt, gr_session *s) {
     GR_TRY(grace_comm_agree(s->comm, job ? job : open_files(opt, s)));
     opt->engine.comm = s->comm;
     opt->engine.plan = s->plan;
+    opt->engine.route_trace = s->route_trace;
 done:
     return st;
 }
@@ -73,6 +75,7 @@ int gr_session_close(gr_session *s, grace_status st) {
     if (st) tell(s, st);
     if (st && s->running && s->n_ranks > 1) grace_comm_abort(s->comm, 1);
     grace_plan_free(s->plan);
+    grace_trace_close(s->route_trace);
     grace_tokenizer_close(s->tokenizer);
     grace_model_close(s->model);
     grace_comm_close(s->comm);

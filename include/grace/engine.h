@@ -50,6 +50,9 @@ typedef struct grace_engine_options {
     const char *trace_path;         /* record routing there (written by rank 0); NULL: do not */
     const char *const *trace_domains;   /* names requests' domains refer to */
     int32_t n_trace_domains;
+    const grace_trace *route_trace; /* NULL; else its routing replaces the gates' choice (docs/gpu-bench.md); then no trace_path.
+                                     * Borrowed while opening */
+    grace_selection route_tokens;   /* of them, these; all */
     grace_trace_weights trace_weights;  /* NONE. How the trace keeps gate weights; token ids and phases are always recorded */
 } grace_engine_options;
 

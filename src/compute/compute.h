@@ -28,6 +28,7 @@ typedef struct gr_step_rows {
     const int32_t *id, *sequence, *position;    /* [n] token, sequence id, position */
     const int32_t *kv_sequence;         /* [n] row of the page table */
     const int32_t *decode;              /* [n] 1: a generated token's row; these come first */
+    const int32_t *recorded;            /* [n] `recall`: the token whose choices the row takes; below 0: none, padding */
     bool has_prompt, has_decode;
 } gr_step_rows;
 
@@ -95,6 +96,14 @@ typedef struct gr_router_weights {
     const gr_place *place;              /* NULL: the caller places */
 } gr_router_weights;
 
+/* Choices that were recorded (run/trace_gate.h); backend memory. */
+typedef struct gr_recorded {
+    int32_t n_layers, top_k;
+    uint16_t *experts;                  /* [n_tokens, n_layers, top_k] */
+    float *weights;                     /* the same; NULL: each is `weight` */
+    float weight;
+} gr_recorded;
+
 /* How rows of logits become ids: arrays [n]. */
 typedef struct gr_draws {
     const float *temperature;           /* 0: the largest, lowest id on ties */
@@ -149,6 +158,8 @@ typedef struct gr_compute_ops {
      * NaN or infinity in the logits fails with NUMERIC and names the row: at once, or in `finish`. */
     grace_status (*gate)(gr_compute *c, const gr_router_weights *router, const grace_gate *rule, const void *x, int32_t n_rows, int32_t top_k,
                          int32_t *ids, float *weights);
+    /* After `gate`, in place of what it chose (and placed): the choices of rows->recorded in recorded layer `layer`. place as gate's router has it. */
+    grace_status (*recall)(gr_compute *c, const gr_recorded *r, int32_t layer, const gr_place *place, const gr_step_rows *rows, int32_t *ids, float *weights);
     /* packs only. The pairs of slots [n_rows, top_k] (below 0: none) by slot; valid until the next call. */
     grace_status (*group)(gr_compute *c, const int32_t *slots, int32_t n_rows, int32_t top_k, int32_t n_slots, const gr_pairs **out);
     /* packs only. x[i] += sum over the choices of row i of weight * in[its pair], in order of choice. */

@@ -45,7 +45,8 @@ grace_request grace_request_defaults(void) {
 static uint64_t hash_setup(const grace_model_info *m, const grace_plan *plan, const grace_engine_options *opt) {
     int64_t facts[] = {plan->cluster.n_nodes, plan->cluster.gpus_per_node, plan->n_layers, plan->n_experts, plan->top_k,
                        opt->route, opt->exchange, opt->homes, opt->exact, opt->n_tokens_max, opt->kv_tokens, opt->trace_path != NULL,
-                       opt->n_trace_domains, opt->trace_weights, (int64_t)m->fingerprint, m->context_max, m->n_bytes};
+                       opt->n_trace_domains, opt->trace_weights, opt->route_trace ? grace_trace_n_tokens(opt->route_trace) : 0,
+                       opt->route_tokens.sequences, (int64_t)m->fingerprint, m->context_max, m->n_bytes};
     uint64_t h = gr_hash64(facts, sizeof facts, plan->fingerprint);
     h = gr_hash64(plan->token_saves.saved, (size_t)plan->token_saves.vocab * (size_t)plan->token_saves.n_nodes, h);
     for (int32_t l = 0; l < plan->n_layers; l++) {
@@ -70,6 +71,7 @@ static grace_status check_options(const grace_engine_options *opt) {
     grace_status st = GRACE_OK;
     GR_CHECK(opt->n_tokens_max >= 1 && opt->n_tokens_max <= 1 << 20, GRACE_ERR_ARG, "rows a step: expected 1 to %d, found %d", 1 << 20, opt->n_tokens_max);
     GR_CHECK(opt->kv_tokens >= 1, GRACE_ERR_ARG, "KV cache: expected at least 1 token, found %lld", (long long)opt->kv_tokens);
+    GR_CHECK(!opt->route_trace || !opt->trace_path, GRACE_ERR_ARG, "%s: a run whose routing is replayed cannot record it", opt->trace_path);
     GR_CHECK(opt->n_threads >= 0, GRACE_ERR_ARG, "threads: expected 0 (automatic) or more, found %d", opt->n_threads);
 done:
     return st;

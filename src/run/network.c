@@ -10,7 +10,7 @@
 /* ---- open ---- */
 
 enum {
-    STEP_BYTES = 5 * sizeof(int32_t),                               /* of a row: id, sequence, position, kv_sequence, decode */
+    STEP_BYTES = 6 * sizeof(int32_t),                               /* of a row: id, sequence, position, kv_sequence, decode, recorded */
     DRAW_BYTES = sizeof(double) + 4 * sizeof(int32_t),              /* u, temperature, top_p, top_k, index */
     LOGITS_HERE = 32, LOGITS_THERE = 512,                           /* rows of logits at once: few keep a CPU's cache warm, many fill a GPU */
 };
@@ -141,6 +141,7 @@ static grace_status open_local(gr_network *net, const grace_model *model, const 
         GR_TRY(gr_router_build(net->decode_plan, net->comm->rank, opt->route, &net->decode_router));
     }
     GR_TRY(upload_picks(net));
+    if (opt->route_trace) GR_TRY(gr_trace_gate_open(net->compute, opt->route_trace, &opt->route_tokens, net->info, &net->trace_gate));
 done:
     return st;
 }
@@ -176,6 +177,7 @@ void gr_network_close(gr_network *net) {
                              net->experts, net->slots, net->weights, net->pick, net->drawn_there, net->step_block.there, net->draw_block.there};
         for (size_t i = 0; i < sizeof all / sizeof *all; i++)
             if (all[i]) ops->release(net->compute, all[i]);
+        gr_trace_gate_close(net->trace_gate);
         gr_weights_close(&net->w);
         ops->free(net->compute);
     }
@@ -203,6 +205,7 @@ static gr_step_rows rows_of(char *block, int32_t n) {
     r.position = take(&block, n, sizeof *r.position);
     r.kv_sequence = take(&block, n, sizeof *r.kv_sequence);
     r.decode = take(&block, n, sizeof *r.decode);
+    r.recorded = take(&block, n, sizeof *r.recorded);
     return r;
 }
 
@@ -226,6 +229,7 @@ static grace_status send_rows(gr_network *net, const gr_step *step, int32_t n) {
         ((int32_t *)here.position)[i] = real ? step->position[i] : 0;
         ((int32_t *)here.kv_sequence)[i] = real ? step->kv_sequence[i] : -1;
         ((int32_t *)here.decode)[i] = i < step->n_decode || !real;
+        ((int32_t *)here.recorded)[i] = real && net->trace_gate ? gr_trace_gate_token(net->trace_gate, step->sequence[i], step->position[i]) : -1;
     }
     net->rows = rows_of(net->step_block.there, n);
     net->rows.has_decode = step->n_decode > 0;
@@ -402,6 +406,10 @@ static grace_status gate(gr_network *net, const gr_step *step, const gr_layer *l
     double mark = gr_now_us();
     GR_TRY(ops->norm(net->compute, layer->mlp_norm, m->rms_eps, net->x, net->rows.n, rows));
     GR_TRY(ops->gate(net->compute, &router, &m->gate, rows, net->rows.n, m->top_k, net->experts, net->weights));
+    if (net->trace_gate) {
+        const gr_recorded *r = &net->trace_gate->choices;
+        GR_TRY(ops->recall(net->compute, r, moe % r->n_layers, router.place, &net->rows, net->experts, net->weights));
+    }
     GR_TRY(show_gate(net, step, moe));
     lap(net, &mark, GRACE_TIME_GATE);
 done:

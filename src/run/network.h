@@ -6,6 +6,7 @@
 #include "run/exchange.h"
 #include "run/kv.h"
 #include "run/router.h"
+#include "run/trace_gate.h"
 #include "run/weights.h"
 
 /* The rows one rank computes in one step; host memory. */
@@ -51,6 +52,7 @@ typedef struct gr_network {
     void *q_a, *q_latent, *attn_latent; /* latent attention: the queries' latent, queries and results in the keys' latent */
     float *logits;                      /* [n_logits_max, vocab] */
     int32_t *experts, *slots;           /* [rows, top_k] */
+    gr_trace_gate *trace_gate;          /* replaces the gates' choice; NULL: it stands */
     float *weights;
     int32_t *pick;                      /* [layers, experts, turns] the router's tables, and those of decode steps behind them; NULL: rows are placed here */
     /* host memory */

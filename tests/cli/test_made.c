@@ -24,6 +24,32 @@ static void its_benches_name_the_seed_too(void **state) {
     gr_json_free(o);
 }
 
+static void replayed_routing_is_named_with_its_model_and_tokens(void **state) {
+    (void)state;
+    GRACE(0, "run", "-m", MODEL, "-p", "The old captain", "-n", "4", "--route-trace", PROFILED);
+    assert_int_equal(strncmp(last.out, "(routing of a small model, tiny-olmoe (prose))\n", 47), 0);
+    GRACE(0, "run", "--random-weights", "7", CONFIG, "--prompt-tokens", "9", "-n", "4", "--route-trace", PROFILED, "--route-tokens", "even");
+    assert_int_equal(strncmp(last.out, "(random weights, seed 7; routing of a small model, tiny-olmoe (prose, even))\n", 77), 0);
+    GRACE(0, "bench", "moe", "--random-weights", "7", CONFIG, "--tokens", "8", "--steps", "2", "--route-trace", PROFILED, "--json");
+    gr_json *o = printed_json();
+    assert_string_equal(text_of(o, "routing"), "routing of a small model, tiny-olmoe (prose)");
+    gr_json_free(o);
+}
+
+static void routing_that_does_not_fit_is_refused(void **state) {
+    (void)state;
+    GRACE(1, "run", "--random-weights", "7", MICRO("qwen3-moe"), "--prompt-tokens", "4", "--route-trace", PROFILED);
+    complains("64 experts, top 8, the model has");
+    GRACE(1, "run", "-m", MODEL, "-p", "The", "--route-trace", "nowhere");
+    complains("nowhere");
+    GRACE(1, "run", "-m", MODEL, "-p", "The", "--route-trace", PROFILED, "--trace", "again.trace");
+    complains("again.trace: a run whose routing is replayed cannot record it");
+    GRACE(64, "run", "-m", MODEL, "-p", "The", "--route-tokens", "odd");
+    complains_of_usage("--route-tokens needs --route-trace");
+    GRACE(64, "run", "-m", MODEL, "-p", "The", "--route-trace", PROFILED, "--route-tokens", "some");
+    complains_of_usage("found 'some'");
+}
+
 static void what_a_random_model_lacks_is_refused(void **state) {
     (void)state;
     GRACE(64, "run", "--random-weights", "7", "-m", CONFIG, "-p", "hello");
@@ -42,6 +68,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_random_model_answers_ids_with_ids_and_names_its_seed),
         cmocka_unit_test(its_benches_name_the_seed_too),
+        cmocka_unit_test(replayed_routing_is_named_with_its_model_and_tokens),
+        cmocka_unit_test(routing_that_does_not_fit_is_refused),
         cmocka_unit_test(what_a_random_model_lacks_is_refused),
     };
     return cmocka_run_group_tests(tests, folder_enter, folder_leave);

@@ -288,12 +288,25 @@ static void cpu_free(gr_compute *c) {
     free(cpu);
 }
 
+static grace_status cpu_recall(gr_compute *c, const gr_recorded *r, int32_t layer, const gr_place *place, const gr_step_rows *rows, int32_t *ids,
+                               float *weights) {
+    (void)c, (void)place;           /* the caller places */
+    for (int32_t i = 0; i < rows->n; i++) {
+        const int64_t from = ((int64_t)rows->recorded[i] * r->n_layers + layer) * r->top_k, to = (int64_t)i * r->top_k;
+        for (int32_t k = 0; k < r->top_k; k++) {
+            ids[to + k] = r->experts[from + k];
+            weights[to + k] = r->weights ? r->weights[from + k] : r->weight;
+        }
+    }
+    return GRACE_OK;
+}
+
 static const gr_compute_ops cpu_ops = {
     .name = "cpu", .element = sizeof(float), .alloc = cpu_alloc, .release = cpu_release, .upload = cpu_copy, .download = cpu_copy, .finish = cpu_finish,
     .weight_open = weight_open, .stack_open = stack_open, .weight_close = weight_close, .mlps_open = mlps_open, .mlps_close = mlps_close,
     .padded = cpu_padded, .replay = cpu_replay, .begin = cpu_begin,
     .embed = cpu_embed, .norm = cpu_norm, .linear = gr_cpu_linear, .linear_add = gr_cpu_linear_add, .logits = gr_cpu_logits,
-    .linear_heads = gr_cpu_linear_heads, .attention = gr_cpu_attention, .gate = gr_cpu_gate, .scale_rows = cpu_scale_rows, .experts = gr_cpu_experts,
+    .linear_heads = gr_cpu_linear_heads, .attention = gr_cpu_attention, .gate = gr_cpu_gate, .recall = cpu_recall, .scale_rows = cpu_scale_rows, .experts = gr_cpu_experts,
     .gather = cpu_gather, .sum_rows = cpu_sum_rows, .add = cpu_add, .sample = gr_cpu_sample, .free = cpu_free,
 };
 
