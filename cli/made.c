@@ -10,7 +10,8 @@ enum { KEY_RANDOM = 0x180, KEY_ROUTE_TRACE, KEY_ROUTE_TOKENS };
 
 static const struct argp_option options[] = {
     {0, 0, 0, 0, "Instead of trained weights and their routing:", 9},
-    {"random-weights", KEY_RANDOM, "SEED", 0, "make the weights; the model's folder (-m, or named last) needs only config.json, e.g. models/configs/olmoe-1b-7b", 9},
+    {"random-weights", KEY_RANDOM, "SEED", 0, "make the weights; the model's folder (-m, or named last) needs only config.json, e.g. "
+                                             "models/configs/olmoe-1b-7b", 9},
     {"route-trace", KEY_ROUTE_TRACE, "TRACE", 0, "tokens go to the experts that this recording says, whatever the routers choose", 9},
     {"route-tokens", KEY_ROUTE_TOKENS, "WHICH", 0, "of its tokens: all (default), even, odd, domain:NAME,... or even domain:NAME,...", 9},
     {0},
