@@ -40,7 +40,10 @@ static void bench(const char *model, const moe_case *c, double read, double prod
         bool both = c->n_rows * c->top_k < 1024 * c->n_slots;
         point few = both ? measure([&](cudaStream_t s) { gr_cuda_experts_few(c->experts, &c->pairs, c->d_rows, c->d_y, s); }) : point{0, 0};
         point many = c->n_rows > 16 ? measure([&](cudaStream_t s) { gr_cuda_experts_many(c->experts, &c->pairs, c->d_rows, c->d_y, s); }) : point{0, 0};
-        printf(",\"few_us\":%.1f,\"many_us\":%.1f", few.us, many.us);
+        point fused_few = both ? measure([&](cudaStream_t s) { gr_cuda_experts_fused(c->experts, &c->pairs, c->d_rows, c->d_y, false, s); }) : point{0, 0};
+        point fused_many =
+            c->n_rows > 16 ? measure([&](cudaStream_t s) { gr_cuda_experts_fused(c->experts, &c->pairs, c->d_rows, c->d_y, true, s); }) : point{0, 0};
+        printf(",\"few_us\":%.1f,\"many_us\":%.1f,\"fused_few_us\":%.1f,\"fused_many_us\":%.1f", few.us, many.us, fused_few.us, fused_many.us);
     } else {
         point experts = measure([&](cudaStream_t s) { gr_cuda_experts_run(c->experts, &c->pairs, c->d_rows, c->d_y, s); });
         printf(",\"experts_us\":%.1f", experts.us);

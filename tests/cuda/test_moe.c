@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/status.h"
+#include "compute/cuda/experts.h"
 #include "cuda/moe_case.h"
 
 static int n_failed;
@@ -124,6 +125,44 @@ static void check(moe_case c, spread how) {
     moe_case_close(&c);
 }
 
+/* ---- both products in one kernel ---- */
+
+static bool fused_agrees(const moe_case *c, bool many, const uint16_t *expected) {
+    size_t n = (size_t)c->n_rows * c->hidden, at = 0;
+    uint16_t *found = malloc(n * 2 + 2);
+    must(cudaMemset(c->d_act, 0xFF, (size_t)c->n_rows * c->top_k * c->width * 2) == cudaSuccess, "poison");
+    must(cudaMemset(c->d_out, 0xFF, n * 2) == cudaSuccess, "poison");
+    must(!gr_cuda_experts_fused(c->experts, &c->pairs, c->d_rows, c->d_y, many, NULL), "fused");
+    must(!gr_cuda_combine(&c->pairs, c->unweighted ? NULL : c->d_weight, c->d_y, NULL, c->hidden, c->d_out, NULL), "combine");
+    to_host(found, c->d_out, n * 2);
+    while (at < n && found[at] == expected[at]) at++;
+    if (at < n)
+        printf("       row %zu column %zu is %g, expected %g\n", at / c->hidden, at % c->hidden, (double)from_bf16(found[at]), (double)from_bf16(expected[at]));
+    free(found);
+    return at == n;
+}
+
+static void check_fused(moe_case c, spread how) {
+    moe_case_open(&c, 29, how);
+    uint16_t *expected = malloc((size_t)c.n_rows * c.hidden * 2 + 2);
+    moe_case_run(&c, NULL);
+    to_host(expected, c.d_out, (size_t)c.n_rows * c.hidden * 2);
+    for (int i = 0; i < 6; i++) claim(fused_agrees(&c, i >= 3, expected), i >= 3 ? "fused many" : "fused few", &c);
+    free(expected);
+    moe_case_close(&c);
+}
+
+static void check_all_fused(bool small) {
+    check_fused((moe_case){.n_slots = 4, .hidden = 256, .width = 128, .n_rows = 3, .top_k = 2}, SPREAD_EVEN);
+    check_fused((moe_case){.n_slots = 16, .hidden = 512, .width = 256, .n_rows = 40, .top_k = 4}, SPREAD_SKEWED);
+    check_fused((moe_case){.n_slots = 5, .hidden = 328, .width = 192, .n_rows = 90, .top_k = 3}, SPREAD_GAPS);
+    check_fused((moe_case){.n_slots = 16, .hidden = 512, .width = 256, .n_rows = 1300, .top_k = 2}, SPREAD_ONE);
+    if (small) return;
+    check_fused((moe_case){.n_slots = 64, .hidden = 2048, .width = 1024, .n_rows = 1, .top_k = 8}, SPREAD_EVEN);
+    check_fused((moe_case){.n_slots = 64, .hidden = 2048, .width = 1408, .n_rows = 2000, .top_k = 6}, SPREAD_GAPS);
+    check_fused((moe_case){.n_slots = 1, .hidden = 2048, .width = 2816, .n_rows = 300, .top_k = 1, .unweighted = true, .untabled = true}, SPREAD_EVEN);
+}
+
 /* ---- opening ---- */
 
 static void opening(const char *what, gr_cuda_experts_options options, grace_status expected, const char *kernels) {
@@ -211,6 +250,7 @@ int main(int argc, char **argv) {
     check_odd(GR_CUDA_KERNELS_MMA);
     check_odd(GR_CUDA_KERNELS_PLAIN);
     if (!small) check_models(GR_CUDA_KERNELS_AUTO), check_models(GR_CUDA_KERNELS_MMA);
+    check_all_fused(small);
     printf("%d failed\n", n_failed);
     return n_failed > 0;
 }

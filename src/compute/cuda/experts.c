@@ -56,6 +56,10 @@ static grace_status open_maps(gr_cuda_experts *e) {
     GR_TRY(gr_cuda_map_open(o->gate_up, (int64_t)o->n_slots * 2 * o->width, o->hidden, GR_CUDA_WEIGHT_BOX_ROWS, &e->up_boxes));
     GR_TRY(gr_cuda_map_open(o->down, (int64_t)o->n_slots * o->hidden, o->width, GR_CUDA_WEIGHT_BOX_ROWS, &e->down_boxes));
     GR_TRY(gr_cuda_map_open(o->act, o->n_pairs_max, o->width, GR_CUDA_PAIR_BOX_ROWS, &e->act_boxes));
+    const size_t n_bytes = sizeof *e->written * ((size_t)o->n_pairs_max / GR_CUDA_PAIR_BOX_ROWS + (size_t)o->n_slots + 1);
+    GR_TRY(gr_cuda_status(cudaMalloc((void **)&e->written, n_bytes), "counters of experts"));
+    GR_TRY(gr_cuda_status(cudaMemset(e->written, 0, n_bytes), "counters of experts"));
+    GR_TRY(gr_cuda_status(cudaStreamSynchronize(NULL), "counters of experts"));
 done:
     return st;
 }
@@ -77,7 +81,11 @@ done:
     return st;
 }
 
-void gr_cuda_experts_close(gr_cuda_experts *e) { free(e); }
+void gr_cuda_experts_close(gr_cuda_experts *e) {
+    if (!e) return;
+    cudaFree(e->written);
+    free(e);
+}
 
 const char *gr_cuda_experts_kernels(const gr_cuda_experts *e) {
     static const char *const names[] = {[GR_CUDA_KERNELS_HOPPER] = "hopper", [GR_CUDA_KERNELS_MMA] = "mma", [GR_CUDA_KERNELS_PLAIN] = "plain"};

@@ -73,13 +73,13 @@ template <class F> __device__ __forceinline__ int32_t slot_at(int32_t n_slots, i
     return low;
 }
 
-struct tile { int32_t slot, first_pair, n_pairs, across; };      // n_pairs: rows that exist, at most BM; across: which tile of outputs
+struct tile { int32_t slot, row_tile, first_pair, n_pairs, across; };       // n_pairs: rows that exist, at most BM; row_tile, across: which tile of rows, of outputs
 
 template <int BM> __device__ tile tile_at(const view &p, const int32_t *tiles_before, int32_t n_across, int32_t t) {
     int32_t slot = slot_at(p.n_slots, t, [&](int32_t s) { return tiles_before[s] * n_across; });
     int32_t local = t - tiles_before[slot] * n_across, n_down = tiles_before[slot + 1] - tiles_before[slot];
     int32_t first = p.first(slot) + local % n_down * BM;
-    return {slot, first, min(p.first(slot + 1) - first, BM), local / n_down};
+    return {slot, tiles_before[slot] + local % n_down, first, min(p.first(slot + 1) - first, BM), local / n_down};
 }
 
 // ---- sums to bf16 ----

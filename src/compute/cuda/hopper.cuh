@@ -46,6 +46,19 @@ __device__ __forceinline__ void arrive_after_copies(uint64_t *b) {
 // What ordinary instructions wrote, as far as this thread sees it, becomes visible to the tensor cores.
 __device__ __forceinline__ void publish_shared() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
+// ---- between blocks ----
+// What the thread wrote or has seen written becomes visible to the copy engine, in all of memory.
+__device__ __forceinline__ void publish_all() { asm volatile("fence.proxy.async;" ::: "memory"); }
+__device__ __forceinline__ int32_t load_acquire(const int32_t *p) {
+    int32_t v;
+    asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
+    return v;
+}
+__device__ __forceinline__ void add_release(int32_t *p, int32_t n) { asm volatile("red.release.gpu.global.add.s32 [%0], %1;" ::"l"(p), "r"(n) : "memory"); }
+
+// n threads of the block meet at its barrier `id`, 1 .. 15.
+__device__ __forceinline__ void group_sync(int32_t id, int32_t n) { asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(n) : "memory"); }
+
 // ---- registers move between warpgroups ----
 template <int N> __device__ __forceinline__ void registers_give() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N)); }
 template <int N> __device__ __forceinline__ void registers_take() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N)); }
