@@ -1,0 +1,480 @@
+// Attention by the tensor cores, for prompts and for decode rows, one kernel in two shapes.
+//
+// A block takes QUERIES = 16 WM queries: rows x heads that share a kv head. It walks tiles of KEYS positions, which begin at multiples of KEYS, through a
+// ring of STAGES tiles in shared memory. Warp (m, n) of WM x WN has 16 queries:
+//
+//     scores   its queries against part n of the tile's positions; tops and weights of the parts meet in shared memory when WN > 1
+//     sums     its queries' weights times part n of the elements of all the tile's values
+//
+// A query's weights are relative to the largest score so far, and all of it is rescaled when that grows: positions in order, the same tiles wherever
+// the query lies, so a row's bits are its own. A decode row is cut at multiples of GR_CUDA_SPLIT positions: parts leave sums behind, and the last block
+// to come adds them in order. Agrees with gr_cpu_attention() up to the roundings of bf16: of weights and of the result.
+#include <cuda_bf16.h>
+
+#include "compute/cuda/ampere.cuh"
+#include "compute/cuda/attention_work.h"
+
+namespace {
+
+typedef __nv_bfloat16 bf16;
+
+const float LOG2_E = 1.4426950408889634f;
+
+struct flash_args {
+    gr_cuda_list list;
+    gr_cuda_heads heads;
+    const bf16 *q, *k_pages, *v_pages;
+    bf16 *out;
+    const int32_t *position, *page_table;
+    const float *sinks;
+    int64_t q_step;
+    int32_t pages_max, n_heads, n_kv_heads;
+    int32_t window;
+    float scale;                    // of scores, times log2 e
+    float *partial_out;
+    float2 *partial_sum;
+    int32_t *n_done;
+};
+
+// What a block works on: rows of w, heads first_head to first_head + n_heads - 1, positions from to to - 1.
+struct unit {
+    gr_cuda_work w;
+    int32_t kv_head, first_head, n_heads, n_queries, from, to;
+    int32_t counter;                // of n_done
+    __device__ int32_t row(int32_t query) const { return w.row + query / n_heads; }
+    __device__ int32_t head(int32_t query) const { return first_head + query % n_heads; }
+};
+
+__device__ unit unit_at(const flash_args &x, int32_t index) {
+    const int32_t group = x.n_heads / x.n_kv_heads, n_parts = x.n_kv_heads * x.heads.n_parts, rest = index % n_parts, part = rest % x.heads.n_parts;
+    unit u;
+    u.w = x.list.work[index / n_parts];
+    u.kv_head = rest / x.heads.n_parts;
+    u.first_head = u.kv_head * group + part * x.heads.heads;
+    u.n_heads = min(x.heads.heads, group - part * x.heads.heads);
+    u.n_queries = u.w.n_rows * u.n_heads;
+    u.from = x.window > 0 ? max(u.w.from, u.w.first - x.window + 1) : u.w.from;
+    u.to = u.w.to;
+    u.counter = u.w.partial * n_parts + rest;
+    return u;
+}
+
+__device__ __forceinline__ float exp2_of(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+__device__ __forceinline__ uint32_t pack_two(float a, float b) {
+    __nv_bfloat162 two = __floats2bfloat162_rn(a, b);
+    return *reinterpret_cast<uint32_t *>(&two);
+}
+
+// Over the four lanes that share a row of a fragment.
+__device__ __forceinline__ float largest_of_quad(float x) {
+    x = fmaxf(x, __shfl_xor_sync(~0u, x, 1));
+    return fmaxf(x, __shfl_xor_sync(~0u, x, 2));
+}
+__device__ __forceinline__ float sum_of_quad(float x) {
+    x += __shfl_xor_sync(~0u, x, 1);
+    return x + __shfl_xor_sync(~0u, x, 2);
+}
+
+// Rows in shared memory are 16 bytes longer than their elements, so that eight of them at one column lie in different banks.
+__host__ __device__ constexpr int32_t row_bytes(int32_t n) { return 2 * n + 16; }
+
+template <int KD, int VD, bool LATENT, int WM, int WN, int KEYS, int STAGES> struct shape {
+    static const int32_t THREADS = 32 * WM * WN, QUERIES = 16 * WM;
+    static const int32_t K_BYTES = KEYS * row_bytes(KD), V_BYTES = LATENT ? 0 : KEYS * row_bytes(VD), STAGE_BYTES = K_BYTES + V_BYTES;
+    static const int32_t Q_BYTES = QUERIES * row_bytes(KD), P_BYTES = WN > 1 ? QUERIES * row_bytes(KEYS) : 0;
+    static const int32_t TOP_BYTES = WN > 1 ? WN * QUERIES * 4 : 0;
+    static const int32_t BYTES = STAGES * STAGE_BYTES + Q_BYTES + P_BYTES + TOP_BYTES;
+};
+
+template <int KD, int VD, bool LATENT, int WM, int WN, int KEYS, int STAGES> struct flash {
+    typedef shape<KD, VD, LATENT, WM, WN, KEYS, STAGES> S;
+    static const int32_t OWN_KEYS = KEYS / WN, OWN_DIMS = VD / WN;      // of a warp's scores and sums
+    static const bool KEEP_QUERIES = KD <= 192;                         // in registers
+    static_assert(OWN_KEYS % 8 == 0 && (OWN_KEYS > 8 || KD % 32 == 0) && OWN_DIMS % 16 == 0 && KEYS % GR_KV_PAGE == 0 && GR_CUDA_SPLIT % KEYS == 0, "");
+
+    const flash_args &x;
+    const unit &u;
+    char *ring;
+    uint32_t q_at, p_at;            // shared addresses
+    float *tops;                    // [WN, QUERIES]
+    int32_t lane, m, n;             // of the warp
+    int32_t query[2], last[2], first[2];    // rows of fragments: which query, positions it sees (last -1: none)
+    float out[OWN_DIMS / 8][4];
+    float top[2], sum[2];           // largest score; sum of weights over own keys
+
+    __device__ flash(const flash_args &args, const unit &w, char *shared) : x(args), u(w), ring(shared) {
+        char *q = shared + STAGES * S::STAGE_BYTES;
+        q_at = ampere::shared_address(q), p_at = q_at + S::Q_BYTES, tops = (float *)(q + S::Q_BYTES + S::P_BYTES);
+        lane = threadIdx.x % 32, m = threadIdx.x / 32 / WN, n = threadIdx.x / 32 % WN;
+        for (int i = 0; i < 2; i++) {
+            query[i] = 16 * m + lane / 4 + 8 * i;
+            const bool exists = query[i] < u.n_queries;
+            last[i] = !exists ? -1 : u.w.n_rows == 1 ? u.w.first : x.position[u.row(query[i])];
+            first[i] = x.window > 0 ? last[i] - x.window + 1 : 0;
+            top[i] = -INFINITY, sum[i] = 0;
+        }
+        for (int j = 0; j < OWN_DIMS / 8; j++)
+            for (int e = 0; e < 4; e++) out[j][e] = 0;
+    }
+
+    // ---- copies ----
+    __device__ void ask_queries() const {
+        for (int32_t c = threadIdx.x; c < S::QUERIES * (KD / 8); c += S::THREADS) {
+            const int32_t i = c / (KD / 8), chunk = c % (KD / 8);
+            const bool exists = i < u.n_queries;
+            const bf16 *from = exists ? x.q + u.row(i) * x.q_step + u.head(i) * KD + chunk * 8 : x.q;
+            ampere::copy_16(q_at + i * row_bytes(KD) + chunk * 16, from, exists);
+        }
+    }
+
+    template <int D> __device__ void ask_rows(const bf16 *pages, int32_t base, uint32_t to) const {
+        const int32_t *page_of = x.page_table + (int64_t)u.w.sequence * x.pages_max;
+        for (int32_t c = threadIdx.x; c < KEYS * (D / 8); c += S::THREADS) {
+            const int32_t key = c / (D / 8), chunk = c % (D / 8), at = base + key;
+            const bool exists = at < u.to;      // what comes after has never been written: zeros
+            const int64_t place = exists ? (int64_t)page_of[at / GR_KV_PAGE] * GR_KV_PAGE + at % GR_KV_PAGE : 0;
+            ampere::copy_16(to + key * row_bytes(D) + chunk * 16, pages + (place * x.n_kv_heads + u.kv_head) * D + chunk * 8, exists);
+        }
+    }
+
+    __device__ void ask_tile(int32_t tile, int32_t stage) const {
+        const uint32_t to = ampere::shared_address(ring + stage * S::STAGE_BYTES);
+        ask_rows<KD>(x.k_pages, tile * KEYS, to);
+        if (!LATENT) ask_rows<VD>(x.v_pages, tile * KEYS, to + S::K_BYTES);
+    }
+
+    // ---- fragments: the lane's address in a 16 x 16 square of rows and columns ----
+    __device__ uint32_t square(uint32_t at, int32_t bytes, int32_t row, int32_t column) const {     // A, and B turned: rows of pieces 0, 1 follow each other
+        return at + (row + lane % 16) * bytes + 2 * (column + lane / 16 * 8);
+    }
+    __device__ uint32_t square_across(uint32_t at, int32_t bytes, int32_t row, int32_t column) const {  // B: columns of pieces 0, 1 follow each other
+        return at + (row + lane % 8 + lane / 16 * 8) * bytes + 2 * (column + lane / 8 % 2 * 8);
+    }
+
+    // ---- scores of own queries and keys ----
+    __device__ void load_queries(uint32_t (&q)[KEEP_QUERIES ? KD / 16 : 1][4]) const {
+        if constexpr (KEEP_QUERIES)
+            for (int i = 0; i < KD / 16; i++) ampere::load_pieces(q[i], square(q_at, row_bytes(KD), 16 * m, 16 * i));
+    }
+
+    __device__ void multiply_keys(const uint32_t (&q)[KEEP_QUERIES ? KD / 16 : 1][4], uint32_t k_at, float (&score)[OWN_KEYS / 8][4]) const {
+#pragma unroll
+        for (int j = 0; j < OWN_KEYS / 8; j++)
+#pragma unroll
+            for (int e = 0; e < 4; e++) score[j][e] = 0;
+        const int STEP = OWN_KEYS == 8 ? 32 : 16;       // columns a turn
+#pragma unroll
+        for (int d = 0; d < KD; d += STEP) {
+            uint32_t a[STEP / 16][4], b[4];
+#pragma unroll
+            for (int i = 0; i < STEP / 16; i++) {
+                if constexpr (KEEP_QUERIES) {
+#pragma unroll
+                    for (int e = 0; e < 4; e++) a[i][e] = q[d / 16 + i][e];
+                } else ampere::load_pieces(a[i], square(q_at, row_bytes(KD), 16 * m, d + 16 * i));
+            }
+            if constexpr (OWN_KEYS == 8) {
+                ampere::load_pieces(b, k_at + (OWN_KEYS * n + lane % 8) * row_bytes(KD) + 2 * (d + lane / 8 * 8));
+                ampere::multiply(score[0], a[0], b[0], b[1]);
+                ampere::multiply(score[0], a[1], b[2], b[3]);
+            } else {
+#pragma unroll
+                for (int j = 0; j < OWN_KEYS / 16; j++) {
+                    ampere::load_pieces(b, square_across(k_at, row_bytes(KD), OWN_KEYS * n + 16 * j, d));
+                    ampere::multiply(score[2 * j], a[0], b[0], b[1]);
+                    ampere::multiply(score[2 * j + 1], a[0], b[2], b[3]);
+                }
+            }
+        }
+    }
+
+    __device__ void hide_unseen(int32_t base, float (&score)[OWN_KEYS / 8][4]) const {
+#pragma unroll
+        for (int j = 0; j < OWN_KEYS / 8; j++)
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                const int32_t at = base + OWN_KEYS * n + 8 * j + lane % 4 * 2 + e % 2;
+                if (at > last[e / 2] || at < first[e / 2]) score[j][e] = -INFINITY;
+            }
+    }
+
+    // The largest score of each own query in this tile, over all parts.
+    __device__ void find_tops(const float (&score)[OWN_KEYS / 8][4], float (&most)[2]) const {
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            most[i] = -INFINITY;
+#pragma unroll
+            for (int j = 0; j < OWN_KEYS / 8; j++) most[i] = fmaxf(most[i], fmaxf(score[j][2 * i], score[j][2 * i + 1]));
+            most[i] = largest_of_quad(most[i]);
+            if (WN > 1 && lane % 4 == 0) tops[n * S::QUERIES + query[i]] = most[i];
+        }
+        if (WN == 1) return;
+        __syncthreads();        // tops of all parts are there
+        for (int i = 0; i < 2; i++)
+            for (int w = 0; w < WN; w++) most[i] = fmaxf(most[i], tops[w * S::QUERIES + query[i]]);
+    }
+
+    // Scores become weights relative to the new top, and what there is is rescaled. A query that has seen nothing stays at zero.
+    __device__ void weigh(float (&score)[OWN_KEYS / 8][4]) {
+        float most[2];
+        find_tops(score, most);
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            const float new_top = fmaxf(top[i], most[i]), base = new_top == -INFINITY ? 0 : new_top * x.scale, share = exp2_of(top[i] * x.scale - base);
+            float added = 0;
+#pragma unroll
+            for (int j = 0; j < OWN_KEYS / 8; j++)
+#pragma unroll
+                for (int e = 2 * i; e < 2 * i + 2; e++) added += score[j][e] = exp2_of(fmaf(score[j][e], x.scale, -base));
+            sum[i] = sum[i] * share + added;
+            top[i] = new_top;
+#pragma unroll
+            for (int j = 0; j < OWN_DIMS / 8; j++) out[j][2 * i] *= share, out[j][2 * i + 1] *= share;
+        }
+    }
+
+    // ---- sums of own dims over all keys ----
+    __device__ void share_weights(const float (&score)[OWN_KEYS / 8][4]) const {
+#pragma unroll
+        for (int j = 0; j < OWN_KEYS / 8; j++)
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                const uint32_t to = p_at + query[i] * row_bytes(KEYS) + 2 * (OWN_KEYS * n + 8 * j + lane % 4 * 2);
+                asm volatile("st.shared.b32 [%0], %1;" ::"r"(to), "r"(pack_two(score[j][2 * i], score[j][2 * i + 1])) : "memory");
+            }
+        __syncthreads();        // weights of all parts are there
+    }
+
+    __device__ void add_values(const float (&score)[OWN_KEYS / 8][4], uint32_t v_at) {
+        const int32_t bytes = row_bytes(LATENT ? KD : VD);
+#pragma unroll
+        for (int k = 0; k < KEYS / 16; k++) {
+            uint32_t p[4];
+            if constexpr (WN > 1) ampere::load_pieces(p, square(p_at, row_bytes(KEYS), 16 * m, 16 * k));
+            else {
+                p[0] = pack_two(score[2 * k][0], score[2 * k][1]), p[1] = pack_two(score[2 * k][2], score[2 * k][3]);
+                p[2] = pack_two(score[2 * k + 1][0], score[2 * k + 1][1]), p[3] = pack_two(score[2 * k + 1][2], score[2 * k + 1][3]);
+            }
+#pragma unroll
+            for (int j = 0; j < OWN_DIMS / 16; j++) {
+                uint32_t b[4];
+                ampere::load_pieces_turned(b, square(v_at, bytes, 16 * k, OWN_DIMS * n + 16 * j));
+                ampere::multiply(out[2 * j], p, b[0], b[1]);
+                ampere::multiply(out[2 * j + 1], p, b[2], b[3]);
+            }
+        }
+    }
+
+    __device__ void walk() {
+        const int32_t first_tile = u.from / KEYS, end = (u.to + KEYS - 1) / KEYS;
+        uint32_t q[KEEP_QUERIES ? KD / 16 : 1][4];
+        int32_t stage = 0;
+        ask_queries();
+        for (int i = 0; i < STAGES - 1; i++) {
+            if (first_tile + i < end) ask_tile(first_tile + i, i);
+            ampere::copies_commit();
+        }
+        for (int32_t tile = first_tile; tile < end; tile++) {
+            float score[OWN_KEYS / 8][4];
+            const uint32_t k_at = ampere::shared_address(ring + stage * S::STAGE_BYTES);
+            ampere::copies_wait<STAGES - 2>();
+            __syncthreads();        // this tile is there for all threads, and all have read the one before
+            if (tile + STAGES - 1 < end) ask_tile(tile + STAGES - 1, stage == 0 ? STAGES - 1 : stage - 1);
+            ampere::copies_commit();
+            if (tile == first_tile) load_queries(q);
+            multiply_keys(q, k_at, score);
+            hide_unseen(tile * KEYS, score);
+            weigh(score);
+            if (WN > 1) share_weights(score);
+            add_values(score, LATENT ? k_at : k_at + S::K_BYTES);
+            stage = stage == STAGES - 1 ? 0 : stage + 1;
+        }
+    }
+
+    // ---- results ----
+    __device__ void finish_sums() {
+        for (int i = 0; i < 2; i++) sum[i] = sum_of_quad(sum[i]);
+        if (WN == 1) return;
+        for (int i = 0; i < 2; i++)
+            if (lane % 4 == 0) tops[n * S::QUERIES + query[i]] = sum[i];
+        __syncthreads();        // sums of all parts are there; nobody reads tops any more
+        for (int i = 0; i < 2; i++) {
+            sum[i] = 0;
+            for (int w = 0; w < WN; w++) sum[i] += tops[w * S::QUERIES + query[i]];
+        }
+    }
+
+    __device__ void write_result() const {
+        for (int i = 0; i < 2; i++) {
+            if (query[i] >= u.n_queries) continue;
+            const int32_t head = u.head(query[i]);
+            float total = sum[i], share = 1;
+            if (x.sinks) {
+                const float sink = x.sinks[head] * LOG2_E, own = top[i] * x.scale, most = fmaxf(sink, own);
+                share = exp2_of(own - most);
+                total = total * share + exp2_of(sink - most);
+            }
+            share /= total;
+            bf16 *to = x.out + ((int64_t)u.row(query[i]) * x.n_heads + head) * VD + OWN_DIMS * n + lane % 4 * 2;
+#pragma unroll
+            for (int j = 0; j < OWN_DIMS / 8; j++)
+                *reinterpret_cast<uint32_t *>(to + 8 * j) = pack_two(out[j][2 * i] * share, out[j][2 * i + 1] * share);
+        }
+    }
+
+    __device__ void write_partial() const {
+        for (int i = 0; i < 2; i++) {
+            if (query[i] >= u.n_queries) continue;
+            const int64_t at = (int64_t)(u.w.partial + u.w.split) * x.n_heads + u.head(query[i]);
+            float *to = x.partial_out + at * VD + OWN_DIMS * n + lane % 4 * 2;
+#pragma unroll
+            for (int j = 0; j < OWN_DIMS / 8; j++) *reinterpret_cast<float2 *>(to + 8 * j) = make_float2(out[j][2 * i], out[j][2 * i + 1]);
+            if (n == 0 && lane % 4 == 0) x.partial_sum[at] = make_float2(top[i] * x.scale, sum[i]);
+        }
+    }
+};
+
+// Whether this block is the last of the row's splits [first, end) to come.
+__device__ bool is_last_split(const flash_args &x, const unit &u, int32_t n_splits) {
+    __shared__ int32_t before;
+    __threadfence();
+    __syncthreads();        // the block's partial result is written
+    if (threadIdx.x == 0) before = atomicAdd(&x.n_done[u.counter], 1);
+    __syncthreads();        // before is there
+    if (before != n_splits - 1) return false;
+    if (threadIdx.x == 0) x.n_done[u.counter] = 0;
+    __threadfence();
+    return true;
+}
+
+// The splits' sums in order, for one element of one head.
+template <int VD> __device__ float combine_splits(const flash_args &x, const unit &u, int32_t head, int32_t dim, int32_t first, int32_t end) {
+    const int64_t at = (int64_t)u.w.partial * x.n_heads + head;
+    const float sink = x.sinks ? x.sinks[head] * LOG2_E : -INFINITY;
+    float most = sink, total = 0, sum = 0;
+    for (int32_t s = first; s < end; s++) most = fmaxf(most, __ldcg(&x.partial_sum[at + (int64_t)s * x.n_heads]).x);
+    for (int32_t s = first; s < end; s++) {
+        const float2 part = __ldcg(&x.partial_sum[at + (int64_t)s * x.n_heads]);
+        const float share = exp2_of(part.x - most);
+        total += part.y * share;
+        sum += __ldcg(&x.partial_out[(at + (int64_t)s * x.n_heads) * VD + dim]) * share;
+    }
+    return sum / (total + exp2_of(sink - most));
+}
+
+template <int VD> __device__ void write_combined(const flash_args &x, const unit &u, int32_t first, int32_t end) {
+    for (int32_t i = threadIdx.x; i < u.n_heads * VD; i += blockDim.x) {
+        const int32_t head = u.first_head + i / VD, dim = i % VD;
+        x.out[((int64_t)u.w.row * x.n_heads + head) * VD + dim] = __float2bfloat16_rn(combine_splits<VD>(x, u, head, dim, first, end));
+    }
+}
+
+// grid: any; blocks walk the list.
+template <int KD, int VD, bool LATENT, int WM, int WN, int KEYS, int STAGES>
+__global__ __launch_bounds__(32 * WM *WN) void attend(flash_args x) {
+    extern __shared__ __align__(16) char shared[];
+    const int32_t n_units = *x.list.n * x.n_kv_heads * x.heads.n_parts;
+    for (int32_t index = blockIdx.x; index < n_units; index += gridDim.x) {
+        const unit u = unit_at(x, index);
+        if (u.from >= u.to) continue;       // all of it lies before the window
+        const int32_t first_split = x.window > 0 ? max(0, u.w.first - x.window + 1) / GR_CUDA_SPLIT : 0, end_split = u.w.first / GR_CUDA_SPLIT + 1;
+        flash<KD, VD, LATENT, WM, WN, KEYS, STAGES> f(x, u, shared);
+        f.walk();
+        f.finish_sums();
+        if (u.w.partial < 0 || end_split - first_split == 1) f.write_result();
+        else {
+            f.write_partial();
+            if (is_last_split(x, u, end_split - first_split)) write_combined<VD>(x, u, first_split, end_split);
+        }
+        __syncthreads();        // shared memory may be filled again
+    }
+}
+
+}  // namespace
+
+// ---- which kernels there are ----
+
+typedef void (*attend_kernel)(flash_args);
+typedef struct launch_shape { attend_kernel kernel; int32_t threads, queries, bytes; } launch_shape;
+
+struct gr_cuda_flash { int32_t key_dim, value_dim; bool latent; launch_shape prompt, decode; };
+
+namespace {
+
+template <int KD, int VD, bool LATENT, int WM, int WN, int KEYS, int STAGES> constexpr launch_shape shape_of() {
+    typedef shape<KD, VD, LATENT, WM, WN, KEYS, STAGES> S;
+    return {attend<KD, VD, LATENT, WM, WN, KEYS, STAGES>, S::THREADS, S::QUERIES, S::BYTES};
+}
+
+const gr_cuda_flash kernels[] = {
+    {32, 32, false, shape_of<32, 32, false, 4, 1, 64, 2>(), shape_of<32, 32, false, 1, 2, 64, 3>()},
+    {64, 64, false, shape_of<64, 64, false, 4, 1, 64, 2>(), shape_of<64, 64, false, 1, 4, 64, 3>()},
+    {128, 128, false, shape_of<128, 128, false, 4, 1, 64, 2>(), shape_of<128, 128, false, 1, 4, 64, 3>()},
+    {192, 128, false, shape_of<192, 128, false, 4, 1, 64, 2>(), shape_of<192, 128, false, 1, 4, 64, 2>()},
+    {80, 64, true, shape_of<80, 64, true, 4, 1, 64, 2>(), shape_of<80, 64, true, 1, 4, 64, 3>()},
+    {576, 512, true, shape_of<576, 512, true, 4, 2, 32, 2>(), shape_of<576, 512, true, 1, 4, 32, 2>()},
+};
+
+gr_cuda_heads heads_of(int32_t group, int32_t queries) {
+    const int32_t heads = group < queries ? group : queries;
+    return {heads, (group + heads - 1) / heads};
+}
+
+// *n_blocks: how many the device runs at a time; 0 when it has too little shared memory for one.
+grace_status open_shape(const launch_shape &shape, int32_t *n_blocks) {
+    int device, most, n_processors, n_each;
+    cudaError_t error = cudaGetDevice(&device);
+    if (!error) error = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    if (!error) error = cudaDeviceGetAttribute(&n_processors, cudaDevAttrMultiProcessorCount, device);
+    *n_blocks = 0;
+    if (error || shape.bytes > most) return gr_cuda_status(error, "attention's device");
+    error = cudaFuncSetAttribute((const void *)shape.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shape.bytes);
+    if (!error) error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&n_each, (const void *)shape.kernel, shape.threads, (size_t)shape.bytes);
+    if (!error) *n_blocks = n_each * n_processors;
+    return gr_cuda_status(error, "attention's kernel");
+}
+
+}  // namespace
+
+extern "C" grace_status gr_cuda_flash_open(gr_cuda_attention *a) {
+    const gr_cuda_attention_sizes *s = &a->sizes;
+    const int32_t group = s->n_heads / s->n_kv_heads;
+    for (const gr_cuda_flash &f : kernels) {
+        if (f.key_dim != s->key_dim || f.value_dim != s->value_dim || f.latent != s->latent) continue;
+        grace_status st = open_shape(f.prompt, &a->prompt_blocks);
+        if (!st) st = open_shape(f.decode, &a->decode_blocks);
+        if (st) return st;
+        if (!a->prompt_blocks || !a->decode_blocks) return GRACE_OK;
+        a->flash = &f;
+        a->prompt_heads = heads_of(group, f.prompt.queries);
+        a->decode_heads = heads_of(group, f.decode.queries);
+        a->rows_per_tile = f.prompt.queries / a->prompt_heads.heads;
+    }
+    return GRACE_OK;
+}
+
+static grace_status launch(const launch_shape &shape, int32_t n_blocks, flash_args args, const gr_cuda_list &list, gr_cuda_heads heads, cudaStream_t stream) {
+    const int64_t n_units = (int64_t)list.n_max * args.n_kv_heads * heads.n_parts;
+    args.list = list, args.heads = heads;
+    shape.kernel<<<(unsigned)(n_units < n_blocks ? n_units : n_blocks), shape.threads, shape.bytes, stream>>>(args);
+    return gr_cuda_status(cudaGetLastError(), "attention");
+}
+
+extern "C" grace_status gr_cuda_flash_run(const gr_cuda_attention *a, const gr_cuda_attention_step *step, const gr_cuda_attention_layer *l,
+                                          cudaStream_t stream) {
+    grace_status st = GRACE_OK;
+    flash_args args = {};
+    args.q = (const bf16 *)l->q, args.k_pages = (const bf16 *)l->k_pages, args.v_pages = (const bf16 *)l->v_pages, args.out = (bf16 *)l->out;
+    args.position = step->position, args.page_table = step->page_table, args.pages_max = step->pages_max;
+    args.sinks = l->sinks, args.q_step = l->q_step, args.n_heads = a->sizes.n_heads, args.n_kv_heads = a->sizes.n_kv_heads;
+    args.window = l->window, args.scale = l->scale * LOG2_E;
+    args.partial_out = a->partial_out, args.partial_sum = (float2 *)a->partial_sum, args.n_done = a->n_done;
+    if (step->has_prompt) st = launch(a->flash->prompt, a->prompt_blocks, args, a->prompt, a->prompt_heads, stream);
+    if (!st && step->has_decode) st = launch(a->flash->decode, a->decode_blocks, args, a->decode, a->decode_heads, stream);
+    return st;
+}
