@@ -6,8 +6,8 @@
 #include "base/log.h"
 #include "cli.h"
 
-enum { KEY_RANKS = 0x100, KEY_NODES, KEY_WIRE, KEY_PLAN, KEY_EXCHANGE, KEY_ROUTE, KEY_HOMES, KEY_EXACT, KEY_THREADS, KEY_SIMD, KEY_KV, KEY_BATCH,
-        KEY_DEADLINE, KEY_JSON };
+enum { KEY_RANKS = 0x100, KEY_NODES, KEY_WIRE, KEY_PLAN, KEY_EXCHANGE, KEY_ROUTE, KEY_HOMES, KEY_EXACT, KEY_THREADS, KEY_SIMD,
+        KEY_DEVICE, KEY_KERNELS, KEY_KV, KEY_BATCH, KEY_DEADLINE, KEY_JSON };
 
 static const struct argp_option options[] = {
     {0, 0, 0, 0, "Model and placement:", 1},
@@ -27,6 +27,8 @@ static const struct argp_option options[] = {
     {"batch-tokens", KEY_BATCH, "N", 0, "rows a rank computes in one step (default 512)", 3},
     {"kv-tokens", KEY_KV, "N", 0, "KV cache of a rank, in tokens (default 16384)", 3},
     {"threads", KEY_THREADS, "N", 0, "threads of a rank (default: OMP_NUM_THREADS or all cores)", 3},
+    {"device", KEY_DEVICE, "NAME", 0, "cpu (default) or cuda: the first GPU", 3},
+    {"kernels", KEY_KERNELS, "KIND", 0, "on cuda: auto (default), hopper, mma or plain", 3},
     {"simd", KEY_SIMD, "LEVEL", 0, "auto (default), portable, avx2 or avx512; the bits are the same", 3},
     {0, 0, 0, 0, "Output:", 4},
     {"json", KEY_JSON, 0, 0, "print one JSON object", 4},
@@ -92,6 +94,8 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case KEY_EXACT: o->engine.exact = true; break;
     case KEY_JSON: o->json = true; break;
     case KEY_SIMD: o->engine.simd = arg; break;
+    case KEY_DEVICE: o->engine.device = arg; break;
+    case KEY_KERNELS: o->engine.kernels = arg; break;
     case KEY_EXCHANGE: o->engine.exchange = (grace_exchange)gr_arg_choice(state, "exchange", arg, exchange_names, 3); break;
     case KEY_ROUTE: o->engine.route = (grace_route)gr_arg_choice(state, "route", arg, route_names, GRACE_N_ROUTES); break;
     case KEY_HOMES: o->engine.homes = (grace_homes)gr_arg_choice(state, "homes", arg, homes_names, GRACE_N_HOMES); break;

@@ -47,6 +47,8 @@ typedef struct grace_engine_options {
     int64_t kv_tokens;              /* KV cache, tokens per rank; 16384 */
     int32_t n_threads;              /* 0: OMP_NUM_THREADS or all cores */
     const char *simd;               /* "auto", "portable", "avx2", "avx512" */
+    const char *device;             /* "cpu" (NULL too), or "cuda": the first GPU this process sees, one rank for now */
+    const char *kernels;            /* cuda: "auto" (NULL too), "hopper", "mma", "plain" */
     const char *trace_path;         /* record routing there (written by rank 0); NULL: do not */
     const char *const *trace_domains;   /* names requests' domains refer to */
     int32_t n_trace_domains;
@@ -102,7 +104,7 @@ typedef struct grace_result {
     int32_t *ids;                   /* [n_ids] generated; borrowed until close */
     int32_t n_ids;
     grace_finish finish;
-    uint64_t logits_hash;           /* over the raw floats of every logits row, in order of position */
+    uint64_t logits_hash;           /* over the raw floats of every logits row, in order of position; 0 on cuda unless exact */
     double nll;                     /* when score */
     int32_t n_scored;
     double ttft_us, total_us;       /* from the first step of the run */

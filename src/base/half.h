@@ -34,4 +34,12 @@ static inline float gr_float_of_bf16(uint16_t bf16) {
     return x;
 }
 
+/* Nearest, ties to even; NaN stays one. */
+static inline uint16_t gr_bf16_of_float(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    if (x != x) return 0x7FC0;
+    return (uint16_t)((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
+}
+
 #endif

@@ -189,4 +189,19 @@ grace_status gr_compute_cpu_open(const char *simd, int32_t n_threads, gr_compute
 const char *gr_compute_cpu_simd(const gr_compute *c);       /* the level in use */
 int32_t gr_compute_cpu_threads(const gr_compute *c);
 
+/* The cuda backend on the first GPU this process sees. Weights, pages and rows lie there in bf16. */
+typedef struct gr_cuda_options {
+    const grace_model_info *info;       /* borrowed for the call */
+    int32_t n_rows_max;                 /* of a step */
+    int32_t n_draws_max;                /* rows of logits at once */
+    int64_t kv_tokens;                  /* of the cache */
+    bool exact;                         /* a row's bits do not depend on what is computed with it */
+    const char *kernels;                /* of experts and attention: "auto", "hopper", "mma", "plain" */
+} gr_cuda_options;
+
+/* Fails with UNSUPPORTED (built without CUDA, no GPU, a GPU that lacks what was asked for), LIMIT (sizes no kernel takes; both numbers), ARG, MEMORY. */
+grace_status gr_compute_cuda_open(const gr_cuda_options *opt, gr_compute **out);
+/* Whether n_bytes more fit; fails with MEMORY and says what is free and what to ask less of. */
+grace_status gr_compute_cuda_room(gr_compute *c, int64_t weights, int64_t kv, int64_t buffers);
+
 #endif

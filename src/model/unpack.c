@@ -2,6 +2,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "base/half.h"
 #include "base/random_bf16.h"
 #include "base/status.h"
 #include "model/weights.h"
@@ -24,14 +25,6 @@ int64_t gr_mlp_plain_bytes(const gr_mlp_tensors *t) {
     return n;
 }
 
-/* Nearest, ties to even; NaN stays one. */
-static uint16_t bf16_of_float(float x) {
-    uint32_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    if (x != x) return 0x7FC0;
-    return (uint16_t)((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
-}
-
 /* Sign, 4 bits of exponent with bias 7, 3 of fraction; no infinities, all ones is NaN. */
 static float float_of_e4m3(uint8_t byte) {
     const int exponent = byte >> 3 & 15, fraction = byte & 7;
@@ -46,7 +39,7 @@ static void unpack_fp8(const grace_tensor *t, uint16_t *to) {
     for (int64_t r = 0; r < t->rows; r++) {
         const uint8_t *row = (const uint8_t *)t->data + r * t->cols;
         const float *scale = (const float *)t->scale + r / FP8_BLOCK * across;
-        for (int64_t c = 0; c < t->cols; c++) to[r * t->cols + c] = bf16_of_float(value[row[c]] * scale[c / FP8_BLOCK]);
+        for (int64_t c = 0; c < t->cols; c++) to[r * t->cols + c] = gr_bf16_of_float(value[row[c]] * scale[c / FP8_BLOCK]);
     }
 }
 
@@ -58,14 +51,14 @@ static void unpack_mxfp4(const grace_tensor *t, uint16_t *to) {
         const uint8_t *row = (const uint8_t *)t->data + at / 2, *exponent = (const uint8_t *)t->scale + at / MXFP4_BLOCK;
         for (int64_t c = 0; c < t->cols; c++) {
             const float scale = exponent[c / MXFP4_BLOCK] == 255 ? NAN : ldexpf(1, exponent[c / MXFP4_BLOCK] - 127);
-            to[r * t->cols + c] = bf16_of_float(value[row[c / 2] >> (c % 2 ? 4 : 0) & 15] * scale);
+            to[r * t->cols + c] = gr_bf16_of_float(value[row[c / 2] >> (c % 2 ? 4 : 0) & 15] * scale);
         }
     }
 }
 
 static void unpack_random(const grace_tensor *t, uint16_t *to) {
     const grace_random *r = &t->random;
-    const uint16_t constant = bf16_of_float(r->constant);
+    const uint16_t constant = gr_bf16_of_float(r->constant);
     for (int64_t row = 0; row < t->rows; row++)
         for (int64_t col = 0; col < t->cols; col++) {
             const int64_t i = r->first + row * row_step(t) + col * col_step(t);

@@ -129,7 +129,7 @@ grace_status grace_engine_open(const grace_model *model, const grace_engine_opti
         e->net->on_gate_user = e->recorder;
     }
     gr_log(GR_INFO, "engine", "%s: %d layers, %d experts, top %d, on %d nodes x %d ranks, %s, plan '%s'", e->info->family, e->info->n_layers,
-           e->info->n_experts, e->info->top_k, e->comm->n_nodes, e->comm->gpus_per_node, gr_compute_cpu_simd(e->net->compute), opt.plan->planner);
+           e->info->n_experts, e->info->top_k, e->comm->n_nodes, e->comm->gpus_per_node, e->net->compute->ops->packs ? e->net->compute->ops->name : gr_compute_cpu_simd(e->net->compute), opt.plan->planner);
     *out = e;
     e = NULL;
 done:

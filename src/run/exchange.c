@@ -138,6 +138,12 @@ static void count_rows(gr_exchange *ex, int stage, bool dispatch, const int32_t 
     }
 }
 
+void gr_exchange_counts_clear(gr_exchange *ex) {
+    int64_t *pair_rows = ex->counts.pair_rows;
+    memset(pair_rows, 0, (size_t)ex->world->n_ranks * sizeof *pair_rows);
+    ex->counts = (gr_exchange_counts){.pair_rows = pair_rows};
+}
+
 void gr_exchange_count_here(gr_exchange *ex, int64_t n_rows) {
     const int64_t row = (int64_t)ex->opt.hidden * (int64_t)ex->compute->ops->element;
     gr_link_count_add(&ex->counts.dispatch[B][GRACE_LINK_SELF], n_rows, row, 0);

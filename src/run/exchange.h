@@ -65,6 +65,7 @@ grace_status gr_exchange_combine(gr_exchange *ex, void *y);                     
 
 /* A backend that replays a step calls none of the above: its rows are counted after it, all layers together. */
 void gr_exchange_count_here(gr_exchange *ex, int64_t n_rows);
+void gr_exchange_counts_clear(gr_exchange *ex);
 gr_exchange_counts *gr_exchange_counts_of(gr_exchange *ex);                     /* running totals; the caller may reset them */
 
 #endif

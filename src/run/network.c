@@ -113,18 +113,30 @@ done:
     return st;
 }
 
-static grace_status open_compute(gr_network *net, const grace_model *model, const grace_engine_options *opt) {
-    (void)model;
-    return gr_compute_cpu_open(opt->simd, opt->n_threads, &net->compute);
+/* Bytes of the buffers of a step, about: rows as they pass through, and what experts read and write. */
+static int64_t step_bytes(const grace_model_info *m, int64_t rows) {
+    const int64_t choices = (int64_t)m->top_k * (m->hidden + m->expert_width), key = m->kv_rank ? m->kv_rank + m->rope.dim : 0;
+    const int64_t width = 3 * (int64_t)m->hidden + qkv_width(m) + (int64_t)m->n_heads * (m->v_dim + key + m->kv_rank) + choices;
+    return rows * width * (int64_t)sizeof(uint16_t) + (rows < LOGITS_THERE ? rows : LOGITS_THERE) * (int64_t)m->vocab * (int64_t)sizeof(float);
 }
 
-static int32_t most_slots(const grace_plan *plan, int32_t rank) {
-    int32_t most = 0;
-    for (int32_t l = 0; l < plan->n_layers; l++) {
-        int32_t n = plan->layers[l].first_slot[rank + 1] - plan->layers[l].first_slot[rank];
-        if (n > most) most = n;
-    }
-    return most;
+static grace_status open_cuda(gr_network *net, const grace_model *model, const grace_engine_options *opt) {
+    grace_status st = GRACE_OK;
+    const grace_model_info *m = net->info;
+    const gr_cuda_options cuda = {.info = m, .n_rows_max = opt->n_tokens_max, .kv_tokens = opt->kv_tokens, .exact = opt->exact, .kernels = opt->kernels,
+                                  .n_draws_max = opt->n_tokens_max < LOGITS_THERE ? opt->n_tokens_max : LOGITS_THERE};
+    GR_TRY(gr_compute_cuda_open(&cuda, &net->compute));
+    GR_TRY(gr_compute_cuda_room(net->compute, grace_rank_memory_of(model, net->plan, net->comm->rank).weights,
+                                grace_kv_bytes(m, opt->kv_tokens) / 2, step_bytes(m, opt->n_tokens_max)));
+done:
+    return st;
+}
+
+static grace_status open_compute(gr_network *net, const grace_model *model, const grace_engine_options *opt) {
+    const char *device = opt->device ? opt->device : "cpu";
+    if (!strcmp(device, "cuda")) return open_cuda(net, model, opt);
+    if (strcmp(device, "cpu")) return gr_fail(GRACE_ERR_ARG, "device '%s': expected cpu or cuda", device);
+    return gr_compute_cpu_open(opt->simd, opt->n_threads, &net->compute);
 }
 
 /* What can fail on this rank alone. */
@@ -146,6 +158,40 @@ done:
     return st;
 }
 
+/* A backend that replays records a step of every size now: nothing is allocated later. The rows are padding: they leave no trace. */
+static grace_status record_steps(gr_network *net) {
+    grace_status st = GRACE_OK;
+    int32_t *none = NULL, *zero = NULL;
+    gr_draw *draws = NULL;
+    const int32_t most = net->n_logits_max < net->n_rows_max ? net->n_logits_max : net->n_rows_max;
+    if (!net->compute->ops->packs) return st;
+    GR_CALLOC(none, most);
+    GR_CALLOC(zero, most);
+    GR_CALLOC(draws, most);
+    for (int32_t i = 0; i < most; i++) none[i] = -1, draws[i].top_p = 1;
+    for (int32_t n = 1; n <= most; n = net->compute->ops->padded(net->compute, n) + 1) {
+        const int32_t rows = net->compute->ops->padded(net->compute, n);
+        const gr_step step = {.n_rows = rows, .n_decode = rows, .id = zero, .sequence = zero, .position = zero, .kv_sequence = none, .decode = true};
+        GR_TRY(gr_network_forward(net, &step, draws));
+    }
+    gr_exchange_counts_clear(net->exchange);
+    memset(net->step_load, 0, (size_t)net->info->n_moe_layers * sizeof *net->step_load);
+done:
+    free(none);
+    free(zero);
+    free(draws);
+    return st;
+}
+
+static int32_t most_slots(const grace_plan *plan, int32_t rank) {
+    int32_t most = 0;
+    for (int32_t l = 0; l < plan->n_layers; l++) {
+        int32_t n = plan->layers[l].first_slot[rank + 1] - plan->layers[l].first_slot[rank];
+        if (n > most) most = n;
+    }
+    return most;
+}
+
 grace_status gr_network_open(const grace_model *model, const grace_engine_options *opt, gr_network **out) {
     grace_status st = GRACE_OK;
     gr_network *net = NULL;
@@ -157,6 +203,7 @@ grace_status gr_network_open(const grace_model *model, const grace_engine_option
     gr_exchange_options ex = {.kind = opt->exchange, .exact = opt->exact, .n_rows_max = opt->n_tokens_max, .top_k = net->info->top_k,
                               .hidden = net->info->hidden, .n_slots_max = most_slots(net->plan, net->comm->rank)};
     GR_TRY(grace_comm_agree(net->comm, gr_exchange_open(net->comm, net->compute, &ex, &net->exchange)));
+    GR_TRY(grace_comm_agree(net->comm, record_steps(net)));
     *out = net;
     net = NULL;
 done:
@@ -256,9 +303,10 @@ static grace_status send_draws(gr_network *net, const int32_t *rows, const gr_dr
 
 /* ---- forward ---- */
 
+/* What a backend only queues takes no time here. */
 static void lap(gr_network *net, double *mark, int which) {
     double now = gr_now_us();
-    net->time_us[which] += now - *mark;
+    if (!net->compute->ops->packs) net->time_us[which] += now - *mark;
     *mark = now;
 }
 

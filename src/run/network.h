@@ -64,7 +64,7 @@ typedef struct gr_network {
     void *on_gate_user;
     gr_on_stream *on_stream;
     void *on_stream_user;
-    double time_us[GRACE_N_TIMES];      /* of what was computed before a call returned: of a backend that queues, only what waits */
+    double time_us[GRACE_N_TIMES];      /* not of a backend that queues */
     int64_t *step_load;                 /* [n_moe_layers] pairs computed here in the current step */
     double *step_expert_us;             /* [n_moe_layers] */
 } gr_network;
