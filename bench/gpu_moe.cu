@@ -40,13 +40,23 @@ static void bench(const char *model, const moe_case *c, double read, double prod
         bool both = c->n_rows * c->top_k < 1024 * c->n_slots;
         point few = both ? measure([&](cudaStream_t s) { gr_cuda_experts_few(c->experts, &c->pairs, c->d_rows, c->d_y, s); }) : point{0, 0};
         point many = c->n_rows > 16 ? measure([&](cudaStream_t s) { gr_cuda_experts_many(c->experts, &c->pairs, c->d_rows, c->d_y, s); }) : point{0, 0};
-        point fused_few = both ? measure([&](cudaStream_t s) { gr_cuda_experts_fused(c->experts, &c->pairs, c->d_rows, c->d_y, false, s); }) : point{0, 0};
-        point fused_many =
-            c->n_rows > 16 ? measure([&](cudaStream_t s) { gr_cuda_experts_fused(c->experts, &c->pairs, c->d_rows, c->d_y, true, s); }) : point{0, 0};
-        printf(",\"few_us\":%.1f,\"many_us\":%.1f,\"fused_few_us\":%.1f,\"fused_many_us\":%.1f", few.us, many.us, fused_few.us, fused_many.us);
+        printf(",\"few_us\":%.1f,\"many_us\":%.1f", few.us, many.us);
     } else {
         point experts = measure([&](cudaStream_t s) { gr_cuda_experts_run(c->experts, &c->pairs, c->d_rows, c->d_y, s); });
         printf(",\"experts_us\":%.1f", experts.us);
+    }
+    printf("}\n");
+    fflush(stdout);
+}
+
+static void bench_others(const char *model, const moe_case *c, double floor_us) {
+    stage measure = {c, floor_us > 500 ? 2 : 10};
+    point mma = measure([&](cudaStream_t s) { gr_cuda_experts_mma(c->experts, &c->pairs, c->d_rows, c->d_y, c->n_rows * c->top_k >= 96 * c->n_slots, s); });
+    printf("{\"bench\":\"gpu_moe_others\",\"model\":\"%s\",\"rows\":%d,\"mma_us\":%.1f,\"mma_ratio\":%.2f", model, c->n_rows, mma.us, mma.us / floor_us);
+    fflush(stdout);
+    for (int many = 0; many < 2; many++) {
+        point fused = measure([&](cudaStream_t s) { gr_cuda_experts_fused(c->experts, &c->pairs, c->d_rows, c->d_y, many, s); });
+        printf(",\"fused_%s_us\":%.1f", many ? "many" : "few", fused.us);
     }
     printf("}\n");
     fflush(stdout);
@@ -97,18 +107,23 @@ int main(int argc, char **argv) {
     }
     double read = measure_read(), product = measure_product();
     print_ceilings(read, product);
-    for (auto &m : models) {
-        if (argc > 1 && strcmp(argv[1], m.name)) continue;
-        moe_case c = {};
-        c.n_slots = m.slots, c.hidden = 2048, c.width = m.width, c.n_rows = rows[6], c.top_k = m.top_k, c.kernels = (gr_cuda_kernels)kernels;
-        moe_case_open(&c, 23, SPREAD_EVEN);
-        for (int r : rows) {
-            if (argc > 2 && r != atoi(argv[2])) continue;
-            c.n_rows = c.pairs.n_rows = r;
-            bench(m.name, &c, read, product);
-            if (r >= 4096 && kernels <= GR_CUDA_KERNELS_HOPPER) bench_trials(m.name, &c);
+    for (int pass = 0; pass < 2; pass++)
+        for (auto &m : models) {
+            if (argc > 1 && strcmp(argv[1], m.name)) continue;
+            moe_case c = {};
+            c.n_slots = m.slots, c.hidden = 2048, c.width = m.width, c.n_rows = rows[6], c.top_k = m.top_k, c.kernels = (gr_cuda_kernels)kernels;
+            moe_case_open(&c, 23, SPREAD_EVEN);
+            for (int r : rows) {
+                if (argc > 2 && r != atoi(argv[2])) continue;
+                c.n_rows = c.pairs.n_rows = r;
+                if (pass == 0) bench(m.name, &c, read, product);
+                if (pass == 0 && r >= 4096 && kernels <= GR_CUDA_KERNELS_HOPPER) bench_trials(m.name, &c);
+                if (pass == 1 && kernels <= GR_CUDA_KERNELS_HOPPER) {
+                    gr_cuda_group(c.d_slot, &c.pairs, NULL);
+                    bench_others(m.name, &c, floor_of(&c, read, product));
+                }
+            }
+            moe_case_close(&c);
         }
-        moe_case_close(&c);
-    }
     return 0;
 }
