@@ -81,7 +81,7 @@ static double value(const product *p, const void *of, size_t i) { return p->out_
 
 /* ---- within what the roundings explain ----
  * Of the sum: at most one rounding, 2^-23 of what is added up, for every 8 products (the tensor cores add as few as 8 at a time, cutting off) and every
- * segment; of an fp32 matrix one, 2^-24, for every product. Of the result: half a unit of bf16, 2^-9. */
+ * segment; of an fp32 matrix one, 2^-24, for every product. Of the result: half a unit of bf16, 2^-8 where the fraction is smallest. */
 static double error_of(const product *p, int32_t row, int32_t head, int32_t o) {
     const uint16_t *x = p->x + row * p->x_step + head * (p->cols + p->n_kept);
     const size_t w = ((size_t)head * p->outs + o) * p->cols, at = (size_t)(row * p->out_step) + head * (p->outs + p->n_kept) + o;
@@ -90,7 +90,7 @@ static double error_of(const product *p, int32_t row, int32_t head, int32_t o) {
         double term = from_bf16(x[k]) * (p->w_fp32 ? (double)p->w_wide[w + k] : from_bf16(p->w[w + k]));
         sum += term, all += fabs(term);
     }
-    const double bound = all * (p->w_fp32 ? (p->cols + 16) * 0x1p-24 : (p->cols / 8.0 + 16) * 0x1p-23) + (p->out_fp32 ? 0 : fabs(sum) * 0x1p-8 * 0.5) + 1e-30;
+    const double bound = all * (p->w_fp32 ? (p->cols + 16) * 0x1p-24 : (p->cols / 8.0 + 16) * 0x1p-23) + (p->out_fp32 ? 0 : fabs(sum) * 0x1p-8) + 1e-30;
     return fabs(value(p, p->after, at) - sum) / bound;
 }
 
