@@ -7,6 +7,7 @@ int gr_bench_kernels_main(int argc, char **argv);   /* bench_kernels.c: linear a
 int gr_bench_plan_main(int argc, char **argv);      /* bench_plan.c, plan_cases.c: placement quality on tokens not seen */
 int gr_bench_placements_main(int argc, char **argv);    /* bench_placements.c: a document about plans for grace report */
 int gr_bench_cpu_main(int argc, char **argv);       /* bench_cpu.c: a model's prefill and decode against the machine's ceilings */
+int gr_bench_gpu_main(int argc, char **argv);       /* bench_gpu.c: prefill and decode steps of a batch of requests, beside a floor */
 int gr_bench_tokenizer_main(int argc, char **argv); /* bench_tokenizer.c: loading a tokenizer and encoding files */
 int gr_bench_moe_main(int argc, char **argv);       /* bench_moe.c: the MoE layer by stage, bookkeeping as a share of it */
 int gr_bench_net_main(int argc, char **argv);       /* bench_net.c: links and ranks of this job, as rates for the simulator */

@@ -3,10 +3,14 @@
 
 #define CONFIG GRACE_SOURCE_DIR "/models/tiny-olmoe"
 
+static void starts_with(const char *text) {
+    if (strncmp(last.out, text, strlen(text)) != 0) fail_msg("expected '%s' at the start of '%.200s'", text, last.out);
+}
+
 static void a_random_model_answers_ids_with_ids_and_names_its_seed(void **state) {
     (void)state;
     GRACE(0, "run", "--random-weights", "7", CONFIG, "--prompt-tokens", "9", "--requests", "2", "-n", "4", "--ignore-eos");
-    assert_int_equal(strncmp(last.out, "(random weights, seed 7)\n--- request 0\n", 39), 0);
+    starts_with("(random weights, seed 7)\n--- request 0\n");
     assert_int_equal(count(last.out, "--- request"), 2);
     GRACE(0, "run", "--random-weights", "7", "-m", CONFIG, "--prompt-tokens", "9", "-n", "4", "--json");
     gr_json *o = printed_json();
@@ -17,7 +21,7 @@ static void a_random_model_answers_ids_with_ids_and_names_its_seed(void **state)
 static void its_benches_name_the_seed_too(void **state) {
     (void)state;
     GRACE(0, "bench", "moe", "--random-weights", "7", CONFIG, "--tokens", "8", "--steps", "2");
-    assert_int_equal(strncmp(last.out, "(random weights, seed 7)\n", 25), 0);
+    starts_with("(random weights, seed 7)\n");
     GRACE(0, "bench", "cpu", "--random-weights", "7", "-m", CONFIG, "--prefill", "16", "--decode", "4", "--repeat", "1", "--json");
     gr_json *o = printed_json();
     assert_string_equal(text_of(o, "weights"), "random weights, seed 7");
@@ -27,9 +31,9 @@ static void its_benches_name_the_seed_too(void **state) {
 static void replayed_routing_is_named_with_its_model_and_tokens(void **state) {
     (void)state;
     GRACE(0, "run", "-m", MODEL, "-p", "The old captain", "-n", "4", "--route-trace", PROFILED);
-    assert_int_equal(strncmp(last.out, "(routing of a small model, tiny-olmoe (prose))\n", 47), 0);
+    starts_with("(routing of a small model, tiny-olmoe (prose))\n");
     GRACE(0, "run", "--random-weights", "7", CONFIG, "--prompt-tokens", "9", "-n", "4", "--route-trace", PROFILED, "--route-tokens", "even");
-    assert_int_equal(strncmp(last.out, "(random weights, seed 7; routing of a small model, tiny-olmoe (prose, even))\n", 77), 0);
+    starts_with("(random weights, seed 7; routing of a small model, tiny-olmoe (prose, even))\n");
     GRACE(0, "bench", "moe", "--random-weights", "7", CONFIG, "--tokens", "8", "--steps", "2", "--route-trace", PROFILED, "--json");
     gr_json *o = printed_json();
     assert_string_equal(text_of(o, "routing"), "routing of a small model, tiny-olmoe (prose)");
@@ -48,6 +52,24 @@ static void routing_that_does_not_fit_is_refused(void **state) {
     complains_of_usage("--route-tokens needs --route-trace");
     GRACE(64, "run", "-m", MODEL, "-p", "The", "--route-trace", PROFILED, "--route-tokens", "some");
     complains_of_usage("found 'some'");
+}
+
+static void a_batch_is_timed_beside_its_floor(void **state) {
+    (void)state;
+    GRACE(0, "bench", "gpu", "--random-weights", "7", "-m", CONFIG, "--batch", "5", "--prefill", "9", "--decode", "3", "--repeat", "2", "--batch-tokens", "16",
+          "--floor-decode", "0.5", "--route-trace", PROFILED, "--json");
+    gr_json *o = printed_json();
+    const gr_json *decode = member(o, "decode"), *prefill = member(o, "prefill");
+    assert_string_equal(text_of(o, "weights"), "random weights, seed 7");
+    assert_string_equal(text_of(o, "routing"), "routing of a small model, tiny-olmoe (prose)");
+    assert_true(number_of(prefill, "ms_low") <= number_of(prefill, "ms") && number_of(prefill, "ms") <= number_of(prefill, "ms_high"));
+    assert_true(number_of(decode, "ms") > 0 && number_of(decode, "ratio") == number_of(decode, "ms") / 0.5);
+    assert_null(gr_json_get(prefill, "floor_ms"));
+    gr_json_free(o);
+    GRACE(0, "bench", "gpu", "--random-weights", "7", "-m", CONFIG, "--batch", "2", "--prefill", "4", "--decode", "2", "--repeat", "1");
+    starts_with("(random weights, seed 7)\ntiny-olmoe: 2 requests of 4 tokens, 2 decode steps");
+    GRACE(1, "bench", "gpu", "-m", MODEL, "--batch", "5", "--prefill", "9", "--decode", "3", "--repeat", "1", "--kv-tokens", "48");
+    complains("expected 3 steps of 5 requests at once, found 0: raise --kv-tokens");
 }
 
 static void what_a_random_model_lacks_is_refused(void **state) {
@@ -70,6 +92,7 @@ int main(void) {
         cmocka_unit_test(its_benches_name_the_seed_too),
         cmocka_unit_test(replayed_routing_is_named_with_its_model_and_tokens),
         cmocka_unit_test(routing_that_does_not_fit_is_refused),
+        cmocka_unit_test(a_batch_is_timed_beside_its_floor),
         cmocka_unit_test(what_a_random_model_lacks_is_refused),
     };
     return cmocka_run_group_tests(tests, folder_enter, folder_leave);
