@@ -13,6 +13,7 @@
 
 #include "compute/cuda/ampere.cuh"
 #include "compute/cuda/attention_work.h"
+#include "compute/cuda/pdl.cuh"
 
 namespace {
 
@@ -122,6 +123,12 @@ template <int KD, int VD, bool LATENT, int WM, int WN, int KEYS, int STAGES> str
             for (int e = 0; e < 4; e++) out[j][e] = 0;
     }
 
+    // The WN warps with the same queries wait for each other.
+    __device__ void meet() const {
+        if (WM == 1) __syncthreads();
+        else asm volatile("bar.sync %0, %1;" ::"r"(1 + m), "n"(32 * WN) : "memory");
+    }
+
     // ---- copies ----
     __device__ void ask_queries() const {
         for (int32_t c = threadIdx.x; c < S::QUERIES * (KD / 8); c += S::THREADS) {
@@ -193,6 +200,11 @@ template <int KD, int VD, bool LATENT, int WM, int WN, int KEYS, int STAGES> str
         }
     }
 
+    // Whether every query sees all of the tile.
+    __device__ bool is_seen(int32_t base) const {
+        return base + KEYS <= u.w.first + 1 && (x.window <= 0 || base > max(u.w.first, u.w.to - 1) - x.window);
+    }
+
     __device__ void hide_unseen(int32_t base, float (&score)[OWN_KEYS / 8][4]) const {
 #pragma unroll
         for (int j = 0; j < OWN_KEYS / 8; j++)
@@ -214,7 +226,7 @@ template <int KD, int VD, bool LATENT, int WM, int WN, int KEYS, int STAGES> str
             if (WN > 1 && lane % 4 == 0) tops[n * S::QUERIES + query[i]] = most[i];
         }
         if (WN == 1) return;
-        __syncthreads();        // tops of all parts are there
+        meet();         // tops of all parts are there
         for (int i = 0; i < 2; i++)
             for (int w = 0; w < WN; w++) most[i] = fmaxf(most[i], tops[w * S::QUERIES + query[i]]);
     }
@@ -247,7 +259,7 @@ template <int KD, int VD, bool LATENT, int WM, int WN, int KEYS, int STAGES> str
                 const uint32_t to = p_at + query[i] * row_bytes(KEYS) + 2 * (OWN_KEYS * n + 8 * j + lane % 4 * 2);
                 asm volatile("st.shared.b32 [%0], %1;" ::"r"(to), "r"(pack_two(score[j][2 * i], score[j][2 * i + 1])) : "memory");
             }
-        __syncthreads();        // weights of all parts are there
+        meet();         // weights of all parts are there
     }
 
     __device__ void add_values(const float (&score)[OWN_KEYS / 8][4], uint32_t v_at) {
@@ -288,7 +300,7 @@ template <int KD, int VD, bool LATENT, int WM, int WN, int KEYS, int STAGES> str
             ampere::copies_commit();
             if (tile == first_tile) load_queries(q);
             multiply_keys(q, k_at, score);
-            hide_unseen(tile * KEYS, score);
+            if (!is_seen(tile * KEYS)) hide_unseen(tile * KEYS, score);
             weigh(score);
             if (WN > 1) share_weights(score);
             add_values(score, LATENT ? k_at : k_at + S::K_BYTES);
@@ -302,7 +314,7 @@ template <int KD, int VD, bool LATENT, int WM, int WN, int KEYS, int STAGES> str
         if (WN == 1) return;
         for (int i = 0; i < 2; i++)
             if (lane % 4 == 0) tops[n * S::QUERIES + query[i]] = sum[i];
-        __syncthreads();        // sums of all parts are there; nobody reads tops any more
+        meet();         // sums of all parts are there; tops have been read
         for (int i = 0; i < 2; i++) {
             sum[i] = 0;
             for (int w = 0; w < WN; w++) sum[i] += tops[w * S::QUERIES + query[i]];
@@ -374,13 +386,15 @@ template <int VD> __device__ void write_combined(const flash_args &x, const unit
     }
 }
 
-// grid: any; blocks walk the list.
+// grid: any; blocks walk the list from its end, where a prompt's longest work is.
 template <int KD, int VD, bool LATENT, int WM, int WN, int KEYS, int STAGES>
 __global__ __launch_bounds__(32 * WM *WN) void attend(flash_args x) {
     extern __shared__ __align__(16) char shared[];
+    pdl::release_next();
+    pdl::wait();
     const int32_t n_units = *x.list.n * x.n_kv_heads * x.heads.n_parts;
     for (int32_t index = blockIdx.x; index < n_units; index += gridDim.x) {
-        const unit u = unit_at(x, index);
+        const unit u = unit_at(x, n_units - 1 - index);
         if (u.from >= u.to) continue;       // all of it lies before the window
         const int32_t first_split = x.window > 0 ? max(0, u.w.first - x.window + 1) / GR_CUDA_SPLIT : 0, end_split = u.w.first / GR_CUDA_SPLIT + 1;
         flash<KD, VD, LATENT, WM, WN, KEYS, STAGES> f(x, u, shared);
@@ -461,7 +475,7 @@ extern "C" grace_status gr_cuda_flash_open(gr_cuda_attention *a) {
 static grace_status launch(const launch_shape &shape, int32_t n_blocks, flash_args args, const gr_cuda_list &list, gr_cuda_heads heads, cudaStream_t stream) {
     const int64_t n_units = (int64_t)list.n_max * args.n_kv_heads * heads.n_parts;
     args.list = list, args.heads = heads;
-    shape.kernel<<<(unsigned)(n_units < n_blocks ? n_units : n_blocks), shape.threads, shape.bytes, stream>>>(args);
+    pdl::launch(shape.kernel, dim3((unsigned)(n_units < n_blocks ? n_units : n_blocks)), shape.threads, shape.bytes, stream, true, args);
     return gr_cuda_status(cudaGetLastError(), "attention");
 }
 

@@ -1,4 +1,4 @@
-/* Attention on the device, between the host's side (attention.c) and the kernels (attention_rows.cu, attention_flash.cu, attention_plain.cu). */
+/* Attention on the device, between the host's side (attention.c) and the kernels (attention_*.cu). */
 #ifndef GR_COMPUTE_CUDA_ATTENTION_WORK_H
 #define GR_COMPUTE_CUDA_ATTENTION_WORK_H
 #include "compute/compute.h"
