@@ -48,6 +48,7 @@ int64_t gr_arg_int(struct argp_state *state, const char *option, const char *tex
 int gr_arg_choice(struct argp_state *state, const char *option, const char *text, const char *const *names, int n);
 const char *gr_exchange_name(grace_exchange exchange);
 const char *gr_route_name(grace_route route);
+const char *gr_homes_name(grace_homes homes);
 
 /* ---- session: ranks, model, tokenizer, plan (session.c) ---- */
 typedef struct gr_session {

@@ -170,7 +170,7 @@ static grace_status measure_homing(measuring *m, gr_homing homing, gr_home_resul
     out->rows[homing] = out->load[homing] = -1;
     if (!known) return st;
     if (homing == GR_HOMES_VOCAB) GR_TRY(ask_vocab(m));
-    if (homing != GR_HOMES_RANDOM) GR_TRY(gr_homes_assign(cost, m->s.n, m->plan->cluster, NULL, m->homes));
+    if (homing != GR_HOMES_RANDOM) GR_TRY(gr_homes_assign(cost, m->s.n, m->plan->cluster, NULL, NULL, m->homes));
     out->rows[homing] = homing == GR_HOMES_RANDOM ? rows_anywhere(m) : rows_at_homes(m, homing == GR_HOMES_HISTOGRAM);
     GR_TRY(measure_load(m, homing == GR_HOMES_RANDOM, &out->load[homing]));
     for (int32_t i = 0; homing == GR_HOMES_HISTOGRAM && i < m->s.n; i++)

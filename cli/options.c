@@ -15,8 +15,9 @@ static const struct argp_option options[] = {
     {"plan", KEY_PLAN, "FILE", 0, "placement made by 'grace plan' (default: contiguous)", 1},
     {"exchange", KEY_EXCHANGE, "KIND", 0, "hsc (default), flat or per-expert", 1},
     {"route", KEY_ROUTE, "POLICY", 0, "tar (default), tar-entry, joint, wrr or primary", 1},
-    {"homes", KEY_HOMES, "HOW", 0, "where requests live: round-robin (default), or vocab: where the plan expects their token ids to send least "
-                                   "between nodes", 1},
+    {"homes", KEY_HOMES, "HOW", 0, "where requests live: round-robin (default); vocab: where the plan expects their token ids to send least "
+                                   "between nodes; histogram: first as vocab (round-robin if the plan knows no ids), then once more where their first rows "
+                                   "sent least, if that pays for moving the KV cache", 1},
     {"exact", KEY_EXACT, 0, 0, "every expert's row comes home unsummed: no plan, exchange or number of ranks changes a bit", 1},
     {0, 0, 0, 0, "Ranks:", 2},
     {"ranks", KEY_RANKS, "NxG", 0, "start N nodes x G ranks on this machine under mpirun", 2},
@@ -38,9 +39,10 @@ static const struct argp_option options[] = {
 
 static const char *const exchange_names[] = {"per-expert", "flat", "hsc"};
 static const char *const route_names[GRACE_N_ROUTES] = {"primary", "wrr", "tar", "tar-entry", "joint"};
-static const char *const homes_names[GRACE_N_HOMES] = {"round-robin", "vocab"};
+static const char *const homes_names[GRACE_N_HOMES] = {"round-robin", "vocab", "histogram"};
 const char *gr_exchange_name(grace_exchange exchange) { return exchange_names[exchange]; }
 const char *gr_route_name(grace_route route) { return route_names[route]; }
+const char *gr_homes_name(grace_homes homes) { return homes_names[homes]; }
 
 void gr_arg_parse(const struct argp *argp, int n_words, int argc, char **argv, void *input) {
     static char name[64] = "grace";     /* argp's messages point at it */

@@ -82,7 +82,7 @@ static grace_status read_requests(const arguments *a, const gr_session *s, gr_re
     return gr_requests_add_ids(list, &a->request, a->ids);
 }
 
-/* Text of the first request appears as it is made; its home is rank 0. */
+/* Text of a single request appears as it is made, where that is sure to be rank 0: with homes by turns. */
 typedef struct stream { const grace_tokenizer *tok; grace_decoder decoder; } stream;
 
 static void show_token(void *user, int32_t request, int32_t id) {
@@ -117,7 +117,7 @@ static grace_status print_result(const gr_session *s, const grace_result *r) {
 static grace_status print_results(const gr_session *s, const grace_engine *engine) {
     grace_status st = GRACE_OK;
     for (int32_t i = 0; i < grace_engine_n_requests(engine) && !st; i++) {
-        printf("--- request %d\n", i);
+        if (grace_engine_n_requests(engine) > 1) printf("--- request %d\n", i);
         st = print_result(s, grace_engine_result(engine, i));
     }
     return st;
@@ -146,11 +146,14 @@ static grace_status print_json(const arguments *a, const gr_session *s, const gr
     gr_json_set_real(o, "decode_tok_s", rate(stats->n_decode, stats->decode_us));
     gr_json_set_string(o, "exchange", gr_exchange_name(a->run.engine.exchange));
     gr_json_set_string(o, "route", gr_route_name(a->run.engine.route));
+    gr_json_set_string(o, "homes", gr_homes_name(a->run.engine.homes));
     gr_json_set_bool(o, "exact", a->run.engine.exact);
     for (int32_t i = 0; i < grace_engine_n_requests(engine); i++) {
         gr_json *r = gr_json_new_object();
         set_result(r, s, grace_engine_result(engine, i));
         gr_json_set_int(r, "home", grace_engine_result(engine, i)->home);
+        gr_json_set_int(r, "first_home", grace_engine_result(engine, i)->first_home);
+        gr_json_set_int(r, "rows_at_first_home", grace_engine_result(engine, i)->n_first);
         gr_json_set_hex(r, "logits_hash", grace_engine_result(engine, i)->logits_hash);
         gr_json_push(requests, r);
     }
@@ -164,7 +167,7 @@ static grace_status generate(arguments *a, gr_session *s, const gr_request_list 
     grace_engine *engine = NULL;
     grace_stats stats;
     stream out = {.tok = s->tokenizer};
-    bool streaming = list->n == 1 && s->tokenizer && !a->run.json && s->rank == 0;
+    bool streaming = list->n == 1 && s->tokenizer && !a->run.json && s->rank == 0 && a->run.engine.homes == GRACE_HOMES_ROUND_ROBIN;
     double tokens = 0;
     GR_TRY(grace_engine_open(s->model, &a->run.engine, &engine));
     for (int32_t i = 0; i < list->n; i++) {

@@ -76,6 +76,10 @@ gr_json *gr_stats_json(const grace_stats *s) {
     gr_json_set_real(o, "moe_us", s->moe_us);
     for (int i = 0; i < GRACE_N_TIMES; i++) gr_json_set_real(times, time_names[i], s->time_us[i]);
     gr_json_set(o, "time_us", times);
+    gr_json_set_int(o, "moved_requests", s->moved_requests);
+    gr_json_set_int(o, "moved_kv_rows", s->moved_kv_rows);
+    gr_json_set_int(o, "moved_kv_bytes", s->moved_kv_bytes);
+    gr_json_set_real(o, "move_us", s->move_us);
     gr_json_set_int(o, "replica_bytes_max", s->replica_bytes_max);
     gr_json_set_int(o, "kv_tokens_displaced", s->kv_tokens_displaced);
     gr_json_set(o, "dispatch", gr_links_json(s->dispatch));

@@ -33,8 +33,9 @@ void grace_comm_abort(grace_comm *comm, int exit_code);
 typedef enum grace_route { GRACE_ROUTE_PRIMARY, GRACE_ROUTE_WRR, GRACE_ROUTE_TAR, GRACE_ROUTE_TAR_ENTRY, GRACE_ROUTE_JOINT, GRACE_N_ROUTES } grace_route;
 typedef enum grace_exchange { GRACE_EXCHANGE_PER_EXPERT, GRACE_EXCHANGE_FLAT, GRACE_EXCHANGE_HSC } grace_exchange;
 /* Where new requests live: request i on rank i mod D; or, chosen at the next step for all that were submitted since the last, where the plan's token_saves
- * say that least will cross between nodes, as many requests on every rank (docs/homes.md). */
-typedef enum grace_homes { GRACE_HOMES_ROUND_ROBIN, GRACE_HOMES_VOCAB, GRACE_N_HOMES } grace_homes;
+ * say that least will cross between nodes, as many requests on every rank; or, HISTOGRAM, first by token_saves if the plan has them, else by turns, and once
+ * more by what the experts of the request's first rows tell: its state and KV cache move there (docs/homes.md). */
+typedef enum grace_homes { GRACE_HOMES_ROUND_ROBIN, GRACE_HOMES_VOCAB, GRACE_HOMES_HISTOGRAM, GRACE_N_HOMES } grace_homes;
 
 typedef struct grace_engine_options {
     grace_comm *comm;               /* NULL: one rank by itself. Borrowed until close */
@@ -49,7 +50,7 @@ typedef struct grace_engine_options {
     const char *simd;               /* "auto", "portable", "avx2", "avx512" */
     const char *device;             /* "cpu" (NULL too), or "cuda": the first GPU this process sees, one rank for now */
     const char *kernels;            /* cuda: "auto" (NULL too), "hopper", "mma", "plain" */
-    const char *trace_path;         /* record routing there (written by rank 0); NULL: do not */
+    const char *trace_path;         /* record routing there (written by rank 0), unless homes is HISTOGRAM; NULL: do not */
     const char *const *trace_domains;   /* names requests' domains refer to */
     int32_t n_trace_domains;
     const grace_trace *route_trace; /* NULL; else its routing replaces the gates' choice (docs/gpu-bench.md); then no trace_path.
@@ -101,6 +102,7 @@ typedef enum grace_finish { GRACE_FINISH_NONE, GRACE_FINISH_LENGTH, GRACE_FINISH
 
 typedef struct grace_result {
     int32_t home;                   /* rank; with homes other than ROUND_ROBIN not known before the next step */
+    int32_t first_home, n_first;    /* with HISTOGRAM, of a request that moved: the rank that computed its first n_first rows; else home and 0 */
     int32_t *ids;                   /* [n_ids] generated; borrowed until close */
     int32_t n_ids;
     grace_finish finish;
@@ -155,6 +157,9 @@ typedef struct grace_stats {
     double idle_measured_us;        /* sum of (slowest rank's expert time - own); < 0: not measured (some machine has fewer cores than ranks) */
     double time_us[GRACE_N_TIMES];  /* mean over ranks */
     double moe_us;                  /* route + dispatch + experts + combine, of the slowest rank */
+    int64_t moved_requests;         /* homes HISTOGRAM: requests that changed ranks, */
+    int64_t moved_kv_rows, moved_kv_bytes;  /* what moved with them of the KV cache: positions x layers, and their bytes */
+    double move_us;                 /* agreeing on second homes and moving there, mean over ranks */
     int64_t replica_bytes_max;      /* bytes of secondary slots on the rank with most */
     int64_t kv_tokens_displaced;    /* replica_bytes_max / KV bytes of a token */
 } grace_stats;

@@ -122,7 +122,7 @@ static grace_status settle(labels *a) {
     bool changed = true;
     for (int round = 0; round < ROUNDS_MAX && changed; round++) {
         changed = false;
-        GR_TRY(gr_homes_assign(a->total, a->s->n, a->plan->cluster, NULL, a->homes));
+        GR_TRY(gr_homes_assign(a->total, a->s->n, a->plan->cluster, NULL, NULL, a->homes));
         for (int32_t l = 0; l < a->n_layers; l++) {
             value_by_homes(a, l);
             add_layer(a, l, -1);
@@ -229,7 +229,7 @@ static grace_status measure(labels *a) {
     grace_status st = GRACE_OK;
     memset(a->total, 0, (size_t)a->s->n * (size_t)a->n_nodes * sizeof *a->total);
     for (int32_t l = 0; l < a->n_layers; l++) add_layer(a, l, 1);
-    GR_TRY(gr_homes_assign(a->total, a->s->n, a->plan->cluster, NULL, a->homes));
+    GR_TRY(gr_homes_assign(a->total, a->s->n, a->plan->cluster, NULL, NULL, a->homes));
     a->rows = 0;
     for (int32_t i = 0; i < a->s->n; i++) a->rows += total_of(a, i)[a->homes[i] / a->gpus];
 done:

@@ -5,7 +5,7 @@
 #include "plan/homes.h"
 
 /* A node takes `least` sequences, or up to one more for each rank that may have one more; `extra` such in all. */
-typedef struct dealing { const double *cost; int32_t n, n_nodes, extra, n_over, *least, *most, *node, *taken; } dealing;
+typedef struct dealing { const double *cost; int32_t n, n_nodes, level, extra, n_over, *least, *most, *node, *taken; } dealing;
 
 static bool over(const dealing *d, int32_t node) { return d->taken[node] >= d->least[node]; }       /* the next one there is an extra */
 static bool has_room(const dealing *d, int32_t node) { return !over(d, node) || (d->taken[node] < d->most[node] && d->n_over < d->extra); }
@@ -94,9 +94,10 @@ static void improve(dealing *d) {
 static void set_numbers(dealing *d, grace_cluster cluster, const int32_t *held) {
     int32_t n_ranks = grace_cluster_ranks(cluster), total = d->n;
     for (int32_t r = 0; r < n_ranks; r++) total += held[r];
+    d->level = total / n_ranks;
     d->extra = d->n;
     for (int32_t r = 0; r < n_ranks; r++) {
-        int32_t room = total / n_ranks - held[r];
+        int32_t room = d->level - held[r];
         GR_ASSERT(room >= -1);
         d->least[r / cluster.gpus_per_node] += room > 0 ? room : 0;
         d->most[r / cluster.gpus_per_node] += room + 1;
@@ -104,27 +105,43 @@ static void set_numbers(dealing *d, grace_cluster cluster, const int32_t *held) 
     }
 }
 
-static int32_t rank_with_fewest(const int32_t *held, int32_t node, int32_t gpus) {
-    int32_t best = node * gpus;
-    for (int32_t r = best; r < (node + 1) * gpus; r++)
+int32_t gr_rank_with_fewest(const int32_t *held, int32_t first, int32_t n) {
+    int32_t best = first;
+    for (int32_t r = first; r < first + n; r++)
         if (held[r] < held[best]) best = r;
     return best;
 }
 
-grace_status gr_homes_assign(const double *cost, int32_t n, grace_cluster cluster, int32_t *held, int32_t *homes) {
+/* A rank keeps what stays in its node while the numbers allow; the others go to the rank with fewest. Uses up `taken`. */
+static void choose_ranks(dealing *d, int32_t gpus, const int32_t *from, int32_t *held, int32_t *homes) {
+    for (int32_t i = 0; i < d->n; i++) {
+        int32_t node = d->node[i], over_level = from ? held[from[i]] - d->level : 0;
+        bool keep = from && from[i] / gpus == node && (over_level < 0 || (over_level == 0 && d->taken[node] > d->least[node]));
+        homes[i] = keep ? from[i] : -1;
+        if (!keep) continue;
+        held[from[i]]++;
+        d->taken[node] -= over_level == 0;
+    }
+    for (int32_t i = 0; i < d->n; i++)
+        if (homes[i] < 0) held[homes[i] = gr_rank_with_fewest(held, d->node[i] * gpus, gpus)]++;
+}
+
+grace_status gr_homes_assign(const double *cost, int32_t n, grace_cluster cluster, const int32_t *from, int32_t *held, int32_t *homes) {
     grace_status st = GRACE_OK;
-    dealing d = {.cost = cost, .n = n, .n_nodes = cluster.n_nodes, .node = homes};
+    dealing d = {.cost = cost, .n = n, .n_nodes = cluster.n_nodes};
     int32_t *none = NULL;
     GR_CALLOC(none, grace_cluster_ranks(cluster));
+    GR_CALLOC(d.node, n);
     GR_CALLOC(d.least, cluster.n_nodes);
     GR_CALLOC(d.most, cluster.n_nodes);
     GR_CALLOC(d.taken, cluster.n_nodes);
     if (!held) held = none;
     set_numbers(&d, cluster, held);
-    GR_TRY(deal_greedily(&d));
+    if (!from) GR_TRY(deal_greedily(&d));
+    for (int32_t i = 0; from && i < n; i++) put(&d, i, from[i] / cluster.gpus_per_node);
     improve(&d);
-    for (int32_t i = 0; i < n; i++) held[homes[i] = rank_with_fewest(held, homes[i], cluster.gpus_per_node)]++;
+    choose_ranks(&d, cluster.gpus_per_node, from, held, homes);
 done:
-    free(none), free(d.least), free(d.most), free(d.taken);
+    free(none), free(d.node), free(d.least), free(d.most), free(d.taken);
     return st;
 }

@@ -7,8 +7,6 @@
 #include "plan/homes.h"
 #include "plan/trace.h"
 
-enum { FEW = 4 };       /* occurrences that a mean is held against */
-
 /* sum [vocab, n_nodes] of rows by home, over all tokens of an id and all layers. */
 typedef struct learning { gr_home_rows rows; int32_t *place, *n; double *sum; } learning;
 
@@ -29,7 +27,7 @@ static double saved_on(const learning *w, int32_t id, int32_t node) {
     const double *sum = w->sum + (size_t)id * (size_t)w->rows.n_nodes;
     double mean = 0;
     for (int32_t m = 0; m < w->rows.n_nodes; m++) mean += sum[m] / w->rows.n_nodes;
-    return (mean - sum[node]) / (w->n[id] + FEW);
+    return (mean - sum[node]) / (w->n[id] + GR_HOMES_FEW);
 }
 
 static grace_status quantise(const learning *w, int32_t vocab, grace_token_saves *out) {

@@ -5,6 +5,8 @@
 #include "base/json.h"
 #include "grace/plan.h"
 
+enum { GR_HOMES_FEW = 4 };      /* a mean over n tokens counts n / (n + FEW): few tokens tell little */
+
 /* ---- rows: what a token sends between nodes in a layer, for every node its home may be on ---- */
 typedef struct gr_home_layer {
     int16_t *target;            /* [n_nodes homes, n_experts] node that serves the expert; -1: several, by turns */
@@ -40,10 +42,27 @@ void gr_sends_free(gr_sends *s);
 void gr_sends_total(const gr_sends *s, double *total);
 
 /* ---- assignment: homes [n] ranks, as many sequences on every rank within one ----
- * cost [n, n_nodes]; held [n_ranks] sequences that ranks have already, within one of each other, grows by the new ones; NULL: none. Those that lose most
- * by their second choice come first (ties: the earlier); then pairs change places, and single ones move where numbers allow, while that lowers the
- * sum. In a node each goes to the rank with fewest, in order of sequence. Deterministic. */
-grace_status gr_homes_assign(const double *cost, int32_t n, grace_cluster cluster, int32_t *held, int32_t *homes);
+ * cost [n, n_nodes]; held [n_ranks] sequences that ranks have beside these, grows by them; NULL: none. from [n]: ranks where they live now, with which all
+ * ranks have as many as any other within one; NULL: nowhere, then held is so. Those that live nowhere are dealt: who loses most by the second choice comes
+ * first (ties: the earlier). Then pairs change places, and single ones move where numbers allow, while that lowers the sum: who lives somewhere stays unless
+ * that gains. In a node each stays on its rank, where numbers allow, or goes to the one with fewest, in order of sequence. Deterministic. */
+grace_status gr_homes_assign(const double *cost, int32_t n, grace_cluster cluster, const int32_t *from, int32_t *held, int32_t *homes);
+/* Of the n ranks from `first` on the one that has fewest; ties: the first. */
+int32_t gr_rank_with_fewest(const int32_t *held, int32_t first, int32_t n);
+
+/* ---- a second choice, by what the first tokens sent ---- */
+typedef struct gr_settled {
+    int32_t home;               /* rank */
+    int32_t n_done, n_left;     /* tokens that were computed there, and that may come at most */
+    int32_t n_pages;            /* of KV cache that it holds, and needs where it goes */
+} gr_settled;
+typedef struct gr_room { int32_t pages, sequences; } gr_room;       /* that a rank has free */
+
+/* homes [n] for sequences that live somewhere, by the rows [n, n_nodes] that their tokens so far send from each node. A sequence is expected to go on like
+ * that (GR_HOMES_FEW) for n_left tokens; each of its n_done tokens costs moved_rows to take along. Where a rank has no room, counting what leaves it, the
+ * later ones stay and the others choose again. held [n_ranks] as above, with these; room [n_ranks]. Deterministic. */
+grace_status gr_homes_move(const gr_settled *s, const double *rows, int32_t n, double moved_rows, grace_cluster cluster, const gr_room *room, int32_t *held,
+                           int32_t *homes);
 
 /* ---- labels: a layer's nodes may stand for any nodes of the cluster ----
  * Renames the nodes of each layer (ranks keep their place in the node, or change it where memory asks for it) so that the sequences' tokens find
@@ -52,7 +71,7 @@ grace_status gr_homes_align(grace_plan *plan, const gr_sends *s, bool *changed);
 
 /* ---- what token ids tell ---- */
 
-/* From a trace with token ids (else ARG). A mean over n tokens of an id counts n / (n + 4): few tokens tell little; vocab ends with the
+/* From a trace with token ids (else ARG). A mean over n tokens of an id counts n / (n + GR_HOMES_FEW); vocab ends with the
  * highest id seen. Sampled like gr_sends_build(),
  * by tokens_in_all. Frees with gr_token_saves_free(). */
 grace_status gr_token_saves_learn(const grace_plan *plan, grace_trace_reader *r, const grace_selection *which, int64_t tokens_in_all, grace_token_saves *out);

@@ -53,7 +53,7 @@ grace_status gr_batch_add(gr_batch *b, const grace_request *req) {
     GR_CALLOC(s, 1);
     s->request = *req;
     s->kv = -1;
-    s->result.home = b->n % b->n_ranks;
+    s->result.home = s->result.first_home = b->n % b->n_ranks;
     GR_CALLOC(s->prompt, req->n_prompt);
     GR_CALLOC(s->result.ids, req->n_generate);
     memcpy(s->prompt, req->prompt, (size_t)req->n_prompt * sizeof(int32_t));
@@ -93,7 +93,7 @@ static bool is_decoding(const gr_sequence *s) { return s->n_computed >= s->reque
 static int32_t min32(int32_t a, int32_t b) { return a < b ? a : b; }
 
 void gr_batch_fill(gr_batch *b, gr_kv *kv) {
-    b->step.n_rows = b->step.n_decode = b->n_prefill = b->n_decode = 0;
+    b->step.n_rows = b->step.n_decode = b->n_prefill = b->n_decode = b->n_started = 0;
     while (b->first_open < b->n && (b->sequences[b->first_open]->finished || b->sequences[b->first_open]->result.home != b->rank)) b->first_open++;
     for (int32_t i = b->first_open; i < b->n && b->step.n_rows < b->n_rows_max; i++) {
         gr_sequence *s = b->sequences[i];
@@ -101,14 +101,17 @@ void gr_batch_fill(gr_batch *b, gr_kv *kv) {
         add_rows(b, i, 1);
         b->step.n_decode = ++b->n_decode;
     }
+    bool waiting = false;
     for (int32_t i = b->first_open; i < b->n && b->step.n_rows < b->n_rows_max; i++) {
         gr_sequence *s = b->sequences[i];
         if (s->finished || s->result.home != b->rank || (s->kv >= 0 && is_decoding(s))) continue;
-        if (s->kv < 0) s->kv = gr_kv_take(kv, s->request.n_prompt + s->request.n_generate);
-        if (s->kv < 0) break;           /* first come, first served: nobody overtakes a request that waits for memory */
+        if (s->kv < 0 && !waiting) s->kv = gr_kv_take(kv, s->request.n_prompt + s->request.n_generate);
+        waiting = waiting || s->kv < 0;
+        if (s->kv < 0) continue;        /* none begins before a request that waits for memory; one that came running goes on */
         int32_t n = min32(s->request.n_prompt - s->n_computed, b->n_rows_max - b->step.n_rows);
         add_rows(b, i, n);
         b->n_prefill += n;
+        b->n_started += s->n_computed == 0;
     }
 }
 
@@ -120,4 +123,34 @@ void gr_batch_advance(gr_batch *b, gr_kv *kv) {
         gr_kv_give(kv, s->kv);
         s->kv = -1;
     }
+}
+
+/* ---- results on the wire ---- */
+
+/* Its ids follow. */
+typedef struct head { int32_t request, n_ids, finish, n_scored; uint64_t logits_hash; double nll, ttft_us, total_us; } head;
+
+size_t gr_result_bytes(int32_t n_ids) { return sizeof(head) + (size_t)n_ids * sizeof(int32_t); }
+
+char *gr_result_pack(const gr_batch *b, int32_t request, char *to) {
+    const grace_result *r = &b->sequences[request]->result;
+    head h = {request, r->n_ids, (int32_t)r->finish, r->n_scored, r->logits_hash, r->nll, r->ttft_us, r->total_us};
+    memcpy(to, &h, sizeof h);
+    memcpy(to + sizeof h, r->ids, (size_t)r->n_ids * sizeof(int32_t));
+    return to + gr_result_bytes(h.n_ids);
+}
+
+const char *gr_result_unpack(gr_batch *b, const char *at) {
+    head h;
+    memcpy(&h, at, sizeof h);
+    grace_result *r = &b->sequences[h.request]->result;
+    r->n_ids = h.n_ids;
+    r->finish = (grace_finish)h.finish;
+    r->n_scored = h.n_scored;
+    r->logits_hash = h.logits_hash;
+    r->nll = h.nll;
+    r->ttft_us = h.ttft_us;
+    r->total_us = h.total_us;
+    memcpy(r->ids, at + sizeof h, (size_t)h.n_ids * sizeof(int32_t));
+    return at + gr_result_bytes(h.n_ids);
 }

@@ -25,6 +25,7 @@ typedef struct gr_batch {
     int32_t *request_of_row;    /* [n_rows] */
     bool *wants_logits;         /* [n_rows] */
     int32_t n_prefill, n_decode;    /* rows of the current step */
+    int32_t n_started;          /* requests whose first rows are among them */
 } gr_batch;
 
 grace_status gr_batch_init(gr_batch *b, int32_t rank, int32_t n_ranks, int32_t n_rows_max);
@@ -37,6 +38,10 @@ void gr_batch_fill(gr_batch *b, gr_kv *kv);
 int32_t gr_sequence_token(const gr_sequence *s, int32_t position);
 /* Tokens known so far. */
 static inline int32_t gr_sequence_known(const gr_sequence *s) { return s->request.n_prompt + s->result.n_ids; }
+/* A request's result, with its number, as bytes for the batches of other ranks. Both return where it ends. */
+size_t gr_result_bytes(int32_t n_ids);
+char *gr_result_pack(const gr_batch *b, int32_t request, char *to);
+const char *gr_result_unpack(gr_batch *b, const char *at);
 /* After a step: every row of the step is computed; finished requests give their pages back. */
 void gr_batch_advance(gr_batch *b, gr_kv *kv);
 

@@ -11,6 +11,7 @@
 #include "run/engine_internal.h"
 #include "run/homing.h"
 #include "run/record.h"
+#include "run/rehome.h"
 #include "run/tally.h"
 
 struct grace_engine {
@@ -20,7 +21,8 @@ struct grace_engine {
     gr_network *net;
     gr_batch batch;
     gr_homing homing;
-    int32_t n_homed;                    /* requests that have their home */
+    int32_t n_homed;                    /* requests that have their first home */
+    gr_rehome *rehome;                  /* NULL: no request moves */
     gr_tally tally;
     gr_recorder *recorder;
     int64_t kv_tokens;
@@ -72,6 +74,8 @@ static grace_status check_options(const grace_engine_options *opt) {
     GR_CHECK(opt->n_tokens_max >= 1 && opt->n_tokens_max <= 1 << 20, GRACE_ERR_ARG, "rows a step: expected 1 to %d, found %d", 1 << 20, opt->n_tokens_max);
     GR_CHECK(opt->kv_tokens >= 1, GRACE_ERR_ARG, "KV cache: expected at least 1 token, found %lld", (long long)opt->kv_tokens);
     GR_CHECK(!opt->route_trace || !opt->trace_path, GRACE_ERR_ARG, "%s: a run whose routing is replayed cannot record it", opt->trace_path);
+    GR_CHECK(!opt->trace_path || opt->homes != GRACE_HOMES_HISTOGRAM, GRACE_ERR_ARG,
+             "a trace keeps one home for a sequence: routing is recorded with homes round-robin or vocab, not with histogram");
     GR_CHECK(opt->n_threads >= 0, GRACE_ERR_ARG, "threads: expected 0 (automatic) or more, found %d", opt->n_threads);
 done:
     return st;
@@ -123,6 +127,10 @@ grace_status grace_engine_open(const grace_model *model, const grace_engine_opti
     GR_TRY(grace_comm_agree(e->comm, gr_batch_init(&e->batch, e->comm->rank, e->comm->n_ranks, opt.n_tokens_max)));
     GR_TRY(grace_comm_agree(e->comm, gr_homing_init(&e->homing, opt.plan, opt.homes, e->info->vocab)));
     GR_TRY(grace_comm_agree(e->comm, gr_tally_init(&e->tally, e->comm->n_ranks, e->info->n_moe_layers)));
+    if (opt.homes == GRACE_HOMES_HISTOGRAM && e->comm->n_nodes > 1) {
+        GR_TRY(grace_comm_agree(e->comm, gr_rehome_open(e->net, opt.n_tokens_max, &e->rehome)));
+        e->net->on_gate_user = e->rehome;
+    }
     if (opt.trace_path) {
         GR_TRY(open_recorder(e, model, &opt));
         e->net->on_gate = gr_recorder_gate;
@@ -141,6 +149,7 @@ void grace_engine_close(grace_engine *e) {
     if (!e) return;
     gr_recorder_free(e->recorder);
     gr_tally_free(&e->tally);
+    gr_rehome_free(e->rehome);
     gr_homing_free(&e->homing);
     gr_batch_free(&e->batch);
     gr_network_close(e->net);
@@ -326,9 +335,12 @@ grace_status grace_engine_step(grace_engine *e, bool *more) {
     grace_status st = GRACE_OK;
     double start = gr_now_us();
     if (e->tally.n_steps == 0) e->started_us = start;
+    if (e->rehome && e->tally.n_started > 0) GR_TRY(gr_rehome_step(e->rehome, &e->batch, e->homing.held, &e->tally.moved));
+    e->tally.n_started = 0;
     GR_TRY(take_in(e));
     gr_batch_fill(&e->batch, &e->net->kv);
-    GR_TRY(gr_tally_sync(&e->tally, e->net, e->batch.n_prefill, e->batch.n_decode, more));
+    if (e->rehome) e->net->on_gate = e->batch.n_started > 0 ? gr_rehome_gate : NULL;
+    GR_TRY(gr_tally_sync(&e->tally, e->net, &e->batch, more));
     if (!*more) goto done;
     e->batch.step.decode = e->tally.decode;
     GR_TRY(forward(e));
@@ -354,50 +366,34 @@ done:
 
 /* ---- results ---- */
 
-/* A result on the wire; its ids follow all heads. */
-typedef struct head { int32_t request, n_ids, finish, n_scored; uint64_t logits_hash; double nll, ttft_us, total_us; } head;
-
-static int32_t pack_results(const gr_batch *b, gr_buf *out, grace_status *st) {
-    for (int32_t i = 0; i < b->n && !*st; i++) {
-        const grace_result *r = &b->sequences[i]->result;
-        if (r->home != b->rank) continue;
-        head h = {i, r->n_ids, (int32_t)r->finish, r->n_scored, r->logits_hash, r->nll, r->ttft_us, r->total_us};
-        *st = gr_buf_append(out, &h, sizeof h);
-        if (!*st) *st = gr_buf_append(out, r->ids, (size_t)r->n_ids * sizeof(int32_t));
-    }
-    return (int32_t)out->n;
-}
-
-static void unpack_results(gr_batch *b, const char *at, int64_t n) {
-    for (const char *end = at + n; at < end;) {
-        head h;
-        memcpy(&h, at, sizeof h);
-        grace_result *r = &b->sequences[h.request]->result;
-        r->n_ids = h.n_ids;
-        r->finish = (grace_finish)h.finish;
-        r->n_scored = h.n_scored;
-        r->logits_hash = h.logits_hash;
-        r->nll = h.nll;
-        r->ttft_us = h.ttft_us;
-        r->total_us = h.total_us;
-        memcpy(r->ids, at + sizeof h, (size_t)h.n_ids * sizeof(int32_t));
-        at += sizeof h + (size_t)h.n_ids * sizeof(int32_t);
-    }
+/* This rank's, malloc'ed. */
+static grace_status pack_results(const gr_batch *b, char **packed, int32_t *n_bytes) {
+    grace_status st = GRACE_OK;
+    size_t n = 0;
+    for (int32_t i = 0; i < b->n; i++)
+        if (b->sequences[i]->result.home == b->rank) n += gr_result_bytes(b->sequences[i]->result.n_ids);
+    GR_CHECK(n <= INT32_MAX, GRACE_ERR_LIMIT, "results: expected at most %d bytes on a rank, found %zu", INT32_MAX, n);
+    GR_CALLOC(*packed, n);
+    *n_bytes = (int32_t)n;
+    char *at = *packed;
+    for (int32_t i = 0; i < b->n; i++)
+        if (b->sequences[i]->result.home == b->rank) at = gr_result_pack(b, i, at);
+done:
+    return st;
 }
 
 grace_status grace_engine_collect(grace_engine *e) {
-    grace_status st = GRACE_OK, mine = GRACE_OK;
-    gr_buf packed = {0};
-    int32_t sizes[GRACE_RANKS_MAX], n = pack_results(&e->batch, &packed, &mine);
-    char *all = NULL;
+    grace_status st = GRACE_OK;
+    int32_t sizes[GRACE_RANKS_MAX], n = 0;
+    char *packed = NULL, *all = NULL;
     int64_t total = 0;
-    GR_TRY(grace_comm_agree(e->comm, mine));
+    GR_TRY(grace_comm_agree(e->comm, pack_results(&e->batch, &packed, &n)));
     gr_comm_at("collect", -1);
-    GR_TRY(gr_comm_allgatherv(e->comm, packed.data, n, sizes, (void **)&all));
+    GR_TRY(gr_comm_allgatherv(e->comm, packed, n, sizes, (void **)&all));
     for (int32_t r = 0; r < e->comm->n_ranks; r++) total += sizes[r];
-    unpack_results(&e->batch, all, total);
+    for (const char *at = all; at < all + total;) at = gr_result_unpack(&e->batch, at);
 done:
-    gr_buf_free(&packed);
+    free(packed);
     free(all);
     return st;
 }

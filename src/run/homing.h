@@ -1,4 +1,5 @@
-/* Which rank a new request lives on (docs/homes.md): by turns, or where its token ids say that least will cross between nodes. */
+/* Which rank a new request lives on (docs/homes.md): by turns, or where its token ids say that least will cross between nodes.
+ * With HISTOGRAM it may live elsewhere later (run/rehome.h). */
 #ifndef GR_RUN_HOMING_H
 #define GR_RUN_HOMING_H
 #include "run/batch.h"
@@ -6,7 +7,7 @@
 typedef struct gr_homing {
     grace_homes kind;
     const grace_plan *plan;     /* borrowed */
-    int32_t *held;              /* [n_ranks] requests that were given to each rank */
+    int32_t *held;              /* [n_ranks] requests that were given to each rank, those that moved away not counted */
 } gr_homing;
 
 /* vocab: of the model. Fails with ARG (VOCAB without token_saves in a plan of several nodes), MISMATCH (ids the model does not have), MEMORY. Free with

@@ -5,7 +5,7 @@
 
 #include "base/memory.h"
 
-enum { N_PREFILL, N_DECODE, HEADER };       /* of the shared vector */
+enum { N_PREFILL, N_DECODE, N_STARTED, HEADER };       /* of the shared vector */
 
 grace_status gr_tally_init(gr_tally *t, int32_t n_ranks, int32_t n_layers) {
     grace_status st = GRACE_OK;
@@ -56,16 +56,18 @@ static void add_step(gr_tally *t) {
     t->pending = false;
 }
 
-grace_status gr_tally_sync(gr_tally *t, gr_network *net, int32_t n_prefill, int32_t n_decode, bool *more) {
+grace_status gr_tally_sync(gr_tally *t, gr_network *net, const gr_batch *now, bool *more) {
     grace_status st = GRACE_OK;
     share_own(t, net);
-    t->shared[N_PREFILL] = n_prefill;
-    t->shared[N_DECODE] = n_decode;
+    t->shared[N_PREFILL] = now ? now->n_prefill : 0;
+    t->shared[N_DECODE] = now ? now->n_decode : 0;
+    t->shared[N_STARTED] = now ? now->n_started : 0;
     gr_comm_at("start of a step", -1);
     GR_TRY(gr_comm_allreduce(net->comm, t->shared, HEADER + 2 * t->n_layers * t->n_ranks, GR_SUM));
     add_step(t);
     t->n_prefill += t->shared[N_PREFILL];
     t->n_decode += t->shared[N_DECODE];
+    t->n_started += t->shared[N_STARTED];
     t->decode = t->shared[N_PREFILL] == 0;
     *more = t->shared[N_PREFILL] + t->shared[N_DECODE] > 0;
 done:
@@ -85,7 +87,7 @@ void gr_tally_step(gr_tally *t, double wall_us) {
 /* One rank's share, gathered as bytes. */
 typedef struct share {
     grace_link_count dispatch[GRACE_N_STAGES][GRACE_N_LINKS], combine[GRACE_N_STAGES][GRACE_N_LINKS];
-    double time_us[GRACE_N_TIMES], moe_us, prefill_us, decode_us;
+    double time_us[GRACE_N_TIMES], moe_us, prefill_us, decode_us, move_us;
     int64_t replica_bytes;
 } share;
 
@@ -100,6 +102,7 @@ static void fill_share(const gr_tally *t, gr_network *net, share *mine) {
     mine->moe_us = mine->time_us[GRACE_TIME_ROUTE] + mine->time_us[GRACE_TIME_DISPATCH] + mine->time_us[GRACE_TIME_EXPERTS] + mine->time_us[GRACE_TIME_COMBINE];
     mine->prefill_us = t->prefill_us;
     mine->decode_us = t->decode_us;
+    mine->move_us = t->moved.us;
     mine->replica_bytes = net->w.replica_bytes;
 }
 
@@ -118,6 +121,7 @@ static void add_share(grace_stats *out, const share *one) {
     add_links(out->dispatch, one->dispatch);
     add_links(out->combine, one->combine);
     for (int i = 0; i < GRACE_N_TIMES; i++) out->time_us[i] += one->time_us[i] / out->n_ranks;
+    out->move_us += one->move_us / out->n_ranks;
     out->moe_us = max_double(out->moe_us, one->moe_us);
     out->prefill_us = max_double(out->prefill_us, one->prefill_us);
     out->decode_us = max_double(out->decode_us, one->decode_us);
@@ -152,7 +156,7 @@ grace_status gr_tally_stats(gr_tally *t, gr_network *net, grace_stats *out) {
     grace_stats s = {.n_ranks = comm->n_ranks, .n_nodes = comm->n_nodes, .n_layers = t->n_layers, .n_steps = t->n_steps};
     bool more;
     GR_CALLOC(all, comm->n_ranks);
-    if (t->pending) GR_TRY(gr_tally_sync(t, net, 0, 0, &more));
+    if (t->pending) GR_TRY(gr_tally_sync(t, net, NULL, &more));
     fill_share(t, net, &mine);
     GR_TRY(gr_comm_allgather(comm, &mine, sizeof mine, all));
     GR_TRY(gr_comm_allgather(comm, gr_exchange_counts_of(net->exchange)->pair_rows, (size_t)comm->n_ranks * sizeof(int64_t), t->pair_rows));
@@ -161,6 +165,9 @@ grace_status gr_tally_stats(gr_tally *t, gr_network *net, grace_stats *out) {
     s.n_prefill = t->n_prefill;
     s.n_decode = t->n_decode;
     s.n_tokens = t->n_prefill + t->n_decode;
+    s.moved_requests = t->moved.requests;
+    s.moved_kv_rows = t->moved.kv_rows;
+    s.moved_kv_bytes = t->moved.kv_bytes;
     s.pair_rows = t->pair_rows;
     s.load = t->load;
     s.idle_pairs = t->idle_pairs;

@@ -3,6 +3,8 @@
 #define GR_RUN_TALLY_H
 #include "comm/comm.h"
 #include "grace/engine.h"
+#include "run/batch.h"
+#include "run/move.h"
 #include "run/network.h"
 
 typedef struct gr_tally {
@@ -12,6 +14,8 @@ typedef struct gr_tally {
     bool pending;               /* a step's loads wait to be added up */
     int32_t n_steps;
     int64_t n_prefill, n_decode;    /* rows of all ranks */
+    int64_t n_started;          /* requests of all ranks that began since it was last set to 0 */
+    gr_moved moved;
     double prefill_us, decode_us;
     int64_t *load;              /* [n_layers, n_ranks] */
     int64_t idle_pairs, n_pairs;
@@ -22,9 +26,9 @@ typedef struct gr_tally {
 grace_status gr_tally_init(gr_tally *t, int32_t n_ranks, int32_t n_layers);
 void gr_tally_free(gr_tally *t);
 
-/* Once at the start of every step: adds up over the ranks the loads of the step before, and how many rows of each kind come now.
- * *more is false when no rank has any. Collective. */
-grace_status gr_tally_sync(gr_tally *t, gr_network *net, int32_t n_prefill, int32_t n_decode, bool *more);
+/* Once at the start of every step: adds up over the ranks the loads of the step before, and how many rows of each kind and new requests come now;
+ * NULL: none. *more is false when no rank has any rows. Collective. */
+grace_status gr_tally_sync(gr_tally *t, gr_network *net, const gr_batch *now, bool *more);
 /* After the step's forward: a mixed step's time is shared between prefill and decode by their rows. */
 void gr_tally_step(gr_tally *t, double wall_us);
 

@@ -126,7 +126,7 @@ static void homes_are_balanced_and_on_two_nodes_the_best_there_are(void **state)
         int32_t n = between(&rng, 0, 10), homes[10];
         double cost[20];
         for (int32_t i = 0; i < 2 * n; i++) cost[i] = seed % 2 ? gr_rng_uniform(&rng) : between(&rng, 0, 3);
-        claim(gr_homes_assign(cost, n, cluster, NULL, homes) == GRACE_OK, seed);
+        claim(gr_homes_assign(cost, n, cluster, NULL, NULL, homes) == GRACE_OK, seed);
         claim_balanced(homes, n, grace_cluster_ranks(cluster), seed);
         claim(fabs(cost_of(cost, homes, n, cluster) - best_of_two(cost, n, cluster.gpus_per_node)) < 1e-9, seed);
     }
@@ -141,7 +141,7 @@ static void homes_on_many_nodes_beat_turns(void **state) {
         double cost[90 * 8];
         for (int32_t i = 0; i < 8 * n; i++) cost[i] = gr_rng_uniform(&rng);
         for (int32_t i = 0; i < n; i++) turns[i] = i % 16;
-        claim(gr_homes_assign(cost, n, cluster, NULL, homes) == GRACE_OK, seed);
+        claim(gr_homes_assign(cost, n, cluster, NULL, NULL, homes) == GRACE_OK, seed);
         claim_balanced(homes, n, 16, seed);
         claim(cost_of(cost, homes, n, cluster) < 0.5 * cost_of(cost, turns, n, cluster), seed);
     }
@@ -191,8 +191,8 @@ static void aligned_labels_gather_a_topics_experts_on_one_node(void **state) {
             claim(same_copies(plan, before, l), seed);
             claim(fabs(sum_of(plan->layers[l].load_after, n_ranks) - sum_of(before->layers[l].load_after, n_ranks)) < 1e-6, seed);
         }
-        double was = (gr_homes_assign(total, s.n, cluster, NULL, homes), at_homes(&s, total, homes, cluster.gpus_per_node));
-        double is = (gr_homes_assign(aligned, s.n, cluster, NULL, homes), at_homes(&after, aligned, homes, cluster.gpus_per_node));
+        double was = (gr_homes_assign(total, s.n, cluster, NULL, NULL, homes), at_homes(&s, total, homes, cluster.gpus_per_node));
+        double is = (gr_homes_assign(aligned, s.n, cluster, NULL, NULL, homes), at_homes(&after, aligned, homes, cluster.gpus_per_node));
         claim(is <= was + 1e-3, seed);
         improved += is < 0.9 * was;
         gr_sends_free(&s), gr_sends_free(&after);
@@ -223,8 +223,8 @@ static void token_ids_that_tell_the_topic_choose_nearly_the_best_homes(void **st
         gr_sends_total(&s, total);
         for (int32_t i = 0; i < 30; i++) gr_token_saves_add(&v, grace_trace_token_ids(t) + s.index[i] * 16, 16, cost + 2 * i);
         double random = mean_over_nodes(&s, total);
-        double oracle = (gr_homes_assign(total, 30, cluster, NULL, homes), at_homes(&s, total, homes, 2));
-        double vocab = (gr_homes_assign(cost, 30, cluster, NULL, homes), at_homes(&s, total, homes, 2));
+        double oracle = (gr_homes_assign(total, 30, cluster, NULL, NULL, homes), at_homes(&s, total, homes, 2));
+        double vocab = (gr_homes_assign(cost, 30, cluster, NULL, NULL, homes), at_homes(&s, total, homes, 2));
         claim(oracle < random && vocab - oracle < 0.25 * (random - oracle), seed);
         gr_sends_free(&s), gr_sends_free(&seen), gr_token_saves_free(&v);
         grace_trace_reader_close(r), grace_plan_free(plan), grace_trace_close(t);

@@ -26,10 +26,11 @@ enum { WORLD_RANKS_MAX = 8, WORLD_REQUESTS_MAX = 20, WORLD_PROMPT_MAX = 14, WORL
 static char case_name[160];         /* what runs now, for messages */
 static char world_dir[64];          /* the same on every rank; rank 0 made it */
 static grace_model *model;
+static int world_kv_heads = 2;      /* of 2 heads */
 
 static inline gr_tiny_model_options world_shape(void) {
     gr_tiny_model_options shape = gr_tiny_model_defaults();
-    shape.n_experts = 12, shape.top_k = 3, shape.vocab = WORLD_VOCAB;
+    shape.n_experts = 12, shape.top_k = 3, shape.vocab = WORLD_VOCAB, shape.n_kv_heads = world_kv_heads;
     return shape;
 }
 
@@ -79,11 +80,15 @@ static inline grace_engine_options world_options(void) {
     return opt;
 }
 
-/* Submits all, runs, collects. The engine stays open for its numbers. */
-static inline grace_engine *run_requests(const grace_model *m, const grace_engine_options *opt, const gr_random_requests *all, run_result *out) {
+/* Submits some, runs a few steps, submits the others, runs, collects. The engine stays open for its numbers. */
+static inline grace_engine *run_in_parts(const grace_model *m, const grace_engine_options *opt, const gr_random_requests *all, int32_t n_early, int32_t n_steps,
+                                         run_result *out) {
     grace_engine *engine = NULL;
+    bool more;
     assert_ok(grace_engine_open(m, opt, &engine));
-    for (int32_t i = 0; i < all->n; i++) assert_ok(grace_engine_submit(engine, &all->requests[i]));
+    for (int32_t i = 0; i < n_early; i++) assert_ok(grace_engine_submit(engine, &all->requests[i]));
+    for (int32_t i = 0; i < n_steps; i++) assert_ok(grace_engine_step(engine, &more));
+    for (int32_t i = n_early; i < all->n; i++) assert_ok(grace_engine_submit(engine, &all->requests[i]));
     assert_ok(grace_engine_run(engine));
     assert_ok(grace_engine_collect(engine));
     memset(out, 0, sizeof *out);
@@ -97,6 +102,10 @@ static inline grace_engine *run_requests(const grace_model *m, const grace_engin
         memcpy(out->ids[i], r->ids, (size_t)r->n_ids * sizeof(int32_t));
     }
     return engine;
+}
+
+static inline grace_engine *run_requests(const grace_model *m, const grace_engine_options *opt, const gr_random_requests *all, run_result *out) {
+    return run_in_parts(m, opt, all, all->n, 0, out);
 }
 
 /* ---- the trace of a run, and everything counted from it ---- */

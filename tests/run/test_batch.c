@@ -118,6 +118,22 @@ static void nobody_overtakes_a_request_that_waits_for_memory(void **state) {
     assert_int_equal(rows_of(2), 1);
 }
 
+static void one_that_came_running_goes_on_behind_one_that_waits_for_memory(void **state) {
+    (void)state;
+    start(0, 1, ROWS, 2 * GR_KV_PAGE);
+    add(GR_KV_PAGE, 1);                     /* two pages: waits */
+    add(5, 1);
+    batch.sequences[1]->kv = gr_kv_take(&kv, 6), batch.sequences[1]->n_computed = 2;
+    assert_int_equal(step(), 3);            /* the rest of request 1, which ends */
+    assert_int_equal(rows_of(1), 3);
+    assert_int_equal(batch.n_started, 0);
+    assert_int_equal(step(), ROWS);
+    assert_int_equal(rows_of(0), ROWS);
+    assert_int_equal(batch.n_started, 1);
+    assert_int_equal(step(), ROWS);
+    assert_int_equal(batch.n_started, 0);
+}
+
 static void a_rank_computes_only_its_own_requests(void **state) {
     (void)state;
     start(1, 3, 64, 8 * CONTEXT);
@@ -191,6 +207,7 @@ int main(void) {
         cmocka_unit_test_teardown(a_long_prompt_comes_in_chunks, stop),
         cmocka_unit_test_teardown(decode_rows_come_before_new_prompts, stop),
         cmocka_unit_test_teardown(nobody_overtakes_a_request_that_waits_for_memory, stop),
+        cmocka_unit_test_teardown(one_that_came_running_goes_on_behind_one_that_waits_for_memory, stop),
         cmocka_unit_test_teardown(a_rank_computes_only_its_own_requests, stop),
         cmocka_unit_test_teardown(a_scored_prompt_wants_every_row, stop),
         cmocka_unit_test_teardown(random_requests_all_finish_in_order_and_return_their_pages, stop),

@@ -84,6 +84,34 @@ static void by_turns_nothing_changes(void **state) {
     grace_plan_free(plan);
 }
 
+static void histogram_begins_by_token_ids_or_by_turns_of_those_who_hold_fewest(void **state) {
+    (void)state;
+    int8_t saved[2 * VOCAB];
+    grace_plan *plan = plan_with_saves(saved);
+    for (int known = 0; known <= 1; known++) {
+        gr_homing h;
+        gr_batch b;
+        plan->token_saves.vocab = known ? VOCAB : 0;
+        assert_int_equal(gr_homing_init(&h, plan, GRACE_HOMES_HISTOGRAM, VOCAB), GRACE_OK);
+        assert_int_equal(gr_batch_init(&b, 0, 4, ROWS), GRACE_OK);
+        for (int32_t i = 0; i < 3; i++) submit(&b, (const int32_t[]){1, 3}, 2);
+        assert_int_equal(gr_homing_assign(&h, &b, 0), GRACE_OK);
+        for (int32_t i = 0; i < 3 && !known; i++) assert_int_equal(home_of(&b, i), i);
+        if (known) assert_int_equal((home_of(&b, 0) == 2 || home_of(&b, 0) == 3) + home_of(&b, 1) / 2 + home_of(&b, 2) / 2, 2);
+        h.held[1]--, h.held[3]++;           /* request 1 has moved */
+        submit(&b, (const int32_t[]){0}, 1);
+        assert_int_equal(gr_homing_assign(&h, &b, 3), GRACE_OK);
+        if (!known) assert_int_equal(home_of(&b, 3), 1);
+        gr_batch_free(&b);
+        gr_homing_free(&h);
+    }
+    plan->token_saves.vocab = VOCAB;
+    gr_homing h;
+    assert_int_equal(gr_homing_init(&h, plan, GRACE_HOMES_HISTOGRAM, VOCAB - 1), GRACE_ERR_MISMATCH);
+    gr_homing_free(&h);
+    grace_plan_free(plan);
+}
+
 static void a_plan_that_cannot_tell_is_refused(void **state) {
     (void)state;
     int8_t saved[2 * VOCAB];
@@ -106,6 +134,7 @@ int main(void) {
         cmocka_unit_test(requests_go_where_their_ids_save_most_while_ranks_stay_even),
         cmocka_unit_test(ranks_stay_even_over_submissions_that_all_want_one_node),
         cmocka_unit_test(by_turns_nothing_changes),
+        cmocka_unit_test(histogram_begins_by_token_ids_or_by_turns_of_those_who_hold_fewest),
         cmocka_unit_test(a_plan_that_cannot_tell_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
