@@ -54,9 +54,10 @@ static void bench_others(const char *model, const moe_case *c, double floor_us) 
     point mma = measure([&](cudaStream_t s) { gr_cuda_experts_mma(c->experts, &c->pairs, c->d_rows, c->d_y, c->n_rows * c->top_k >= 96 * c->n_slots, s); });
     printf("{\"bench\":\"gpu_moe_others\",\"model\":\"%s\",\"rows\":%d,\"mma_us\":%.1f,\"mma_ratio\":%.2f", model, c->n_rows, mma.us, mma.us / floor_us);
     fflush(stdout);
-    for (int many = 0; many < 2; many++) {
+    static const char *const names[] = {"few", "many", "peers"};
+    for (int many = 0; many < 3; many++) {
         point fused = measure([&](cudaStream_t s) { gr_cuda_experts_fused(c->experts, &c->pairs, c->d_rows, c->d_y, many, s); });
-        printf(",\"fused_%s_us\":%.1f", many ? "many" : "few", fused.us);
+        printf(",\"fused_%s_us\":%.1f", names[many], fused.us);
     }
     printf("}\n");
     fflush(stdout);

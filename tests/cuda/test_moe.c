@@ -127,7 +127,7 @@ static void check(moe_case c, spread how) {
 
 /* ---- both products in one kernel ---- */
 
-static bool fused_agrees(const moe_case *c, bool many, const uint16_t *expected) {
+static bool fused_agrees(const moe_case *c, int many, const uint16_t *expected) {
     size_t n = (size_t)c->n_rows * c->hidden, at = 0;
     uint16_t *found = malloc(n * 2 + 2);
     must(cudaMemset(c->d_act, 0xFF, (size_t)c->n_rows * c->top_k * c->width * 2) == cudaSuccess, "poison");
@@ -147,7 +147,8 @@ static void check_fused(moe_case c, spread how) {
     uint16_t *expected = malloc((size_t)c.n_rows * c.hidden * 2 + 2);
     moe_case_run(&c, NULL);
     to_host(expected, c.d_out, (size_t)c.n_rows * c.hidden * 2);
-    for (int i = 0; i < 6; i++) claim(fused_agrees(&c, i >= 3, expected), i >= 3 ? "fused many" : "fused few", &c);
+    static const char *const names[] = {"fused few", "fused many", "fused many, pairs of blocks"};
+    for (int i = 0; i < 9; i++) claim(fused_agrees(&c, i / 3, expected), names[i / 3], &c);
     free(expected);
     moe_case_close(&c);
 }

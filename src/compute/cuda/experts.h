@@ -22,7 +22,7 @@ struct gr_cuda_experts {
  * other 128 x 256, where arithmetic is. */
 grace_status gr_cuda_experts_few(const gr_cuda_experts *e, const gr_cuda_pairs *pairs, const void *rows, void *y, cudaStream_t stream);
 grace_status gr_cuda_experts_many(const gr_cuda_experts *e, const gr_cuda_pairs *pairs, const void *rows, void *y, cudaStream_t stream);
-grace_status gr_cuda_experts_fused(const gr_cuda_experts *e, const gr_cuda_pairs *pairs, const void *rows, void *y, bool many, cudaStream_t stream);
+grace_status gr_cuda_experts_fused(const gr_cuda_experts *e, const gr_cuda_pairs *pairs, const void *rows, void *y, int which, cudaStream_t stream);
 grace_status gr_cuda_experts_mma(const gr_cuda_experts *e, const gr_cuda_pairs *pairs, const void *rows, void *y, bool many, cudaStream_t stream);
 grace_status gr_cuda_experts_plain(const gr_cuda_experts *e, const gr_cuda_pairs *pairs, const void *rows, void *y, cudaStream_t stream);
 

@@ -28,6 +28,16 @@ struct walk {
     int32_t up_across, down_across, n_up, n_all;
 };
 
+// This block's part of a tile that PEERS blocks share: whole groups of 64 rows, about alike.
+template <int BM, int PEERS> __device__ __forceinline__ tile own_part(tile w) {
+    if (PEERS == 1) return w;
+    int32_t rank = hopper::cluster_rank(), each = (w.n_pairs + 64 * PEERS - 1) / (64 * PEERS) * 64, first = min(rank * each, w.n_pairs);
+    w.row_tile = w.row_tile * PEERS + rank;
+    w.first_pair += first;
+    w.n_pairs = min(w.n_pairs - first, each);
+    return w;
+}
+
 template <int BN> __device__ walk walk_of(const product &up, const product &down, const int32_t *tiles_before) {
     int32_t n_rows = tiles_before[up.pairs.n_slots], up_across = n_across_of<BN>(up), down_across = n_across_of<BN>(down);
     return {tiles_before, up_across, down_across, n_rows * up_across, n_rows * (up_across + down_across)};
@@ -41,7 +51,7 @@ template <int STAGES> __device__ __forceinline__ void advance(ring_place &r) {
     if (++r.stage == STAGES) r.stage = 0, r.parity ^= 1;
 }
 
-template <int BM, int BN, int STAGES> struct ring {
+template <int BM, int BN, int STAGES, int PEERS> struct ring {
     static const int32_t A_BYTES = BM * ROW_BYTES, B_BYTES = BN * ROW_BYTES, BYTES = STAGES * (A_BYTES + B_BYTES);
     static const int32_t ARRIVALS = WARPGROUP + 1;      // on full: every producer, and once more the one that asks for weights
     char *data;
@@ -52,16 +62,18 @@ template <int BM, int BN, int STAGES> struct ring {
 
 // ---- producers ----
 
-template <int BM, int BN, int STAGES>
-__device__ __forceinline__ void ask_weights(const product &p, const ring<BM, BN, STAGES> &r, const CUtensorMap *map, const tile &w, int32_t stage, int32_t k) {
+template <int BM, int BN, int STAGES, int PEERS>
+__device__ __forceinline__ void ask_weights(const product &p, const ring<BM, BN, STAGES, PEERS> &r, const CUtensorMap *map, const tile &w, int32_t stage, int32_t k) {
+    const int32_t first = w.slot * p.n_weight_rows + w.across * BN, own = hopper::cluster_rank() * (BN / PEERS);
     hopper::arrive_expecting(&r.full[stage], r.B_BYTES);
-    for (int i = 0; i < BN; i += GR_CUDA_WEIGHT_BOX_ROWS)
-        hopper::copy_box(r.b(stage) + i * ROW_BYTES, map, k, w.slot * p.n_weight_rows + w.across * BN + i, &r.full[stage]);
+    for (int i = 0; i < BN / PEERS; i += GR_CUDA_WEIGHT_BOX_ROWS)
+        if (PEERS == 1) hopper::copy_box(r.b(stage) + i * ROW_BYTES, map, k, first + i, &r.full[stage]);
+        else hopper::copy_box_to_peers(r.b(stage) + (own + i) * ROW_BYTES, map, k, first + own + i, &r.full[stage], (1 << PEERS) - 1);
 }
 
 // All gather rows, 16 bytes a thread: eight threads a row, placed as the swizzle wants them; the first thread asks for the weights.
-template <int BM, int BN, int STAGES>
-__device__ void produce_up(const product &p, const ring<BM, BN, STAGES> &r, const CUtensorMap *weights, const tile &w, ring_place &at) {
+template <int BM, int BN, int STAGES, int PEERS>
+__device__ void produce_up(const product &p, const ring<BM, BN, STAGES, PEERS> &r, const CUtensorMap *weights, const tile &w, ring_place &at) {
     const int32_t ROWS = BM / 16, thread = threadIdx.x, chunk = thread % 8, row = thread / 8;
     const uint32_t place = row * ROW_BYTES + ((chunk ^ row % 8) << 4);      // rows 16 apart swizzle alike
     int32_t source[ROWS];
@@ -89,8 +101,8 @@ __device__ void await_rows(int32_t *written, int32_t n_expected, int32_t n_reade
 }
 
 // Thread 0 asks for weights and never waits for act; the second warp's first thread asks for rows of act, as many groups of 64 as exist.
-template <int BM, int BN, int STAGES>
-__device__ void produce_down(const product &p, const ring<BM, BN, STAGES> &r, const CUtensorMap *rows, const CUtensorMap *weights, const walk &all,
+template <int BM, int BN, int STAGES, int PEERS>
+__device__ void produce_down(const product &p, const ring<BM, BN, STAGES, PEERS> &r, const CUtensorMap *rows, const CUtensorMap *weights, const walk &all,
                              int32_t *written, const tile &w, ring_place &at) {
     int32_t n_groups = (w.n_pairs + 63) / 64;
     for (int32_t k = 0; k < p.k; k += BK) {
@@ -109,6 +121,13 @@ __device__ void produce_down(const product &p, const ring<BM, BN, STAGES> &r, co
 }
 
 // ---- consumers ----
+
+// A warp has read a stage: here, and of what peers sent.
+template <int PEERS> __device__ __forceinline__ void give_back(uint64_t *empty) {
+    int32_t lane = threadIdx.x % 32;
+    if (PEERS == 1 && lane == 0) hopper::arrive(empty);
+    if (PEERS > 1 && lane < PEERS) hopper::arrive_at(empty, lane);
+}
 
 // The warpgroup's 64 x BN sums go out as bf16, 16 bytes a thread; with SWIGLU each 128 columns are 64 of gate and the same 64 of up.
 template <int BN, bool SWIGLU> __device__ void write_tile(const product &p, const tile &w, int32_t first_row, const float (&d)[BN / 2]) {
@@ -151,8 +170,8 @@ template <int STAGES> __device__ void tell_written(consumer<STAGES> &c) {
 }
 
 // d = the group's 64 rows of the tile times its weights. What the tile before owes is told under the products: a fence waits for its stores.
-template <int BM, int BN, int STAGES, bool UP>
-__device__ __forceinline__ void multiply(const product &p, const ring<BM, BN, STAGES> &r, consumer<STAGES> &c, float (&d)[BN / 2]) {
+template <int BM, int BN, int STAGES, int PEERS, bool UP>
+__device__ __forceinline__ void multiply(const product &p, const ring<BM, BN, STAGES, PEERS> &r, consumer<STAGES> &c, float (&d)[BN / 2]) {
     const int32_t n_pieces = (p.k + BK - 1) / BK, tell_at = min(4, n_pieces - 1);
     for (int32_t i = 0; i < n_pieces; i++) {
         hopper::wait(&r.full[c.at.stage], c.at.parity);
@@ -167,37 +186,37 @@ __device__ __forceinline__ void multiply(const product &p, const ring<BM, BN, ST
         if (UP && i == tell_at) tell_written(c);
         if (i == 0) continue;
         wgmma::wait<1>();               // the piece before is read: its place is free
-        if (threadIdx.x % 32 == 0) hopper::arrive(&r.empty[c.done.stage]);
+        give_back<PEERS>(&r.empty[c.done.stage]);
         advance<STAGES>(c.done);
     }
     wgmma::wait<0>();
-    if (threadIdx.x % 32 == 0) hopper::arrive(&r.empty[c.done.stage]);
+    give_back<PEERS>(&r.empty[c.done.stage]);
     advance<STAGES>(c.done);
 }
 
 // None of the tile's rows are this group's: the others get the tensor cores.
-template <int BM, int BN, int STAGES> __device__ void pass(const product &p, const ring<BM, BN, STAGES> &r, consumer<STAGES> &c) {
+template <int BM, int BN, int STAGES, int PEERS> __device__ void pass(const product &p, const ring<BM, BN, STAGES, PEERS> &r, consumer<STAGES> &c) {
     tell_written(c);
     for (int32_t k = 0; k < p.k; k += BK) {
         hopper::wait(&r.full[c.at.stage], c.at.parity);
-        if (threadIdx.x % 32 == 0) hopper::arrive(&r.empty[c.at.stage]);
+        give_back<PEERS>(&r.empty[c.at.stage]);
         advance<STAGES>(c.at);
     }
     c.done = c.at;
 }
 
-template <int BM, int BN, int STAGES, bool UP>
-__device__ __forceinline__ void consume(const product &p, const ring<BM, BN, STAGES> &r, consumer<STAGES> &c, const tile &w, int32_t *written) {
+template <int BM, int BN, int STAGES, int PEERS, bool UP>
+__device__ __forceinline__ void consume(const product &p, const ring<BM, BN, STAGES, PEERS> &r, consumer<STAGES> &c, const tile &w, int32_t *written) {
     if (w.n_pairs <= c.group * 64) return pass(p, r, c);
     float d[BN / 2];
-    multiply<BM, BN, STAGES, UP>(p, r, c, d);
+    multiply<BM, BN, STAGES, PEERS, UP>(p, r, c, d);
     write_tile<BN, UP>(p, w, c.group * 64, d);
     if (UP) c.owed = written + w.row_tile;
 }
 
 // ---- the kernel: as many blocks as the device has processors. Shared: the ring, its barriers, tiles_before ----
 
-template <int BM, int BN, int STAGES>
+template <int BM, int BN, int STAGES, int PEERS>
 __global__ __launch_bounds__(WARPGROUP *(1 + BM / 64), 1) void both_products(const __grid_constant__ CUtensorMap up_weights,
                                                                              const __grid_constant__ CUtensorMap act, const __grid_constant__ CUtensorMap
                                                                              down_weights, product up, product down, int32_t *written) {
@@ -205,50 +224,60 @@ __global__ __launch_bounds__(WARPGROUP *(1 + BM / 64), 1) void both_products(con
     __shared__ uint64_t full[STAGES], empty[STAGES];
     __shared__ int32_t tiles_before[GR_CUDA_SLOTS_MAX + 1];
     const int32_t GROUPS = BM / 64, group = (int32_t)threadIdx.x / WARPGROUP - 1;
-    ring<BM, BN, STAGES> r = {shared_raw + (-hopper::shared_address(shared_raw) & 1023), full, empty};
-    if (threadIdx.x < 32) count_tiles<BM>(up.pairs, tiles_before);
+    ring<BM, BN, STAGES, PEERS> r = {shared_raw + (-hopper::shared_address(shared_raw) & 1023), full, empty};
+    if (threadIdx.x < 32) count_tiles<BM * PEERS>(up.pairs, tiles_before);
     if (threadIdx.x == 32) {
-        for (int i = 0; i < STAGES; i++) hopper::barrier_init(&full[i], r.ARRIVALS), hopper::barrier_init(&empty[i], 4 * GROUPS);
+        for (int i = 0; i < STAGES; i++) hopper::barrier_init(&full[i], r.ARRIVALS), hopper::barrier_init(&empty[i], 4 * GROUPS * PEERS);
         hopper::barrier_init_done();
     }
-    __syncthreads();        // tiles and barriers are there
+    if (PEERS == 1) __syncthreads();        // tiles and barriers are there
+    else hopper::cluster_sync();            // in every block of the cluster
     const walk all = walk_of<BN>(up, down, tiles_before);
     if (group < 0) {
         if (GROUPS > 1) hopper::registers_give<56>();
         ring_place at = {0, 1};
-        for (int32_t t = blockIdx.x; t < all.n_all; t += gridDim.x)
-            if (t < all.n_up) produce_up(up, r, &up_weights, tile_at<BM>(up.pairs, tiles_before, all.up_across, t), at);
-            else produce_down(down, r, &act, &down_weights, all, written, tile_at<BM>(up.pairs, tiles_before, all.down_across, t - all.n_up), at);
+        for (int32_t t = blockIdx.x / PEERS; t < all.n_all; t += gridDim.x / PEERS)
+            if (t < all.n_up) produce_up(up, r, &up_weights, own_part<BM, PEERS>(tile_at<BM * PEERS>(up.pairs, tiles_before, all.up_across, t)), at);
+            else produce_down(down, r, &act, &down_weights, all, written, own_part<BM, PEERS>(tile_at<BM * PEERS>(up.pairs, tiles_before, all.down_across, t - all.n_up)), at);
     } else {
         if (GROUPS > 1) hopper::registers_take<224>();
         consumer<STAGES> c = {group, {0, 0}, {0, 0}, nullptr};
-        if (group > 0 && (int32_t)blockIdx.x < all.n_all)       // groups out of step: one writes its tile while the other multiplies
+        if (group > 0 && (int32_t)blockIdx.x / PEERS < all.n_all)       // groups out of step: one writes its tile while the other multiplies
             hopper::wait(&full[min(STAGES / 2, (min(up.k, down.k) + BK - 1) / BK - 1)], 0);
-        for (int32_t t = blockIdx.x; t < all.n_all; t += gridDim.x) {
-            if (t < all.n_up) consume<BM, BN, STAGES, true>(up, r, c, tile_at<BM>(up.pairs, tiles_before, all.up_across, t), written);
-            else consume<BM, BN, STAGES, false>(down, r, c, tile_at<BM>(up.pairs, tiles_before, all.down_across, t - all.n_up), written);
-            if (t + (int32_t)gridDim.x >= all.n_up) tell_written(c);     // tiles of down wait for it, maybe this block's next
+        for (int32_t t = blockIdx.x / PEERS; t < all.n_all; t += gridDim.x / PEERS) {
+            if (t < all.n_up) consume<BM, BN, STAGES, PEERS, true>(up, r, c, own_part<BM, PEERS>(tile_at<BM * PEERS>(up.pairs, tiles_before, all.up_across, t)), written);
+            else consume<BM, BN, STAGES, PEERS, false>(down, r, c, own_part<BM, PEERS>(tile_at<BM * PEERS>(up.pairs, tiles_before, all.down_across, t - all.n_up)), written);
+            if (t + (int32_t)gridDim.x / PEERS >= all.n_up) tell_written(c);     // tiles of down wait for it, maybe this block's next
         }
     }
+    __syncwarp();
+    if (PEERS > 1) hopper::cluster_sync();      // nobody leaves while a peer may still send to it or give back
 }
 
-template <int BM, int BN, int STAGES>
+template <int BM, int BN, int STAGES, int PEERS>
 grace_status launch(const gr_cuda_experts *e, const gr_cuda_pairs *pairs, const void *rows, void *y, cudaStream_t stream) {
-    const int bytes = ring<BM, BN, STAGES>::BYTES + 1024;
-    auto kernel = both_products<BM, BN, STAGES>;
+    const int bytes = ring<BM, BN, STAGES, PEERS>::BYTES + 1024;
+    auto kernel = both_products<BM, BN, STAGES, PEERS>;
     static bool ready = false;
     if (!ready) {
         grace_status st = gr_cuda_status(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), "shared memory of both_products");
         if (st) return st;
         ready = true;
     }
-    kernel<<<e->n_processors, WARPGROUP *(1 + BM / 64), bytes, stream>>>(e->up_boxes, e->act_boxes, e->down_boxes, up_product(e, pairs, rows),
-                                                                         down_product(e, pairs, y), e->written);
-    return gr_cuda_status(cudaGetLastError(), "both_products");
+    cudaLaunchAttribute cluster = {};
+    cluster.id = cudaLaunchAttributeClusterDimension;
+    cluster.val.clusterDim.x = PEERS, cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = e->n_processors / PEERS * PEERS, config.blockDim = WARPGROUP * (1 + BM / 64), config.dynamicSmemBytes = bytes, config.stream = stream;
+    config.attrs = &cluster, config.numAttrs = PEERS > 1;
+    return gr_cuda_status(cudaLaunchKernelEx(&config, kernel, e->up_boxes, e->act_boxes, e->down_boxes, up_product(e, pairs, rows), down_product(e, pairs, y),
+                                             e->written), "both_products");
 }
 
 }  // namespace
 
-extern "C" grace_status gr_cuda_experts_fused(const gr_cuda_experts *e, const gr_cuda_pairs *pairs, const void *rows, void *y, bool many, cudaStream_t stream) {
-    return many ? launch<128, 256, 4>(e, pairs, rows, y, stream) : launch<64, 128, 8>(e, pairs, rows, y, stream);
+extern "C" grace_status gr_cuda_experts_fused(const gr_cuda_experts *e, const gr_cuda_pairs *pairs, const void *rows, void *y, int which, cudaStream_t stream) {
+    if (which == 0) return launch<64, 128, 8, 1>(e, pairs, rows, y, stream);
+    if (which == 1) return launch<128, 256, 4, 1>(e, pairs, rows, y, stream);
+    return launch<128, 256, 4, 2>(e, pairs, rows, y, stream);
 }

@@ -17,14 +17,32 @@ __device__ __forceinline__ void arrive(uint64_t *b) { asm volatile("mbarrier.arr
 __device__ __forceinline__ void arrive_expecting(uint64_t *b, uint32_t bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(b)), "r"(bytes) : "memory");
 }
+// Ends: after seconds without an end of the phase there is a bug, and the kernel traps.
 __device__ __forceinline__ void wait(uint64_t *b, uint32_t parity) {
-    uint32_t done;
+    uint32_t done, patience = 1u << 26;
     do {
         asm volatile("{\n.reg .pred p;\nmbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\nselp.u32 %0, 1, 0, p;\n}\n"
                      : "=r"(done)
                      : "r"(shared_address(b)), "r"(parity)
                      : "memory");
+        if (--patience == 0) __trap();
     } while (!done);
+}
+
+// At the barrier that block `rank` of the cluster has at this place. What it guards is read by tensor cores: no fence for memory outside.
+__device__ __forceinline__ void arrive_at(uint64_t *b, uint32_t rank) {
+    asm volatile("{\n.reg .b32 there;\nmapa.shared::cluster.u32 there, %0, %1;\nmbarrier.arrive.shared::cluster.b64 _, [there];\n}\n" ::"r"(
+                     shared_address(b)),
+                 "r"(rank)
+                 : "memory");
+}
+__device__ __forceinline__ uint32_t cluster_rank() {
+    uint32_t rank;
+    asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+    return rank;
+}
+__device__ __forceinline__ void cluster_sync() {
+    asm volatile("barrier.cluster.arrive.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
 }
 
 // ---- copies into shared memory ----
@@ -32,6 +50,14 @@ __device__ __forceinline__ void wait(uint64_t *b, uint32_t parity) {
 __device__ __forceinline__ void copy_box(void *to, const CUtensorMap *map, int column, int row, uint64_t *b) {
     asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], [%2];" ::"r"(shared_address(to)),
                  "l"((uint64_t)map), "r"(shared_address(b)), "r"(column), "r"(row)
+                 : "memory");
+}
+
+// The same box into every block of the cluster named in `mask`, at the same place, for the barrier at the same place there.
+__device__ __forceinline__ void copy_box_to_peers(void *to, const CUtensorMap *map, int column, int row, uint64_t *b, uint16_t mask) {
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%3, %4}], [%2], %5;" ::"r"(
+                     shared_address(to)),
+                 "l"((uint64_t)map), "r"(shared_address(b)), "r"(column), "r"(row), "h"(mask)
                  : "memory");
 }
 
