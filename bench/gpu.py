@@ -259,20 +259,24 @@ def engine_table(doc):
 
 
 def is_case(key, value):
-    return not isinstance(value, float) and not re.search("_us$|_tflops$|_ms$", key) and key not in ("bench", "date", "commit", "device", "tflops")
+    return not isinstance(value, float) and not re.search("_us$|_tflops$|_ms$", key) and key not in ("us", "bench", "date", "commit", "device", "tflops")
+
+
+def time_of(row):
+    return next((row[k] for k in ("median_us", "run_us", "us") if k in row), None)
 
 
 def kernel_tables(doc):
     lines = ["## Kernels", ""]
     for name, rows in doc["kernels"].items():
-        timed = [r for r in rows if "median_us" in r]
+        timed = [r for r in rows if time_of(r) is not None]
         if not timed:
             continue
         lines += ["**%s**" % name, "", "| case | us | floor us | ratio | rate |", "|---|---|---|---|---|"]
         for r in timed:
             case = ", ".join(str(v) if isinstance(v, str) else "%s %s" % (k, v) for k, v in r.items() if is_case(k, v))
             rate = ", ".join("%.3g %s" % (r[k], unit) for k, unit in (("tflops", "TFLOP/s"), ("tb_s", "TB/s")) if k in r)
-            lines.append("| %s | %.1f | %s | %s | %s |" % (case, r["median_us"], "%.1f" % r["floor_us"] if "floor_us" in r else "",
+            lines.append("| %s | %.1f | %s | %s | %s |" % (case, time_of(r), "%.1f" % r["floor_us"] if "floor_us" in r else "",
                                                      "%.2f" % r["ratio"] if "ratio" in r else "", rate))
         lines.append("")
     return lines

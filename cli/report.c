@@ -48,7 +48,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
 
 static grace_status print_table(const gr_json *doc) {
     gr_buf text = {0};
-    grace_status st = gr_report_is_placements(doc) ? gr_report_placements_text(doc, &text) : gr_report_ladder_text(doc, &text);
+    grace_status st = gr_report_is_gpu(doc) ? gr_report_gpu_text(doc, &text) : gr_report_is_placements(doc) ? gr_report_placements_text(doc, &text) : gr_report_ladder_text(doc, &text);
     if (!st) fwrite(text.data, 1, text.n, stdout);
     gr_buf_free(&text);
     return st;
@@ -81,7 +81,7 @@ static grace_status report(const arguments *a) {
     gr_json *doc = NULL;
     gr_buf page = {0};
     GR_TRY(read_document(&a->inputs, &doc));
-    st = gr_report_html(doc, &page);
+    st = gr_report_is_gpu(doc) ? gr_report_gpu_svg(doc, &page) : gr_report_html(doc, &page);
     if (st) gr_fail_in(st, "%s", a->inputs.files[0]);
     if (st) goto done;
     GR_TRY(gr_file_replace(a->output, page.data, page.n));
@@ -94,9 +94,8 @@ done:
 
 int gr_cmd_report(int argc, char **argv) {
     static const struct argp argp = {options, parse, "FILE...", "Draw numbers as a self-contained HTML page, and print their table: of a ladder "
-                                                                "('grace bench ladder'), of "
-                                     "placements ('grace bench placements'), of simulations ('grace sim --json'), or of one or several plans "
-                                     "measured on a trace.", 0, 0, 0};
+                                     "('grace bench ladder'), of placements ('grace bench placements'), of simulations ('grace sim --json'), or of one or "
+                                     "several plans measured on a trace; or, of models on a GPU ('./run bench gpu'), as an SVG chart.", 0, 0, 0};
     arguments a = {.output = "report.html", .inputs = {.rates = "h200-25g"}};
     gr_arg_parse(&argp, 2, argc, argv, &a);
     grace_status st = report(&a);

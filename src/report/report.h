@@ -20,4 +20,9 @@ grace_status gr_report_ladder_text(const gr_json *doc, gr_buf *buf);
 /* The same of a placements document: a line a plan. */
 grace_status gr_report_placements_text(const gr_json *doc, gr_buf *buf);
 
+/* What ./run bench gpu wrote (docs/gpu-bench.md): its whole models as a chart, a picture by itself, and as a table. They fail like gr_report_html(). */
+bool gr_report_is_gpu(const gr_json *doc);
+grace_status gr_report_gpu_svg(const gr_json *doc, gr_buf *buf);
+grace_status gr_report_gpu_text(const gr_json *doc, gr_buf *buf);
+
 #endif
