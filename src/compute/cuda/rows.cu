@@ -1,0 +1,294 @@
+// Rows of activations, read once and written once: 16 bytes an access. Agrees with the entries of src/compute/cpu/cpu.c that are one loop.
+#include "compute/cuda/rows.h"
+
+#include "compute/cuda/cuda.h"
+#include "compute/cuda/lanes.cuh"
+
+namespace {
+
+// ---- element by element. Grid: all vectors of all rows in runs of THREADS * RUN; thread t of a block takes t, t + THREADS, ... of its run ----
+enum { THREADS = 256, RUN = 4 };
+
+struct place { int64_t row; int32_t at; bool valid; };
+
+// The r-th vector of this thread, as (row, vector of the row).
+__device__ __forceinline__ place place_of(int r, int64_t n_vectors, int32_t per_row) {
+    const int64_t i = (int64_t)blockIdx.x * (THREADS * RUN) + r * THREADS + threadIdx.x;
+    const int64_t row = i >> 32 ? i / per_row : (uint32_t)i / (uint32_t)per_row;
+    return {row, (int32_t)(i - row * per_row), i < n_vectors};
+}
+
+__global__ __launch_bounds__(THREADS) void copy_rows(const uint4 *from, const int32_t *index, int64_t n_vectors, int32_t per_row, uint4 *to) {
+    uint4 v[RUN];
+#pragma unroll
+    for (int r = 0; r < RUN; r++) {
+        const place p = place_of(r, n_vectors, per_row);
+        const int64_t row = p.valid ? index[p.row] : -1;
+        v[r] = row >= 0 ? from[row * per_row + p.at] : make_uint4(0, 0, 0, 0);
+    }
+#pragma unroll
+    for (int r = 0; r < RUN; r++) {
+        const place p = place_of(r, n_vectors, per_row);
+        if (p.valid) to[p.row * per_row + p.at] = v[r];
+    }
+}
+
+__device__ __forceinline__ uint4 sum(uint4 x, uint4 y) {
+    float a[8], b[8];
+    lanes::widen(x, a), lanes::widen(y, b);
+#pragma unroll
+    for (int i = 0; i < 8; i++) a[i] += b[i];
+    return lanes::narrow(a);
+}
+
+__global__ __launch_bounds__(THREADS) void add_all(uint4 *x, const uint4 *y, int64_t n_vectors) {
+    const int64_t first = (int64_t)blockIdx.x * (THREADS * RUN) + threadIdx.x;
+    uint4 a[RUN], b[RUN];
+#pragma unroll
+    for (int r = 0; r < RUN; r++)
+        if (first + r * THREADS < n_vectors) a[r] = x[first + r * THREADS], b[r] = y[first + r * THREADS];
+#pragma unroll
+    for (int r = 0; r < RUN; r++)
+        if (first + r * THREADS < n_vectors) x[first + r * THREADS] = sum(a[r], b[r]);
+}
+
+__global__ __launch_bounds__(THREADS) void add_bias(const float *bias, int64_t n_vectors, int32_t per_row, uint4 *x, int64_t step) {
+#pragma unroll
+    for (int r = 0; r < RUN; r++) {
+        const place p = place_of(r, n_vectors, per_row);
+        if (!p.valid) continue;
+        uint4 *to = x + p.row * step + p.at;
+        float a[8], b[8];
+        lanes::widen(*to, a), lanes::load_eight(bias + (int64_t)p.at * 8, b);
+#pragma unroll
+        for (int i = 0; i < 8; i++) a[i] += b[i];
+        *to = lanes::narrow(a);
+    }
+}
+
+__device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+
+template <bool LIMITED> __device__ __forceinline__ float activate(float gate, float up, float limit) {
+    if (!LIMITED) return gate / (1.0f + expf(-gate)) * up;
+    const float g = fminf(gate, limit), u = fmaxf(-limit, fminf(up, limit));
+    return g * sigmoid(1.702f * g) * (u + 1.0f);
+}
+
+template <bool LIMITED>
+__global__ __launch_bounds__(THREADS) void swiglu(const uint4 *gate_up, int64_t n_vectors, int32_t per_row, float limit, uint4 *out) {
+    uint4 gate[RUN], up[RUN];
+#pragma unroll
+    for (int r = 0; r < RUN; r++) {
+        const place p = place_of(r, n_vectors, per_row);
+        const uint4 *from = gate_up + p.row * 2 * per_row + p.at;
+        if (p.valid) gate[r] = from[0], up[r] = from[per_row];
+    }
+#pragma unroll
+    for (int r = 0; r < RUN; r++) {
+        const place p = place_of(r, n_vectors, per_row);
+        if (!p.valid) continue;
+        float g[8], u[8];
+        lanes::widen(gate[r], g), lanes::widen(up[r], u);
+#pragma unroll
+        for (int i = 0; i < 8; i++) g[i] = activate<LIMITED>(g[i], u[i], limit);
+        out[p.row * per_row + p.at] = lanes::narrow(g);
+    }
+}
+
+// ---- with a sum over the row: a warp a row where VECTORS * 32 vectors hold it, else a block a row of two vectors a thread. How a row is cut,
+// and so the order of its sum, depends on its width alone ----
+enum { ROWS_A_BLOCK = 4, NARROW_VECTORS = 128, WIDE_VECTORS_A_THREAD = 2 };
+
+template <bool WIDE> __device__ __forceinline__ int64_t row_of_thread(void) {
+    return WIDE ? blockIdx.x : (int64_t)blockIdx.x * ROWS_A_BLOCK + threadIdx.x / 32;
+}
+template <bool WIDE> __device__ __forceinline__ int32_t first_vector(void) { return WIDE ? threadIdx.x : threadIdx.x % 32; }
+template <bool WIDE> __device__ __forceinline__ int32_t vector_step(void) { return WIDE ? blockDim.x : 32; }
+
+template <bool WIDE> __device__ __forceinline__ float sum_of_row(float x) {
+    if (!WIDE) return lanes::sum_of_warp(x);
+    __shared__ float of_warp[32];
+    return lanes::sum_of_block(x, of_warp);
+}
+
+struct norm_args {
+    const float *w;
+    float eps;
+    int32_t n_rows, width;
+    uint4 *x;
+    const uint4 *y;
+    uint4 *out;
+    int64_t x_step, out_step;       // in vectors
+};
+
+template <int VECTORS, bool WIDE> __global__ __launch_bounds__(WIDE ? 1024 : ROWS_A_BLOCK * 32) void norm_rows(norm_args a) {
+    const int64_t row = row_of_thread<WIDE>();
+    const int32_t n = a.width / 8;
+    if (row >= a.n_rows) return;
+    uint4 x[VECTORS], y[VECTORS];
+    float squares = 0;
+#pragma unroll
+    for (int v = 0; v < VECTORS; v++) {
+        const int32_t at = first_vector<WIDE>() + v * vector_step<WIDE>();
+        x[v] = y[v] = make_uint4(0, 0, 0, 0);
+        if (at < n) x[v] = a.x[row * a.x_step + at];
+        if (at < n && a.y) y[v] = a.y[row * n + at];
+    }
+#pragma unroll
+    for (int v = 0; v < VECTORS; v++) {
+        const int32_t at = first_vector<WIDE>() + v * vector_step<WIDE>();
+        if (a.y) x[v] = sum(x[v], y[v]);
+        if (a.y && at < n) a.x[row * a.x_step + at] = x[v];
+        float e[8];
+        lanes::widen(x[v], e);
+#pragma unroll
+        for (int i = 0; i < 8; i++) squares = fmaf(e[i], e[i], squares);
+    }
+    const float scale = 1.0f / sqrtf(sum_of_row<WIDE>(squares) / (float)a.width + a.eps);
+#pragma unroll
+    for (int v = 0; v < VECTORS; v++) {
+        const int32_t at = first_vector<WIDE>() + v * vector_step<WIDE>();
+        if (at >= n) continue;
+        float e[8], w[8];
+        lanes::widen(x[v], e), lanes::load_eight(a.w + (int64_t)at * 8, w);
+#pragma unroll
+        for (int i = 0; i < 8; i++) e[i] = e[i] * scale * w[i];
+        a.out[row * a.out_step + at] = lanes::narrow(e);
+    }
+}
+
+struct scale_args { const uint4 *w, *x; int32_t n_rows, width; uint4 *y; };
+
+template <int VECTORS, bool WIDE> __global__ __launch_bounds__(WIDE ? 1024 : ROWS_A_BLOCK * 32) void scale_rows(scale_args a) {
+    const int64_t row = row_of_thread<WIDE>();
+    const int32_t n = a.width / 8;
+    if (row >= a.n_rows) return;
+    uint4 x[VECTORS], w[VECTORS], y[VECTORS];
+    float product = 0;
+#pragma unroll
+    for (int v = 0; v < VECTORS; v++) {
+        const int32_t at = first_vector<WIDE>() + v * vector_step<WIDE>();
+        x[v] = w[v] = make_uint4(0, 0, 0, 0);
+        if (at < n) x[v] = a.x[row * n + at], w[v] = a.w[at], y[v] = a.y[row * n + at];
+    }
+#pragma unroll
+    for (int v = 0; v < VECTORS; v++) {
+        float e[8], f[8];
+        lanes::widen(x[v], e), lanes::widen(w[v], f);
+#pragma unroll
+        for (int i = 0; i < 8; i++) product = fmaf(e[i], f[i], product);
+    }
+    const float by = sigmoid(sum_of_row<WIDE>(product));
+#pragma unroll
+    for (int v = 0; v < VECTORS; v++) {
+        const int32_t at = first_vector<WIDE>() + v * vector_step<WIDE>();
+        if (at >= n) continue;
+        float e[8];
+        lanes::widen(y[v], e);
+#pragma unroll
+        for (int i = 0; i < 8; i++) e[i] *= by;
+        a.y[row * n + at] = lanes::narrow(e);
+    }
+}
+
+}  // namespace
+
+// ---- launchers ----
+static unsigned runs_of(int64_t n_vectors) { return (unsigned)((n_vectors + THREADS * RUN - 1) / (THREADS * RUN)); }
+static unsigned narrow_blocks(int32_t n_rows) { return (unsigned)((n_rows + ROWS_A_BLOCK - 1) / ROWS_A_BLOCK); }
+static unsigned wide_threads(int32_t width) {
+    const int32_t threads = (width / 8 + WIDE_VECTORS_A_THREAD - 1) / WIDE_VECTORS_A_THREAD;
+    return (unsigned)((threads + 31) / 32 * 32);
+}
+
+static grace_status check_width(const char *what, int32_t width, int32_t most) {
+    if (width < 8 || width % 8) return gr_fail(GRACE_ERR_ARG, "cuda: %s of rows of %d: expected a multiple of 8", what, width);
+    if (width > most) return gr_fail(GRACE_ERR_LIMIT, "cuda: %s of rows of %d: at most %d", what, width, most);
+    return GRACE_OK;
+}
+
+static grace_status check_step(const char *what, int32_t width, int64_t step) {
+    if (step >= width && step % 8 == 0) return GRACE_OK;
+    return gr_fail(GRACE_ERR_ARG, "cuda: %s: rows of %d elements, %lld apart: expected a multiple of 8, at least %d", what, width, (long long)step,
+                   width);
+}
+
+extern "C" grace_status gr_cuda_gather(const void *in, const int32_t *index, int32_t n_rows, int32_t width, void *out, gr_cuda_stream stream) {
+    grace_status st = GRACE_OK;
+    const int64_t n_vectors = (int64_t)n_rows * (width / 8);
+    GR_TRY(check_width("copies", width, INT32_MAX));
+    if (n_rows == 0) return GRACE_OK;
+    copy_rows<<<runs_of(n_vectors), THREADS, 0, stream>>>((const uint4 *)in, index, n_vectors, width / 8, (uint4 *)out);
+    st = gr_cuda_status(cudaGetLastError(), "copy_rows");
+done:
+    return st;
+}
+
+extern "C" grace_status gr_cuda_embed(const void *table, const int32_t *id, int32_t n_rows, int32_t hidden, void *out, gr_cuda_stream stream) {
+    return gr_cuda_gather(table, id, n_rows, hidden, out, stream);
+}
+
+extern "C" grace_status gr_cuda_add(void *x, const void *y, int64_t n, gr_cuda_stream stream) {
+    if (n % 8) return gr_fail(GRACE_ERR_ARG, "cuda: addition of %lld elements: expected a multiple of 8", (long long)n);
+    if (n == 0) return GRACE_OK;
+    add_all<<<runs_of(n / 8), THREADS, 0, stream>>>((uint4 *)x, (const uint4 *)y, n / 8);
+    return gr_cuda_status(cudaGetLastError(), "add_all");
+}
+
+extern "C" grace_status gr_cuda_add_bias(const float *bias, int32_t n_rows, int32_t width, void *x, int64_t x_step, gr_cuda_stream stream) {
+    grace_status st = GRACE_OK;
+    const int64_t n_vectors = (int64_t)n_rows * (width / 8);
+    GR_TRY(check_width("a bias", width, INT32_MAX));
+    GR_TRY(check_step("a bias", width, x_step));
+    if (n_rows == 0) return GRACE_OK;
+    add_bias<<<runs_of(n_vectors), THREADS, 0, stream>>>(bias, n_vectors, width / 8, (uint4 *)x, x_step / 8);
+    st = gr_cuda_status(cudaGetLastError(), "add_bias");
+done:
+    return st;
+}
+
+extern "C" grace_status gr_cuda_swiglu(const void *gate_up, int32_t n_rows, int32_t width, float limit, void *out, gr_cuda_stream stream) {
+    grace_status st = GRACE_OK;
+    const int64_t n_vectors = (int64_t)n_rows * (width / 8);
+    GR_TRY(check_width("swiglu", width, INT32_MAX / 2));
+    if (n_rows == 0) return GRACE_OK;
+    if (limit > 0) swiglu<true><<<runs_of(n_vectors), THREADS, 0, stream>>>((const uint4 *)gate_up, n_vectors, width / 8, limit, (uint4 *)out);
+    else swiglu<false><<<runs_of(n_vectors), THREADS, 0, stream>>>((const uint4 *)gate_up, n_vectors, width / 8, 0, (uint4 *)out);
+    st = gr_cuda_status(cudaGetLastError(), "swiglu");
+done:
+    return st;
+}
+
+// kernel<VECTORS, WIDE> for rows of `width`.
+#define LAUNCH_BY_WIDTH(kernel, args, n_rows, width, stream)                                                                                    \
+    do {                                                                                                                                        \
+        if ((width) > NARROW_VECTORS * 8) kernel<WIDE_VECTORS_A_THREAD, true><<<(unsigned)(n_rows), wide_threads(width), 0, stream>>>(args);    \
+        else if ((width) > 64 * 8) kernel<4, false><<<narrow_blocks(n_rows), ROWS_A_BLOCK * 32, 0, stream>>>(args);                             \
+        else if ((width) > 32 * 8) kernel<2, false><<<narrow_blocks(n_rows), ROWS_A_BLOCK * 32, 0, stream>>>(args);                             \
+        else kernel<1, false><<<narrow_blocks(n_rows), ROWS_A_BLOCK * 32, 0, stream>>>(args);                                                   \
+    } while (0)
+
+extern "C" grace_status gr_cuda_norm(const float *w, float eps, int32_t n_rows, int32_t width, void *x, int64_t x_step, const void *y, void *out,
+                                     int64_t out_step, gr_cuda_stream stream) {
+    grace_status st = GRACE_OK;
+    const norm_args a = {w, eps, n_rows, width, (uint4 *)x, (const uint4 *)y, (uint4 *)out, x_step / 8, out_step / 8};
+    GR_TRY(check_width("a norm", width, GR_CUDA_WIDTH_MAX));
+    GR_TRY(check_step("a norm", width, x_step));
+    GR_TRY(check_step("a norm", width, out_step));
+    if (n_rows == 0) return GRACE_OK;
+    LAUNCH_BY_WIDTH(norm_rows, a, n_rows, width, stream);
+    st = gr_cuda_status(cudaGetLastError(), "norm_rows");
+done:
+    return st;
+}
+
+extern "C" grace_status gr_cuda_scale_rows(const void *w, const void *x, int32_t n_rows, int32_t hidden, void *y, gr_cuda_stream stream) {
+    grace_status st = GRACE_OK;
+    const scale_args a = {(const uint4 *)w, (const uint4 *)x, n_rows, hidden, (uint4 *)y};
+    GR_TRY(check_width("a scaling", hidden, GR_CUDA_WIDTH_MAX));
+    if (n_rows == 0) return GRACE_OK;
+    LAUNCH_BY_WIDTH(scale_rows, a, n_rows, hidden, stream);
+    st = gr_cuda_status(cudaGetLastError(), "scale_rows");
+done:
+    return st;
+}
