@@ -122,7 +122,7 @@ static int64_t tokens_within_rounding(const gr_goldens *g, int64_t n_tokens) {
     int64_t n = 0, n_open = 0;
     for (int p = 0; p < g->n_prompts; p++) {
         const gr_shard_tensor *margin = gr_golden(g, p, "topk_margin");
-        for (int64_t i = 0; i < margin->shape[0] * margin->shape[1]; i++, n++) n_open += gr_golden_float(margin, i) < gr_golden_margin_open(g);
+        for (int64_t i = 0; i < margin->shape[0] * margin->shape[1]; i++, n++) n_open += gr_golden_float(margin, i) < g->open_margin;
     }
     return n_tokens * g->info->n_moe_layers * n_open / n / 10 + 1;
 }

@@ -37,12 +37,12 @@ typedef struct gr_goldens {
     gr_shard file;
     int32_t n_prompts;
     double relative;                /* error, see above */
+    double open_margin;             /* of a choice of experts: under it either is right */
+    const char *device, *kernels;   /* grace_engine_options */
+    const grace_trace *forced;      /* routing that replaces the gates' choice (gr_golden_routing()); then only prompts run; NULL: none */
     double worst;                   /* largest error found, in bounds */
     int64_t n_rows, n_rows_checked; /* logits rows of the goldens; of them before a choice that may differ */
 } gr_goldens;
-
-/* Under this margin either choice is right: what float32 leaves of a probability. A logit moves a probability by a quarter at most. */
-static inline double gr_golden_margin_open(const gr_goldens *g) { return strcmp(g->info->family, "gpt_oss") ? 1e-5 : 4e-5; }
 
 /* ---- what the files say ---- */
 
@@ -77,18 +77,31 @@ static inline double gr_golden_config(const gr_json *config, const char *key) {
     return number;
 }
 
-static inline double gr_golden_relative(const char *dir) {
+/* Values that a token passes through one after the other, and the longest sum among them. */
+static inline double gr_golden_depth(const char *dir, double *longest) {
     char path[1024];
     gr_json *config = NULL;
     snprintf(path, sizeof path, "%s/config.json", dir);
     gr_assert_ok(gr_json_load(path, &config));
-    double layers = gr_golden_config(config, "num_hidden_layers"), longest = gr_golden_config(config, "hidden_size");
-    longest = fmax(longest, gr_golden_config(config, "intermediate_size"));
+    double layers = gr_golden_config(config, "num_hidden_layers");
+    *longest = fmax(gr_golden_config(config, "hidden_size"), gr_golden_config(config, "intermediate_size"));
     double head = fmax(gr_golden_config(config, "head_dim"), gr_golden_config(config, "v_head_dim"));
-    longest = fmax(longest, gr_golden_config(config, "num_attention_heads") * head);
+    *longest = fmax(*longest, gr_golden_config(config, "num_attention_heads") * head);
     double sums = gr_golden_config(config, "kv_lora_rank") > 0 ? 8 : 6;
     gr_json_free(config);
-    return 2 * (sums * layers + 2) * sqrt(longest) * 0x1p-24;
+    return sums * layers + 2;
+}
+
+static inline double gr_golden_relative(const char *dir) {
+    double longest, depth = gr_golden_depth(dir, &longest);
+    return 2 * depth * sqrt(longest) * 0x1p-24;
+}
+
+/* Of a backend with bf16 values: each is rounded by at most 2^-9 of itself, and so is every weight's input, with random sign; about three roundings a sum (its
+ * input, its result, the stream it is added to), whose errors add up as squares; five times that, for the largest of 10^5 values. */
+static inline double gr_golden_relative_bf16(const char *dir) {
+    double longest, depth = gr_golden_depth(dir, &longest);
+    return 5 * sqrt(3 * depth) * 0x1p-9;
 }
 
 static inline gr_goldens gr_goldens_open(const char *name, const char *dir, const char *goldens) {
@@ -96,6 +109,7 @@ static inline gr_goldens gr_goldens_open(const char *name, const char *dir, cons
     gr_assert_ok(grace_model_open(dir, &g.model));
     gr_assert_ok(gr_shard_open(goldens, &g.file));
     g.info = grace_model_describe(g.model);
+    g.open_margin = strcmp(g.info->family, "gpt_oss") ? 1e-5 : 4e-5;        /* what float32 leaves of a probability; a logit moves it by a quarter at most */
     while (g.n_prompts < GR_GOLDEN_PROMPTS_MAX && gr_golden_find(&g, g.n_prompts, "input_ids")) g.n_prompts++;
     assert_in_range(g.n_prompts, 1, GR_GOLDEN_PROMPTS_MAX - 1);
     return g;
@@ -168,7 +182,7 @@ static inline void gr_seen_submit(grace_engine *engine, const gr_goldens *g, int
     to->weights = gr_seen_array((int64_t)to->n * m->n_moe_layers * m->top_k, sizeof(float));
     to->rms = gr_seen_array((int64_t)to->n * (m->n_layers + 1), sizeof(double));
     to->greedy = gr_seen_array(to->n_greedy, sizeof(int32_t));
-    req.prompt = copy, req.n_prompt = to->n, req.n_generate = to->n_greedy, req.ignore_eos = true;
+    req.prompt = copy, req.n_prompt = to->n, req.n_generate = g->forced ? 0 : to->n_greedy, req.ignore_eos = true;
     req.user = s, req.on_logits = gr_seen_logits;
     gr_assert_ok(grace_engine_submit(engine, &req));
     free(copy);
@@ -181,6 +195,7 @@ static inline gr_seen *gr_seen_new(const gr_goldens *g, bool exact, int32_t n_to
     gr_seen *s = gr_seen_array(1, sizeof *s);
     s->info = g->info;
     opt.exact = exact, opt.n_tokens_max = n_tokens_max, opt.kv_tokens = 1024, opt.n_threads = 1;
+    opt.device = g->device, opt.kernels = g->kernels, opt.route_trace = g->forced;
     gr_assert_ok(grace_engine_open(g->model, &opt, &engine));
     gr_network *net = gr_engine_network(engine);
     net->on_gate = gr_seen_gate, net->on_gate_user = s;
@@ -189,7 +204,7 @@ static inline gr_seen *gr_seen_new(const gr_goldens *g, bool exact, int32_t n_to
     gr_assert_ok(grace_engine_run(engine));
     for (int p = 0; p < g->n_prompts; p++) {
         const grace_result *r = grace_engine_result(engine, p);
-        assert_int_equal(r->n_ids, s->prompt[p].n_greedy);
+        assert_int_equal(r->n_ids, g->forced ? 0 : s->prompt[p].n_greedy);
         memcpy(s->prompt[p].greedy, r->ids, (size_t)r->n_ids * sizeof(int32_t));
     }
     grace_engine_close(engine);
@@ -205,6 +220,38 @@ static inline void gr_seen_free(gr_seen *s) {
         free(s->prompt[p].greedy);
     }
     free(s);
+}
+
+/* ---- the reference's own routing, to be run with ---- */
+
+/* The choices of every prompt, written to `path` and read back; grace_trace_close() it. */
+static inline grace_trace *gr_golden_routing(const gr_goldens *g, const char *path) {
+    grace_trace_info info = {.model = "goldens", .n_layers = g->info->n_moe_layers, .n_experts = g->info->n_experts, .top_k = g->info->top_k,
+                             .n_ranks = 1, .n_nodes = 1, .weights = GRACE_WEIGHTS_F16};
+    const int32_t layers = info.n_layers, k = info.top_k;
+    grace_trace_writer *w = NULL;
+    grace_trace *trace = NULL;
+    gr_assert_ok(grace_trace_create(path, &info, NULL, 0, &w));
+    for (int p = 0; p < g->n_prompts; p++) {
+        const gr_shard_tensor *ids = gr_golden(g, p, "topk_ids"), *weights = gr_golden(g, p, "topk_weights");
+        const int32_t n = (int32_t)ids->shape[1];
+        uint16_t *experts = gr_seen_array((int64_t)n * layers * k, sizeof *experts);
+        float *gates = gr_seen_array((int64_t)n * layers * k, sizeof *gates);
+        for (int32_t l = 0; l < layers; l++)
+            for (int32_t t = 0; t < n; t++)
+                for (int32_t i = 0; i < k; i++) {
+                    const int64_t to = ((int64_t)t * layers + l) * k + i, from = ((int64_t)l * n + t) * k + i;
+                    experts[to] = ((const uint8_t *)ids->data)[from];
+                    gates[to] = (float)gr_golden_float(weights, from);
+                }
+        gr_assert_ok(grace_trace_add_sequence(w, (grace_trace_sequence){p, 0, -1}));
+        gr_assert_ok(grace_trace_append(w, (grace_trace_segment){p, 0, n, 0, GRACE_PHASE_PREFILL}, (grace_trace_tokens){experts, NULL, gates}));
+        free(experts);
+        free(gates);
+    }
+    gr_assert_ok(grace_trace_finish(w));
+    gr_assert_ok(grace_trace_open(path, &trace, NULL));
+    return trace;
 }
 
 /* ---- the claims ---- */
@@ -227,7 +274,7 @@ static inline int32_t gr_golden_first_open_choice(const gr_goldens *g, const gr_
             int64_t at = (int64_t)l * s->n + t;
             for (int64_t i = at * k; i < (at + 1) * k; i++) same = same && ((const uint8_t *)ids->data)[i] == s->experts[i];
             if (same) continue;
-            if (gr_golden_float(margin, at) >= gr_golden_margin_open(g))
+            if (gr_golden_float(margin, at) >= g->open_margin)
                 fail_msg("%s, prompt %d, MoE layer %d, position %d: other experts at a margin of %g", g->name, p, l, t, gr_golden_float(margin, at));
             first = t;
         }
@@ -323,7 +370,7 @@ static inline void gr_goldens_check(gr_goldens *g, bool exact, int32_t n_tokens_
         gr_golden_check_weights(g, &s->prompt[p], p, n);
         gr_golden_check_stream(g, &s->prompt[p], p, n);
         gr_golden_check_logits(g, &s->prompt[p], p, n);
-        if (n == s->prompt[p].n) gr_golden_check_greedy(g, &s->prompt[p], p);
+        if (n == s->prompt[p].n && !g->forced) gr_golden_check_greedy(g, &s->prompt[p], p);
     }
     gr_seen_free(s);
 }

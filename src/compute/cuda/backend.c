@@ -1,0 +1,392 @@
+/* The cuda backend's table: every entry queues its kernels on one stream, a step of generated tokens is replayed as one graph, and the host waits only where it
+ * reads: download and finish. */
+#include "compute/cuda/backend.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/memory.h"
+#include "compute/cuda/gate.h"
+#include "compute/cuda/rows.h"
+#include "compute/cuda/sample.h"
+#include "compute/cuda/trace_gate.h"
+
+/* Rows up to which the gate's logits and choices are one kernel. */
+enum { FEW_GATE_ROWS = 64 };
+
+/* ---- memory ---- */
+
+grace_status gr_cuda_alloc(void *out, size_t bytes, const char *what) {
+    size_t unused = 0, all = 0;
+    const cudaError_t error = cudaMalloc(out, bytes ? bytes : 1);
+    if (error != cudaErrorMemoryAllocation) return gr_cuda_status(error, what);
+    cudaGetLastError();     /* it is not sticky, but stays until read */
+    cudaMemGetInfo(&unused, &all);
+    return gr_fail(GRACE_ERR_MEMORY, "cuda: %s need %zu MiB, %zu of %zu MiB are free: fewer KV tokens (--kv-tokens) or rows a step (--batch-tokens) need less",
+                   what, bytes >> 20, unused >> 20, all >> 20);
+}
+
+static grace_status cuda_alloc(gr_compute *base, size_t bytes, void **out) {
+    grace_status st = GRACE_OK;
+    GR_TRY(gr_cuda_alloc(out, bytes, "buffers"));
+    GR_TRY(gr_cuda_status(cudaMemsetAsync(*out, 0, bytes, gr_cuda_of(base)->stream), "clearing memory"));
+done:
+    return st;
+}
+
+static void cuda_release(gr_compute *base, void *memory) {
+    (void)base;
+    cudaFree(memory);
+}
+
+/* From pageable memory, which the driver has read when the call returns. */
+static grace_status cuda_upload(gr_compute *base, void *to, const void *host, size_t bytes) {
+    if (bytes == 0) return GRACE_OK;
+    return gr_cuda_status(cudaMemcpyAsync(to, host, bytes, cudaMemcpyHostToDevice, gr_cuda_of(base)->stream), "upload");
+}
+
+static grace_status cuda_download(gr_compute *base, void *host, const void *from, size_t bytes) {
+    grace_status st = GRACE_OK;
+    cudaStream_t stream = gr_cuda_of(base)->stream;
+    if (bytes == 0) return st;
+    GR_TRY(gr_cuda_status(cudaMemcpyAsync(host, from, bytes, cudaMemcpyDeviceToHost, stream), "download"));
+    GR_TRY(gr_cuda_status(cudaStreamSynchronize(stream), "download"));
+done:
+    return st;
+}
+
+grace_status gr_compute_cuda_room(gr_compute *base, int64_t weights, int64_t kv, int64_t buffers) {
+    grace_status st = GRACE_OK;
+    size_t unused = 0, all = 0;
+    (void)base;
+    GR_TRY(gr_cuda_status(cudaMemGetInfo(&unused, &all), "free memory"));
+    GR_CHECK(weights + kv + buffers <= (int64_t)unused, GRACE_ERR_MEMORY,
+             "cuda: needed are %" PRId64 " MiB: weights %" PRId64 ", KV cache %" PRId64 ", buffers %" PRId64 "; %zu of %zu MiB are free. Fewer KV tokens "
+             "(--kv-tokens) or rows a step (--batch-tokens) need less", (weights + kv + buffers) >> 20, weights >> 20, kv >> 20, buffers >> 20,
+             unused >> 20, all >> 20);
+done:
+    return st;
+}
+
+/* ---- steps ---- */
+
+static grace_status flaw_of(gr_cuda *c) {
+    const int32_t gate = c->flaws_seen[GR_CUDA_FLAW_GATE], draw = c->flaws_seen[GR_CUDA_FLAW_DRAW];
+    if (!gate && !draw) return GRACE_OK;
+    cudaMemsetAsync(c->flaws, 0, GR_CUDA_N_FLAWS * sizeof *c->flaws, c->stream);
+    if (gate) return gr_fail(GRACE_ERR_NUMERIC, "a router logit of row %d is not finite", gate - 1);
+    return gr_fail(GRACE_ERR_NUMERIC, "the logits of drawn row %d are not numbers to draw from", draw - 1);
+}
+
+static grace_status cuda_finish(gr_compute *base) {
+    grace_status st = GRACE_OK;
+    gr_cuda *c = gr_cuda_of(base);
+    GR_TRY(gr_cuda_status(cudaMemcpyAsync(c->flaws_seen, c->flaws, GR_CUDA_N_FLAWS * sizeof *c->flaws, cudaMemcpyDeviceToHost, c->stream), "end of a step"));
+    GR_TRY(gr_cuda_status(cudaStreamSynchronize(c->stream), "end of a step"));
+    GR_TRY(flaw_of(c));
+done:
+    return st;
+}
+
+/* Buckets: few sizes, so that a step is never much larger than its rows, and all are recorded when the model opens. */
+static int32_t bucket_of(int32_t n) {
+    const int32_t step = n <= 8 ? 1 : n <= 64 ? 8 : n <= 256 ? 32 : 64;
+    int32_t power = 1;
+    while (n <= 8 && power < n) power *= 2;
+    return n <= 8 ? power : (n + step - 1) / step * step;
+}
+
+static int32_t cuda_padded(gr_compute *base, int32_t n_rows) {
+    const gr_cuda *c = gr_cuda_of(base);
+    const int32_t n = bucket_of(n_rows);
+    return n <= c->opt.n_rows_max && n <= c->opt.n_draws_max ? n : n_rows;
+}
+
+static grace_status record(gr_cuda *c, grace_status (*run)(void *user), void *user, cudaGraphExec_t *out) {
+    grace_status st = GRACE_OK, ran;
+    cudaGraph_t graph = NULL;
+    GR_TRY(gr_cuda_status(cudaStreamBeginCapture(c->stream, cudaStreamCaptureModeThreadLocal), "recording a step"));
+    ran = run(user);
+    st = gr_cuda_status(cudaStreamEndCapture(c->stream, &graph), "recording a step");
+    if (ran) st = ran;      /* the cause */
+    if (!st) st = gr_cuda_status(cudaGraphInstantiate(out, graph, 0), "recording a step");
+    if (graph) cudaGraphDestroy(graph);
+done:
+    return st;
+}
+
+static grace_status cuda_replay(gr_compute *base, int32_t key, grace_status (*run)(void *user), void *user) {
+    grace_status st = GRACE_OK;
+    gr_cuda *c = gr_cuda_of(base);
+    if (key < 1 || key > GR_CUDA_REPLAYS_MAX) return run(user);
+    if (!c->replays[key]) GR_TRY(record(c, run, user, &c->replays[key]));
+    GR_TRY(gr_cuda_status(cudaGraphLaunch(c->replays[key], c->stream), "replaying a step"));
+done:
+    return st;
+}
+
+static grace_status cuda_begin(gr_compute *base, const gr_step_rows *rows) {
+    gr_cuda *c = gr_cuda_of(base);
+    c->rows = *rows;
+    c->wants_lists = true;      /* made with the first attention, which brings the page table */
+    return GRACE_OK;
+}
+
+/* ---- entries that are one kernel ---- */
+
+static gr_cuda_matrix matrix_of(const gr_weight *w) { return (gr_cuda_matrix){w->data, w->rows, w->cols, false}; }
+
+static grace_status cuda_embed(gr_compute *base, const gr_weight *table, const int32_t *ids, int32_t n_rows, void *out) {
+    return gr_cuda_embed(table->data, ids, n_rows, table->cols, out, gr_cuda_of(base)->stream);
+}
+
+static grace_status cuda_norm(gr_compute *base, const gr_weight *w, float eps, const void *x, int32_t n_rows, void *out) {
+    return gr_cuda_norm(w->fp32, eps, n_rows, w->cols, (void *)x, w->cols, NULL, out, w->cols, gr_cuda_of(base)->stream);
+}
+
+static grace_status product(gr_compute *base, const gr_weight *w, const void *x, int32_t n_rows, bool add, void *out) {
+    gr_cuda *c = gr_cuda_of(base);
+    const gr_cuda_matrix m = matrix_of(w);
+    grace_status st = gr_cuda_linear(c->linears, &m, x, w->cols, n_rows, add, out, w->rows, false, c->stream);
+    return st || !w->bias ? st : gr_cuda_add_bias(w->bias, n_rows, w->rows, out, w->rows, c->stream);
+}
+
+static grace_status cuda_linear(gr_compute *base, const gr_weight *w, const void *x, int32_t n_rows, void *out) {
+    return product(base, w, x, n_rows, false, out);
+}
+
+static grace_status cuda_linear_add(gr_compute *base, const gr_weight *w, const void *x, int32_t n_rows, void *out) {
+    return product(base, w, x, n_rows, true, out);
+}
+
+static grace_status cuda_logits(gr_compute *base, const gr_weight *w, const void *x, int32_t n_rows, float *out) {
+    gr_cuda *c = gr_cuda_of(base);
+    const gr_cuda_matrix m = matrix_of(w);
+    return gr_cuda_linear(c->linears, &m, x, w->cols, n_rows, false, out, w->rows, true, c->stream);
+}
+
+static grace_status cuda_linear_heads(gr_compute *base, const gr_weight *w, int32_t n_heads, int32_t n_kept, const void *x, int32_t n_rows, void *out) {
+    gr_cuda *c = gr_cuda_of(base);
+    const gr_cuda_matrix m = matrix_of(w);
+    const int64_t piece = w->cols + n_kept;
+    return gr_cuda_linear_heads(c->linears, &m, n_heads, n_kept, x, n_heads * piece, piece, n_rows, out, c->stream);
+}
+
+static grace_status cuda_scale_rows(gr_compute *base, const gr_weight *w, const void *x, int32_t n_rows, void *y) {
+    return gr_cuda_scale_rows(w->data, x, n_rows, w->cols, y, gr_cuda_of(base)->stream);
+}
+
+static grace_status cuda_gather(gr_compute *base, const void *in, const int32_t *index, int32_t n_rows, int32_t width, void *out) {
+    return gr_cuda_gather(in, index, n_rows, width, out, gr_cuda_of(base)->stream);
+}
+
+static grace_status cuda_add(gr_compute *base, void *x, const void *y, int64_t n) { return gr_cuda_add(x, y, n, gr_cuda_of(base)->stream); }
+
+static grace_status cuda_sample(gr_compute *base, const float *logits, int32_t n, int32_t vocab, const gr_draws *draws, int32_t *ids) {
+    gr_cuda *c = gr_cuda_of(base);
+    return gr_cuda_sample(logits, vocab, n, vocab, draws, ids, &c->flaws[GR_CUDA_FLAW_DRAW], c->sample_scratch, c->stream);
+}
+
+/* ---- attention ---- */
+
+static gr_cuda_attention_layer layer_of(const gr_attention *a) {
+    const int64_t q = a->q_step ? a->q_step : (int64_t)a->n_heads * a->key_dim, kv = a->kv_step ? a->kv_step : (int64_t)a->n_kv_heads * a->key_dim;
+    return (gr_cuda_attention_layer){
+        .k_pages = a->k_pages, .v_pages = a->v_pages, .q_norm = a->q_norm ? a->q_norm->fp32 : NULL, .k_norm = a->k_norm ? a->k_norm->fp32 : NULL,
+        .q_norm_size = a->q_norm ? a->q_norm->cols : 0, .k_norm_size = a->k_norm ? a->k_norm->cols : 0, .sinks = a->sinks ? a->sinks->fp32 : NULL,
+        .norm_eps = a->norm_eps, .clip = a->clip_qkv, .scale = a->scale, .window = a->window, .q = a->q, .k = a->k, .v = a->v,
+        .q_step = q, .k_step = kv, .v_step = a->kv_step ? a->kv_step : (int64_t)a->n_kv_heads * a->value_dim, .out = a->out,
+    };
+}
+
+static grace_status cuda_attention(gr_compute *base, const gr_attention *a) {
+    grace_status st = GRACE_OK;
+    gr_cuda *c = gr_cuda_of(base);
+    const gr_cuda_attention_layer layer = layer_of(a);
+    c->step = (gr_cuda_attention_step){.n_rows = a->n_rows, .kv_sequence = a->sequence_of_row, .position = a->position_of_row, .decode = c->rows.decode,
+                                       .page_table = a->page_table, .pages_max = a->pages_max, .has_prompt = c->rows.has_prompt,
+                                       .has_decode = c->rows.has_decode};
+    if (c->wants_lists) GR_TRY(gr_cuda_attention_lists(c->attention, &c->step, c->stream));
+    c->wants_lists = false;
+    GR_TRY(gr_cuda_attention_prepare(c->attention, &c->step, &layer, c->stream));
+    GR_TRY(gr_cuda_attention_run(c->attention, &c->step, &layer, c->stream));
+done:
+    return st;
+}
+
+/* ---- MoE layers ---- */
+
+static gr_cuda_gate gate_of(const gr_router_weights *router, const grace_gate *rule, int32_t top_k) {
+    return (gr_cuda_gate){.n_experts = router->w->rows, .top_k = top_k, .rule = *rule, .bias = router->bias ? router->bias->fp32 : NULL,
+                          .correction = router->correction ? router->correction->fp32 : NULL, .pick = router->place->pick, .layer = router->place->layer};
+}
+
+static grace_status cuda_gate(gr_compute *base, const gr_router_weights *router, const grace_gate *rule, const void *x, int32_t n_rows, int32_t top_k,
+                              int32_t *ids, float *weights) {
+    grace_status st = GRACE_OK;
+    gr_cuda *c = gr_cuda_of(base);
+    const gr_weight *w = router->w;
+    const gr_step_rows *rows = router->place->rows;
+    const gr_cuda_gate g = gate_of(router, rule, top_k);
+    const gr_cuda_matrix m = {w->fp32 ? (const void *)w->fp32 : w->data, w->rows, w->cols, w->fp32 != NULL};
+    int32_t *slots = router->place->slots, *flaw = &c->flaws[GR_CUDA_FLAW_GATE];
+    if (c->opt.exact || n_rows <= FEW_GATE_ROWS) {      /* exact: one order of sums for any number of rows */
+        const gr_cuda_router r = {m, c->router_logits, c->router_done};
+        GR_TRY(gr_cuda_gate_few(&g, &r, x, rows->sequence, rows->position, rows->kv_sequence, n_rows, ids, weights, slots, flaw, c->stream));
+        goto done;
+    }
+    GR_TRY(gr_cuda_linear(c->linears, &m, x, w->cols, n_rows, false, c->router_logits, w->rows, true, c->stream));
+    GR_TRY(gr_cuda_gate_choose(&g, c->router_logits, rows->sequence, rows->position, rows->kv_sequence, n_rows, ids, weights, slots, flaw, c->stream));
+done:
+    return st;
+}
+
+static grace_status cuda_recall(gr_compute *base, const gr_recorded *r, int32_t layer, const gr_place *place, const gr_step_rows *rows, int32_t *ids,
+                                float *weights) {
+    return gr_cuda_recall(r, layer, place, rows, ids, weights, gr_cuda_of(base)->stream);
+}
+
+static grace_status cuda_group(gr_compute *base, const int32_t *slots, int32_t n_rows, int32_t top_k, int32_t n_slots, const gr_pairs **out) {
+    gr_cuda *c = gr_cuda_of(base);
+    c->pairs.pairs.n_rows = n_rows;
+    c->pairs.pairs.top_k = top_k;
+    c->pairs.pairs.n_slots = n_slots;
+    *out = &c->pairs;
+    return gr_cuda_group(slots, &c->pairs.pairs, c->stream);
+}
+
+static grace_status cuda_experts(gr_compute *base, const gr_experts *e) {
+    gr_cuda *c = gr_cuda_of(base);
+    const gr_cuda_mlps *m = e->packed;
+    const gr_cuda_pairs every = {.n_slots = 1, .n_rows = e->n_rows, .top_k = 1};
+    return gr_cuda_experts_run(m->experts, e->pairs ? &e->pairs->pairs : &every, e->in, e->out, c->stream);
+}
+
+static grace_status cuda_combine(gr_compute *base, const gr_pairs *pairs, const float *weights, const void *in, int32_t width, void *x) {
+    return gr_cuda_combine(&pairs->pairs, weights, in, x, width, x, gr_cuda_of(base)->stream);
+}
+
+/* ---- opening ---- */
+
+static void cuda_free(gr_compute *base) {
+    if (!base) return;
+    gr_cuda *c = gr_cuda_of(base);
+    void *const all[] = {c->act, c->router_logits, c->router_done, c->sample_scratch, c->flaws, c->pairs.pairs.first_pair, c->pairs.pairs.row_of_pair,
+                         c->pairs.pairs.pair_of_choice, c->pairs.pairs.scratch};
+    for (int32_t i = 0; i <= GR_CUDA_REPLAYS_MAX; i++)
+        if (c->replays[i]) cudaGraphExecDestroy(c->replays[i]);
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) cudaFree(all[i]);
+    gr_cuda_attention_close(c->attention);
+    gr_cuda_linears_close(c->linears);
+    gr_cuda_stages_close(c);
+    cudaFreeHost(c->flaws_seen);
+    if (c->stream) cudaStreamDestroy(c->stream);
+    free(c);
+}
+
+static const gr_compute_ops cuda_ops = {
+    .name = "cuda", .element = sizeof(uint16_t), .packs = true, .alloc = cuda_alloc, .release = cuda_release, .upload = cuda_upload,
+    .download = cuda_download, .finish = cuda_finish, .weight_open = gr_cuda_weight_open, .stack_open = gr_cuda_stack_open,
+    .weight_close = gr_cuda_weight_close, .mlps_open = gr_cuda_mlps_open, .mlps_close = gr_cuda_mlps_close, .padded = cuda_padded, .replay = cuda_replay,
+    .begin = cuda_begin, .embed = cuda_embed, .norm = cuda_norm, .linear = cuda_linear, .linear_add = cuda_linear_add, .logits = cuda_logits,
+    .linear_heads = cuda_linear_heads, .attention = cuda_attention, .gate = cuda_gate, .recall = cuda_recall, .group = cuda_group, .combine = cuda_combine,
+    .scale_rows = cuda_scale_rows, .experts = cuda_experts, .gather = cuda_gather, .add = cuda_add, .sample = cuda_sample, .free = cuda_free,
+};
+
+static grace_status choose_kernels(gr_cuda *c, const char *name) {
+    static const char *const names[] = {"auto", "hopper", "mma", "plain"};     /* in the order of gr_cuda_kernels */
+    for (int i = 0; i < 4; i++)
+        if (!strcmp(name ? name : "auto", names[i])) {
+            c->kernels = (gr_cuda_kernels)i;
+            return GRACE_OK;
+        }
+    return gr_fail(GRACE_ERR_ARG, "kernels '%s': expected auto, hopper, mma or plain", name);
+}
+
+/* Every step's experts: routed ones for top_k pairs a row, others for one. */
+static int64_t act_elements(const gr_cuda_options *opt) {
+    const grace_model_info *m = opt->info;
+    const int64_t routed = (int64_t)m->top_k * m->expert_width, most = routed > m->dense_width ? routed : m->dense_width;
+    return opt->n_rows_max * (most > m->shared_width ? most : m->shared_width);
+}
+
+static grace_status alloc_scratch(gr_cuda *c) {
+    grace_status st = GRACE_OK;
+    const grace_model_info *m = &c->info;
+    const int64_t rows = c->opt.n_rows_max, choices = rows * m->top_k;
+    gr_cuda_pairs *p = &c->pairs.pairs;
+    c->act_elements = act_elements(&c->opt);
+    GR_TRY(gr_cuda_alloc(&c->act, (size_t)c->act_elements * sizeof(uint16_t), "activations of experts"));
+    GR_TRY(gr_cuda_alloc(&c->router_logits, (size_t)(rows * m->n_experts) * sizeof(float), "router logits"));
+    GR_TRY(cuda_alloc(&c->base, (size_t)rows * sizeof(int32_t), (void **)&c->router_done));
+    GR_TRY(cuda_alloc(&c->base, GR_CUDA_N_FLAWS * sizeof *c->flaws, (void **)&c->flaws));
+    GR_TRY(gr_cuda_status(cudaMallocHost((void **)&c->flaws_seen, GR_CUDA_N_FLAWS * sizeof *c->flaws_seen), "pinned memory"));
+    GR_TRY(gr_cuda_alloc(&p->first_pair, (GR_CUDA_SLOTS_MAX + 1) * sizeof(int32_t), "pairs"));
+    GR_TRY(gr_cuda_alloc(&p->row_of_pair, (size_t)choices * sizeof(int32_t), "pairs"));
+    GR_TRY(gr_cuda_alloc(&p->pair_of_choice, (size_t)choices * sizeof(int32_t), "pairs"));
+    GR_TRY(gr_cuda_alloc(&p->scratch, (size_t)gr_cuda_group_scratch(choices, GR_CUDA_SLOTS_MAX) * sizeof(int32_t), "pairs"));
+    GR_TRY(cuda_alloc(&c->base, (size_t)gr_cuda_sample_scratch(c->opt.n_draws_max, m->vocab), &c->sample_scratch));
+done:
+    return st;
+}
+
+static grace_status open_attention(gr_cuda *c) {
+    const grace_model_info *m = &c->info;
+    const gr_cuda_attention_sizes sizes = {
+        .n_heads = m->n_heads, .n_kv_heads = m->kv_rank ? 1 : m->n_kv_heads, .key_dim = m->kv_rank ? m->kv_rank + m->rope.dim : m->head_dim,
+        .value_dim = m->kv_rank ? m->kv_rank : m->v_dim, .latent = m->kv_rank > 0, .plain = c->kernels == GR_CUDA_KERNELS_PLAIN,
+        .n_rows_max = c->opt.n_rows_max, .kv_tokens = c->opt.kv_tokens, .n_positions = m->context_max, .rope = &m->rope,
+    };
+    return gr_cuda_attention_open(&sizes, &c->attention);
+}
+
+static grace_status check_limits(const gr_cuda *c) {
+    grace_status st = GRACE_OK;
+    const grace_model_info *m = &c->info;
+    const gr_cuda_gate gate = {.n_experts = m->n_experts, .top_k = m->top_k, .rule = m->gate};
+    GR_CHECK(m->hidden % 8 == 0 && m->hidden <= GR_CUDA_WIDTH_MAX, GRACE_ERR_LIMIT, "cuda: hidden size %d: expected a multiple of 8 up to %d", m->hidden,
+             GR_CUDA_WIDTH_MAX);
+    GR_CHECK(m->expert_width % 8 == 0 && m->shared_width % 8 == 0 && m->dense_width % 8 == 0, GRACE_ERR_LIMIT,
+             "cuda: experts of width %d, shared %d, dense %d: expected multiples of 8", m->expert_width, m->shared_width, m->dense_width);
+    GR_TRY(gr_cuda_gate_check(&gate));
+done:
+    return st;
+}
+
+static grace_status find_device(void) {
+    grace_status st = GRACE_OK;
+    int n = 0;
+    struct cudaDeviceProp p;
+    const cudaError_t error = cudaGetDeviceCount(&n);
+    GR_CHECK(error == cudaSuccess && n > 0, GRACE_ERR_UNSUPPORTED, "device cuda: no GPU here: %s",
+             error == cudaSuccess ? "the driver shows none" : cudaGetErrorString(error));
+    GR_TRY(gr_cuda_status(cudaSetDevice(0), "GPU 0"));
+    GR_TRY(gr_cuda_status(cudaGetDeviceProperties(&p, 0), "GPU 0"));
+    GR_CHECK(p.major >= 8, GRACE_ERR_UNSUPPORTED, "cuda: %s has compute capability %d.%d, expected 8.0 or newer", p.name, p.major, p.minor);
+    gr_log(GR_INFO, "cuda", "%s, %zu MiB, compute capability %d.%d", p.name, p.totalGlobalMem >> 20, p.major, p.minor);
+done:
+    return st;
+}
+
+grace_status gr_compute_cuda_open(const gr_cuda_options *opt, gr_compute **out) {
+    grace_status st = GRACE_OK;
+    gr_cuda *c = NULL;
+    GR_CALLOC(c, 1);
+    c->base.ops = &cuda_ops;
+    c->opt = *opt;
+    c->info = *opt->info;
+    GR_TRY(choose_kernels(c, opt->kernels));
+    GR_TRY(check_limits(c));
+    GR_TRY(find_device());
+    GR_TRY(gr_cuda_status(cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking), "stream"));
+    GR_TRY(gr_cuda_stages_open(c));
+    GR_TRY(gr_cuda_linears_open(opt->exact, false, &c->linears));
+    GR_TRY(alloc_scratch(c));
+    GR_TRY(open_attention(c));
+    *out = &c->base;
+    c = NULL;
+done:
+    cuda_free(c ? &c->base : NULL);
+    return st;
+}

@@ -1,0 +1,71 @@
+/* What the files of the cuda backend's table share: the opened backend, its weights, its scratch. */
+#ifndef GR_COMPUTE_CUDA_BACKEND_H
+#define GR_COMPUTE_CUDA_BACKEND_H
+#include "compute/compute.h"
+#include "compute/cuda/attention.h"
+#include "compute/cuda/cuda.h"
+#include "compute/cuda/linear.h"
+#include "compute/cuda/moe.h"
+
+/* A matrix is bf16, a vector (rows == 1) fp32 and bf16. All device memory, owned. */
+struct gr_weight {
+    int32_t rows, cols;
+    void *data;                 /* [rows, cols] bf16 */
+    float *fp32;                /* [rows, cols] too, of vectors and of matrices that are float32 in the file; else NULL */
+    float *bias;                /* [rows] of a stack; NULL: none */
+};
+
+/* gr_mlps.packed */
+typedef struct gr_cuda_mlps {
+    gr_cuda_experts *experts;
+    void *gate_up, *down;
+    float *gate_up_bias, *down_bias;
+} gr_cuda_mlps;
+
+struct gr_pairs { gr_cuda_pairs pairs; };
+
+/* Pinned memory that weights pass through: one piece is filled while the other travels. */
+enum { GR_CUDA_STAGE_BYTES = 32 << 20, GR_CUDA_STAGES = 2 };
+typedef struct gr_cuda_stage { void *pinned; cudaEvent_t sent; } gr_cuda_stage;
+
+enum { GR_CUDA_REPLAYS_MAX = 1024 };
+enum { GR_CUDA_FLAW_GATE, GR_CUDA_FLAW_DRAW, GR_CUDA_N_FLAWS };
+
+typedef struct gr_cuda {
+    gr_compute base;
+    gr_cuda_options opt;
+    grace_model_info info;
+    cudaStream_t stream;
+    gr_cuda_kernels kernels;
+    gr_cuda_stage stage[GR_CUDA_STAGES];
+    int32_t next_stage;
+    gr_cuda_linears *linears;
+    gr_cuda_attention *attention;
+    gr_cuda_attention_step step;        /* of the step under way, with the page table of its attention */
+    gr_step_rows rows;
+    gr_pairs pairs;                     /* of the last group */
+    void *act;                          /* experts' activations: [elements] of the widest run */
+    int64_t act_elements;
+    float *router_logits;               /* [n_rows_max, n_experts] */
+    int32_t *router_done;               /* [n_rows_max] */
+    void *sample_scratch;
+    int32_t *flaws, *flaws_seen;        /* [GR_CUDA_N_FLAWS] row + 1 of the first NaN; on the device, and pinned */
+    bool wants_lists;                   /* the step's attention lists are not made yet */
+    cudaGraphExec_t replays[GR_CUDA_REPLAYS_MAX + 1];
+} gr_cuda;
+
+static inline gr_cuda *gr_cuda_of(gr_compute *c) { return (gr_cuda *)c; }
+
+/* Device memory, not cleared; what says what for. MEMORY names the bytes wanted and free. */
+grace_status gr_cuda_alloc(void *out, size_t bytes, const char *what);
+
+/* ---- load.c ---- */
+grace_status gr_cuda_weight_open(gr_compute *c, const grace_tensor *tensor, gr_weight **out);
+grace_status gr_cuda_stack_open(gr_compute *c, const grace_tensor *parts, const grace_tensor *biases, int32_t n, gr_weight **out);
+void gr_cuda_weight_close(gr_compute *c, gr_weight *w);
+grace_status gr_cuda_mlps_open(gr_compute *c, const gr_mlp_tensors *mlps, int32_t n, float swiglu_limit, gr_mlps *out);
+void gr_cuda_mlps_close(gr_compute *c, gr_mlps *mlps);
+grace_status gr_cuda_stages_open(gr_cuda *c);
+void gr_cuda_stages_close(gr_cuda *c);
+
+#endif

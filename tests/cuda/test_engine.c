@@ -1,0 +1,120 @@
+/* The engine on a GPU: what must hold whatever the model says. tiny-olmoe, which the project carries, and prompts from a seed. */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/rng.h"
+#include "cuda/device.h"
+#include "grace/engine.h"
+
+#define DIR GRACE_SOURCE_DIR "/models/tiny-olmoe"
+
+enum { REQUESTS = 11, GENERATE = 20, PROMPT_MAX = 90, VOCAB = 4096 };
+
+typedef struct outcome { int32_t ids[REQUESTS][GENERATE]; uint64_t hash[REQUESTS]; } outcome;
+
+static int32_t n_prompt(int i) { return 1 + i * 37 % PROMPT_MAX; }
+
+static void watch(void *user, int32_t request, int32_t position, const float *logits) {
+    (void)request, (void)position, (void)logits;
+    ++*(int *)user;
+}
+
+static void submit(grace_engine *engine, int i, float temperature, int *watched) {
+    gr_rng rng = gr_rng_seed(100 + (uint64_t)i);
+    int32_t prompt[PROMPT_MAX];
+    grace_request req = grace_request_defaults();
+    for (int t = 0; t < n_prompt(i); t++) prompt[t] = (int32_t)gr_rng_below(&rng, VOCAB);
+    req.prompt = prompt, req.n_prompt = n_prompt(i), req.n_generate = GENERATE, req.ignore_eos = true, req.temperature = temperature, req.seed = 7;
+    if (watched) req.on_logits = watch, req.user = watched;
+    assert_int_equal(grace_engine_submit(engine, &req), GRACE_OK);
+}
+
+/* Requests first to last in one engine; results in their places. */
+static void run(grace_engine_options opt, int first, int last, float temperature, int *watched, outcome *out) {
+    grace_model *model = NULL;
+    grace_engine *engine = NULL;
+    opt.device = "cuda";
+    assert_int_equal(grace_model_open(DIR, &model), GRACE_OK);
+    if (grace_engine_open(model, &opt, &engine)) fail_msg("%s", grace_last_error());
+    for (int i = first; i < last; i++) submit(engine, i, temperature, watched);
+    if (grace_engine_run(engine)) fail_msg("%s", grace_last_error());
+    for (int i = first; i < last; i++) {
+        const grace_result *r = grace_engine_result(engine, i - first);
+        assert_int_equal(r->n_ids, GENERATE);
+        memcpy(out->ids[i], r->ids, sizeof out->ids[i]);
+        out->hash[i] = r->logits_hash;
+    }
+    grace_engine_close(engine);
+    grace_model_close(model);
+}
+
+static grace_engine_options options(int32_t rows, bool exact) {
+    grace_engine_options opt = grace_engine_defaults();
+    opt.n_tokens_max = rows, opt.kv_tokens = 2048, opt.exact = exact;
+    return opt;
+}
+
+static void the_same_run_gives_the_same_tokens(void **state) {
+    outcome a = {0}, b = {0};
+    (void)state;
+    for (float temperature = 0; temperature < 1; temperature += 0.8f) {
+        run(options(512, false), 0, REQUESTS, temperature, NULL, &a);
+        run(options(512, false), 0, REQUESTS, temperature, NULL, &b);
+        assert_memory_equal(&a, &b, sizeof a);
+    }
+}
+
+/* Someone who looks at logits takes steps out of the recorded graphs; the tokens stay. */
+static void replayed_steps_are_the_steps_themselves(void **state) {
+    outcome a = {0}, b = {0};
+    int watched = 0, rows = 0;
+    (void)state;
+    run(options(512, false), 0, REQUESTS, 0, NULL, &a);
+    run(options(512, false), 0, REQUESTS, 0, &watched, &b);
+    for (int i = 0; i < REQUESTS; i++) rows += n_prompt(i) + GENERATE - 1;
+    assert_int_equal(watched, rows);
+    assert_memory_equal(a.ids, b.ids, sizeof a.ids);
+}
+
+/* exact: alone, together, in other chunks: the same logits, bit for bit. */
+static void exact_results_do_not_depend_on_the_batch(void **state) {
+    outcome together = {0}, chunks = {0}, alone = {0};
+    (void)state;
+    run(options(512, true), 0, REQUESTS, 0, NULL, &together);
+    run(options(48, true), 0, REQUESTS, 0, NULL, &chunks);
+    for (int i = 0; i < REQUESTS; i++) run(options(512, true), i, i + 1, 0, NULL, &alone);
+    for (int i = 0; i < REQUESTS; i++) assert_true(together.hash[i] != 0);
+    assert_memory_equal(&together, &alone, sizeof alone);
+    assert_memory_equal(&together, &chunks, sizeof chunks);
+}
+
+/* Without a GPU's memory for it, opening says what was needed. */
+static void too_much_is_refused_with_numbers(void **state) {
+    grace_model *model = NULL;
+    grace_engine *engine = NULL;
+    grace_engine_options opt = options(512, false);
+    (void)state;
+    opt.device = "cuda", opt.kv_tokens = INT64_C(1) << 30;
+    assert_int_equal(grace_model_open(DIR, &model), GRACE_OK);
+    assert_int_equal(grace_engine_open(model, &opt, &engine), GRACE_ERR_MEMORY);
+    assert_non_null(strstr(grace_last_error(), "--kv-tokens"));
+    opt.kv_tokens = 2048, opt.kernels = "fast";
+    assert_int_equal(grace_engine_open(model, &opt, &engine), GRACE_ERR_ARG);
+    grace_model_close(model);
+}
+
+int main(int argc, char **argv) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(the_same_run_gives_the_same_tokens), cmocka_unit_test(replayed_steps_are_the_steps_themselves),
+        cmocka_unit_test(too_much_is_refused_with_numbers), cmocka_unit_test(exact_results_do_not_depend_on_the_batch),
+    };
+    const bool small = argc > 1 && !strcmp(argv[1], "small");
+    if (no_gpu("the engine on a GPU")) return SKIPPED;
+    return _cmocka_run_group_tests("the engine on a GPU", tests, small ? 2 : sizeof tests / sizeof *tests, NULL, NULL);
+}
