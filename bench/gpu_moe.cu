@@ -63,35 +63,43 @@ static void bench_others(const char *model, const moe_case *c, double floor_us) 
     fflush(stdout);
 }
 
-extern "C" grace_status gr_cuda_trial(const gr_cuda_experts *, const gr_cuda_pairs *, const void *, void *, int trial, int which, cudaStream_t);
+extern "C" grace_status gr_cuda_trial(const gr_cuda_experts *, const gr_cuda_pairs *, const void *, void *, int trial, cudaStream_t);
 
-static double cublas_us(cublasHandle_t h, const void *rows, const void *weight, void *out, int m, int n, int k) {
-    float one = 1, zero = 0;
-    double spread;
-    return time_us([&] { cublasGemmEx(h, CUBLAS_OP_T, CUBLAS_OP_N, n, m, k, &one, weight, CUDA_R_16BF, k, rows, CUDA_R_16BF, k, &zero, out, CUDA_R_16BF, n,
-                                      CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT); }, 5, 3, &spread);
-}
-
-// What limits the large tiles: each product without one of its costs, and cuBLAS on one matrix of the same size.
+// Trials of the large tiles and cuBLAS on one matrix of the same size, in turns: the clock falls as the device gets warm.
 static void bench_trials(const char *model, const moe_case *c) {
-    static const char *const names[] = {"as_is", "no_stores", "half_weights", "no_rows", "few"};
-    double ops[2] = {4.0 * c->n_rows * c->top_k * c->hidden * c->width, 2.0 * c->n_rows * c->top_k * c->hidden * c->width};
-    stage measure = {c, 2};
+    static const char *const names[] = {"as_is", "no_fence", "registers", "registers_prefetch", "prefetch", "down", "few", "many", "fused", "peers", "cublas_up", "cublas_down"};
+    const int n = 12;
+    double ops = 2.0 * c->n_rows * c->top_k * c->hidden * c->width, one_us;
     void *wide;
     must(cudaMalloc(&wide, (size_t)c->n_rows * c->top_k * 2 * std::max(c->hidden, 2 * c->width)) == cudaSuccess, "wide");
     cublasHandle_t h;
     cublasCreate(&h);
-    for (int which = 0; which < 2; which++) {
-        printf("{\"bench\":\"gpu_moe_trials\",\"model\":\"%s\",\"rows\":%d,\"product\":\"%s\"", model, c->n_rows, which ? "down" : "up");
-        for (int trial = 0; trial < 5; trial++) {
-            point p = measure([&](cudaStream_t s) { gr_cuda_trial(c->experts, &c->pairs, c->d_rows, c->d_y, trial, which, s); });
-            printf(",\"%s_us\":%.1f,\"%s_tflops\":%.0f", names[trial], p.us, names[trial], ops[which] / p.us * 1e-6);
-        }
-        double us = which ? cublas_us(h, c->d_act, c->d_down, c->d_y, c->n_rows * c->top_k, c->hidden, c->width)
-                          : cublas_us(h, c->d_y, c->d_gate_up, wide, c->n_rows * c->top_k, 2 * c->width, c->hidden);
-        printf(",\"cublas_us\":%.1f,\"cublas_tflops\":%.0f}\n", us, ops[which] / us * 1e-6);
-        fflush(stdout);
+    const float one = 1, zero = 0;
+    auto product = [&](const void *rows, const void *weight, void *out, int m, int n, int k) {
+        cublasGemmEx(h, CUBLAS_OP_T, CUBLAS_OP_N, n, m, k, &one, weight, CUDA_R_16BF, k, rows, CUDA_R_16BF, k, &zero, out, CUDA_R_16BF, n, CUBLAS_COMPUTE_32F,
+                     CUBLAS_GEMM_DEFAULT);
+    };
+    auto run = [&](int i) {
+        if (i < 6) gr_cuda_trial(c->experts, &c->pairs, c->d_rows, c->d_y, i, NULL);
+        else if (i == 6) gr_cuda_experts_few(c->experts, &c->pairs, c->d_rows, c->d_y, NULL);
+        else if (i == 7) gr_cuda_experts_many(c->experts, &c->pairs, c->d_rows, c->d_y, NULL);
+        else if (i < 10) gr_cuda_experts_fused(c->experts, &c->pairs, c->d_rows, c->d_y, i - 7, NULL);
+        else if (i == 10) product(c->d_y, c->d_gate_up, wide, c->n_rows * c->top_k, 2 * c->width, c->hidden);
+        else product(c->d_act, c->d_down, c->d_y, c->n_rows * c->top_k, c->hidden, c->width);
+    };
+    std::vector<double> times[n];
+    for (int round = 0; round < 7; round++)
+        for (int i = 0; i < n; i++)
+            if (i != 6 || c->n_rows < 16384) times[i].push_back(time_us([&] { run(i); }, 1, 2, &one_us));
+    printf("{\"bench\":\"gpu_moe_trials\",\"model\":\"%s\",\"rows\":%d", model, c->n_rows);
+    for (int i = 0; i < n; i++) {
+        if (times[i].empty()) continue;
+        std::sort(times[i].begin(), times[i].end());
+        double us = times[i][3], work = i == 5 || i == 11 ? 1 : i < 5 || i == 10 ? 2 : 3;
+        printf(",\"%s\":[%.0f,%.0f]", names[i], us, work * ops / us * 1e-6);
     }
+    printf("}\n");
+    fflush(stdout);
     cublasDestroy(h), cudaFree(wide);
 }
 
@@ -118,7 +126,7 @@ int main(int argc, char **argv) {
                 if (argc > 2 && r != atoi(argv[2])) continue;
                 c.n_rows = c.pairs.n_rows = r;
                 if (pass == 0) bench(m.name, &c, read, product);
-                if (pass == 0 && r >= 4096 && kernels <= GR_CUDA_KERNELS_HOPPER) bench_trials(m.name, &c);
+                if (pass == 0 && r >= 1024 && kernels <= GR_CUDA_KERNELS_HOPPER) bench_trials(m.name, &c);
                 if (pass == 1 && kernels <= GR_CUDA_KERNELS_HOPPER) {
                     gr_cuda_group(c.d_slot, &c.pairs, NULL);
                     bench_others(m.name, &c, floor_of(&c, read, product));

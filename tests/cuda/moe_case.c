@@ -120,10 +120,10 @@ void moe_reference(const moe_case *c, int32_t row, double *y, double *magnitude)
         reference_act(c, s, c->rows + (size_t)row * c->hidden, act);
         for (int32_t h = 0; h < c->hidden; h++) {
             const uint16_t *d = c->down + ((size_t)s * c->hidden + h) * c->width;
-            double sum = c->biased ? c->down_bias[s * c->hidden + h] : 0, all = 0;
-            for (int32_t w = 0; w < c->width; w++) sum += from_bf16(d[w]) * act[w], all += fabs(from_bf16(d[w]) * act[w]);
+            double sum = c->biased ? c->down_bias[s * c->hidden + h] : 0, squares = 0;
+            for (int32_t w = 0; w < c->width; w++) sum += from_bf16(d[w]) * act[w], squares += pow(from_bf16(d[w]) * act[w], 2);
             y[h] += c->weight[row * c->top_k + j] * sum;
-            magnitude[h] += c->weight[row * c->top_k + j] * (fabs(sum) + all / sqrt((double)c->width));
+            magnitude[h] += c->weight[row * c->top_k + j] * (fabs(sum) + sqrt(squares));
         }
     }
     free(act);

@@ -37,7 +37,7 @@ void moe_case_open(moe_case *c, uint64_t seed, spread how);
 void moe_case_close(moe_case *c);
 void moe_case_run(const moe_case *c, gr_cuda_stream stream);            /* group, experts, combine */
 void moe_case_run_part(const moe_case *c, int32_t first_row, int32_t n_rows, gr_cuda_stream stream);       /* of these rows alone; out is theirs too */
-/* y [hidden] of one row, and the size of what was added up for it, for a bound: of each expert its output and the root of the width times a mean term. */
+/* y [hidden] of one row, and the size of what was added up for it, for a bound: of each expert its output and the root of the sum of its squared terms. */
 void moe_reference(const moe_case *c, int32_t row, double *y, double *magnitude);
 
 #ifdef __cplusplus

@@ -1,63 +1,25 @@
-// Trials of what limits the products (1: no stores, 2: half of the weights' traffic, 3: no rows fetched); goes away when answered.
+// Trials of up's large tiles (1: no fence, 2: rows through registers, 3: that and what comes next fetched into the cache, 4: only that, 5: down); goes away.
 // Experts over pairs grouped by slot, as two grouped matrix products whose sizes are read on the device.
 //
 //     up     act[p]  = silu(gate x) * (up x)   x = rows[row_of_pair[p]]; gathered by threads, weights by the copy engine
 //     down   y[p]    = down act[p]             both by the copy engine
 //
-// A block is one producer warpgroup and BM / 64 consumer warpgroups over a ring of STAGES pieces of K = 64. Blocks stay and walk the list of tiles:
-// slot by slot, in a slot all tiles of rows for one tile of outputs, so that neighbours share weights in the cache. Producers run ahead over the ends of
-// tiles, so weights stream while a tile is written. What a tile has beyond the end of k comes as zeros; what it has beyond a slot's outputs is not written.
+// A block is one producer warpgroup and BM / 64 consumer warpgroups over a ring of STAGES pieces of K = 64. Blocks stay and walk the list of tiles;
+// producers run ahead over the ends of tiles, so weights stream while a tile is written. What a tile has beyond the end of k comes as zeros; what it has
+// beyond a slot's outputs is not written. A row's sums run over k in steps of 16 in order, whatever the tile: its bits do not depend on the rows beside it.
 // Agrees with gr_cpu_experts() up to the roundings of bf16.
-#include "compute/cuda/experts.h"
-#include "compute/cuda/hopper.cuh"
+#include "compute/cuda/ampere.cuh"
 #include "compute/cuda/experts.cuh"
+#include "compute/cuda/hopper.cuh"
 #include "compute/cuda/wgmma.cuh"
 
 namespace {
 
-typedef experts::bf16 bf16;
+using namespace experts;
 
 enum { WARPGROUP = 128, BK = GR_CUDA_BOX_COLUMNS, ROW_BYTES = 2 * BK };
 
-struct problem {
-    const bf16 *rows;               // [n_rows, k] for the gather; NULL: a_map has pairs
-    experts::view pairs;
-    bf16 *out;                      // [n_pairs, out_cols]
-    int32_t k;
-    int32_t n_out;                  // rows of a slot's weights
-    int32_t out_cols;
-};
-
-// Tiles of rows before each slot, [n_slots + 1], by the first warp.
-template <int BM> __device__ void count_tiles(const problem &p, int32_t *tiles_before) {
-    int32_t lane = threadIdx.x, carry = 0;
-    for (int32_t base = 0; base < p.pairs.n_slots; base += 32) {
-        int32_t s = base + lane, n = s < p.pairs.n_slots ? (p.pairs.first(s + 1) - p.pairs.first(s) + BM - 1) / BM : 0, sum = n;
-        for (int d = 1; d < 32; d *= 2) {
-            int32_t left = __shfl_up_sync(~0u, sum, d);
-            if (lane >= d) sum += left;
-        }
-        if (s < p.pairs.n_slots) tiles_before[s + 1] = carry + sum;
-        carry += __shfl_sync(~0u, sum, 31);
-    }
-    if (lane == 0) tiles_before[0] = 0;
-}
-
-template <int BN> __device__ __forceinline__ int32_t n_across_of(const problem &p) { return (p.n_out + BN - 1) / BN; }
-
-struct tile { int32_t slot, first_pair, n_pairs, first_out; };      // n_pairs: rows that exist, at most BM
-
-template <int BM, int BN> __device__ tile tile_at(const problem &p, const int32_t *tiles_before, int32_t t) {
-    int32_t n_across = n_across_of<BN>(p), low = 0, high = p.pairs.n_slots;
-    while (high - low > 1) {
-        int32_t mid = (low + high) / 2;
-        if (tiles_before[mid] * n_across <= t) low = mid;
-        else high = mid;
-    }
-    int32_t local = t - tiles_before[low] * n_across, n_down = tiles_before[low + 1] - tiles_before[low];
-    int32_t first = p.pairs.first(low) + local % n_down * BM;
-    return {low, first, min(p.pairs.first(low + 1) - first, BM), local / n_down * BN};
-}
+template <int BN> __device__ __forceinline__ int32_t n_across_of(const product &p) { return (p.n_weight_rows + BN - 1) / BN; }
 
 // A piece of the ring, and how often the ring went round.
 struct ring_place { int32_t stage, parity; };
@@ -73,83 +35,76 @@ template <int BM, int BN, int STAGES> struct ring {
     __device__ char *b(int32_t stage) const { return a(stage) + A_BYTES; }
 };
 
-template <int BM, int BN, int STAGES, int TRIAL>
-__device__ __forceinline__ void ask_weights(const problem &p, const ring<BM, BN, STAGES> &r, const CUtensorMap *b_map, const tile &w, int32_t stage,
+template <int BM, int BN, int STAGES>
+__device__ __forceinline__ void ask_weights(const product &p, const ring<BM, BN, STAGES> &r, const CUtensorMap *b_map, const tile &w, int32_t stage,
                                             int32_t k) {
-    for (int i = 0; i < (TRIAL == 2 ? BN / 2 : BN); i += GR_CUDA_WEIGHT_BOX_ROWS)
-        hopper::copy_box(r.b(stage) + i * ROW_BYTES, b_map, k, w.slot * p.n_out + w.first_out + i, &r.full[stage]);
+    for (int i = 0; i < BN; i += GR_CUDA_WEIGHT_BOX_ROWS)
+        hopper::copy_box(r.b(stage) + i * ROW_BYTES, b_map, k, w.slot * p.n_weight_rows + w.across * BN + i, &r.full[stage]);
 }
 
 // One thread feeds both operands; of the rows as many groups of 64 as exist.
-template <int BM, int BN, int STAGES, int TRIAL>
-__device__ void produce_boxes(const problem &p, const ring<BM, BN, STAGES> &r, const CUtensorMap *a_map, const CUtensorMap *b_map,
+template <int BM, int BN, int STAGES>
+__device__ void produce_boxes(const product &p, const ring<BM, BN, STAGES> &r, const CUtensorMap *a_map, const CUtensorMap *b_map,
                               const int32_t *tiles_before, int32_t n_tiles) {
     ring_place at = {0, 1};
     for (int32_t t = blockIdx.x; t < n_tiles; t += gridDim.x) {
-        tile w = tile_at<BM, BN>(p, tiles_before, t);
+        tile w = tile_at<BM>(p.pairs, tiles_before, n_across_of<BN>(p), t);
         int32_t n_groups = (w.n_pairs + 63) / 64;
         for (int32_t k = 0; k < p.k; k += BK) {
             hopper::wait(&r.empty[at.stage], at.parity);
-            hopper::arrive_expecting(&r.full[at.stage], (TRIAL == 3 ? 0 : n_groups * 64 * ROW_BYTES) + (TRIAL == 2 ? r.B_BYTES / 2 : r.B_BYTES));
-            for (int32_t g = 0; g < n_groups && TRIAL != 3; g++)
+            hopper::arrive_expecting(&r.full[at.stage], n_groups * 64 * ROW_BYTES + r.B_BYTES);
+            for (int32_t g = 0; g < n_groups; g++)
                 hopper::copy_box(r.a(at.stage) + g * 64 * ROW_BYTES, a_map, k, w.first_pair + 64 * g, &r.full[at.stage]);
-            ask_weights<BM, BN, STAGES, TRIAL>(p, r, b_map, w, at.stage, k);
+            ask_weights(p, r, b_map, w, at.stage, k);
             advance<STAGES>(at);
         }
     }
 }
 
+__device__ __forceinline__ void prefetch(const void *from, uint32_t bytes) {
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
+}
+
 // A warpgroup gathers rows, 16 bytes a thread: eight threads a row, placed as the swizzle wants them; its first thread asks for the weights.
 template <int BM, int BN, int STAGES, int TRIAL>
-__device__ void produce_gathered(const problem &p, const ring<BM, BN, STAGES> &r, const CUtensorMap *b_map, const int32_t *tiles_before, int32_t n_tiles) {
+__device__ void produce_gathered(const product &p, const ring<BM, BN, STAGES> &r, const CUtensorMap *b_map, const int32_t *tiles_before, int32_t n_tiles) {
     const int32_t ROWS = BM / 16, thread = threadIdx.x % WARPGROUP, chunk = thread % 8, row = thread / 8;
     const uint32_t place = row * ROW_BYTES + ((chunk ^ row % 8) << 4);      // rows 16 apart swizzle alike
     ring_place at = {0, 1};
     for (int32_t t = blockIdx.x; t < n_tiles; t += gridDim.x) {
-        tile w = tile_at<BM, BN>(p, tiles_before, t);
+        tile w = tile_at<BM>(p.pairs, tiles_before, n_across_of<BN>(p), t);
+        if (TRIAL >= 3 && t + (int32_t)gridDim.x < n_tiles) {
+            tile next = tile_at<BM>(p.pairs, tiles_before, n_across_of<BN>(p), t + gridDim.x);
+            int32_t n_down = tiles_before[next.slot + 1] - tiles_before[next.slot], down = next.row_tile - tiles_before[next.slot];
+            if (next.across == 0 && thread < next.n_pairs) prefetch(p.in + (int64_t)p.pairs.row(next.first_pair + thread) * p.k, p.k * 2);
+            for (int i = thread; i < BN; i += WARPGROUP)
+                if (i % n_down == down && next.across * BN + i < p.n_weight_rows)
+                    prefetch(p.weight + ((int64_t)next.slot * p.n_weight_rows + next.across * BN + i) * p.k, p.k * 2);
+        }
         int32_t source[ROWS];
         for (int i = 0; i < ROWS; i++) source[i] = row + 16 * i < w.n_pairs ? p.pairs.row(w.first_pair + row + 16 * i) : -1;
         for (int32_t k = 0; k < p.k; k += BK) {
             hopper::wait(&r.empty[at.stage], at.parity);
             if (thread == 0) {
-                hopper::arrive_expecting(&r.full[at.stage], TRIAL == 2 ? r.B_BYTES / 2 : r.B_BYTES);
-                ask_weights<BM, BN, STAGES, TRIAL>(p, r, b_map, w, at.stage, k);
+                hopper::arrive_expecting(&r.full[at.stage], r.B_BYTES);
+                ask_weights(p, r, b_map, w, at.stage, k);
             }
             uint32_t to = hopper::shared_address(r.a(at.stage)) + place;
             bool inside = k + chunk * 8 < p.k;
-            for (int i = 0; i < ROWS && 16 * i < w.n_pairs && TRIAL != 3; i++)
-                hopper::copy_16(to + i * 16 * ROW_BYTES, p.rows + (int64_t)max(source[i], 0) * p.k + (inside ? k + chunk * 8 : 0), inside && source[i] >= 0);
+            for (int i = 0; i < ROWS && 16 * i < w.n_pairs; i++)
+                hopper::copy_16(to + i * 16 * ROW_BYTES, p.in + (int64_t)max(source[i], 0) * p.k + (inside ? k + chunk * 8 : 0), inside && source[i] >= 0);
             hopper::arrive_after_copies(&r.full[at.stage]);
             advance<STAGES>(at);
         }
     }
 }
 
-__device__ __forceinline__ uint32_t pack_two(float a, float b) {
-    __nv_bfloat162 two = __floats2bfloat162_rn(a, b);
-    return *reinterpret_cast<uint32_t *>(&two);
-}
-
-// Four lanes hold two columns each of four blocks of eight columns; afterwards lane q holds all eight of block q.
-__device__ __forceinline__ void transpose_quad(uint32_t (&v)[4]) {
-    const bool odd = threadIdx.x & 1, high = threadIdx.x & 2;
-    for (int i = 0; i < 4; i += 2) {
-        uint32_t got = __shfl_xor_sync(~0u, odd ? v[i] : v[i + 1], 1);
-        (odd ? v[i] : v[i + 1]) = got;
-    }
-    for (int i = 0; i < 2; i++) {
-        uint32_t got = __shfl_xor_sync(~0u, high ? v[i] : v[i + 2], 2);
-        (high ? v[i] : v[i + 2]) = got;
-    }
-}
-
 // The warpgroup's 64 x BN sums go out as bf16, 16 bytes a thread; with SWIGLU each 128 columns are 64 of gate and the same 64 of up.
-template <int BN, bool SWIGLU, int TRIAL> __device__ void write_tile(const problem &p, const tile &w, int32_t first_row, const float (&d)[BN / 2]) {
+template <int BN, bool SWIGLU> __device__ void write_tile(const product &p, const tile &w, int32_t first_row, const float (&d)[BN / 2]) {
     const int BLOCKS = SWIGLU ? BN / 16 : BN / 8;       // of eight columns written
     int32_t thread = threadIdx.x % WARPGROUP, warp_row = first_row + thread / 32 * 16, row = warp_row + thread % 32 / 4;
-    if (TRIAL == 1 && d[0] + d[17] + d[33] != 12345.0f) return;
-    int32_t column = (SWIGLU ? w.first_out / 2 : w.first_out) + thread % 4 * 8;
-    bf16 *out = p.out + (int64_t)(w.first_pair + row) * p.out_cols + column;
+    int32_t column = w.across * (SWIGLU ? BN / 2 : BN) + thread % 4 * 8;
+    bf16 *out = p.out + (int64_t)(w.first_pair + row) * p.n_out + column;
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         if (warp_row + 8 * half >= w.n_pairs) break;        /* none of the warp's */
@@ -160,20 +115,57 @@ template <int BN, bool SWIGLU, int TRIAL> __device__ void write_tile(const probl
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 const int from = SWIGLU ? (block + i) / 8 * 16 + (block + i) % 8 : block + i, at = 4 * from + 2 * half, up = SWIGLU ? at + 32 : at;
-                v[i] = SWIGLU ? pack_two(experts::swiglu(d[at], d[up], 0), experts::swiglu(d[at + 1], d[up + 1], 0)) : pack_two(d[at], d[at + 1]);
+                v[i] = SWIGLU ? pack_two(swiglu(d[at], d[up], 0), swiglu(d[at + 1], d[up + 1], 0)) : pack_two(d[at], d[at + 1]);
             }
             transpose_quad(v);
-            if (exists && column + block * 8 < p.out_cols)
-                *reinterpret_cast<uint4 *>(out + (int64_t)8 * half * p.out_cols + block * 8) = make_uint4(v[0], v[1], v[2], v[3]);
+            if (exists && column + block * 8 < p.n_out)
+                *reinterpret_cast<uint4 *>(out + (int64_t)8 * half * p.n_out + block * 8) = make_uint4(v[0], v[1], v[2], v[3]);
         }
     }
 }
 
+// One piece: rows through registers, which needs no fence between the threads that copied them and the tensor cores.
+template <int BM, int BN, int STAGES>
+__device__ __forceinline__ void multiply_piece(const ring<BM, BN, STAGES> &r, ring_place &at, ring_place &done, int32_t group, uint32_t (&a)[BK / 16][4],
+                                               bool first, float (&d)[BN / 2]) {
+    const int32_t lane = threadIdx.x % 32, row = group * 64 + threadIdx.x % WARPGROUP / 32 * 16 + lane % 16;
+    hopper::wait(&r.full[at.stage], at.parity);
+    const uint32_t rows = hopper::shared_address(r.a(at.stage)) + row * ROW_BYTES;
+    const uint64_t b = wgmma::descriptor(hopper::shared_address(r.b(at.stage)));
+#pragma unroll
+    for (int i = 0; i < BK / 16; i++) ampere::load_pieces(a[i], rows + ((2 * i + lane / 16 ^ row % 8) << 4));
+    wgmma::fence();
+#pragma unroll
+    for (int i = 0; i < BK / 16; i++) wgmma::mma_64x256x16(d, a[i], b + 2 * i, !first || i > 0);
+    wgmma::commit();
+    advance<STAGES>(at);
+    if (first) return;
+    wgmma::wait<1>();
+    if (threadIdx.x % 32 == 0) hopper::arrive(&r.empty[done.stage]);
+    advance<STAGES>(done);
+}
+
+template <int BM, int BN, int STAGES>
+__device__ __forceinline__ void multiply_from_registers(const product &p, const ring<BM, BN, STAGES> &r, ring_place &at, ring_place &done, int32_t group,
+                                                        float (&d)[BN / 2]) {
+    uint32_t even[BK / 16][4], odd[BK / 16][4];
+    int32_t k = 0;
+    multiply_piece(r, at, done, group, even, true, d);
+    for (k = BK; k + BK < p.k; k += 2 * BK) {
+        multiply_piece(r, at, done, group, odd, false, d);
+        multiply_piece(r, at, done, group, even, false, d);
+    }
+    if (k < p.k) multiply_piece(r, at, done, group, odd, false, d);
+    wgmma::wait<0>();
+    if (threadIdx.x % 32 == 0) hopper::arrive(&r.empty[done.stage]);
+    advance<STAGES>(done);
+}
+
 template <int BM, int BN, int STAGES, bool GATHER, bool SWIGLU, int TRIAL>
-__device__ void consume(const problem &p, const ring<BM, BN, STAGES> &r, const int32_t *tiles_before, int32_t n_tiles, int32_t group) {
+__device__ void consume(const product &p, const ring<BM, BN, STAGES> &r, const int32_t *tiles_before, int32_t n_tiles, int32_t group) {
     ring_place at = {0, 0}, done = {0, 0};
     for (int32_t t = blockIdx.x; t < n_tiles; t += gridDim.x) {
-        tile w = tile_at<BM, BN>(p, tiles_before, t);
+        tile w = tile_at<BM>(p.pairs, tiles_before, n_across_of<BN>(p), t);
         if (w.n_pairs <= group * 64) {      // none of the tile's rows are this group's: the others get the tensor cores
             for (int32_t k = 0; k < p.k; k += BK) {
                 hopper::wait(&r.full[at.stage], at.parity);
@@ -184,9 +176,14 @@ __device__ void consume(const problem &p, const ring<BM, BN, STAGES> &r, const i
             continue;
         }
         float d[BN / 2];
+        if constexpr (TRIAL >= 2 && TRIAL <= 3) {
+            multiply_from_registers<BM, BN, STAGES>(p, r, at, done, group, d);
+            write_tile<BN, SWIGLU>(p, w, group * 64, d);
+            continue;
+        }
         for (int32_t k = 0; k < p.k; k += BK) {
             hopper::wait(&r.full[at.stage], at.parity);
-            if (GATHER) hopper::publish_shared();
+            if (GATHER && TRIAL != 1) hopper::publish_shared();
             uint64_t a = wgmma::descriptor(hopper::shared_address(r.a(at.stage)) + group * 64 * ROW_BYTES);
             uint64_t b = wgmma::descriptor(hopper::shared_address(r.b(at.stage)));
             wgmma::fence();
@@ -202,20 +199,20 @@ __device__ void consume(const problem &p, const ring<BM, BN, STAGES> &r, const i
         wgmma::wait<0>();
         if (threadIdx.x % 32 == 0) hopper::arrive(&r.empty[done.stage]);
         advance<STAGES>(done);
-        write_tile<BN, SWIGLU, TRIAL>(p, w, group * 64, d);
+        write_tile<BN, SWIGLU>(p, w, group * 64, d);
     }
 }
 
 // grid: as many blocks as the device has processors. Shared: the ring, its barriers, tiles_before.
 template <int BM, int BN, int STAGES, bool GATHER, bool SWIGLU, int TRIAL>
 __global__ __launch_bounds__(WARPGROUP *(1 + BM / 64), 1) void grouped_product(const __grid_constant__ CUtensorMap a_map,
-                                                                               const __grid_constant__ CUtensorMap b_map, problem p) {
+                                                                               const __grid_constant__ CUtensorMap b_map, product p) {
     extern __shared__ char shared_raw[];
     __shared__ uint64_t full[STAGES], empty[STAGES];
     __shared__ int32_t tiles_before[GR_CUDA_SLOTS_MAX + 1];
     const int32_t GROUPS = BM / 64;
     ring<BM, BN, STAGES> r = {shared_raw + (-hopper::shared_address(shared_raw) & 1023), full, empty};
-    if (threadIdx.x < 32) count_tiles<BM>(p, tiles_before);
+    if (threadIdx.x < 32) count_tiles<BM>(p.pairs, tiles_before);
     if (threadIdx.x == 32) {
         for (int i = 0; i < STAGES; i++) {
             hopper::barrier_init(&full[i], GATHER ? WARPGROUP + 1 : 1);
@@ -228,7 +225,7 @@ __global__ __launch_bounds__(WARPGROUP *(1 + BM / 64), 1) void grouped_product(c
     if (group < 0) {
         if (GROUPS > 1) hopper::registers_give<40>();
         if constexpr (GATHER) produce_gathered<BM, BN, STAGES, TRIAL>(p, r, &b_map, tiles_before, n_tiles);
-        else if (threadIdx.x == 0) produce_boxes<BM, BN, STAGES, TRIAL>(p, r, &a_map, &b_map, tiles_before, n_tiles);
+        else if (threadIdx.x == 0) produce_boxes(p, r, &a_map, &b_map, tiles_before, n_tiles);
     } else {
         if (GROUPS > 1) hopper::registers_take<232>();
         if (group > 0 && (int32_t)blockIdx.x < n_tiles)     // groups out of step: one writes its tile while the other multiplies
@@ -244,7 +241,7 @@ __global__ __launch_bounds__(WARPGROUP *(1 + BM / 64), 1) void grouped_product(c
 namespace {
 
 template <int BM, int BN, int STAGES, bool GATHER, bool SWIGLU, int TRIAL>
-grace_status launch(const CUtensorMap &a, const CUtensorMap &b, const problem &p, int32_t n_processors, cudaStream_t stream) {
+grace_status launch(const CUtensorMap &a, const CUtensorMap &b, const product &p, int32_t n_processors, cudaStream_t stream) {
     const int bytes = ring<BM, BN, STAGES>::BYTES + 1024;
     auto kernel = grouped_product<BM, BN, STAGES, GATHER, SWIGLU, TRIAL>;
     static bool ready = false;
@@ -257,23 +254,19 @@ grace_status launch(const CUtensorMap &a, const CUtensorMap &b, const problem &p
     return gr_cuda_status(cudaGetLastError(), "grouped_product");
 }
 
-template <int BM, int BN, int STAGES, int TRIAL>
-grace_status run(const gr_cuda_experts *e, const gr_cuda_pairs *pairs, const void *rows, void *y, int which, cudaStream_t stream) {
-    const gr_cuda_experts_options *o = &e->options;
-    const experts::view view = {pairs->first_pair, pairs->row_of_pair, pairs->n_slots, pairs->n_rows};
-    problem up = {(const bf16 *)rows, view, (bf16 *)o->act, o->hidden, 2 * o->width, o->width};
-    problem down = {nullptr, view, (bf16 *)y, o->width, o->hidden, o->hidden};
-    return which == 0 ? launch<BM, BN, STAGES, true, true, TRIAL>(e->up_boxes, e->up_boxes, up, e->n_processors, stream)
-                      : launch<BM, BN, STAGES, false, false, TRIAL>(e->act_boxes, e->down_boxes, down, e->n_processors, stream);
+template <int TRIAL> grace_status run(const gr_cuda_experts *e, const gr_cuda_pairs *pairs, const void *rows, cudaStream_t stream) {
+    return launch<128, 256, 4, true, true, TRIAL>(e->up_boxes, e->up_boxes, up_product(e, pairs, rows), e->n_processors, stream);
 }
 
 }  // namespace
 
-extern "C" grace_status gr_cuda_trial(const gr_cuda_experts *e, const gr_cuda_pairs *pairs, const void *rows, void *y, int trial, int which,
-                                      cudaStream_t stream) {
-    if (trial == 0) return run<128, 256, 4, 0>(e, pairs, rows, y, which, stream);
-    if (trial == 1) return run<128, 256, 4, 1>(e, pairs, rows, y, which, stream);
-    if (trial == 2) return run<128, 256, 4, 2>(e, pairs, rows, y, which, stream);
-    if (trial == 3) return run<128, 256, 4, 3>(e, pairs, rows, y, which, stream);
-    return run<64, 128, 8, 0>(e, pairs, rows, y, which, stream);
+extern "C" grace_status gr_cuda_trial(const gr_cuda_experts *e, const gr_cuda_pairs *pairs, const void *rows, void *y, int trial, cudaStream_t stream) {
+    switch (trial) {
+    case 0: return run<0>(e, pairs, rows, stream);
+    case 1: return run<1>(e, pairs, rows, stream);
+    case 2: return run<2>(e, pairs, rows, stream);
+    case 3: return run<3>(e, pairs, rows, stream);
+    case 4: return run<4>(e, pairs, rows, stream);
+    default: return launch<128, 256, 4, false, false, 0>(e->act_boxes, e->down_boxes, down_product(e, pairs, y), e->n_processors, stream);
+    }
 }
