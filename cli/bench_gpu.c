@@ -199,7 +199,7 @@ static grace_status measure(arguments *a, gr_session *s) {
     if (!a->run.engine.kv_tokens) a->run.engine.kv_tokens = kv_needed(a, s->n_ranks);
     GR_CALLOC(m.step_us, (size_t)a->repeat * (size_t)a->decode);
     const double start = gr_now_us();
-    GR_TRY(grace_engine_open(s->model, &a->run.engine, &engine));
+    GR_TRY(gr_open_showing(s, &a->run.engine, &engine));
     m.open_us = gr_now_us() - start;
     s->running = true;
     GR_TRY(measure_all(a, s, engine, &m));

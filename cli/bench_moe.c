@@ -80,7 +80,7 @@ static grace_status measure(arguments *a, gr_session *s) {
     grace_stats stats;
     a->run.engine.n_tokens_max = a->tokens;
     a->run.engine.kv_tokens = a->tokens + 16;
-    GR_TRY(grace_engine_open(s->model, &a->run.engine, &engine));
+    GR_TRY(gr_open_showing(s, &a->run.engine, &engine));
     GR_TRY(submit(a, s, engine));
     s->running = true;
     GR_TRY(grace_engine_run(engine));

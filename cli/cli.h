@@ -115,6 +115,8 @@ typedef struct gr_progress { const char *label, *unit; double total, started_us,
 gr_progress gr_progress_start(const char *label, const char *unit, double total);
 void gr_progress_update(gr_progress *p, double done);
 void gr_progress_end(gr_progress *p);
+/* grace_engine_open() with a progress line of rank 0 while weights come in. Collective. */
+grace_status gr_open_showing(const gr_session *s, const grace_engine_options *opt, grace_engine **out);
 /* grace_engine_run() with a progress line of `tokens` in all. Collective; label NULL: silent. */
 grace_status gr_run_showing(grace_engine *engine, const char *label, double tokens);
 

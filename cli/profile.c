@@ -131,7 +131,7 @@ static grace_status profile(arguments *a, gr_session *s, char **names) {
     a->run.engine.trace_path = a->output;
     a->run.engine.trace_domains = (const char *const *)names;
     a->run.engine.n_trace_domains = a->n_files;
-    GR_TRY(grace_engine_open(s->model, &a->run.engine, &engine));
+    GR_TRY(gr_open_showing(s, &a->run.engine, &engine));
     GR_TRY(run_all(s, engine, &list));
     GR_TRY(grace_comm_agree(s->comm, s->rank == 0 ? show_file(a) : GRACE_OK));
 done:

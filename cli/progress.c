@@ -29,6 +29,21 @@ void gr_progress_end(gr_progress *p) {
     if (p->terminal && p->shown_us > p->started_us) fprintf(stderr, "\r\x1b[K");
 }
 
+static void show_load(void *user, int64_t done, int64_t total) {
+    gr_progress *p = user;
+    p->total = (double)total * 1e-6;
+    gr_progress_update(p, (double)done * 1e-6);
+}
+
+grace_status gr_open_showing(const gr_session *s, const grace_engine_options *opt, grace_engine **out) {
+    gr_progress progress = gr_progress_start(s->rank == 0 ? "loading" : NULL, "MB", 0);
+    grace_engine_options shown = *opt;
+    shown.on_load = show_load, shown.load_user = &progress;
+    grace_status st = grace_engine_open(s->model, &shown, out);
+    gr_progress_end(&progress);
+    return st;
+}
+
 grace_status gr_run_showing(grace_engine *engine, const char *label, double tokens) {
     grace_status st = GRACE_OK;
     gr_progress progress = gr_progress_start(label, "tokens", tokens);

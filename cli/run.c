@@ -169,7 +169,7 @@ static grace_status generate(arguments *a, gr_session *s, const gr_request_list 
     stream out = {.tok = s->tokenizer};
     bool streaming = list->n == 1 && s->tokenizer && !a->run.json && s->rank == 0 && a->run.engine.homes == GRACE_HOMES_ROUND_ROBIN;
     double tokens = 0;
-    GR_TRY(grace_engine_open(s->model, &a->run.engine, &engine));
+    GR_TRY(gr_open_showing(s, &a->run.engine, &engine));
     for (int32_t i = 0; i < list->n; i++) {
         grace_request req = list->items[i];
         if (streaming) req.on_token = show_token, req.user = &out;

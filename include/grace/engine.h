@@ -53,6 +53,8 @@ typedef struct grace_engine_options {
     const char *trace_path;         /* record routing there (written by rank 0), unless homes is HISTOGRAM; NULL: do not */
     const char *const *trace_domains;   /* names requests' domains refer to */
     int32_t n_trace_domains;
+    void (*on_load)(void *user, int64_t done, int64_t total);   /* NULL; else called while opening, on this rank: bytes of weights that are in place */
+    void *load_user;
     const grace_trace *route_trace; /* NULL; else its routing replaces the gates' choice (docs/gpu-bench.md); then no trace_path.
                                      * Borrowed while opening */
     grace_selection route_tokens;   /* of them, these; all */

@@ -144,6 +144,7 @@ static grace_status open_local(gr_network *net, const grace_model *model, const 
     grace_status st = GRACE_OK;
     net->n_rows_max = opt->n_tokens_max;
     GR_TRY(open_compute(net, model, opt));
+    net->w.on_load = opt->on_load, net->w.load_user = opt->load_user;
     GR_TRY(gr_weights_open(&net->w, net->compute, model, net->plan, net->comm->rank));
     GR_TRY(alloc_buffers(net));
     GR_TRY(gr_kv_init(&net->kv, net->compute, net->info, opt->kv_tokens, opt->n_tokens_max));

@@ -4,6 +4,7 @@
 
 #include "base/file.h"
 #include "base/memory.h"
+#include "grace/engine.h"
 
 /* What is opened, and what must live as long: memory that a tensor was unpacked to. Either may be NULL. */
 typedef struct gr_held { gr_weight *weight; void *memory; } gr_held;
@@ -51,6 +52,11 @@ static void forget(const grace_tensor *t) {
     if (t->dtype == GRACE_MXFP4) gr_file_forget(t->data, values / 2);
 }
 
+/* A backend that packs makes random values where it needs them. */
+static bool is_made_there(const gr_weights *w, const grace_tensor *t) {
+    return w->compute->ops->packs && t->random.on && !t->row_step && !t->col_step;
+}
+
 /* The tensor as backends take it: as it lies in the file, or unpacked into memory that is held. Absent ones stay absent. */
 static grace_status plain_of(gr_weights *w, const grace_tensor *t, grace_tensor *plain) {
     grace_status st = GRACE_OK;
@@ -58,7 +64,7 @@ static grace_status plain_of(gr_weights *w, const grace_tensor *t, grace_tensor 
     *plain = *t;
     if (!gr_tensor_exists(t)) return st;
     w->bytes += (int64_t)gr_tensor_plain_bytes(t);
-    if (gr_tensor_is_plain(t)) return st;
+    if (gr_tensor_is_plain(t) || is_made_there(w, t)) return st;
     GR_TRY(alloc_values(t, &memory));
     gr_tensor_unpack(t, memory);
     forget(t);
@@ -226,10 +232,15 @@ done:
     return st;
 }
 
+static void tell(const gr_weights *w, int64_t total) {
+    if (w->on_load) w->on_load(w->load_user, w->bytes, total);
+}
+
 grace_status gr_weights_open(gr_weights *w, gr_compute *compute, const grace_model *model, const grace_plan *plan, int32_t rank) {
     grace_status st = GRACE_OK;
     const gr_model_tensors *t = gr_model_tensors_of(model);
     const grace_model_info *m = grace_model_describe(model);
+    const int64_t total = grace_rank_memory_of(model, plan, rank).weights;
     w->compute = compute;
     w->n_layers = m->n_layers;
     w->swiglu_limit = m->swiglu_limit;
@@ -238,10 +249,12 @@ grace_status gr_weights_open(gr_weights *w, gr_compute *compute, const grace_mod
     if (m->tied_embeddings) w->head = w->embed;
     else GR_TRY(open_weight(w, &t->head, &w->head));
     GR_CALLOC(w->layers, m->n_layers);
+    tell(w, total);
     for (int32_t l = 0; l < m->n_layers; l++) {
         const int32_t moe = m->layers[l].moe;
         GR_TRY(open_layer(w, m, &t->layers[l], &w->layers[l]));
         if (moe >= 0) GR_TRY(open_hosted(w, &plan->layers[moe], rank, &t->layers[l], &w->layers[l]));
+        tell(w, total);
     }
 done:
     return st;

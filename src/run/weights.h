@@ -24,6 +24,8 @@ typedef struct gr_weights {
     int64_t bytes;                      /* of all weights, as they are computed with */
     float swiglu_limit;
     int64_t replica_bytes;              /* of them, of the slots here that are not primaries */
+    void (*on_load)(void *user, int64_t done, int64_t total);   /* set before opening, or NULL: grace_engine_options */
+    void *load_user;
     struct gr_held *held;               /* [n_held] every gr_weight opened, to be closed, and memory that tensors were unpacked to */
     size_t n_held, room;
 } gr_weights;

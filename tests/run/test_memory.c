@@ -20,11 +20,22 @@ static grace_status counting_alloc(gr_compute *compute, size_t n, void **out) {
     return plain_ops->alloc(compute, n, out);
 }
 
+/* What was said while weights came in. */
+typedef struct loaded { int32_t n; bool rising; int64_t done, total; } loaded;
+
+static void note(void *user, int64_t done, int64_t total) {
+    loaded *seen = user;
+    seen->rising = seen->n == 0 || (seen->rising && done > seen->done && total == seen->total);
+    seen->n++, seen->done = done, seen->total = total;
+}
+
 static void check_rank(gr_compute *compute, const grace_model *model, const grace_plan *plan, int32_t rank) {
-    gr_weights w = {0};
+    loaded seen = {0};
+    gr_weights w = {.on_load = note, .load_user = &seen};
     const grace_rank_memory told = grace_rank_memory_of(model, plan, rank);
     assert_int_equal(gr_weights_open(&w, compute, model, plan, rank), GRACE_OK);
     assert_int_equal(told.weights, w.bytes);
+    assert_true(seen.rising && seen.n > 1 && seen.done == told.weights && seen.total == told.weights);
     assert_int_equal(told.replicas, w.replica_bytes);
     assert_true(told.replicas <= told.experts && told.experts < told.weights);
     gr_weights_close(&w);
