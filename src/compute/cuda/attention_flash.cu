@@ -23,6 +23,7 @@ const float LOG2_E = 1.4426950408889634f;
 
 struct flash_args {
     gr_cuda_list list;
+    bool from_end;                  // of the list, where a prompt's longest work is
     gr_cuda_heads heads;
     const bf16 *q, *k_pages, *v_pages;
     bf16 *out;
@@ -46,10 +47,11 @@ struct unit {
     __device__ int32_t head(int32_t query) const { return first_head + query % n_heads; }
 };
 
-__device__ unit unit_at(const flash_args &x, int32_t index) {
-    const int32_t group = x.n_heads / x.n_kv_heads, n_parts = x.n_kv_heads * x.heads.n_parts, rest = index % n_parts, part = rest % x.heads.n_parts;
+// Work is `rest` of n_parts that share a piece of work.
+__device__ unit unit_of(const flash_args &x, const gr_cuda_work &work, int32_t n_parts, int32_t rest) {
+    const int32_t group = x.n_heads / x.n_kv_heads, part = rest % x.heads.n_parts;
     unit u;
-    u.w = x.list.work[index / n_parts];
+    u.w = work;
     u.kv_head = rest / x.heads.n_parts;
     u.first_head = u.kv_head * group + part * x.heads.heads;
     u.n_heads = min(x.heads.heads, group - part * x.heads.heads);
@@ -386,15 +388,19 @@ template <int VD> __device__ void write_combined(const flash_args &x, const unit
     }
 }
 
-// grid: any; blocks walk the list from its end, where a prompt's longest work is.
+// grid: at most as many as the list may have; blocks walk it.
 template <int KD, int VD, bool LATENT, int WM, int WN, int KEYS, int STAGES>
 __global__ __launch_bounds__(32 * WM *WN) void attend(flash_args x) {
     extern __shared__ __align__(16) char shared[];
     pdl::release_next();
     pdl::wait();
-    const int32_t n_units = *x.list.n * x.n_kv_heads * x.heads.n_parts;
-    for (int32_t index = blockIdx.x; index < n_units; index += gridDim.x) {
-        const unit u = unit_at(x, n_units - 1 - index);
+    const int32_t n_parts = x.n_kv_heads * x.heads.n_parts;
+    gr_cuda_work work = x.list.work[blockIdx.x / n_parts];      // asked for together with its number; there may be none
+    const int32_t n_units = *x.list.n * n_parts;
+    for (int32_t i = blockIdx.x; i < n_units; i += gridDim.x) {
+        const int32_t index = x.from_end ? n_units - 1 - i : i;
+        if (x.from_end || i != (int32_t)blockIdx.x) work = x.list.work[index / n_parts];
+        const unit u = unit_of(x, work, n_parts, index % n_parts);
         if (u.from >= u.to) continue;       // all of it lies before the window
         const int32_t first_split = x.window > 0 ? max(0, u.w.first - x.window + 1) / GR_CUDA_SPLIT : 0, end_split = u.w.first / GR_CUDA_SPLIT + 1;
         flash<KD, VD, LATENT, WM, WN, KEYS, STAGES> f(x, u, shared);
@@ -488,7 +494,9 @@ extern "C" grace_status gr_cuda_flash_run(const gr_cuda_attention *a, const gr_c
     args.sinks = l->sinks, args.q_step = l->q_step, args.n_heads = a->sizes.n_heads, args.n_kv_heads = a->sizes.n_kv_heads;
     args.window = l->window, args.scale = l->scale * LOG2_E;
     args.partial_out = a->partial_out, args.partial_sum = (float2 *)a->partial_sum, args.n_done = a->n_done;
+    args.from_end = true;
     if (step->has_prompt) st = launch(a->flash->prompt, a->prompt_blocks, args, a->prompt, a->prompt_heads, stream);
+    args.from_end = false;
     if (!st && step->has_decode) st = launch(a->flash->decode, a->decode_blocks, args, a->decode, a->decode_heads, stream);
     return st;
 }
