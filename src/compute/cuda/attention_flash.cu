@@ -20,6 +20,7 @@ namespace {
 typedef __nv_bfloat16 bf16;
 
 const float LOG2_E = 1.4426950408889634f;
+enum { HEADS_MAX = 16 };            // that a decode block takes
 
 struct flash_args {
     gr_cuda_list list;
@@ -55,7 +56,7 @@ __device__ unit unit_of(const flash_args &x, const gr_cuda_work &work, int32_t n
     u.kv_head = rest / x.heads.n_parts;
     u.first_head = u.kv_head * group + part * x.heads.heads;
     u.n_heads = min(x.heads.heads, group - part * x.heads.heads);
-    u.n_queries = u.w.n_rows * u.n_heads;
+    u.n_queries = (u.w.end_row - u.w.row) * u.n_heads;
     u.from = x.window > 0 ? max(u.w.from, u.w.first - x.window + 1) : u.w.from;
     u.to = u.w.to;
     u.counter = u.w.partial * n_parts + rest;
@@ -100,9 +101,13 @@ template <int KD, int VD, bool LATENT, int WM, int WN, int KEYS, int STAGES> str
     static const bool KEEP_QUERIES = KD <= 192;                         // in registers
     static_assert(OWN_KEYS % 8 == 0 && (OWN_KEYS > 8 || KD % 32 == 0) && OWN_DIMS % 16 == 0 && KEYS % GR_KV_PAGE == 0 && GR_CUDA_SPLIT % KEYS == 0, "");
 
+    static const int32_t PAGES = KEYS / GR_KV_PAGE;
+    static const int32_t CHAINS = OWN_KEYS == 8 ? 4 : OWN_KEYS == 16 ? 2 : 1;   // sums a score is made of, so that products need not wait for each other
+
     const flash_args &x;
     const unit &u;
     char *ring;
+    int32_t page[PAGES];            // of the tile to be asked for next
     uint32_t q_at, p_at;            // shared addresses
     float *tops;                    // [WN, QUERIES]
     int32_t lane, m, n;             // of the warp
@@ -117,7 +122,7 @@ template <int KD, int VD, bool LATENT, int WM, int WN, int KEYS, int STAGES> str
         for (int i = 0; i < 2; i++) {
             query[i] = 16 * m + lane / 4 + 8 * i;
             const bool exists = query[i] < u.n_queries;
-            last[i] = !exists ? -1 : u.w.n_rows == 1 ? u.w.first : x.position[u.row(query[i])];
+            last[i] = !exists ? -1 : u.row(query[i]) == u.w.row ? u.w.first : x.position[u.row(query[i])];
             first[i] = x.window > 0 ? last[i] - x.window + 1 : 0;
             top[i] = -INFINITY, sum[i] = 0;
         }
@@ -141,20 +146,34 @@ template <int KD, int VD, bool LATENT, int WM, int WN, int KEYS, int STAGES> str
         }
     }
 
-    template <int D> __device__ void ask_rows(const bf16 *pages, int32_t base, uint32_t to) const {
-        const int32_t *page_of = x.page_table + (int64_t)u.w.sequence * x.pages_max;
-        for (int32_t c = threadIdx.x; c < KEYS * (D / 8); c += S::THREADS) {
-            const int32_t key = c / (D / 8), chunk = c % (D / 8), at = base + key;
-            const bool exists = at < u.to;      // what comes after has never been written: zeros
-            const int64_t place = exists ? (int64_t)page_of[at / GR_KV_PAGE] * GR_KV_PAGE + at % GR_KV_PAGE : 0;
-            ampere::copy_16(to + key * row_bytes(D) + chunk * 16, pages + (place * x.n_kv_heads + u.kv_head) * D + chunk * 8, exists);
+    // The pages of a tile: looked up a tile before they are needed. Where there is none any more, a page that exists stands for it and is not read.
+    __device__ void find_pages(int32_t tile) {
+        const int32_t *page_of = x.page_table + (int64_t)u.w.sequence * x.pages_max + tile * PAGES;
+#pragma unroll
+        for (int i = 0; i < PAGES; i++) page[i] = tile * KEYS + i * GR_KV_PAGE < u.to ? page_of[i] : 0;
+    }
+
+    // The kv head's part of a page, of which n_there positions have been written; zeros for the rest.
+    template <int D> __device__ void ask_page(const bf16 *pages, int32_t index, int32_t n_there, uint32_t to) const {
+        const int32_t CHUNKS = D / 8, N = GR_KV_PAGE * CHUNKS, step = x.n_kv_heads * D;
+        const bf16 *from = pages + ((int64_t)index * GR_KV_PAGE * x.n_kv_heads + u.kv_head) * D;
+#pragma unroll
+        for (int i = 0; i < (N + S::THREADS - 1) / S::THREADS; i++) {
+            const int32_t c = threadIdx.x + i * S::THREADS, key = c / CHUNKS, chunk = c % CHUNKS;
+            if (N % S::THREADS == 0 || c < N) ampere::copy_16(to + key * row_bytes(D) + chunk * 16, from + key * step + chunk * 8, key < n_there);
         }
     }
 
-    __device__ void ask_tile(int32_t tile, int32_t stage) const {
+    // The tile whose pages were found last; then finds the next one's.
+    __device__ void ask_tile(int32_t tile, int32_t stage) {
         const uint32_t to = ampere::shared_address(ring + stage * S::STAGE_BYTES);
-        ask_rows<KD>(x.k_pages, tile * KEYS, to);
-        if (!LATENT) ask_rows<VD>(x.v_pages, tile * KEYS, to + S::K_BYTES);
+#pragma unroll
+        for (int i = 0; i < PAGES; i++) {
+            const int32_t n_there = u.to - tile * KEYS - i * GR_KV_PAGE;
+            ask_page<KD>(x.k_pages, page[i], n_there, to + i * GR_KV_PAGE * row_bytes(KD));
+            if (!LATENT) ask_page<VD>(x.v_pages, page[i], n_there, to + S::K_BYTES + i * GR_KV_PAGE * row_bytes(VD));
+        }
+        find_pages(tile + 1);
     }
 
     // ---- fragments: the lane's address in a 16 x 16 square of rows and columns ----
@@ -172,10 +191,7 @@ template <int KD, int VD, bool LATENT, int WM, int WN, int KEYS, int STAGES> str
     }
 
     __device__ void multiply_keys(const uint32_t (&q)[KEEP_QUERIES ? KD / 16 : 1][4], uint32_t k_at, float (&score)[OWN_KEYS / 8][4]) const {
-#pragma unroll
-        for (int j = 0; j < OWN_KEYS / 8; j++)
-#pragma unroll
-            for (int e = 0; e < 4; e++) score[j][e] = 0;
+        float part[CHAINS][OWN_KEYS / 8][4] = {};
         const int STEP = OWN_KEYS == 8 ? 32 : 16;       // columns a turn
 #pragma unroll
         for (int d = 0; d < KD; d += STEP) {
@@ -189,17 +205,25 @@ template <int KD, int VD, bool LATENT, int WM, int WN, int KEYS, int STAGES> str
             }
             if constexpr (OWN_KEYS == 8) {
                 ampere::load_pieces(b, k_at + (OWN_KEYS * n + lane % 8) * row_bytes(KD) + 2 * (d + lane / 8 * 8));
-                ampere::multiply(score[0], a[0], b[0], b[1]);
-                ampere::multiply(score[0], a[1], b[2], b[3]);
+                ampere::multiply(part[d / 16 % CHAINS][0], a[0], b[0], b[1]);
+                ampere::multiply(part[(d / 16 + 1) % CHAINS][0], a[1], b[2], b[3]);
             } else {
 #pragma unroll
                 for (int j = 0; j < OWN_KEYS / 16; j++) {
                     ampere::load_pieces(b, square_across(k_at, row_bytes(KD), OWN_KEYS * n + 16 * j, d));
-                    ampere::multiply(score[2 * j], a[0], b[0], b[1]);
-                    ampere::multiply(score[2 * j + 1], a[0], b[2], b[3]);
+                    ampere::multiply(part[d / 16 % CHAINS][2 * j], a[0], b[0], b[1]);
+                    ampere::multiply(part[d / 16 % CHAINS][2 * j + 1], a[0], b[2], b[3]);
                 }
             }
         }
+#pragma unroll
+        for (int j = 0; j < OWN_KEYS / 8; j++)
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+                score[j][e] = part[0][j][e];
+#pragma unroll
+                for (int c = 1; c < CHAINS; c++) score[j][e] += part[c][j][e];
+            }
     }
 
     // Whether every query sees all of the tile.
@@ -288,6 +312,7 @@ template <int KD, int VD, bool LATENT, int WM, int WN, int KEYS, int STAGES> str
         const int32_t first_tile = u.from / KEYS, end = (u.to + KEYS - 1) / KEYS;
         uint32_t q[KEEP_QUERIES ? KD / 16 : 1][4];
         int32_t stage = 0;
+        find_pages(first_tile);
         ask_queries();
         for (int i = 0; i < STAGES - 1; i++) {
             if (first_tile + i < end) ask_tile(first_tile + i, i);
@@ -366,47 +391,59 @@ __device__ bool is_last_split(const flash_args &x, const unit &u, int32_t n_spli
     return true;
 }
 
-// The splits' sums in order, for one element of one head.
-template <int VD> __device__ float combine_splits(const flash_args &x, const unit &u, int32_t head, int32_t dim, int32_t first, int32_t end) {
-    const int64_t at = (int64_t)u.w.partial * x.n_heads + head;
-    const float sink = x.sinks ? x.sinks[head] * LOG2_E : -INFINITY;
-    float most = sink, total = 0, sum = 0;
-    for (int32_t s = first; s < end; s++) most = fmaxf(most, __ldcg(&x.partial_sum[at + (int64_t)s * x.n_heads]).x);
-    for (int32_t s = first; s < end; s++) {
-        const float2 part = __ldcg(&x.partial_sum[at + (int64_t)s * x.n_heads]);
-        const float share = exp2_of(part.x - most);
-        total += part.y * share;
-        sum += __ldcg(&x.partial_out[(at + (int64_t)s * x.n_heads) * VD + dim]) * share;
-    }
-    return sum / (total + exp2_of(sink - most));
-}
-
+// The splits' sums in order; four elements a thread and turn. Shared: the factor of each head and split is made of its top and total.
 template <int VD> __device__ void write_combined(const flash_args &x, const unit &u, int32_t first, int32_t end) {
-    for (int32_t i = threadIdx.x; i < u.n_heads * VD; i += blockDim.x) {
-        const int32_t head = u.first_head + i / VD, dim = i % VD;
-        x.out[((int64_t)u.w.row * x.n_heads + head) * VD + dim] = __float2bfloat16_rn(combine_splits<VD>(x, u, head, dim, first, end));
+    __shared__ float top_of[HEADS_MAX], factor_of[HEADS_MAX];
+    const int64_t at = (int64_t)(u.w.partial + first) * x.n_heads + u.first_head;
+    const int32_t n_splits = end - first, lane = threadIdx.x % 32;
+    for (int32_t h = threadIdx.x / 32; h < u.n_heads; h += blockDim.x / 32) {
+        const float sink = x.sinks ? x.sinks[u.first_head + h] * LOG2_E : -INFINITY;
+        float most = sink, total = 0;
+        for (int32_t s = lane; s < n_splits; s += 32) most = fmaxf(most, __ldcg(&x.partial_sum[at + (int64_t)s * x.n_heads + h]).x);
+        for (int32_t d = 16; d > 0; d /= 2) most = fmaxf(most, __shfl_xor_sync(~0u, most, d));
+        for (int32_t s = lane; s < n_splits; s += 32) {
+            const float2 part = __ldcg(&x.partial_sum[at + (int64_t)s * x.n_heads + h]);
+            total += part.y * exp2_of(part.x - most);
+        }
+        for (int32_t d = 16; d > 0; d /= 2) total += __shfl_xor_sync(~0u, total, d);
+        if (lane == 0) top_of[h] = most, factor_of[h] = 1 / (total + exp2_of(sink - most));
+    }
+    __syncthreads();        // tops and factors are there
+    for (int32_t i = threadIdx.x; i < u.n_heads * (VD / 4); i += blockDim.x) {
+        const int32_t h = i / (VD / 4), dim = i % (VD / 4) * 4;
+        float4 sum = make_float4(0, 0, 0, 0);
+#pragma unroll 8
+        for (int32_t s = 0; s < n_splits; s++) {
+            const int64_t from = at + (int64_t)s * x.n_heads + h;
+            const float share = exp2_of(__ldcg(&x.partial_sum[from]).x - top_of[h]);
+            const float4 part = __ldcg(reinterpret_cast<const float4 *>(x.partial_out + from * VD + dim));
+            sum.x += part.x * share, sum.y += part.y * share, sum.z += part.z * share, sum.w += part.w * share;
+        }
+        uint32_t *to = reinterpret_cast<uint32_t *>(x.out + ((int64_t)u.w.row * x.n_heads + u.first_head + h) * VD + dim);
+        to[0] = pack_two(sum.x * factor_of[h], sum.y * factor_of[h]), to[1] = pack_two(sum.z * factor_of[h], sum.w * factor_of[h]);
     }
 }
 
 // grid: at most as many as the list may have; blocks walk it.
 template <int KD, int VD, bool LATENT, int WM, int WN, int KEYS, int STAGES>
-__global__ __launch_bounds__(32 * WM *WN) void attend(flash_args x) {
+__global__ __launch_bounds__(32 * WM *WN, 1) void attend(flash_args x) {
     extern __shared__ __align__(16) char shared[];
     pdl::release_next();
     pdl::wait();
     const int32_t n_parts = x.n_kv_heads * x.heads.n_parts;
-    gr_cuda_work work = x.list.work[blockIdx.x / n_parts];      // asked for together with its number; there may be none
-    const int32_t n_units = *x.list.n * n_parts;
-    for (int32_t i = blockIdx.x; i < n_units; i += gridDim.x) {
-        const int32_t index = x.from_end ? n_units - 1 - i : i;
-        if (x.from_end || i != (int32_t)blockIdx.x) work = x.list.work[index / n_parts];
+    gr_cuda_work work = x.list.work[blockIdx.x / n_parts];      // asked for together with the list's length; there may be none
+    const int32_t n_units = *x.list.n * n_parts, step = x.from_end ? -(int32_t)gridDim.x : (int32_t)gridDim.x;
+    int32_t index = x.from_end ? n_units - 1 - (int32_t)blockIdx.x : (int32_t)blockIdx.x;
+    if (x.from_end && index >= 0) work = x.list.work[index / n_parts];
+    for (; index >= 0 && index < n_units; index += step) {
         const unit u = unit_of(x, work, n_parts, index % n_parts);
+        if (index + step >= 0 && index + step < n_units) work = x.list.work[(index + step) / n_parts];     // the next, while this is done
         if (u.from >= u.to) continue;       // all of it lies before the window
         const int32_t first_split = x.window > 0 ? max(0, u.w.first - x.window + 1) / GR_CUDA_SPLIT : 0, end_split = u.w.first / GR_CUDA_SPLIT + 1;
         flash<KD, VD, LATENT, WM, WN, KEYS, STAGES> f(x, u, shared);
         f.walk();
         f.finish_sums();
-        if (u.w.partial < 0 || end_split - first_split == 1) f.write_result();
+        if (WM > 1 || u.w.partial < 0 || end_split - first_split == 1) f.write_result();
         else {
             f.write_partial();
             if (is_last_split(x, u, end_split - first_split)) write_combined<VD>(x, u, first_split, end_split);

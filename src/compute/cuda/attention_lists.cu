@@ -40,29 +40,33 @@ struct list_args {
     int32_t rows_per_tile, n_partials_max;
 };
 
-// Rows of a prompt are cut where a multiple of rows_per_tile begins, so neighbours mostly do the same amount of work.
-__device__ bool same_tile(const list_args &x, int32_t row, int32_t next) {
+// Rows of a prompt are cut where a multiple of rows_per_tile begins, so neighbours mostly do the same amount of work. `other`: a row beside this one.
+__device__ bool same_tile(const list_args &x, int32_t row, int32_t other) {
     const gr_cuda_attention_step &s = x.step;
-    return s.kv_sequence[next] == s.kv_sequence[row] && !s.decode[next] && s.position[next] / x.rows_per_tile == s.position[row] / x.rows_per_tile;
+    return other >= 0 && other < s.n_rows && s.kv_sequence[other] == s.kv_sequence[row] && !s.decode[other] &&
+           s.position[other] / x.rows_per_tile == s.position[row] / x.rows_per_tile;
 }
+
+__device__ bool is_real(const list_args &x, int32_t row) { return row < x.step.n_rows && x.step.kv_sequence[row] >= 0; }
 
 __device__ counts count_row(const list_args &x, int32_t row) {
-    if (row >= x.step.n_rows || x.step.kv_sequence[row] < 0) return {0, 0, 0};
+    if (!is_real(x, row)) return {0, 0, 0};
     int32_t n_splits = x.step.position[row] / GR_CUDA_SPLIT + 1;
     if (x.step.decode[row]) return {0, n_splits, n_splits > 1 ? n_splits : 0};
-    return {row == 0 || x.step.decode[row - 1] || !same_tile(x, row, row - 1), 0, 0};
+    return {!same_tile(x, row, row - 1), 0, 0};
 }
 
-__device__ void add_tile(const list_args &x, int32_t row, gr_cuda_work *to) {
-    int32_t n = 1;
-    while (n < x.rows_per_tile && row + n < x.step.n_rows && same_tile(x, row, row + n)) n++;
-    *to = {row, n, x.step.kv_sequence[row], x.step.position[row], 0, x.step.position[row + n - 1] + 1, 0, -1};
+// A tile's first row and its last write the parts that each knows.
+__device__ void add_tile(const list_args &x, int32_t row, bool starts, gr_cuda_work *to) {
+    int32_t position = x.step.position[row];
+    if (starts) to->row = row, to->sequence = x.step.kv_sequence[row], to->first = position, to->from = 0, to->split = 0, to->partial = -1;
+    if (!same_tile(x, row, row + 1)) to->end_row = row + 1, to->to = position + 1;
 }
 
 __device__ void add_splits(const list_args &x, int32_t row, int32_t n_splits, int32_t partial, gr_cuda_work *to) {
     int32_t position = x.step.position[row];
     for (int32_t s = 0; s < n_splits; s++)
-        to[s] = {row, 1, x.step.kv_sequence[row], position, s * GR_CUDA_SPLIT, min((s + 1) * GR_CUDA_SPLIT, position + 1), s, n_splits > 1 ? partial : -1};
+        to[s] = {row, row + 1, x.step.kv_sequence[row], position, s * GR_CUDA_SPLIT, min((s + 1) * GR_CUDA_SPLIT, position + 1), s, n_splits > 1 ? partial : -1};
 }
 
 // One block, LIST_THREADS rows at a time. Lists that are longer than what was opened are the caller's mistake.
@@ -73,7 +77,7 @@ __global__ __launch_bounds__(LIST_THREADS) void build_lists(list_args x) {
         counts own = count_row(x, row), at = done + sum_before(own, &all);
         done = done + all;
         if (done.tiles > x.prompt.n_max || done.splits > x.decode.n_max || done.partials > x.n_partials_max) __trap();
-        if (own.tiles) add_tile(x, row, x.prompt.work + at.tiles);
+        if (is_real(x, row) && !x.step.decode[row]) add_tile(x, row, own.tiles, x.prompt.work + at.tiles + own.tiles - 1);
         if (own.splits) add_splits(x, row, own.splits, at.partials, x.decode.work + at.splits);
     }
     if (threadIdx.x == 0) *x.prompt.n = done.tiles, *x.decode.n = done.splits;

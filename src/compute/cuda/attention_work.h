@@ -12,7 +12,7 @@ enum { GR_CUDA_SPLIT = 256 };       /* positions a block reads for a decode row,
 
 /* Rows of one sequence against some of its positions, for all heads. */
 typedef struct gr_cuda_work {
-    int32_t row, n_rows, sequence;
+    int32_t row, end_row, sequence;
     int32_t first;                  /* position of the first row */
     int32_t from, to;               /* positions to read, before the window is thought of */
     int32_t split;                  /* decode: from / GR_CUDA_SPLIT */
