@@ -3,6 +3,7 @@
 
 #include "compute/cuda/cuda.h"
 #include "compute/cuda/moe.h"
+#include "compute/cuda/pdl.cuh"
 
 namespace {
 
@@ -18,6 +19,8 @@ __device__ __forceinline__ void add_scaled(float (&sum)[8], float weight, uint4 
 __global__ void combine(const int32_t *pair_of_choice, const float *weight, const uint4 *y, const uint4 *residual, int32_t top_k, int32_t n_vectors,
                         uint4 *out) {
     int64_t row = blockIdx.x;
+    pdl::release_next();
+    pdl::wait();
     for (int32_t v = threadIdx.x; v < n_vectors; v += blockDim.x) {
         float sum[8] = {0};
         for (int64_t c = row * top_k; c < (row + 1) * top_k; c++) {
@@ -40,8 +43,8 @@ extern "C" grace_status gr_cuda_combine(const gr_cuda_pairs *pairs, const float 
     int32_t n_vectors = hidden / 8, threads = n_vectors < 256 ? (n_vectors + 31) / 32 * 32 : 256;
     GR_CHECK(hidden > 0 && hidden % 8 == 0, GRACE_ERR_LIMIT, "cuda: combine takes rows of a multiple of 8 values, not %d", hidden);
     if (pairs->n_rows == 0) return GRACE_OK;
-    combine<<<pairs->n_rows, threads, 0, stream>>>(pairs->pair_of_choice, weight, (const uint4 *)y, (const uint4 *)residual, pairs->top_k, n_vectors,
-                                                   (uint4 *)out);
+    pdl::launch(combine, (unsigned)pairs->n_rows, (unsigned)threads, 0, stream, true, pairs->pair_of_choice, weight, (const uint4 *)y, (const uint4 *)residual,
+                pairs->top_k, n_vectors, (uint4 *)out);
     st = gr_cuda_status(cudaGetLastError(), "combine");
 done:
     return st;

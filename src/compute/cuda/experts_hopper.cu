@@ -9,6 +9,7 @@
 // Agrees with gr_cpu_experts() up to the roundings of bf16.
 #include "compute/cuda/experts.cuh"
 #include "compute/cuda/hopper.cuh"
+#include "compute/cuda/pdl.cuh"
 #include "compute/cuda/wgmma.cuh"
 
 namespace {
@@ -156,7 +157,7 @@ __global__ __launch_bounds__(WARPGROUP *(1 + BM / 64), 1) void grouped_product(c
     __shared__ int32_t tiles_before[GR_CUDA_SLOTS_MAX + 1];
     const int32_t GROUPS = BM / 64;
     ring<BM, BN, STAGES> r = {shared_raw + (-hopper::shared_address(shared_raw) & 1023), full, empty};
-    if (threadIdx.x < 32) count_tiles<BM>(p.pairs, tiles_before);
+    pdl::release_next();
     if (threadIdx.x == 32) {
         for (int i = 0; i < STAGES; i++) {
             hopper::barrier_init(&full[i], GATHER ? WARPGROUP + 1 : 1);
@@ -164,6 +165,8 @@ __global__ __launch_bounds__(WARPGROUP *(1 + BM / 64), 1) void grouped_product(c
         }
         hopper::barrier_init_done();
     }
+    pdl::wait();
+    if (threadIdx.x < 32) count_tiles<BM>(p.pairs, tiles_before);
     __syncthreads();        // tiles and barriers are there
     int32_t n_tiles = tiles_before[p.pairs.n_slots] * n_across_of<BN>(p), group = (int32_t)threadIdx.x / WARPGROUP - 1;
     if (group < 0) {
@@ -194,7 +197,7 @@ grace_status launch(const CUtensorMap &a, const CUtensorMap &b, const product &p
         if (st) return st;
         ready = true;
     }
-    kernel<<<n_processors, WARPGROUP *(1 + BM / 64), bytes, stream>>>(a, b, p);
+    pdl::launch(kernel, n_processors, WARPGROUP * (1 + BM / 64), bytes, stream, true, a, b, p);
     return gr_cuda_status(cudaGetLastError(), "grouped_product");
 }
 

@@ -5,6 +5,7 @@
 // A row's sums run over k in steps of 16 in order, whatever BM: its bits do not depend on the tile it stands in. Agrees with experts_plain.cu.
 #include "compute/cuda/ampere.cuh"
 #include "compute/cuda/experts.cuh"
+#include "compute/cuda/pdl.cuh"
 
 namespace {
 
@@ -147,6 +148,8 @@ template <int BM, bool UP> __global__ __launch_bounds__(sizes<BM>::THREADS, BM =
     __shared__ int32_t tiles_before[GR_CUDA_SLOTS_MAX + 1];
     const int32_t warp = threadIdx.x / 32, warp_across = warp % WARPS_ACROSS, first_row = warp / WARPS_ACROSS * WARP_ROWS;
     const uint32_t ring = ampere::shared_address(shared);
+    pdl::release_next();
+    pdl::wait();
     if (warp == 0) count_tiles<BM>(p.pairs, tiles_before);
     __syncthreads();        // tiles are counted
     int32_t n_across = (p.n_out + outs_of_tile<UP>() - 1) / outs_of_tile<UP>(), n_tiles = tiles_before[p.pairs.n_slots] * n_across, at = 0;
@@ -179,7 +182,7 @@ template <int BM, bool UP> grace_status launch(const product &p, int32_t n_proce
         if (!st) st = gr_cuda_status(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&n_blocks, kernel, threads, bytes), "blocks of mma_product");
         if (st) return st;
     }
-    kernel<<<n_processors * n_blocks, threads, bytes, stream>>>(p);
+    pdl::launch(kernel, n_processors * n_blocks, threads, bytes, stream, true, p);
     return gr_cuda_status(cudaGetLastError(), "mma_product");
 }
 

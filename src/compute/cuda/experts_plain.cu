@@ -1,5 +1,6 @@
 // Experts for any sizes: a warp an output, fp32 sums in one order. Correct first; the fast kernels are held against it.
 #include "compute/cuda/experts.cuh"
+#include "compute/cuda/pdl.cuh"
 
 namespace {
 
@@ -27,6 +28,8 @@ __device__ float output(const product &p, int32_t slot, int32_t weight_row, cons
 // grid: most pairs x ceil(n_out / OUTS)
 template <bool UP> __global__ __launch_bounds__(32 * WARPS) void plain_product(product p) {
     int32_t pair = blockIdx.x, warp = threadIdx.x / 32;
+    pdl::release_next();
+    pdl::wait();
     if (pair >= p.pairs.first(p.pairs.n_slots)) return;
     int32_t slot = slot_at(p.pairs.n_slots, pair, [&](int32_t s) { return p.pairs.first(s); });
     const bf16 *x = p.in + (int64_t)(UP ? p.pairs.row(pair) : pair) * p.k;
@@ -45,7 +48,7 @@ template <bool UP> __global__ __launch_bounds__(32 * WARPS) void plain_product(p
 extern "C" grace_status gr_cuda_experts_plain(const gr_cuda_experts *e, const gr_cuda_pairs *pairs, const void *rows, void *y, cudaStream_t stream) {
     const product up = up_product(e, pairs, rows), down = down_product(e, pairs, y);
     const unsigned n_pairs = (unsigned)pairs->n_rows * (unsigned)pairs->top_k;
-    plain_product<true><<<dim3(n_pairs, (up.n_out + OUTS - 1) / OUTS), 32 * WARPS, 0, stream>>>(up);
-    plain_product<false><<<dim3(n_pairs, (down.n_out + OUTS - 1) / OUTS), 32 * WARPS, 0, stream>>>(down);
+    pdl::launch(plain_product<true>, dim3(n_pairs, (up.n_out + OUTS - 1) / OUTS), 32 * WARPS, 0, stream, true, up);
+    pdl::launch(plain_product<false>, dim3(n_pairs, (down.n_out + OUTS - 1) / OUTS), 32 * WARPS, 0, stream, true, down);
     return gr_cuda_status(cudaGetLastError(), "plain experts");
 }

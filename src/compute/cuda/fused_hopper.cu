@@ -11,6 +11,7 @@
 // whatever the tile: its bits do not depend on the rows beside it. Agrees with gr_cpu_experts() up to the roundings of bf16.
 #include "compute/cuda/experts.cuh"
 #include "compute/cuda/hopper.cuh"
+#include "compute/cuda/pdl.cuh"
 #include "compute/cuda/wgmma.cuh"
 
 namespace {
@@ -225,11 +226,13 @@ __global__ __launch_bounds__(WARPGROUP *(1 + BM / 64), 1) void both_products(con
     __shared__ int32_t tiles_before[GR_CUDA_SLOTS_MAX + 1];
     const int32_t GROUPS = BM / 64, group = (int32_t)threadIdx.x / WARPGROUP - 1;
     ring<BM, BN, STAGES, PEERS> r = {shared_raw + (-hopper::shared_address(shared_raw) & 1023), full, empty};
-    if (threadIdx.x < 32) count_tiles<BM * PEERS>(up.pairs, tiles_before);
+    pdl::release_next();
     if (threadIdx.x == 32) {
         for (int i = 0; i < STAGES; i++) hopper::barrier_init(&full[i], r.ARRIVALS), hopper::barrier_init(&empty[i], 4 * GROUPS * PEERS);
         hopper::barrier_init_done();
     }
+    pdl::wait();
+    if (threadIdx.x < 32) count_tiles<BM * PEERS>(up.pairs, tiles_before);
     if (PEERS == 1) __syncthreads();        // tiles and barriers are there
     else hopper::cluster_sync();            // in every block of the cluster
     const walk all = walk_of<BN>(up, down, tiles_before);
@@ -264,12 +267,14 @@ grace_status launch(const gr_cuda_experts *e, const gr_cuda_pairs *pairs, const 
         if (st) return st;
         ready = true;
     }
-    cudaLaunchAttribute cluster = {};
-    cluster.id = cudaLaunchAttributeClusterDimension;
-    cluster.val.clusterDim.x = PEERS, cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
+    cudaLaunchAttribute attributes[2] = {};
+    attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[0].val.programmaticStreamSerializationAllowed = 1;
+    attributes[1].id = cudaLaunchAttributeClusterDimension;
+    attributes[1].val.clusterDim.x = PEERS, attributes[1].val.clusterDim.y = attributes[1].val.clusterDim.z = 1;
     cudaLaunchConfig_t config = {};
     config.gridDim = e->n_processors / PEERS * PEERS, config.blockDim = WARPGROUP * (1 + BM / 64), config.dynamicSmemBytes = bytes, config.stream = stream;
-    config.attrs = &cluster, config.numAttrs = PEERS > 1;
+    config.attrs = attributes, config.numAttrs = PEERS > 1 ? 2 : 1;
     return gr_cuda_status(cudaLaunchKernelEx(&config, kernel, e->up_boxes, e->act_boxes, e->down_boxes, up_product(e, pairs, rows), down_product(e, pairs, y),
                                              e->written), "both_products");
 }
