@@ -22,10 +22,12 @@ struct plan {
 
 struct place { int32_t tile, head, first_out, segment; bool valid; };
 
+__device__ __forceinline__ int32_t head_of(const gr_cuda_product &p, const plan &s, int32_t tile) { return p.n_heads == 1 ? 0 : tile / s.tiles_per_head; }
+
 __device__ __forceinline__ place place_at(const gr_cuda_product &p, const plan &s, int32_t step) {
     int32_t warp = threadIdx.x / 32, group = blockIdx.x + step / s.rounds * gridDim.x;
     int32_t tile = group * s.tiles_at_once + warp / s.warps_per_tile, segment = step % s.rounds * s.warps_per_tile + warp % s.warps_per_tile;
-    int32_t head = tile / s.tiles_per_head;
+    int32_t head = head_of(p, s, tile);
     return {tile, head, (tile - head * s.tiles_per_head) * OUTS, segment, tile < s.n_tiles && segment < s.n_segments};
 }
 
@@ -62,6 +64,16 @@ __device__ void copy_kept(const gr_cuda_product &p) {
     }
 }
 
+// Output i of a step's tiles: by tile, row, output. place is negative where there is none.
+struct output { int32_t local, in_tile; int64_t place; };
+
+template <int ROWS> __device__ __forceinline__ output output_at(const gr_cuda_product &p, const plan &s, int32_t first_tile, int32_t i) {
+    int32_t local = i / (ROWS * OUTS), tile = first_tile + local, head = head_of(p, s, tile), row = i / OUTS % ROWS;
+    int32_t o = (tile - head * s.tiles_per_head) * OUTS + i % OUTS;
+    bool valid = local < s.tiles_at_once && tile < s.n_tiles && row < p.n_rows && o < p.outs;
+    return {local, i % (ROWS * OUTS), valid ? place_of(p, row, head, o) : -1};
+}
+
 // ROWS: 8 or 16 rows at most. part: sums of a step by warp, row, output; two of them, so that one meeting of the block a step is enough: a warp writes step
 // s + 2 only after the meeting of s + 1, which comes after every thread has read step s.
 template <int ROWS> __global__ __launch_bounds__(THREADS, BLOCKS_PER_PROCESSOR) void few(gr_cuda_product p, plan s) {
@@ -92,15 +104,16 @@ template <int ROWS> __global__ __launch_bounds__(THREADS, BLOCKS_PER_PROCESSOR) 
             at = place_at(p, s, step + 1);
             load_w(p, at, w);
         }
+        output out = output_at<ROWS>(p, s, first_tile, threadIdx.x);
+        float old = out.place >= 0 && round == s.rounds - 1 ? addend(p, out.place) : 0;
         __syncthreads();        // sums of all warps are there
         for (int32_t i = threadIdx.x; i < s.tiles_at_once * ROWS * OUTS; i += THREADS) {
-            int32_t local = i / (ROWS * OUTS), row = i / OUTS % ROWS, tile = first_tile + local, head = tile / s.tiles_per_head;
-            int32_t o = (tile - head * s.tiles_per_head) * OUTS + i % OUTS;
+            if (i >= THREADS) out = output_at<ROWS>(p, s, first_tile, i), old = out.place >= 0 ? addend(p, out.place) : 0;      // only narrow matrices
             float all = round == 0 ? 0 : total;
             for (int32_t j = 0; j < s.warps_per_tile && round * s.warps_per_tile + j < s.n_segments; j++)
-                all += part[step % 2][local * s.warps_per_tile + j][i % (ROWS * OUTS)];
+                all += part[step % 2][out.local * s.warps_per_tile + j][out.in_tile];
             total = all;
-            if (round == s.rounds - 1 && row < p.n_rows && tile < s.n_tiles && o < p.outs) store(p, row, head, o, all);
+            if (round == s.rounds - 1 && out.place >= 0) store(p, out.place, all + old);
         }
     }
     if (p.n_kept) copy_kept(p);

@@ -25,15 +25,14 @@ __device__ __forceinline__ void add_chunk(float (&sum)[4], const uint4 &x, const
     ampere::multiply(sum, {x.z, x8.z, x.w, x8.w}, w.z, w.w);
 }
 
-// The result of one output of piece `head` of a row.
-__device__ __forceinline__ void store(const gr_cuda_product &p, int32_t row, int32_t head, int32_t o, float sum) {
-    int64_t at = row * p.out_step + head * p.out_head_step + o;
-    if (p.out_fp32) {
-        ((float *)p.out)[at] = sum;
-    } else {
-        bf16 *out = (bf16 *)p.out + at;
-        *out = __float2bfloat16_rn(p.add ? sum + __bfloat162float(*out) : sum);
-    }
+// Where output o of piece `head` of a row stands, what is added there, and the result.
+__device__ __forceinline__ int64_t place_of(const gr_cuda_product &p, int32_t row, int32_t head, int32_t o) {
+    return row * p.out_step + head * p.out_head_step + o;
+}
+__device__ __forceinline__ float addend(const gr_cuda_product &p, int64_t place) { return p.add ? __bfloat162float(((const bf16 *)p.out)[place]) : 0; }
+__device__ __forceinline__ void store(const gr_cuda_product &p, int64_t place, float sum) {
+    if (p.out_fp32) ((float *)p.out)[place] = sum;
+    else ((bf16 *)p.out)[place] = __float2bfloat16_rn(sum);
 }
 
 }  // namespace order

@@ -82,7 +82,8 @@ template <class S> __global__ __launch_bounds__(THREADS, 1) void tiles(gr_cuda_p
 #pragma unroll
     for (int i = 0; i < S::FM * S::FN * 4; i++) {
         int32_t row = c.row + m + i / 4 / S::FN * 16 + lane / 4 + i % 4 / 2 * 8, o = c.out + n + i / 4 % S::FN * 8 + lane % 4 * 2 + i % 2;
-        if (row < p.n_rows && o < p.outs) store(p, row, head, o, (&total[0][0][0])[i]);
+        int64_t place = place_of(p, row, head, o);
+        if (row < p.n_rows && o < p.outs) store(p, place, (&total[0][0][0])[i] + addend(p, place));
     }
 }
 
