@@ -34,7 +34,7 @@ void gr_cuda_linears_close(gr_cuda_linears *l);
  * chooses, which takes the host about 0.1 ms and may allocate there. Matrices of one shape share what was chosen. */
 grace_status gr_cuda_linears_prepare(gr_cuda_linears *l, const gr_cuda_matrix *w, int32_t n_heads, int32_t n_rows_max, bool out_fp32);
 
-/* out = x W^T, and + out when add (bf16 only), rounded once.
+/* out = x W^T, and + out when add (bf16 only), rounded once; cuBLASLt may round the product before it adds.
  *   x    [n_rows, cols] bf16, 16-byte aligned, x_step a multiple of 8
  *   out  [n_rows, rows] bf16 or fp32, not overlapping x
  * An fp32 matrix is multiplied in fp32. Fails with LIMIT for other sizes and alignments. */

@@ -1,7 +1,8 @@
-// Dense products of at most 16 rows: the matrix streams through the registers once, at the memory's rate.
+// Dense products of at most 16 rows: the matrix streams through the processors once, at the memory's rate.
 //
-// A warp takes 8 outputs and a segment of 256 columns at a time: 4 KiB of W, eight 16-byte loads a lane, all under way before the first is used; the next
-// 4 KiB are asked for before this tile's sums are folded. Warps of a block share a tile's segments; the sums meet in shared memory and are folded in
+// A warp takes 8 outputs and a segment of 256 columns at a time: 4 KiB of W, eight pieces of 16 bytes a lane. A lane copies the pieces it will use itself
+// into a ring of its own in shared memory, STAGES steps ahead, so nobody waits for anybody's data; 96 KiB are under way in every processor, and they are
+// asked for before the kernel waits for the one before it. Warps of a block share a tile's segments; the sums meet in shared memory and are folded in
 // order (linear_order.cuh). Tiles go round over a grid of blocks that stay. Rows of x are the other operand of the tensor cores, in registers; they are read
 // again only where a warp moves to another segment or head. Agrees with gr_cpu_linear() and gr_cpu_linear_heads() up to rounding.
 #include "compute/cuda/linear_order.cuh"
@@ -11,7 +12,7 @@ namespace {
 
 using namespace order;
 
-enum { WARPS = 8, THREADS = 32 * WARPS, OUTS = 8, BLOCKS_PER_PROCESSOR = 2 };
+enum { WARPS = 8, THREADS = 32 * WARPS, OUTS = 8, STAGES = 3, RING_BYTES = STAGES * CHUNKS * THREADS * 16 };
 
 // How tiles of 8 outputs and their segments go over the warps of the grid: a step gives every warp one segment of one tile. A tile with more segments than
 // warps takes `rounds` steps.
@@ -31,19 +32,18 @@ __device__ __forceinline__ place place_at(const gr_cuda_product &p, const plan &
     return {tile, head, (tile - head * s.tiles_per_head) * OUTS, segment, tile < s.n_tiles && segment < s.n_segments};
 }
 
-__device__ __forceinline__ uint4 load_stream(const bf16 *from) {
-    uint4 v;
-    asm volatile("ld.global.nc.L1::no_allocate.L2::256B.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(from));
-    return v;
-}
-
-// This lane's 16 bytes of every chunk of a segment; zeros where there are none.
-__device__ __forceinline__ void load_w(const gr_cuda_product &p, const place &at, uint4 (&w)[CHUNKS]) {
+// This lane's pieces of a step on their way to its part of the ring, [STAGES, CHUNKS, THREADS]; zeros where there are none.
+__device__ __forceinline__ void ask_w(const gr_cuda_product &p, const plan &s, int32_t step, uint4 *ring) {
+    place at = place_at(p, s, step);
     int32_t lane = threadIdx.x % 32, o = at.first_out + lane / 4, k = at.segment * SEGMENT + lane % 4 * 8;
     const bf16 *from = (const bf16 *)p.w + ((int64_t)at.head * p.outs + o) * p.cols + k;
     bool valid = at.valid && o < p.outs;
+    uint32_t to = ampere::shared_address(ring + step % STAGES * CHUNKS * THREADS + threadIdx.x);
 #pragma unroll
-    for (int c = 0; c < CHUNKS; c++) w[c] = valid && k + c * CHUNK < p.cols ? load_stream(from + c * CHUNK) : uint4{};
+    for (int c = 0; c < CHUNKS; c++) {
+        bool there = valid && k + c * CHUNK < p.cols;
+        ampere::copy_16(to + c * THREADS * 16, there ? from + c * CHUNK : (const bf16 *)p.w, there);
+    }
 }
 
 __device__ __forceinline__ void load_x(const gr_cuda_product &p, const place &at, int32_t row, uint4 (&x)[CHUNKS]) {
@@ -76,34 +76,45 @@ template <int ROWS> __device__ __forceinline__ output output_at(const gr_cuda_pr
 
 // ROWS: 8 or 16 rows at most. part: sums of a step by warp, row, output; two of them, so that one meeting of the block a step is enough: a warp writes step
 // s + 2 only after the meeting of s + 1, which comes after every thread has read step s.
-template <int ROWS> __global__ __launch_bounds__(THREADS, BLOCKS_PER_PROCESSOR) void few(gr_cuda_product p, plan s) {
+template <int ROWS> __global__ __launch_bounds__(THREADS, 2) void few(gr_cuda_product p, plan s) {
+    extern __shared__ uint4 ring[];
     __shared__ float part[2][WARPS][ROWS * OUTS];
     int32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     int32_t n_groups = (s.n_tiles + s.tiles_at_once - 1) / s.tiles_at_once;
     int32_t n_steps = blockIdx.x < n_groups ? ((n_groups - 1 - blockIdx.x) / gridDim.x + 1) * s.rounds : 0;
-    uint4 w[CHUNKS], x[CHUNKS], x8[ROWS == 16 ? CHUNKS : 1] = {};
+    uint4 x[CHUNKS], x8[ROWS == 16 ? CHUNKS : 1] = {};
     float total = 0;        // of this thread's output, where a tile takes several steps: then a thread has one
-    place at = place_at(p, s, 0);
+    auto ask = [&](int32_t step) {
+        if (step < n_steps) ask_w(p, s, step, ring);
+        ampere::copies_commit();        // also an empty group: the count of groups is the count of steps
+    };
+    auto read_x = [&](const place &at) {
+        load_x(p, at, lane / 4, x);
+        if constexpr (ROWS == 16) load_x(p, at, lane / 4 + 8, x8);
+    };
     pdl::release_next();
-    load_w(p, at, w);
+    for (int32_t step = 0; step < STAGES; step++) ask(step);
+    place at = place_at(p, s, 0);
     pdl::wait();
+    read_x(at);
     for (int32_t step = 0; step < n_steps; step++) {
-        if (step == 0 || s.rounds > 1 || p.n_heads > 1) {
-            load_x(p, at, lane / 4, x);
-            if constexpr (ROWS == 16) load_x(p, at, lane / 4 + 8, x8);
-        }
+        const uint4 *w = ring + step % STAGES * CHUNKS * THREADS + threadIdx.x;
         float sum[4] = {};
+        ampere::copies_wait<STAGES - 1>();
 #pragma unroll
         for (int c = 0; c < CHUNKS; c++)
-            if (at.segment * SEGMENT + c * CHUNK < p.cols) add_chunk(sum, x[c], x8[ROWS == 16 ? c : 0], w[c]);
+            if (at.segment * SEGMENT + c * CHUNK < p.cols) {
+                uint4 piece = w[c * THREADS];
+                add_half<0>(sum, x[c], x8[ROWS == 16 ? c : 0], piece);
+                add_half<1>(sum, x[c], x8[ROWS == 16 ? c : 0], piece);
+            }
+        ask(step + STAGES);
         float *mine = part[step % 2][warp] + lane / 4 * OUTS + lane % 4 * 2;
         *(float2 *)mine = {sum[0], sum[1]};
         if (ROWS == 16) *(float2 *)(mine + 8 * OUTS) = {sum[2], sum[3]};
         int32_t first_tile = at.tile - warp / s.warps_per_tile, round = step % s.rounds;
-        if (step + 1 < n_steps) {
-            at = place_at(p, s, step + 1);
-            load_w(p, at, w);
-        }
+        at = place_at(p, s, step + 1);
+        if (step + 1 < n_steps && (s.rounds > 1 || p.n_heads > 1)) read_x(at);
         output out = output_at<ROWS>(p, s, first_tile, threadIdx.x);
         float old = out.place >= 0 && round == s.rounds - 1 ? addend(p, out.place) : 0;
         __syncthreads();        // sums of all warps are there
@@ -132,9 +143,11 @@ plan plan_of(const gr_cuda_product &p) {
 
 }  // namespace
 
-extern "C" grace_status gr_cuda_linear_few(const gr_cuda_product *p, int32_t n_processors, bool overlap, cudaStream_t stream) {
+extern "C" grace_status gr_cuda_linear_few(const gr_cuda_product *p, int32_t n_blocks_max, bool overlap, cudaStream_t stream) {
     plan s = plan_of(*p);
-    int32_t n_groups = (s.n_tiles + s.tiles_at_once - 1) / s.tiles_at_once, most = BLOCKS_PER_PROCESSOR * n_processors;
-    pdl::launch(p->n_rows <= 8 ? few<8> : few<16>, n_groups < most ? n_groups : most, THREADS, 0, stream, overlap, *p, s);
+    int32_t n_groups = (s.n_tiles + s.tiles_at_once - 1) / s.tiles_at_once;
+    auto kernel = p->n_rows <= 8 ? few<8> : few<16>;
+    if (cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, RING_BYTES) == cudaSuccess)
+        pdl::launch(kernel, n_groups < n_blocks_max ? n_groups : n_blocks_max, THREADS, RING_BYTES, stream, overlap, *p, s);
     return gr_cuda_status(cudaGetLastError(), "linear, few rows");
 }

@@ -19,10 +19,10 @@ typedef __nv_bfloat16 bf16;
 
 enum { CHUNK = 32, CHUNKS = 8, SEGMENT = CHUNK * CHUNKS };
 
-// x of rows g and g + 8, w of output g: a chunk of 16 x 8 outputs.
-__device__ __forceinline__ void add_chunk(float (&sum)[4], const uint4 &x, const uint4 &x8, const uint4 &w) {
-    ampere::multiply(sum, {x.x, x8.x, x.y, x8.y}, w.x, w.y);
-    ampere::multiply(sum, {x.z, x8.z, x.w, x8.w}, w.z, w.w);
+// Half of a chunk of 16 x 8 outputs: x of rows g and g + 8, w of output g.
+template <int HALF> __device__ __forceinline__ void add_half(float (&sum)[4], const uint4 &x, const uint4 &x8, const uint4 &w) {
+    if (HALF == 0) ampere::multiply(sum, {x.x, x8.x, x.y, x8.y}, w.x, w.y);
+    else ampere::multiply(sum, {x.z, x8.z, x.w, x8.w}, w.z, w.w);
 }
 
 // Where output o of piece `head` of a row stands, what is added there, and the result.

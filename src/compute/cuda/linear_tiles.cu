@@ -48,7 +48,9 @@ template <class S> __device__ __forceinline__ void multiply(float (&sum)[S::FM][
     for (int i = 0; i < S::FM; i++) {
         uint4 a = *part_at(x, m + i * 16 + g, part), a8 = *part_at(x, m + i * 16 + 8 + g, part);
 #pragma unroll
-        for (int j = 0; j < S::FN; j++) add_chunk(sum[i][j], a, a8, b[j]);
+        for (int j = 0; j < S::FN; j++) add_half<0>(sum[i][j], a, a8, b[j]);
+#pragma unroll
+        for (int j = 0; j < S::FN; j++) add_half<1>(sum[i][j], a, a8, b[j]);        // apart from the first half: neither waits for the one before it
     }
 }
 
