@@ -15,14 +15,11 @@
 
 #define SHARED GRACE_SOURCE_DIR "/../shared/models/"
 
-/* Where bf16 leaves a probability open: what an error of the router's logits of a hundredth moves it by at most, a quarter of it. */
-enum { OPEN_MARGINS_PER_ONE = 400 };
-
 static void check_both_ways(const char *name, const char *dir, const char *goldens, const char *kernels, bool exact) {
     char trace[] = "/tmp/grace-goldens-XXXXXX";
     gr_goldens g = gr_goldens_open(name, dir, goldens);
     assert_true(close(mkstemp(trace)) == 0);
-    g.device = "cuda", g.kernels = kernels, g.relative = gr_golden_relative_bf16(dir), g.open_margin = 1.0 / OPEN_MARGINS_PER_ONE;
+    g.device = "cuda", g.kernels = kernels, g.relative = gr_golden_relative_bf16(dir), g.open_margin = 0;
     grace_trace *forced = gr_golden_routing(&g, trace);
     g.forced = forced;
     gr_goldens_check(&g, exact, 100);

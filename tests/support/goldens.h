@@ -37,7 +37,7 @@ typedef struct gr_goldens {
     gr_shard file;
     int32_t n_prompts;
     double relative;                /* error, see above */
-    double open_margin;             /* of a choice of experts: under it either is right */
+    double open_margin;             /* of a choice of experts: under it either is right; 0: what `relative` leaves open (gr_golden_open_margin()) */
     const char *device, *kernels;   /* grace_engine_options */
     const grace_trace *forced;      /* routing that replaces the gates' choice (gr_golden_routing()); then only prompts run; NULL: none */
     double worst;                   /* largest error found, in bounds */
@@ -263,24 +263,6 @@ static inline void gr_golden_close(gr_goldens *g, const char *what, int prompt, 
     if (bound > 0) g->worst = fmax(g->worst, fabs(found - expected) / bound);
 }
 
-/* The first position of a prompt that chose otherwise at an open margin: from there on the hidden states are legitimately others. */
-static inline int32_t gr_golden_first_open_choice(const gr_goldens *g, const gr_seen_prompt *s, int p) {
-    const gr_shard_tensor *ids = gr_golden(g, p, "topk_ids"), *margin = gr_golden(g, p, "topk_margin");
-    int32_t first = s->n, k = g->info->top_k;
-    assert_true(ids->shape[0] == g->info->n_moe_layers && ids->shape[2] == k);
-    for (int32_t l = 0; l < g->info->n_moe_layers; l++)
-        for (int32_t t = 0; t < first; t++) {
-            bool same = true;
-            int64_t at = (int64_t)l * s->n + t;
-            for (int64_t i = at * k; i < (at + 1) * k; i++) same = same && ((const uint8_t *)ids->data)[i] == s->experts[i];
-            if (same) continue;
-            if (gr_golden_float(margin, at) >= g->open_margin)
-                fail_msg("%s, prompt %d, MoE layer %d, position %d: other experts at a margin of %g", g->name, p, l, t, gr_golden_float(margin, at));
-            first = t;
-        }
-    return first;
-}
-
 static inline double gr_golden_weight_at(const grace_tensor *t, int64_t i) {
     uint16_t half;
     float value;
@@ -310,6 +292,34 @@ static inline double gr_golden_router_logit(const gr_goldens *g, int32_t moe_lay
         most = fmax(most, sqrt(squares * (double)t->router.cols));
     }
     return most;
+}
+
+/* Margins are between the last chosen expert and the first rejected one: of probabilities, each off by its own size times the error of two logits, where the
+ * router chooses by them; of logits, each off by its error, in gpt_oss. */
+static inline double gr_golden_open_margin(const gr_goldens *g, int prompt, int32_t layer, int64_t at) {
+    const gr_shard_tensor *weights = gr_golden(g, prompt, "topk_weights");
+    const int64_t last = (at + 1) * g->info->top_k - 1;
+    const double error = 2 * g->relative * gr_golden_router_logit(g, layer);
+    if (g->open_margin > 0) return g->open_margin;
+    return strcmp(g->info->family, "gpt_oss") ? error * gr_golden_float(weights, last) : error;
+}
+
+/* The first position of a prompt that chose otherwise at an open margin: from there on the hidden states are legitimately others. */
+static inline int32_t gr_golden_first_open_choice(const gr_goldens *g, const gr_seen_prompt *s, int p) {
+    const gr_shard_tensor *ids = gr_golden(g, p, "topk_ids"), *margin = gr_golden(g, p, "topk_margin");
+    int32_t first = s->n, k = g->info->top_k;
+    assert_true(ids->shape[0] == g->info->n_moe_layers && ids->shape[2] == k);
+    for (int32_t l = 0; l < g->info->n_moe_layers; l++)
+        for (int32_t t = 0; t < first; t++) {
+            bool same = true;
+            int64_t at = (int64_t)l * s->n + t;
+            for (int64_t i = at * k; i < (at + 1) * k; i++) same = same && ((const uint8_t *)ids->data)[i] == s->experts[i];
+            if (same) continue;
+            if (gr_golden_float(margin, at) >= gr_golden_open_margin(g, p, l, at))
+                fail_msg("%s, prompt %d, MoE layer %d, position %d: other experts at a margin of %g", g->name, p, l, t, gr_golden_float(margin, at));
+            first = t;
+        }
+    return first;
 }
 
 static inline void gr_golden_check_weights(gr_goldens *g, const gr_seen_prompt *s, int p, int32_t n) {
