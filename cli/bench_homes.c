@@ -13,6 +13,7 @@ static const struct argp_option options[] = {
     {"clusters", GR_CASE_CLUSTERS, "LIST", 0, "shapes, separated by commas (default 2x2,4x4)", 0},
     {"seed", GR_CASE_SEED, "N", 0, "of the planners (default 0)", 0},
     {"chunk", GR_CASE_CHUNK, "N", 0, "tokens of a sequence that run before 'histogram' chooses its home (default 32)", 0},
+    {"moved-rows", GR_CASE_MOVED_ROWS, "W", 0, "measure 'engine' too, the rule of grace run: taking a token of the first chunk along weighs W rows", 0},
     {"output", 'o', "FILE", 0, "write the document there (bench/results/homes.json is made so)", 0},
     {"commit", GR_CASE_COMMIT, "ID", 0, "commit to name in the document", 0},
     {"json", GR_CASE_JSON, 0, 0, "print the document instead of tables", 0},
@@ -39,7 +40,7 @@ static void print_case(const char *trace, grace_cluster c, const char *name, con
     for (int h = 0; h < GR_N_HOMINGS; h++)
         if (r->rows[h] >= 0) printf(" %5.3f", r->load[h]);
         else printf("     -");
-    printf(" | %4.2f\n", r->moved);
+    printf(" | %4.2f %4.2f\n", r->moved, r->engine_moved);
     fflush(stdout);
 }
 
@@ -58,6 +59,7 @@ static void add_case(bench *b, const char *trace, grace_cluster c, int row, cons
     gr_json_set(o, "rows_cross", rows);
     gr_json_set(o, "load_max_over_mean", load);
     gr_json_set_real(o, "moved", r->moved);
+    if (b->a->moved_rows > 0) gr_json_set_real(o, "engine_moved", r->engine_moved);
     gr_json_push(b->cases, o);
     if (!b->a->json) print_case(trace, c, row_names[row], r);
 }
@@ -83,7 +85,7 @@ static grace_status run_case(bench *b, const gr_unit *u, grace_trace_reader *r, 
             grace_plan_free(plan), plan = NULL;
             GR_TRY(gr_recipe_plan(&gr_recipes[row == GRACE ? GR_RECIPE_GRACE : GR_RECIPE_AUTO], &u->train, c, b->a->seed, &plan));
         } else GR_TRY(gr_homes_align_on(plan, r, &changed));
-        GR_TRY(gr_homes_measure(plan, r, b->a->chunk, &results[row]));
+        GR_TRY(gr_homes_measure(plan, r, b->a->chunk, b->a->moved_rows, &results[row]));
         add_case(b, u->name, c, row, &results[row]);
     }
     sum_case(b, results);
@@ -132,9 +134,10 @@ static grace_status run(const gr_case_arguments *a) {
     gr_json_set_string(b.doc, "bench", "homes");
     GR_TRY(gr_bench_origin(b.doc, a->argc, a->argv, NULL, a->commit));
     gr_json_set_int(b.doc, "chunk", a->chunk);
+    if (a->moved_rows > 0) gr_json_set_real(b.doc, "moved_rows", a->moved_rows);
     if (!a->json)
         printf("Planned and learned on even sequences, measured on odd ones; rows between nodes a token and layer, dispatched (as many come back)\n"
-               "%-32s cl.  planner        | rows: random, vocab, histogram, oracle | max/mean load, the same | moved\n", "trace");
+               "%-32s cl.  planner        | rows: random, vocab, histogram, engine, oracle | max/mean load, the same | moved: histogram, engine\n", "trace");
     for (int32_t t = 0; t < a->n_traces; t++) GR_TRY(run_trace(&b, a->traces[t]));
     gr_json_set(b.doc, "cases", gr_json_share(b.cases));
     summarise(&b);
@@ -148,7 +151,7 @@ done:
 
 int gr_bench_homes_main(int argc, char **argv) {
     static const struct argp argp = {options, gr_case_parse, "[TRACE...]", "Rows between nodes by where sequences live: anywhere alike (random), where token ids "
-                                     "suggest (vocab), where the first chunk suggests (histogram), where they send least (oracle); always as many sequences on "
+                                     "suggest (vocab), where the first chunk suggests (histogram; engine: if that is worth the move), where they send least (oracle); always as many sequences on "
                                      "every rank. Without traces: those of tests/golden/tiny-olmoe/traces.", 0, 0, 0};
     static const char *const golden[] = {"tests/golden/tiny-olmoe/traces/prose", "tests/golden/tiny-olmoe/traces/code",
                                          "tests/golden/tiny-olmoe/traces/math"};

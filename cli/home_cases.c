@@ -5,7 +5,7 @@
 #include "base/memory.h"
 #include "plan/homes.h"
 
-const char *const gr_homing_names[GR_N_HOMINGS] = {"random", "vocab", "histogram", "oracle"};
+const char *const gr_homing_names[GR_N_HOMINGS] = {"random", "vocab", "histogram", "engine", "oracle"};
 static const grace_selection train = {.sequences = GRACE_SEQUENCES_EVEN}, test = {.sequences = GRACE_SEQUENCES_ODD};
 
 grace_status gr_homes_align_on(grace_plan *plan, grace_trace_reader *r, bool *changed) {
@@ -25,6 +25,8 @@ typedef struct measuring {
     gr_sends s;                     /* all tokens */
     double *total, *cost;           /* [n, n_nodes] rows; what a predictor thinks of them */
     double *chunk;                  /* [n, n_nodes] rows of the first chunks */
+    int32_t n_chunk;                /* tokens of a first chunk at most */
+    double moved_rows;
     int32_t *homes;                 /* [n] */
     int32_t *place;                 /* [sequences of the trace] in s, -1 */
 } measuring;
@@ -32,11 +34,11 @@ typedef struct measuring {
 static int32_t node_of(const measuring *m, int32_t rank) { return rank / m->plan->cluster.gpus_per_node; }
 static int32_t first_home(const measuring *m, int32_t i) { return i % grace_cluster_ranks(m->plan->cluster); }
 
-static grace_status measuring_open(const grace_plan *plan, grace_trace_reader *r, int32_t chunk, measuring *m) {
+static grace_status measuring_open(const grace_plan *plan, grace_trace_reader *r, int32_t chunk, double moved_rows, measuring *m) {
     grace_status st = GRACE_OK;
     const grace_trace *head = grace_trace_reader_head(r);
     gr_sends first = {0};
-    *m = (measuring){.plan = plan, .r = r};
+    *m = (measuring){.plan = plan, .r = r, .n_chunk = chunk, .moved_rows = moved_rows};
     GR_TRY(gr_sends_build(plan, r, &test, (gr_home_limits){0}, &m->s));
     GR_TRY(gr_sends_build(plan, r, &test, (gr_home_limits){.of_each = chunk}, &first));
     GR_CALLOC(m->total, (size_t)m->s.n * (size_t)m->s.n_nodes);
@@ -80,6 +82,28 @@ static grace_status ask_vocab(measuring *m) {
     }
 done:
     gr_token_saves_free(&v);
+    return st;
+}
+
+/* From its turn's home, all at once, with room everywhere. */
+static grace_status choose_again(const measuring *m, int32_t *homes) {
+    grace_status st = GRACE_OK;
+    const int32_t n_ranks = grace_cluster_ranks(m->plan->cluster);
+    gr_settled *s = NULL;
+    gr_room *room = NULL;
+    int32_t *held = NULL;
+    GR_CALLOC(s, m->s.n);
+    GR_CALLOC(room, n_ranks);
+    GR_CALLOC(held, n_ranks);
+    for (int32_t i = 0; i < m->s.n; i++) {
+        int32_t n = (int32_t)m->s.n_tokens[i], done = n < m->n_chunk ? n : m->n_chunk;
+        s[i] = (gr_settled){first_home(m, i), done, n - done, 0};
+        held[s[i].home]++;
+    }
+    for (int32_t r = 0; r < n_ranks; r++) room[r].sequences = m->s.n;
+    GR_TRY(gr_homes_move(s, m->chunk, m->s.n, m->moved_rows, m->plan->cluster, room, held, homes));
+done:
+    free(s), free(room), free(held);
     return st;
 }
 
@@ -163,27 +187,38 @@ done:
 
 /* ---- a case ---- */
 
+static double share_moved(const measuring *m) {
+    int32_t moved = 0;
+    for (int32_t i = 0; i < m->s.n; i++) moved += node_of(m, m->homes[i]) != node_of(m, first_home(m, i));
+    return m->s.n > 0 ? (double)moved / m->s.n : 0;
+}
+
+static bool is_known(const measuring *m, gr_homing homing) {
+    if (homing == GR_HOMES_VOCAB) return grace_trace_describe(grace_trace_reader_head(m->r))->vocab > 0;
+    return homing != GR_HOMES_ENGINE || m->moved_rows > 0;
+}
+
 static grace_status measure_homing(measuring *m, gr_homing homing, gr_home_result *out) {
     grace_status st = GRACE_OK;
-    bool known = homing != GR_HOMES_VOCAB || grace_trace_describe(grace_trace_reader_head(m->r))->vocab > 0;
-    const double *cost = homing == GR_HOMES_VOCAB ? m->cost : homing == GR_HOMES_HISTOGRAM ? m->chunk : m->total;
+    const bool after_chunk = homing == GR_HOMES_HISTOGRAM || homing == GR_HOMES_ENGINE;
+    const double *cost = homing == GR_HOMES_VOCAB ? m->cost : after_chunk ? m->chunk : m->total;
     out->rows[homing] = out->load[homing] = -1;
-    if (!known) return st;
+    if (!is_known(m, homing)) return st;
     if (homing == GR_HOMES_VOCAB) GR_TRY(ask_vocab(m));
-    if (homing != GR_HOMES_RANDOM) GR_TRY(gr_homes_assign(cost, m->s.n, m->plan->cluster, NULL, NULL, m->homes));
-    out->rows[homing] = homing == GR_HOMES_RANDOM ? rows_anywhere(m) : rows_at_homes(m, homing == GR_HOMES_HISTOGRAM);
+    if (homing == GR_HOMES_ENGINE) GR_TRY(choose_again(m, m->homes));
+    else if (homing != GR_HOMES_RANDOM) GR_TRY(gr_homes_assign(cost, m->s.n, m->plan->cluster, NULL, NULL, m->homes));
+    out->rows[homing] = homing == GR_HOMES_RANDOM ? rows_anywhere(m) : rows_at_homes(m, after_chunk);
     GR_TRY(measure_load(m, homing == GR_HOMES_RANDOM, &out->load[homing]));
-    for (int32_t i = 0; homing == GR_HOMES_HISTOGRAM && i < m->s.n; i++)
-        out->moved += (double)(node_of(m, m->homes[i]) != node_of(m, first_home(m, i))) / m->s.n;
+    if (after_chunk) *(homing == GR_HOMES_ENGINE ? &out->engine_moved : &out->moved) = share_moved(m);
 done:
     return st;
 }
 
-grace_status gr_homes_measure(const grace_plan *plan, grace_trace_reader *r, int32_t chunk, gr_home_result *out) {
+grace_status gr_homes_measure(const grace_plan *plan, grace_trace_reader *r, int32_t chunk, double moved_rows, gr_home_result *out) {
     grace_status st = GRACE_OK;
     measuring m = {0};
     *out = (gr_home_result){0};
-    GR_TRY(measuring_open(plan, r, chunk, &m));
+    GR_TRY(measuring_open(plan, r, chunk, moved_rows, &m));
     for (int h = 0; h < GR_N_HOMINGS; h++) GR_TRY(measure_homing(&m, (gr_homing)h, out));
 done:
     measuring_close(&m);

@@ -202,6 +202,7 @@ error_t gr_case_parse(int key, char *arg, struct argp_state *state) {
     switch (key) {
     case GR_CASE_CLUSTERS: a->n_clusters = gr_arg_clusters(state, arg, a->clusters); break;
     case GR_CASE_SEED: a->seed = (uint64_t)gr_arg_int(state, "seed", arg, 0, INT64_MAX); break;
+    case GR_CASE_MOVED_ROWS: a->moved_rows = gr_arg_number(state, "moved-rows", arg, 1e-9, 1e9); break;
     case GR_CASE_CHUNK: a->chunk = (int32_t)gr_arg_int(state, "chunk", arg, 1, 1 << 20); break;
     case GR_CASE_COMMIT: a->commit = arg; break;
     case GR_CASE_JSON: a->json = true; break;

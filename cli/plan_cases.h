@@ -55,7 +55,7 @@ grace_status gr_replan_layer(const gr_unit *u, grace_cluster cluster, int32_t re
 grace_status gr_transfer(const gr_unit *units, int32_t n, grace_cluster cluster, uint64_t seed, double *kept);
 
 /* What the benches over cases are asked for. Their options have these keys; --chunk and the lists' defaults are each bench's own. */
-enum { GR_CASE_CLUSTERS = 0x200, GR_CASE_SEED, GR_CASE_CHUNK, GR_CASE_JSON, GR_CASE_COMMIT };
+enum { GR_CASE_CLUSTERS = 0x200, GR_CASE_SEED, GR_CASE_CHUNK, GR_CASE_MOVED_ROWS, GR_CASE_JSON, GR_CASE_COMMIT };
 typedef struct gr_case_arguments {
     int argc;
     char **argv;
@@ -63,6 +63,7 @@ typedef struct gr_case_arguments {
     bool json;
     uint64_t seed;
     int32_t n_clusters, n_traces, chunk;
+    double moved_rows;
     grace_cluster clusters[GR_CASES_CLUSTERS_MAX];
     const char *traces[GR_CASES_TRACES_MAX];
 } gr_case_arguments;
