@@ -144,6 +144,26 @@ static void a_trace_of_a_run_can_be_planned(void **state) {
     GRACE(0, "plan", "run.trace", "-o", "run.json");
 }
 
+static void one_request_says_the_same_wherever_it_lives(void **state) {
+    (void)state;
+    static const char *const homes[] = {"vocab", "histogram"};
+    GRACE(0, "run", "-m", MODEL, "-p", "The old captain", "-n", "8", "--exact", "--ranks", "2x2", "--plan", "chain.json");
+    char *text = strdup(last.out);
+    assert_non_null(text);
+    for (size_t i = 0; i < 2; i++) {
+        GRACE(0, "run", "-m", MODEL, "-p", "The old captain", "-n", "8", "--exact", "--ranks", "2x2", "--plan", "chain.json", "--homes", homes[i]);
+        assert_string_equal(last.out, text);
+    }
+    free(text);
+    GRACE(0, "run", "-m", MODEL, "-p", "The old captain", "-n", "8", "--ranks", "2x2", "--plan", "chain.json", "--homes", "histogram", "--json");
+    gr_json *o = printed_json();
+    const gr_json *request = gr_json_at(member(o, "requests"), 0), *stats = member(o, "stats");
+    assert_string_equal(text_of(o, "homes"), "histogram");
+    assert_true((number_of(stats, "moved_requests") == 1) == (number_of(request, "home") != number_of(request, "first_home")));
+    assert_true((number_of(stats, "moved_kv_bytes") > 0) == (number_of(request, "rows_at_first_home") > 0));
+    gr_json_free(o);
+}
+
 static void every_rung_of_the_ladder_is_identical(void **state) {
     (void)state;
     GRACE(0, "bench", "ladder", "-m", MODEL, "--trace", "chain.trace", SAMPLES "/prose.txt", SAMPLES "/math.txt", SAMPLES "/code.txt",
@@ -275,6 +295,7 @@ int main(void) {
         cmocka_unit_test(plans_are_written_for_other_engines),
         cmocka_unit_test(a_plan_is_measured_on_other_tokens_than_its_own),
         cmocka_unit_test(a_trace_of_a_run_can_be_planned),
+        cmocka_unit_test(one_request_says_the_same_wherever_it_lives),
         cmocka_unit_test(every_rung_of_the_ladder_is_identical),
         cmocka_unit_test(rates_are_measured_and_predict_the_ladder),
         cmocka_unit_test(report_draws_the_ladder),

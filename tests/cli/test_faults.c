@@ -63,6 +63,13 @@ static void a_request_that_no_rank_can_run_is_reported_once(void **state) {
     assert_int_equal(n_files("never.trace*"), 0);
 }
 
+static void homes_that_change_are_not_recorded(void **state) {
+    (void)state;
+    GRACE(1, "run", "-m", MODEL, "-p", "hello", "-n", "2", "--ranks", "1x2", "--homes", "histogram", "--trace", "moving.trace");
+    ended_soon_for("a trace keeps one home for a sequence: routing is recorded with homes round-robin or vocab, not with histogram");
+    assert_int_equal(n_files("moving.trace*"), 0);
+}
+
 static void a_nan_on_one_rank_ends_the_job(void **state) {
     (void)state;
     model_link();
@@ -135,6 +142,7 @@ int main(void) {
         cmocka_unit_test(a_ladder_of_another_models_trace_is_refused_once),
         cmocka_unit_test(one_rank_that_fails_to_load_ends_the_job),
         cmocka_unit_test(a_request_that_no_rank_can_run_is_reported_once),
+        cmocka_unit_test(homes_that_change_are_not_recorded),
         cmocka_unit_test(a_nan_on_one_rank_ends_the_job),
         cmocka_unit_test(a_killed_rank_ends_the_job),
         cmocka_unit_test(a_stopped_rank_is_named_after_the_deadline),

@@ -103,6 +103,7 @@ static void values_out_of_bounds_say_what_was_expected_and_found(void **state) {
         {"--deadline", "0", "--deadline: expected a number from 0.1 to 86400, found '0'"},
         {"--exchange", "fast", "--exchange: expected per-expert, flat or hsc, found 'fast'"},
         {"--route", "tsr", "--route: expected primary, wrr, tar, tar-entry or joint, found 'tsr'"},
+        {"--homes", "far", "--homes: expected round-robin, vocab or histogram, found 'far'"},
         {"--wire", "1gbit", "--wire needs --ranks"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
