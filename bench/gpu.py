@@ -10,7 +10,7 @@ Parts: rates (what the GPU reads and multiplies at most; floors use the last kno
 file that is rewritten after every row and keeps what other runs put there, and beside it as a table (.md).  Each row has its date, commit and device.
 docs/gpu-bench.md says more.
 """
-import argparse, datetime, json, os, re, subprocess, sys, time
+import argparse, csv, datetime, json, os, re, subprocess, sys, time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import floor
@@ -18,7 +18,7 @@ import floor
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PARTS = ("rates", "kernels", "engine", "peers")
 MODELS = {      # folder of models/configs: name in floor.py and the peers, routing that is replayed
-    "olmoe-1b-7b": ("olmoe", "tests/golden/tiny-olmoe/traces/prose"),
+    "olmoe-1b-7b": ("olmoe", "bench/routing/olmoe-small"),
     "deepseek-v2-lite": ("dsv2l", "bench/routing/deepseek-v2-lite"),
     "qwen3-30b-a3b": ("qwen3", "bench/routing/qwen3-small"),
 }
@@ -149,12 +149,29 @@ def measure_kernels(r, results):
                 results.write()
 
 
-def floors(r, doc, model, workload):
-    """Milliseconds of a prefill and of a step; None without rates."""
-    rates = rates_of(r, doc)
-    if not rates:
-        return None
-    w = floor.workload(floor.MODELS[MODELS[model][0]], rates, 1, 1, *WORKLOADS[workload])
+def experts_hit(folder, workload):
+    """Different experts that a decode step's rows choose in a layer, on average: the rows take the tokens that src/run/trace_gate.c gives them."""
+    with open(os.path.join(ROOT, folder, "meta.json")) as f:
+        meta = json.load(f)
+    with open(os.path.join(ROOT, folder, "topk.u8"), "rb") as f:
+        topk = f.read()
+    with open(os.path.join(ROOT, folder, "seqs.csv")) as f:
+        sequences = [(int(s["start"]), int(s["tokens"])) for s in csv.DictReader(f)]
+    layers, k, (batch, prefill, decode) = meta["layers"], meta["top_k"], WORKLOADS[workload]
+    counts = []
+    for position in range(prefill, prefill + decode, 4):
+        tokens = []
+        for r in range(batch):
+            first, n = sequences[r % len(sequences)]
+            tokens.append(first + (int(0.6180339887498949 * n) * (r // len(sequences)) + position) % n)
+        for layer in range(layers):
+            counts.append(len({e for t in tokens for e in topk[(t * layers + layer) * k:(t * layers + layer + 1) * k]}))
+    return sum(counts) / len(counts)
+
+
+def floors(rates, model, workload, hit):
+    """Milliseconds of a prefill and of a step."""
+    w = floor.workload(floor.MODELS[MODELS[model][0]], rates, 1, 1, *WORKLOADS[workload], experts_hit=hit)
     return w["prefill"]["serial_ms"], w["decode"]["serial_ms"]
 
 
@@ -176,10 +193,12 @@ def measure_engine(r, results):
             row = dict(r.origin, model=model, workload=workload, command=" ".join(words))
             row.update({"error": wrong} if wrong else json.loads(out))
             row["model"] = model
-            at, rates = floors(r, results.doc, model, workload), rates_of(r, results.doc)
+            rates, hit = rates_of(r, results.doc), None if r.a.own_routing else experts_hit(MODELS[model][1], workload)
             if rates:
                 row["floor_rates"] = {"product_tflops": rates.flops / 1e12, "read_tb_s": rates.hbm / 1e12}
-            for phase, ms in zip(("prefill", "decode"), at or ()):
+            if hit:
+                row["experts_hit"] = hit
+            for phase, ms in zip(("prefill", "decode"), floors(rates, model, workload, hit) if rates else ()):
                 if phase in row:
                     row[phase].update(floor_ms=ms, ratio=row[phase]["ms"] / ms)
             results.put("engine", row, ("model", "workload"))
@@ -244,7 +263,7 @@ def peer_cell(rows, key, floor_ms):
 
 
 def engine_table(doc):
-    lines = ["## Whole models", "", "Milliseconds and, in parentheses, the multiple of the floor (bench/floor.py at the rates above, uniform routing).", "",
+    lines = ["## Whole models", "", "Milliseconds and, in parentheses, the multiple of the floor (bench/floor.py at the rates above, experts as the routing hits them).", "",
              "| model | workload | prefill | transformers | decode step | transformers | decode tokens/s |", "|---|---|---|---|---|---|---|"]
     for row in doc["engine"]:
         peers = [p for p in doc.get("peer_models", []) if (p["model"], p["workload"]) == (row["model"], row["workload"])]
