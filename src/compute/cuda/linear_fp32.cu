@@ -1,8 +1,8 @@
 // Products of bf16 rows with an fp32 matrix (a router), in fp32. Every output is a sum of segments of 64 columns in order, each a chain of fused
 // multiply-adds from 0: a row's bits do not depend on the kernel.
 //
-//     few     a thread a segment of an output: short chains, many loads under way
-//     tiles   64 x 64 outputs a block, pieces of 32 columns in shared memory, 4 x 4 outputs a thread
+//     few     a block an output of a row, a thread a segment: short chains, many loads under way
+//     many    a block 16 x 16 outputs, a thread 4 x 4 of them over every 16th segment
 #include <cuda_bf16.h>
 
 #include "compute/cuda/linear_kernels.h"
@@ -11,7 +11,7 @@ namespace {
 
 typedef __nv_bfloat16 bf16;
 
-enum { SEGMENT = 64, FEW = 8, FEW_THREADS = 128, TILE = 64, PIECE = 32, THREADS = 256 };
+enum { SEGMENT = 64, FEW = 8, FEW_THREADS = 128, TILE = 16, GROUPS = 16, THREADS = TILE * TILE };
 
 __device__ __forceinline__ float2 widen(uint32_t pair) { return {__uint_as_float(pair << 16), __uint_as_float(pair & 0xFFFF0000u)}; }
 
@@ -42,39 +42,46 @@ __global__ __launch_bounds__(FEW_THREADS) void few(gr_cuda_product p) {
     }
 }
 
-// Columns k .. k + 31 of 64 rows into shared memory, turned: by column, then row; zeros where there are none. A chain does not see the zeros: x * 0 + sum.
-template <class T> __device__ void load(float (*to)[TILE + 4], const T *from, int64_t step, int32_t first, int32_t n_rows, int32_t k, int32_t n_cols) {
-    for (int32_t i = threadIdx.x; i < TILE * PIECE; i += THREADS) {
-        int32_t row = i / PIECE, col = i % PIECE;
-        to[col][row] = first + row < n_rows && k + col < n_cols ? (float)from[(first + row) * step + k + col] : 0;
-    }
+// sum[i][j] += 8 columns of row i of x times those of row j of w.
+__device__ __forceinline__ void add_8(float (&sum)[4][4], const uint4 (&x)[4], const float4 (&w)[4][2]) {
+#pragma unroll
+    for (int k = 0; k < 8; k++)
+#pragma unroll
+        for (int i = 0; i < 16; i++) {
+            float2 pair = widen((&x[i / 4].x)[k / 2]);
+            sum[i / 4][i % 4] = fmaf((&w[i % 4][k / 4].x)[k % 4], k % 2 ? pair.y : pair.x, sum[i / 4][i % 4]);
+        }
 }
 
-// Grid: (tiles of rows, tiles of outputs).
-__global__ __launch_bounds__(THREADS) void tiles(gr_cuda_product p) {
-    __shared__ float x[PIECE][TILE + 4], w[PIECE][TILE + 4];
-    int32_t first_row = blockIdx.x * TILE, first_out = blockIdx.y * TILE, r = threadIdx.x / 16 * 4, o = threadIdx.x % 16 * 4;
-    float sum[4][4] = {}, total[4][4] = {};
-    for (int32_t k = 0; k < p.cols; k += PIECE) {
-        __syncthreads();        // nobody reads the piece before
-        load(x, (const bf16 *)p.x, p.x_step, first_row, p.n_rows, k, p.cols);
-        load(w, (const float *)p.w, p.cols, first_out, p.outs, k, p.cols);
-        __syncthreads();        // this piece is there
-        for (int32_t c = 0; c < PIECE && k + c < p.cols; c++) {
-            float4 a = *(float4 *)&x[c][r], b = *(float4 *)&w[c][o];
-            float xs[4] = {a.x, a.y, a.z, a.w}, ws[4] = {b.x, b.y, b.z, b.w};
+// Grid: (rows / 16, outs / 16). part: sums of 16 segments by segment, row, output. A thread folds one output; total is that of the rounds before.
+__global__ __launch_bounds__(THREADS) void many(gr_cuda_product p) {
+    __shared__ float part[GROUPS][TILE][TILE];
+    int32_t group = threadIdx.x / GROUPS, r = threadIdx.x % 16 / 4 * 4, o = threadIdx.x % 4 * 4, n_segments = (p.cols + SEGMENT - 1) / SEGMENT;
+    int32_t first_row = blockIdx.x * TILE, first_out = blockIdx.y * TILE;
+    float total = 0;
+    for (int32_t first = 0; first < n_segments; first += GROUPS) {
+        float sum[4][4] = {};
+        int32_t k = (first + group) * SEGMENT, end = min(p.cols, k + SEGMENT);
+        for (; k < end; k += 8) {
+            uint4 x[4];
+            float4 w[4][2];
 #pragma unroll
-            for (int i = 0; i < 16; i++) sum[i / 4][i % 4] = fmaf(ws[i % 4], xs[i / 4], sum[i / 4][i % 4]);
+            for (int i = 0; i < 4; i++) {
+                int32_t row = first_row + r + i, out = first_out + o + i;
+                const float *from = (const float *)p.w + (int64_t)out * p.cols + k;
+                x[i] = row < p.n_rows ? *(const uint4 *)((const bf16 *)p.x + row * p.x_step + k) : uint4{};
+                w[i][0] = out < p.outs ? *(const float4 *)from : float4{}, w[i][1] = out < p.outs ? *(const float4 *)(from + 4) : float4{};
+            }
+            add_8(sum, x, w);
         }
-        if ((k + PIECE) % SEGMENT == 0 || k + PIECE >= p.cols)
+        __syncthreads();        // the sums of the round before are read
 #pragma unroll
-            for (int i = 0; i < 16; i++) total[i / 4][i % 4] += sum[i / 4][i % 4], sum[i / 4][i % 4] = 0;
+        for (int i = 0; i < 16; i++) part[group][r + i / 4][o + i % 4] = sum[i / 4][i % 4];
+        __syncthreads();        // sums of all segments are there
+        for (int32_t g = 0; g < GROUPS && first + g < n_segments; g++) total += part[g][threadIdx.x / TILE][threadIdx.x % TILE];
     }
-#pragma unroll
-    for (int i = 0; i < 16; i++) {
-        int32_t row = first_row + r + i / 4, out = first_out + o + i % 4;
-        if (row < p.n_rows && out < p.outs) ((float *)p.out)[row * p.out_step + out] = total[i / 4][i % 4];
-    }
+    int32_t row = first_row + threadIdx.x / TILE, out = first_out + threadIdx.x % TILE;
+    if (row < p.n_rows && out < p.outs) ((float *)p.out)[row * p.out_step + out] = total;
 }
 
 }  // namespace
@@ -82,6 +89,6 @@ __global__ __launch_bounds__(THREADS) void tiles(gr_cuda_product p) {
 extern "C" grace_status gr_cuda_linear_fp32(const gr_cuda_product *p, cudaStream_t stream) {
     size_t shared = ((size_t)p->cols + SEGMENT - 1) / SEGMENT * sizeof(float);
     if (p->n_rows <= FEW) few<<<dim3(p->outs, p->n_rows), FEW_THREADS, shared, stream>>>(*p);
-    else tiles<<<dim3((p->n_rows + TILE - 1) / TILE, (p->outs + TILE - 1) / TILE), THREADS, 0, stream>>>(*p);
+    else many<<<dim3((p->n_rows + TILE - 1) / TILE, (p->outs + TILE - 1) / TILE), THREADS, 0, stream>>>(*p);
     return gr_cuda_status(cudaGetLastError(), "linear, fp32");
 }
