@@ -1,5 +1,6 @@
-// Kernels that go over rows once (norm, swiglu, the gate, sampling) against the memory's rate measured in the same run. Each case is one launch of a graph
-// of many that go round over copies of their data, more of them than the cache holds where rows are many; the time is of one.
+// Kernels that go over rows once (norm, swiglu, the gate, sampling) against the memory's rate measured in the same run. A case is a graph of many
+// launches that go round over copies of their data, more of them than the cache holds where rows are many; the time is of one. Gathered rows are one
+// row again and again: they come from the cache.
 // Prints one JSON line a case: bench_gpu_rows [KERNEL]
 #include <cstring>
 
@@ -19,8 +20,8 @@ template <class F> static void bench(const world &wd, const char *kernel, int ro
     });
     double spread, us = time_us([&] { cudaGraphLaunch(g.exec, 0); }, 9, bytes > 1e8 ? 1 : 5, &spread) / LAUNCHES;
     must(cudaGetLastError() == cudaSuccess, kernel);
-    printf("{\"bench\":\"gpu_rows\",\"kernel\":\"%s\",\"rows\":%d,\"width\":%d,\"us\":%.2f,\"spread_us\":%.2f,\"tb_s\":%.2f,\"of_read_rate\":%.2f}\n", kernel, rows,
-           width, us, spread / LAUNCHES, bytes / us * 1e-6, bytes / us * 1e6 / wd.read);
+    printf("{\"bench\":\"gpu_rows\",\"kernel\":\"%s\",\"rows\":%d,\"width\":%d,\"us\":%.2f,\"spread_us\":%.2f,\"tb_s\":%.2f,\"of_read_rate\":%.2f}\n",
+           kernel, rows, width, us, spread / LAUNCHES, bytes / us * 1e-6, bytes / us * 1e6 / wd.read);
     fflush(stdout);
 }
 
@@ -58,7 +59,8 @@ static void bench_gather(const world &wd, int rows, int width) {
 static void bench_gate(const world &wd, int rows, int experts, bool few, bool fp32) {
     gr_cuda_gate g = {};
     g.n_experts = experts, g.top_k = 8, g.rule.norm_topk = true, g.rule.scaling = 1;
-    const size_t logits = (size_t)rows * experts * 4, x = (size_t)rows * HIDDEN * 2, w = (size_t)experts * HIDDEN * (fp32 ? 4 : 2), out = (size_t)rows * 8 * 12;
+    const size_t logits = (size_t)rows * experts * 4, x = (size_t)rows * HIDDEN * 2, w = (size_t)experts * HIDDEN * (fp32 ? 4 : 2);
+    const size_t out = (size_t)rows * 8 * 12;
     bench(wd, few ? fp32 ? "gate_few_fp32" : "gate_few" : "gate_choose", rows, experts, few ? w + x + out : logits + out, [&](cudaStream_t s, int i) {
         char *p = piece(wd, logits + out + x + w, i);
         int32_t *ids = (int32_t *)(p + logits), *slots = ids + 8 * rows;

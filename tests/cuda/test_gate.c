@@ -281,6 +281,24 @@ static bool rows_alone_agree(const gate_case *c, const router_case *r) {
     return same && agrees(c);
 }
 
+/* The products of exact mode have the logits' bits, so that it does not matter which kernel a step takes. */
+static bool exact_products_agree(const gate_case *c, const router_case *r) {
+    const size_t bytes = 4 * (size_t)c->n_rows * (size_t)c->g.n_experts;
+    gr_cuda_linears *exact = NULL;
+    float *logits = malloc(bytes + 4);
+    must(gr_cuda_linears_open(true, false, &exact) == GRACE_OK, "products");
+    must(gr_cuda_linear(exact, &r->r.w, r->d_x, c->hidden, c->n_rows, false, r->r.logits, c->g.n_experts, true, NULL) == GRACE_OK, "product");
+    to_host(logits, r->r.logits, bytes);
+    bool same = true;
+    for (int64_t i = 0; i < (int64_t)c->n_rows * c->g.n_experts && same; i++) {
+        same = memcmp(&logits[i], &c->logits[i], 4) == 0;
+        if (!same) printf("       row %lld, expert %lld: the gate's logit is %a, the product %a\n", (long long)(i / c->g.n_experts),
+                          (long long)(i % c->g.n_experts), (double)c->logits[i], (double)logits[i]);
+    }
+    free(logits), gr_cuda_linears_close(exact);
+    return same;
+}
+
 static void check_few(uint64_t seed, int32_t n_rows, int32_t hidden, int32_t n_experts, int32_t top_k, bool fp32, double *worst) {
     gate_case c = {.seed = seed, .n_rows = n_rows, .hidden = hidden, .with_pick = seed & 1, .with_padding = seed & 2};
     gr_rng rng = gr_rng_seed(seed);
@@ -297,6 +315,7 @@ static void check_few(uint64_t seed, int32_t n_rows, int32_t hidden, int32_t n_e
     run_few(&c, &r);
     claim(agrees(&c), "the same again", &c);
     claim(rows_alone_agree(&c, &r), "a row's bits are the same alone and among others", &c);
+    if (!fp32) claim(exact_products_agree(&c, &r), "logits have the bits of exact products", &c);
     claim(flaw_of(&c) == 0, "finite logits are no flaw", &c);
     close_router(&r), close_case(&c);
 }
@@ -328,7 +347,10 @@ int main(int argc, char **argv) {
     check_few(5, 5, 24, 24, 3, true, &worst);
     check_few(6, 33, 512, 128, 8, false, &worst);
     check_few(7, 4, 2880, 129, 8, true, &worst);
+    check_few(12, 100, 72, 256, 8, false, &worst);
     if (!small) {
+        check_few(13, 300, 2048, 128, 8, false, &worst);
+        check_few(14, 70, 2880, 32, 4, false, &worst);
         check_few(8, 64, 2048, 128, 8, false, &worst);
         check_few(9, 64, 2048, 64, 6, true, &worst);
         check_few(10, 130, 1024, 256, 8, false, &worst);

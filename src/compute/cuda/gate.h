@@ -40,8 +40,8 @@ typedef struct gr_cuda_router {
     int32_t *n_done;                /* [n_rows] zeros before the first call, and after each; calls that share it must not run side by side */
 } gr_cuda_router;
 
-/* logits = x W^T, x [n_rows, hidden] bf16, summed in fp32 in an order that depends on hidden alone, then gate_choose, in one kernel. Made for few rows
- * (decode), right for any number. */
+/* logits = x W^T, x [n_rows, hidden] bf16, then gate_choose, in one kernel. Made for few rows (decode), right for any number. A row's bits depend on
+ * that row alone; with a bf16 router its logits have the bits of gr_cuda_linear() in exact mode. */
 grace_status gr_cuda_gate_few(const gr_cuda_gate *g, const gr_cuda_router *r, const void *x, const int32_t *sequence, const int32_t *position,
                               const int32_t *kv_sequence, int32_t n_rows, int32_t *ids, float *weights, int32_t *slots, int32_t *flaw,
                               gr_cuda_stream stream);

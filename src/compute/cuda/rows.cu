@@ -1,8 +1,10 @@
-// Rows of activations, read once and written once: 16 bytes an access. Agrees with the entries of src/compute/cpu/cpu.c that are one loop.
+// Rows of activations, read once and written once: 16 bytes an access. Agrees with the entries of src/compute/cpu/cpu.c that are one loop. Launches
+// overlap the kernel before them; weights are asked for before it ends.
 #include "compute/cuda/rows.h"
 
 #include "compute/cuda/cuda.h"
 #include "compute/cuda/lanes.cuh"
+#include "compute/cuda/pdl.cuh"
 
 namespace {
 
@@ -20,6 +22,8 @@ __device__ __forceinline__ place place_of(int r, int64_t n_vectors, int32_t per_
 
 __global__ __launch_bounds__(THREADS) void copy_rows(const uint4 *from, const int32_t *index, int64_t n_vectors, int32_t per_row, uint4 *to) {
     uint4 v[RUN];
+    pdl::release_next();
+    pdl::wait();
 #pragma unroll
     for (int r = 0; r < RUN; r++) {
         const place p = place_of(r, n_vectors, per_row);
@@ -44,6 +48,8 @@ __device__ __forceinline__ uint4 sum(uint4 x, uint4 y) {
 __global__ __launch_bounds__(THREADS) void add_all(uint4 *x, const uint4 *y, int64_t n_vectors) {
     const int64_t first = (int64_t)blockIdx.x * (THREADS * RUN) + threadIdx.x;
     uint4 a[RUN], b[RUN];
+    pdl::release_next();
+    pdl::wait();
 #pragma unroll
     for (int r = 0; r < RUN; r++)
         if (first + r * THREADS < n_vectors) a[r] = x[first + r * THREADS], b[r] = y[first + r * THREADS];
@@ -53,6 +59,8 @@ __global__ __launch_bounds__(THREADS) void add_all(uint4 *x, const uint4 *y, int
 }
 
 __global__ __launch_bounds__(THREADS) void add_bias(const float *bias, int64_t n_vectors, int32_t per_row, uint4 *x, int64_t step) {
+    pdl::release_next();
+    pdl::wait();
 #pragma unroll
     for (int r = 0; r < RUN; r++) {
         const place p = place_of(r, n_vectors, per_row);
@@ -66,17 +74,20 @@ __global__ __launch_bounds__(THREADS) void add_bias(const float *bias, int64_t n
     }
 }
 
-__device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+// The hardware's exp and division: a few units of fp32, far below the rounding to bf16.
+__device__ __forceinline__ float sigmoid_times(float x, float factor) { return __fdividef(factor, 1.0f + __expf(-x)); }
 
 template <bool LIMITED> __device__ __forceinline__ float activate(float gate, float up, float limit) {
-    if (!LIMITED) return gate / (1.0f + expf(-gate)) * up;
+    if (!LIMITED) return sigmoid_times(gate, gate) * up;
     const float g = fminf(gate, limit), u = fmaxf(-limit, fminf(up, limit));
-    return g * sigmoid(1.702f * g) * (u + 1.0f);
+    return sigmoid_times(1.702f * g, g) * (u + 1.0f);
 }
 
 template <bool LIMITED>
 __global__ __launch_bounds__(THREADS) void swiglu(const uint4 *gate_up, int64_t n_vectors, int32_t per_row, float limit, uint4 *out) {
     uint4 gate[RUN], up[RUN];
+    pdl::release_next();
+    pdl::wait();
 #pragma unroll
     for (int r = 0; r < RUN; r++) {
         const place p = place_of(r, n_vectors, per_row);
@@ -97,7 +108,7 @@ __global__ __launch_bounds__(THREADS) void swiglu(const uint4 *gate_up, int64_t 
 
 // ---- with a sum over the row: a warp a row where VECTORS * 32 vectors hold it, else a block a row of two vectors a thread. How a row is cut,
 // and so the order of its sum, depends on its width alone ----
-enum { ROWS_A_BLOCK = 4, NARROW_VECTORS = 128, WIDE_VECTORS_A_THREAD = 2 };
+enum { ROWS_A_BLOCK = 4, NARROW_VECTORS = 128, WIDE_VECTORS = 2 };
 
 template <bool WIDE> __device__ __forceinline__ int64_t row_of_thread(void) {
     return WIDE ? blockIdx.x : (int64_t)blockIdx.x * ROWS_A_BLOCK + threadIdx.x / 32;
@@ -126,7 +137,14 @@ template <int VECTORS, bool WIDE> __global__ __launch_bounds__(WIDE ? 1024 : ROW
     const int32_t n = a.width / 8;
     if (row >= a.n_rows) return;
     uint4 x[VECTORS], y[VECTORS];
-    float squares = 0;
+    float squares = 0, w[VECTORS][8];
+    pdl::release_next();
+#pragma unroll
+    for (int v = 0; v < VECTORS; v++) {
+        const int32_t at = first_vector<WIDE>() + v * vector_step<WIDE>();
+        if (at < n) lanes::load_eight(a.w + (int64_t)at * 8, w[v]);
+    }
+    pdl::wait();
 #pragma unroll
     for (int v = 0; v < VECTORS; v++) {
         const int32_t at = first_vector<WIDE>() + v * vector_step<WIDE>();
@@ -149,10 +167,10 @@ template <int VECTORS, bool WIDE> __global__ __launch_bounds__(WIDE ? 1024 : ROW
     for (int v = 0; v < VECTORS; v++) {
         const int32_t at = first_vector<WIDE>() + v * vector_step<WIDE>();
         if (at >= n) continue;
-        float e[8], w[8];
-        lanes::widen(x[v], e), lanes::load_eight(a.w + (int64_t)at * 8, w);
+        float e[8];
+        lanes::widen(x[v], e);
 #pragma unroll
-        for (int i = 0; i < 8; i++) e[i] = e[i] * scale * w[i];
+        for (int i = 0; i < 8; i++) e[i] = e[i] * scale * w[v][i];
         a.out[row * a.out_step + at] = lanes::narrow(e);
     }
 }
@@ -165,11 +183,18 @@ template <int VECTORS, bool WIDE> __global__ __launch_bounds__(WIDE ? 1024 : ROW
     if (row >= a.n_rows) return;
     uint4 x[VECTORS], w[VECTORS], y[VECTORS];
     float product = 0;
+    pdl::release_next();
 #pragma unroll
     for (int v = 0; v < VECTORS; v++) {
         const int32_t at = first_vector<WIDE>() + v * vector_step<WIDE>();
-        x[v] = w[v] = make_uint4(0, 0, 0, 0);
-        if (at < n) x[v] = a.x[row * n + at], w[v] = a.w[at], y[v] = a.y[row * n + at];
+        w[v] = at < n ? a.w[at] : make_uint4(0, 0, 0, 0);
+    }
+    pdl::wait();
+#pragma unroll
+    for (int v = 0; v < VECTORS; v++) {
+        const int32_t at = first_vector<WIDE>() + v * vector_step<WIDE>();
+        x[v] = make_uint4(0, 0, 0, 0);
+        if (at < n) x[v] = a.x[row * n + at], y[v] = a.y[row * n + at];
     }
 #pragma unroll
     for (int v = 0; v < VECTORS; v++) {
@@ -178,7 +203,7 @@ template <int VECTORS, bool WIDE> __global__ __launch_bounds__(WIDE ? 1024 : ROW
 #pragma unroll
         for (int i = 0; i < 8; i++) product = fmaf(e[i], f[i], product);
     }
-    const float by = sigmoid(sum_of_row<WIDE>(product));
+    const float by = sigmoid_times(sum_of_row<WIDE>(product), 1);
 #pragma unroll
     for (int v = 0; v < VECTORS; v++) {
         const int32_t at = first_vector<WIDE>() + v * vector_step<WIDE>();
@@ -197,7 +222,7 @@ template <int VECTORS, bool WIDE> __global__ __launch_bounds__(WIDE ? 1024 : ROW
 static unsigned runs_of(int64_t n_vectors) { return (unsigned)((n_vectors + THREADS * RUN - 1) / (THREADS * RUN)); }
 static unsigned narrow_blocks(int32_t n_rows) { return (unsigned)((n_rows + ROWS_A_BLOCK - 1) / ROWS_A_BLOCK); }
 static unsigned wide_threads(int32_t width) {
-    const int32_t threads = (width / 8 + WIDE_VECTORS_A_THREAD - 1) / WIDE_VECTORS_A_THREAD;
+    const int32_t threads = (width / 8 + WIDE_VECTORS - 1) / WIDE_VECTORS;
     return (unsigned)((threads + 31) / 32 * 32);
 }
 
@@ -218,7 +243,7 @@ extern "C" grace_status gr_cuda_gather(const void *in, const int32_t *index, int
     const int64_t n_vectors = (int64_t)n_rows * (width / 8);
     GR_TRY(check_width("copies", width, INT32_MAX));
     if (n_rows == 0) return GRACE_OK;
-    copy_rows<<<runs_of(n_vectors), THREADS, 0, stream>>>((const uint4 *)in, index, n_vectors, width / 8, (uint4 *)out);
+    pdl::launch(copy_rows, runs_of(n_vectors), THREADS, 0, stream, true, (const uint4 *)in, index, n_vectors, width / 8, (uint4 *)out);
     st = gr_cuda_status(cudaGetLastError(), "copy_rows");
 done:
     return st;
@@ -231,7 +256,7 @@ extern "C" grace_status gr_cuda_embed(const void *table, const int32_t *id, int3
 extern "C" grace_status gr_cuda_add(void *x, const void *y, int64_t n, gr_cuda_stream stream) {
     if (n % 8) return gr_fail(GRACE_ERR_ARG, "cuda: addition of %lld elements: expected a multiple of 8", (long long)n);
     if (n == 0) return GRACE_OK;
-    add_all<<<runs_of(n / 8), THREADS, 0, stream>>>((uint4 *)x, (const uint4 *)y, n / 8);
+    pdl::launch(add_all, runs_of(n / 8), THREADS, 0, stream, true, (uint4 *)x, (const uint4 *)y, n / 8);
     return gr_cuda_status(cudaGetLastError(), "add_all");
 }
 
@@ -241,7 +266,7 @@ extern "C" grace_status gr_cuda_add_bias(const float *bias, int32_t n_rows, int3
     GR_TRY(check_width("a bias", width, INT32_MAX));
     GR_TRY(check_step("a bias", width, x_step));
     if (n_rows == 0) return GRACE_OK;
-    add_bias<<<runs_of(n_vectors), THREADS, 0, stream>>>(bias, n_vectors, width / 8, (uint4 *)x, x_step / 8);
+    pdl::launch(add_bias, runs_of(n_vectors), THREADS, 0, stream, true, bias, n_vectors, width / 8, (uint4 *)x, x_step / 8);
     st = gr_cuda_status(cudaGetLastError(), "add_bias");
 done:
     return st;
@@ -252,31 +277,29 @@ extern "C" grace_status gr_cuda_swiglu(const void *gate_up, int32_t n_rows, int3
     const int64_t n_vectors = (int64_t)n_rows * (width / 8);
     GR_TRY(check_width("swiglu", width, INT32_MAX / 2));
     if (n_rows == 0) return GRACE_OK;
-    if (limit > 0) swiglu<true><<<runs_of(n_vectors), THREADS, 0, stream>>>((const uint4 *)gate_up, n_vectors, width / 8, limit, (uint4 *)out);
-    else swiglu<false><<<runs_of(n_vectors), THREADS, 0, stream>>>((const uint4 *)gate_up, n_vectors, width / 8, 0, (uint4 *)out);
+    pdl::launch(limit > 0 ? swiglu<true> : swiglu<false>, runs_of(n_vectors), THREADS, 0, stream, true, (const uint4 *)gate_up, n_vectors,
+                width / 8, limit, (uint4 *)out);
     st = gr_cuda_status(cudaGetLastError(), "swiglu");
 done:
     return st;
 }
 
-// kernel<VECTORS, WIDE> for rows of `width`.
-#define LAUNCH_BY_WIDTH(kernel, args, n_rows, width, stream)                                                                                    \
-    do {                                                                                                                                        \
-        if ((width) > NARROW_VECTORS * 8) kernel<WIDE_VECTORS_A_THREAD, true><<<(unsigned)(n_rows), wide_threads(width), 0, stream>>>(args);    \
-        else if ((width) > 64 * 8) kernel<4, false><<<narrow_blocks(n_rows), ROWS_A_BLOCK * 32, 0, stream>>>(args);                             \
-        else if ((width) > 32 * 8) kernel<2, false><<<narrow_blocks(n_rows), ROWS_A_BLOCK * 32, 0, stream>>>(args);                             \
-        else kernel<1, false><<<narrow_blocks(n_rows), ROWS_A_BLOCK * 32, 0, stream>>>(args);                                                   \
-    } while (0)
+// The kernel of `kernels` for rows of `width`: WIDE, or a warp a row of 4, 2, 1 vectors a lane.
+template <class A> static void launch_by_width(void (*const kernels[4])(A), const A &args, int32_t n_rows, int32_t width, cudaStream_t stream) {
+    if (width > NARROW_VECTORS * 8) pdl::launch(kernels[0], (unsigned)n_rows, wide_threads(width), 0, stream, true, args);
+    else pdl::launch(kernels[width > 64 * 8 ? 1 : width > 32 * 8 ? 2 : 3], narrow_blocks(n_rows), ROWS_A_BLOCK * 32, 0, stream, true, args);
+}
 
 extern "C" grace_status gr_cuda_norm(const float *w, float eps, int32_t n_rows, int32_t width, void *x, int64_t x_step, const void *y, void *out,
                                      int64_t out_step, gr_cuda_stream stream) {
     grace_status st = GRACE_OK;
+    void (*const kernels[4])(norm_args) = {norm_rows<WIDE_VECTORS, true>, norm_rows<4, false>, norm_rows<2, false>, norm_rows<1, false>};
     const norm_args a = {w, eps, n_rows, width, (uint4 *)x, (const uint4 *)y, (uint4 *)out, x_step / 8, out_step / 8};
     GR_TRY(check_width("a norm", width, GR_CUDA_WIDTH_MAX));
     GR_TRY(check_step("a norm", width, x_step));
     GR_TRY(check_step("a norm", width, out_step));
     if (n_rows == 0) return GRACE_OK;
-    LAUNCH_BY_WIDTH(norm_rows, a, n_rows, width, stream);
+    launch_by_width(kernels, a, n_rows, width, stream);
     st = gr_cuda_status(cudaGetLastError(), "norm_rows");
 done:
     return st;
@@ -284,10 +307,11 @@ done:
 
 extern "C" grace_status gr_cuda_scale_rows(const void *w, const void *x, int32_t n_rows, int32_t hidden, void *y, gr_cuda_stream stream) {
     grace_status st = GRACE_OK;
+    void (*const kernels[4])(scale_args) = {scale_rows<WIDE_VECTORS, true>, scale_rows<4, false>, scale_rows<2, false>, scale_rows<1, false>};
     const scale_args a = {(const uint4 *)w, (const uint4 *)x, n_rows, hidden, (uint4 *)y};
     GR_TRY(check_width("a scaling", hidden, GR_CUDA_WIDTH_MAX));
     if (n_rows == 0) return GRACE_OK;
-    LAUNCH_BY_WIDTH(scale_rows, a, n_rows, hidden, stream);
+    launch_by_width(kernels, a, n_rows, hidden, stream);
     st = gr_cuda_status(cudaGetLastError(), "scale_rows");
 done:
     return st;
