@@ -56,7 +56,11 @@ __device__ __forceinline__ void multiply_segment(const uint4 (&w)[TILES][order::
     for (int t = 0; t < TILES; t++) {
         float sum[4] = {};
 #pragma unroll
-        for (int c = 0; c < order::CHUNKS; c++) order::add_chunk(sum, x[c], ROWS == 16 ? x8[c] : uint4{}, w[t][c]);
+        for (int c = 0; c < order::CHUNKS; c++) {
+            const uint4 below = ROWS == 16 ? x8[ROWS == 16 ? c : 0] : uint4{};
+            order::add_half<0>(sum, x[c], below, w[t][c]);
+            order::add_half<1>(sum, x[c], below, w[t][c]);
+        }
         float *to = part + g * TILES * TILE + t * TILE + pair;
         to[0] = sum[0], to[1] = sum[1];
         if (ROWS == 16) to[8 * TILES * TILE] = sum[2], to[8 * TILES * TILE + 1] = sum[3];
