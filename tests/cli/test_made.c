@@ -1,7 +1,18 @@
 /* Runs without trained weights or with recorded routing say so in all they print; what they cannot have is refused in a sentence. */
+#include <sys/stat.h>
+
 #include "program.h"
 
-#define CONFIG GRACE_SOURCE_DIR "/models/tiny-olmoe"
+/* A network as small as its routing allows: as many experts and choices as the recorded routing of tiny-olmoe. */
+#define CONFIG "small"
+
+static int enter(void **state) {
+    if (folder_enter(state) || mkdir(CONFIG, 0777)) return 1;
+    write_text(CONFIG "/config.json", "{\"model_type\": \"olmoe\", \"hidden_size\": 32, \"intermediate_size\": 8, \"num_attention_heads\": 2, \"num_experts\": 64, "
+                                      "\"num_experts_per_tok\": 8, \"num_hidden_layers\": 2, \"vocab_size\": 200, \"max_position_embeddings\": 128, "
+                                      "\"rms_norm_eps\": 1e-5}");
+    return 0;
+}
 
 static void starts_with(const char *text) {
     if (strncmp(last.out, text, strlen(text)) != 0) fail_msg("expected '%s' at the start of '%.200s'", text, last.out);
@@ -67,7 +78,7 @@ static void a_batch_is_timed_beside_its_floor(void **state) {
     assert_null(gr_json_get(prefill, "floor_ms"));
     gr_json_free(o);
     GRACE(0, "bench", "gpu", "--random-weights", "7", "-m", CONFIG, "--batch", "2", "--prefill", "4", "--decode", "2", "--repeat", "1");
-    starts_with("(random weights, seed 7)\ntiny-olmoe: 2 requests of 4 tokens, 2 decode steps");
+    starts_with("(random weights, seed 7)\nsmall: 2 requests of 4 tokens, 2 decode steps");
     GRACE(1, "bench", "gpu", "-m", MODEL, "--batch", "5", "--prefill", "9", "--decode", "3", "--repeat", "1", "--kv-tokens", "48");
     complains("expected 3 steps of 5 requests at once, found 0: raise --kv-tokens");
 }
@@ -95,5 +106,5 @@ int main(void) {
         cmocka_unit_test(a_batch_is_timed_beside_its_floor),
         cmocka_unit_test(what_a_random_model_lacks_is_refused),
     };
-    return cmocka_run_group_tests(tests, folder_enter, folder_leave);
+    return cmocka_run_group_tests(tests, enter, folder_leave);
 }
