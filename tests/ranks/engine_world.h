@@ -80,14 +80,16 @@ static inline grace_engine_options world_options(void) {
     return opt;
 }
 
-/* Submits some, runs a few steps, submits the others, runs, collects. The engine stays open for its numbers. */
+/* Submits some, runs a few steps, asks for numbers, submits the others, runs, collects. The engine stays open for its numbers. */
 static inline grace_engine *run_in_parts(const grace_model *m, const grace_engine_options *opt, const gr_random_requests *all, int32_t n_early, int32_t n_steps,
                                          run_result *out) {
     grace_engine *engine = NULL;
+    grace_stats between;
     bool more;
     assert_ok(grace_engine_open(m, opt, &engine));
     for (int32_t i = 0; i < n_early; i++) assert_ok(grace_engine_submit(engine, &all->requests[i]));
     for (int32_t i = 0; i < n_steps; i++) assert_ok(grace_engine_step(engine, &more));
+    if (n_steps > 0) assert_ok(grace_engine_stats(engine, &between));
     for (int32_t i = n_early; i < all->n; i++) assert_ok(grace_engine_submit(engine, &all->requests[i]));
     assert_ok(grace_engine_run(engine));
     assert_ok(grace_engine_collect(engine));
