@@ -55,10 +55,15 @@ static void bench_others(const char *model, const moe_case *c, double floor_us) 
     printf("{\"bench\":\"gpu_moe_others\",\"model\":\"%s\",\"rows\":%d,\"mma_us\":%.1f,\"mma_ratio\":%.2f", model, c->n_rows, mma.us, mma.us / floor_us);
     fflush(stdout);
     static const char *const names[] = {"few", "many", "peers"};
-    for (int many = 0; many < 3; many++) {
-        point fused = measure([&](cudaStream_t s) { gr_cuda_experts_fused(c->experts, &c->pairs, c->d_rows, c->d_y, many, s); });
-        printf(",\"fused_%s_us\":%.1f", names[many], fused.us);
-    }
+    for (int which = 0; which < 3; which++)
+        for (int bands = 1; bands <= (c->n_rows < 1024 ? 1 : 4); bands++) {
+            point fused = measure([&](cudaStream_t s) {
+                gr_cuda_group(c->d_slot, &c->pairs, s);
+                gr_cuda_experts_fused(c->experts, &c->pairs, c->d_rows, c->d_weight, NULL, c->d_y, c->d_out, which, bands, s);
+            });
+            printf(",\"%s_%d\":[%.1f,%.2f]", names[which], bands, fused.us, fused.us / floor_us);
+            fflush(stdout);
+        }
     printf("}\n");
     fflush(stdout);
 }
@@ -67,24 +72,28 @@ extern "C" grace_status gr_cuda_trial(const gr_cuda_experts *, const gr_cuda_pai
 
 // Trials of the large tiles and cuBLAS on one matrix of the same size, in turns: the clock falls as the device gets warm.
 static void bench_trials(const char *model, const moe_case *c) {
-    static const char *const names[] = {"as_is", "no_fence", "registers", "registers_prefetch", "prefetch", "down", "few", "many", "fused", "peers", "cublas_up", "cublas_down"};
-    const int n = 12;
+    static const char *const names[] = {"as_is",      "no_fence",   "registers", "registers_prefetch", "prefetch",  "down",     "few",
+                                        "many", "fused_1", "fused_2", "fused_sum_1", "fused_sum_2", "fused_sum_4", "peers_1", "peers_sum_1", "peers_sum_4",
+                                        "cublas_up", "cublas_down"};
+    const int n = 18;
     double ops = 2.0 * c->n_rows * c->top_k * c->hidden * c->width, one_us;
     void *wide;
     must(cudaMalloc(&wide, (size_t)c->n_rows * c->top_k * 2 * std::max(c->hidden, 2 * c->width)) == cudaSuccess, "wide");
     cublasHandle_t h;
     cublasCreate(&h);
     const float one = 1, zero = 0;
-    auto product = [&](const void *rows, const void *weight, void *out, int m, int n, int k) {
-        cublasGemmEx(h, CUBLAS_OP_T, CUBLAS_OP_N, n, m, k, &one, weight, CUDA_R_16BF, k, rows, CUDA_R_16BF, k, &zero, out, CUDA_R_16BF, n, CUBLAS_COMPUTE_32F,
+    auto product = [&](const void *rows, const void *weight, void *out, int m, int cols, int k) {
+        cublasGemmEx(h, CUBLAS_OP_T, CUBLAS_OP_N, cols, m, k, &one, weight, CUDA_R_16BF, k, rows, CUDA_R_16BF, k, &zero, out, CUDA_R_16BF, cols, CUBLAS_COMPUTE_32F,
                      CUBLAS_GEMM_DEFAULT);
     };
     auto run = [&](int i) {
         if (i < 6) gr_cuda_trial(c->experts, &c->pairs, c->d_rows, c->d_y, i, NULL);
         else if (i == 6) gr_cuda_experts_few(c->experts, &c->pairs, c->d_rows, c->d_y, NULL);
         else if (i == 7) gr_cuda_experts_many(c->experts, &c->pairs, c->d_rows, c->d_y, NULL);
-        else if (i < 10) gr_cuda_experts_fused(c->experts, &c->pairs, c->d_rows, c->d_y, i - 7, NULL);
-        else if (i == 10) product(c->d_y, c->d_gate_up, wide, c->n_rows * c->top_k, 2 * c->width, c->hidden);
+        else if (i < n - 2) {
+            static const int bands[] = {1, 2, 1, 2, 4, 1, 1, 4}, sums[] = {0, 0, 1, 1, 1, 0, 1, 1};
+            gr_cuda_experts_fused(c->experts, &c->pairs, c->d_rows, c->d_weight, NULL, c->d_y, sums[i - 8] ? c->d_out : NULL, i < 13 ? 1 : 2, bands[i - 8], NULL);
+        } else if (i == n - 2) product(c->d_y, c->d_gate_up, wide, c->n_rows * c->top_k, 2 * c->width, c->hidden);
         else product(c->d_act, c->d_down, c->d_y, c->n_rows * c->top_k, c->hidden, c->width);
     };
     std::vector<double> times[n];
@@ -95,7 +104,7 @@ static void bench_trials(const char *model, const moe_case *c) {
     for (int i = 0; i < n; i++) {
         if (times[i].empty()) continue;
         std::sort(times[i].begin(), times[i].end());
-        double us = times[i][3], work = i == 5 || i == 11 ? 1 : i < 5 || i == 10 ? 2 : 3;
+        double us = times[i][3], work = i == 5 || i == n - 1 ? 1 : i < 5 || i == n - 2 ? 2 : 3;
         printf(",\"%s\":[%.0f,%.0f]", names[i], us, work * ops / us * 1e-6);
     }
     printf("}\n");

@@ -127,13 +127,15 @@ static void check(moe_case c, spread how) {
 
 /* ---- both products in one kernel ---- */
 
-static bool fused_agrees(const moe_case *c, int many, const uint16_t *expected) {
+static bool fused_agrees(const moe_case *c, int which, int n_bands, bool combines, const uint16_t *expected) {
     size_t n = (size_t)c->n_rows * c->hidden, at = 0;
     uint16_t *found = malloc(n * 2 + 2);
+    const float *weight = c->unweighted ? NULL : c->d_weight;
     must(cudaMemset(c->d_act, 0xFF, (size_t)c->n_rows * c->top_k * c->width * 2) == cudaSuccess, "poison");
+    must(cudaMemset(c->d_y, 0xFF, (size_t)c->n_rows * c->top_k * c->hidden * 2) == cudaSuccess, "poison");
     must(cudaMemset(c->d_out, 0xFF, n * 2) == cudaSuccess, "poison");
-    must(!gr_cuda_experts_fused(c->experts, &c->pairs, c->d_rows, c->d_y, many, NULL), "fused");
-    must(!gr_cuda_combine(&c->pairs, c->unweighted ? NULL : c->d_weight, c->d_y, NULL, c->hidden, c->d_out, NULL), "combine");
+    must(!gr_cuda_experts_fused(c->experts, &c->pairs, c->d_rows, weight, NULL, c->d_y, combines ? c->d_out : NULL, which, n_bands, NULL), "fused");
+    if (!combines) must(!gr_cuda_combine(&c->pairs, weight, c->d_y, NULL, c->hidden, c->d_out, NULL), "combine");
     to_host(found, c->d_out, n * 2);
     while (at < n && found[at] == expected[at]) at++;
     if (at < n)
@@ -143,12 +145,17 @@ static bool fused_agrees(const moe_case *c, int many, const uint16_t *expected) 
 }
 
 static void check_fused(moe_case c, spread how) {
+    static const char *const names[] = {"few", "many", "pairs of blocks"};
+    char what[64];
     moe_case_open(&c, 29, how);
     uint16_t *expected = malloc((size_t)c.n_rows * c.hidden * 2 + 2);
     moe_case_run(&c, NULL);
     to_host(expected, c.d_out, (size_t)c.n_rows * c.hidden * 2);
-    static const char *const names[] = {"fused few", "fused many", "fused many, pairs of blocks"};
-    for (int i = 0; i < 9; i++) claim(fused_agrees(&c, i / 3, expected), names[i / 3], &c);
+    for (int which = 0; which < 3; which++)
+        for (int i = 0; i < 5; i++) {
+            snprintf(what, sizeof what, "fused %s%s, %d bands", names[which], i > 0 ? " with combine" : "", i > 0 ? i : 2);
+            claim(fused_agrees(&c, which, i > 0 ? i : 2, i > 0, expected), what, &c);
+        }
     free(expected);
     moe_case_close(&c);
 }

@@ -1,38 +1,14 @@
 // The sum of a token's experts. Agrees with gr_exchange's combine of a single rank.
-#include <cuda_bf16.h>
-
-#include "compute/cuda/cuda.h"
-#include "compute/cuda/moe.h"
+#include "compute/cuda/experts.cuh"
 #include "compute/cuda/pdl.cuh"
 
 namespace {
 
-typedef __nv_bfloat16 bf16;
-
-__device__ __forceinline__ void add_scaled(float (&sum)[8], float weight, uint4 packed) {
-    const bf16 *values = reinterpret_cast<const bf16 *>(&packed);
-#pragma unroll
-    for (int i = 0; i < 8; i++) sum[i] += weight * __bfloat162float(values[i]);
-}
-
-// A block a row, 16 bytes a thread and turn. n_vectors = hidden / 8.
-__global__ void combine(const int32_t *pair_of_choice, const float *weight, const uint4 *y, const uint4 *residual, int32_t top_k, int32_t n_vectors,
-                        uint4 *out) {
-    int64_t row = blockIdx.x;
+// A block a row, 16 bytes a thread and turn.
+__global__ void combine(experts::combination c) {
     pdl::release_next();
     pdl::wait();
-    for (int32_t v = threadIdx.x; v < n_vectors; v += blockDim.x) {
-        float sum[8] = {0};
-        for (int64_t c = row * top_k; c < (row + 1) * top_k; c++) {
-            int64_t pair = pair_of_choice ? pair_of_choice[c] : c;
-            if (pair >= 0) add_scaled(sum, weight ? weight[c] : 1, y[pair * n_vectors + v]);
-        }
-        if (residual) add_scaled(sum, 1, residual[row * n_vectors + v]);
-        uint4 rounded;
-        bf16 *to = reinterpret_cast<bf16 *>(&rounded);
-        for (int i = 0; i < 8; i++) to[i] = __float2bfloat16_rn(sum[i]);
-        out[row * n_vectors + v] = rounded;
-    }
+    for (int32_t v = threadIdx.x; v < c.n_vectors; v += blockDim.x) experts::combine_vector(c, blockIdx.x, v);
 }
 
 }  // namespace
@@ -40,11 +16,11 @@ __global__ void combine(const int32_t *pair_of_choice, const float *weight, cons
 extern "C" grace_status gr_cuda_combine(const gr_cuda_pairs *pairs, const float *weight, const void *y, const void *residual, int32_t hidden, void *out,
                                         gr_cuda_stream stream) {
     grace_status st = GRACE_OK;
-    int32_t n_vectors = hidden / 8, threads = n_vectors < 256 ? (n_vectors + 31) / 32 * 32 : 256;
+    const experts::combination c = {pairs->pair_of_choice, weight, (const uint4 *)y, (const uint4 *)residual, (uint4 *)out, pairs->n_rows, pairs->top_k, hidden / 8};
+    const unsigned threads = c.n_vectors < 256 ? (unsigned)(c.n_vectors + 31) / 32 * 32 : 256;
     GR_CHECK(hidden > 0 && hidden % 8 == 0, GRACE_ERR_LIMIT, "cuda: combine takes rows of a multiple of 8 values, not %d", hidden);
     if (pairs->n_rows == 0) return GRACE_OK;
-    pdl::launch(combine, (unsigned)pairs->n_rows, (unsigned)threads, 0, stream, true, pairs->pair_of_choice, weight, (const uint4 *)y, (const uint4 *)residual,
-                pairs->top_k, n_vectors, (uint4 *)out);
+    pdl::launch(combine, (unsigned)pairs->n_rows, threads, 0, stream, true, c);
     st = gr_cuda_status(cudaGetLastError(), "combine");
 done:
     return st;

@@ -56,7 +56,7 @@ static grace_status open_maps(gr_cuda_experts *e) {
     GR_TRY(gr_cuda_map_open(o->gate_up, (int64_t)o->n_slots * 2 * o->width, o->hidden, GR_CUDA_WEIGHT_BOX_ROWS, &e->up_boxes));
     GR_TRY(gr_cuda_map_open(o->down, (int64_t)o->n_slots * o->hidden, o->width, GR_CUDA_WEIGHT_BOX_ROWS, &e->down_boxes));
     GR_TRY(gr_cuda_map_open(o->act, o->n_pairs_max, o->width, GR_CUDA_PAIR_BOX_ROWS, &e->act_boxes));
-    const size_t n_bytes = sizeof *e->written * ((size_t)o->n_pairs_max / GR_CUDA_PAIR_BOX_ROWS + 2 * (size_t)o->n_slots + 2);
+    const size_t n_bytes = sizeof *e->written * ((size_t)o->n_pairs_max / GR_CUDA_PAIR_BOX_ROWS + 2 * (size_t)o->n_slots + 8);
     GR_TRY(gr_cuda_status(cudaMalloc((void **)&e->written, n_bytes), "counters of experts"));
     GR_TRY(gr_cuda_status(cudaMemset(e->written, 0, n_bytes), "counters of experts"));
     GR_TRY(gr_cuda_status(cudaStreamSynchronize(NULL), "counters of experts"));

@@ -82,6 +82,16 @@ __device__ __forceinline__ int32_t load_acquire(const int32_t *p) {
 }
 __device__ __forceinline__ void add_release(int32_t *p, int32_t n) { asm volatile("red.release.gpu.global.add.s32 [%0], %1;" ::"l"(p), "r"(n) : "memory"); }
 
+// A count in shared memory: what the adder wrote before is visible to who reads it after, also to its fence.
+__device__ __forceinline__ void add_shared(int32_t *p, int32_t n) {
+    asm volatile("red.release.cta.shared.add.s32 [%0], %1;" ::"r"(shared_address(p)), "r"(n) : "memory");
+}
+__device__ __forceinline__ int32_t load_shared(const int32_t *p) {
+    int32_t v;
+    asm volatile("ld.acquire.cta.shared.s32 %0, [%1];" : "=r"(v) : "r"(shared_address(p)) : "memory");
+    return v;
+}
+
 // n threads of the block meet at its barrier `id`, 1 .. 15.
 __device__ __forceinline__ void group_sync(int32_t id, int32_t n) { asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(n) : "memory"); }
 
