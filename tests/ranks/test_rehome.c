@@ -185,26 +185,38 @@ static void requests_that_move_give_one_process_bits_and_the_counted_numbers(voi
     }
 }
 
-/* n requests with prompts of 3 tokens, all begun in one step. */
-static void run_prompts_of_three(gr_comm *comm, const int32_t *n_generate, int32_t n, int64_t kv_tokens, int32_t *homes, grace_stats *stats) {
+static void submit(grace_engine *engine, int32_t n_prompt, int32_t n_generate) {
+    static const int32_t prompt[] = {5, 6, 7, 8, 9, 10, 11, 12, 13};
+    grace_request req = grace_request_defaults();
+    req.prompt = prompt, req.n_prompt = n_prompt, req.n_generate = n_generate, req.ignore_eos = true;
+    assert_ok(grace_engine_submit(engine, &req));
+}
+
+/* An engine whose experts are all on the last node; the plan is the caller's, for as long. */
+static grace_engine *engine_wanting(gr_comm *comm, int64_t kv_tokens, grace_plan **plan) {
     grace_engine_options opt = world_options();
     grace_engine *engine = NULL;
-    const int32_t prompt[3] = {5, 6, 7};
+    opt.plan = *plan = plan_on_last_node(grace_model_describe(model), grace_comm_cluster(comm));
     opt.comm = comm, opt.homes = GRACE_HOMES_HISTOGRAM, opt.kv_tokens = kv_tokens;
-    grace_plan *plan = plan_on_last_node(grace_model_describe(model), grace_comm_cluster(comm));
-    opt.plan = plan;
     assert_ok(grace_engine_open(model, &opt, &engine));
-    for (int32_t i = 0; i < n; i++) {
-        grace_request req = grace_request_defaults();
-        req.prompt = prompt, req.n_prompt = 3, req.n_generate = n_generate[i], req.ignore_eos = true;
-        assert_ok(grace_engine_submit(engine, &req));
-    }
+    return engine;
+}
+
+/* n requests with prompts of 3 tokens, all begun in one step; numbers asked for between it and the move change nothing. */
+static void run_prompts_of_three(gr_comm *comm, const int32_t *n_generate, int32_t n, int64_t kv_tokens, int32_t *homes, grace_stats *stats) {
+    grace_plan *plan;
+    grace_engine *engine = engine_wanting(comm, kv_tokens, &plan);
+    bool more;
+    snprintf(case_name, sizeof case_name, "rank %d of %d, %d requests", comm->rank, comm->n_ranks, n);
+    for (int32_t i = 0; i < n; i++) submit(engine, 3, n_generate[i]);
+    assert_ok(grace_engine_step(engine, &more));
+    assert_ok(grace_engine_stats(engine, stats));
+    claim(stats->moved_requests == 0);
     assert_ok(grace_engine_run(engine));
     assert_ok(grace_engine_stats(engine, stats));
     for (int32_t i = 0; i < n; i++) homes[i] = grace_engine_result(engine, i)->home;
     grace_engine_close(engine);
     grace_plan_free(plan);
-    snprintf(case_name, sizeof case_name, "rank %d of %d, %d requests", comm->rank, comm->n_ranks, n);
 }
 
 /* A request sends 2 rows a token from the first node and none from the last; of 3 tokens it expects 6/7 a token, and moving them weighs 3 rows. */
@@ -246,6 +258,23 @@ static void a_request_that_ends_with_its_first_rows_stays(void **state) {
         run_prompts_of_three(ranks_comm(2), (const int32_t[]){20, last}, 2, 512, homes, &stats);
         claim(homes[0] == 0 && homes[1] == 1 && stats.moved_requests == 0);
     }
+}
+
+/* Request 0 sends 18 rows from rank 0. Were they counted for request 2 too, it would go. */
+static void what_earlier_requests_sent_is_forgotten(void **state) {
+    (void)state;
+    if (ranks_comm(1)->n_ranks != 2) skip();
+    grace_plan *plan;
+    grace_stats stats;
+    grace_engine *engine = engine_wanting(ranks_comm(2), 512, &plan);
+    submit(engine, 9, 0), submit(engine, 1, 0);
+    assert_ok(grace_engine_run(engine));
+    submit(engine, 3, 12), submit(engine, 3, 10);
+    assert_ok(grace_engine_run(engine));
+    assert_ok(grace_engine_stats(engine, &stats));
+    claim(stats.moved_requests == 0);
+    grace_engine_close(engine);
+    grace_plan_free(plan);
 }
 
 /* ---- other models: heads with caches of their own, shared ones, windows, latents ---- */
@@ -296,6 +325,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test_setup_teardown(of_requests_that_all_want_one_node_the_longest_go_there, narrow_open, world_close),
     cmocka_unit_test_setup_teardown(a_request_without_room_at_its_second_home_stays_and_another_goes, narrow_open, world_close),
     cmocka_unit_test_setup_teardown(a_request_that_ends_with_its_first_rows_stays, narrow_open, world_close),
+    cmocka_unit_test_setup_teardown(what_earlier_requests_sent_is_forgotten, narrow_open, world_close),
     cmocka_unit_test_setup_teardown(tiny_olmoe_gives_one_process_bits, world_open, world_close),
     cmocka_unit_test_setup_teardown(every_kind_of_cache_gives_one_process_bits, world_open, world_close),
     cmocka_unit_test_setup_teardown(recording_with_homes_that_change_is_refused_everywhere, world_open, world_close),
