@@ -106,7 +106,8 @@ static scene scene_new(gr_comm *comm, const grace_model_info *m, uint64_t seed) 
     gr_rng rng = gr_rng_seed(seed);
     gr_random_plan_options shape = {m->n_moe_layers, m->n_experts, m->top_k, grace_comm_cluster(comm), gr_rng_uniform(&rng) * 0.2, 0.7};
     s.plan = gr_random_plan(&shape, &rng);
-    s.all = gr_random_requests_new(&rng, 3 + (int32_t)gr_rng_below(&rng, WORLD_REQUESTS_MAX - 3), m->vocab, WORLD_PROMPT_MAX, WORLD_POSITIONS - WORLD_PROMPT_MAX);
+    int32_t n = 3 + (int32_t)gr_rng_below(&rng, WORLD_REQUESTS_MAX - 3);
+    s.all = gr_random_requests_new(&rng, n, m->vocab, WORLD_PROMPT_MAX, WORLD_POSITIONS - WORLD_PROMPT_MAX);
     if (gr_rng_below(&rng, 2) && m->vocab == WORLD_VOCAB) give_token_saves(s.plan, &rng);
     if (s.rests) gr_random_decode(s.plan, 0.5, &rng);
     s.n_early = (int32_t)gr_rng_below(&rng, (uint32_t)s.all.n + 1);
@@ -175,7 +176,8 @@ static void requests_that_move_give_one_process_bits_and_the_counted_numbers(voi
     for (int32_t n_nodes = 1; n_nodes <= 4; n_nodes++) {
         int32_t moved = 0, n = 0;
         for (uint64_t round = 0; round < 6 && n_ranks % n_nodes == 0; round++) {
-            scene s = (round % 3 == 2 ? scene_wanting : scene_new)(ranks_comm(n_nodes), grace_model_describe(model), (uint64_t)(n_ranks * 1000 + n_nodes * 100) + round);
+            const uint64_t seed = (uint64_t)(n_ranks * 1000 + n_nodes * 100) + round;
+            scene s = (round % 3 == 2 ? scene_wanting : scene_new)(ranks_comm(n_nodes), grace_model_describe(model), seed);
             moved += check_scene(&s, model);
             n += s.all.n;
             scene_free(&s);
