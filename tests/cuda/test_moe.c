@@ -115,12 +115,35 @@ static bool bits_are_a_matter_of_the_row(const moe_case *c) {
     return good;
 }
 
+/* Small and large tiles, whichever a run of this size would take. */
+static bool tilings_agree(const moe_case *c) {
+    size_t n = (size_t)c->n_rows * c->hidden, at = 0;
+    uint16_t *whole = malloc(n * 2 + 2), *found = malloc(n * 2 + 2);
+    bool hopper = strcmp(gr_cuda_experts_kernels(c->experts), "hopper") == 0;
+    to_host(whole, c->d_out, n * 2);
+    for (int many = 0; many < 2 && at == 0 && n > 0; many++) {
+        must(cudaMemset(c->d_y, 0xFF, (size_t)c->n_rows * c->top_k * c->hidden * 2) == cudaSuccess, "poison");
+        if (!hopper) must(!gr_cuda_experts_mma(c->experts, &c->pairs, c->d_rows, c->d_y, many, NULL), "mma");
+        else must(!(many ? gr_cuda_experts_many : gr_cuda_experts_few)(c->experts, &c->pairs, c->d_rows, c->d_y, NULL), "hopper");
+        must(!gr_cuda_combine(&c->pairs, c->unweighted ? NULL : c->d_weight, c->d_y, NULL, c->hidden, c->d_out, NULL), "combine");
+        to_host(found, c->d_out, n * 2);
+        while (at < n && found[at] == whole[at]) at++;
+        if (at < n)
+            printf("       %s tiles: row %zu column %zu is %g, was %g\n", many ? "large" : "small", at / c->hidden, at % c->hidden, (double)from_bf16(found[at]),
+                   (double)from_bf16(whole[at]));
+        at = at < n;
+    }
+    free(whole), free(found);
+    return at == 0;
+}
+
 static void check(moe_case c, spread how) {
     moe_case_open(&c, 17, how);
     moe_case_run(&c, NULL);
     must(cudaDeviceSynchronize() == cudaSuccess, "run");
     if (!c.untabled) claim(grouping_is_a_stable_sort(&c), "grouping is a stable sort", &c);
     claim(outputs_are_within_rounding(&c), "outputs are within rounding", &c);
+    if (strcmp(gr_cuda_experts_kernels(c.experts), "plain") != 0) claim(tilings_agree(&c), "small and large tiles give the same bits", &c);
     claim(bits_are_a_matter_of_the_row(&c), "a row has the same bits again and in any company", &c);
     moe_case_close(&c);
 }

@@ -5,8 +5,8 @@
 
 #include "base/memory.h"
 
-/* Rows a slot, on average, from which the large tiles win (docs/performance.md). */
-enum { MANY_ROWS = 96, HOPPER = 9, AMPERE = 8, SIZE_STEP = 8, PACKED_BLOCK = 64 };
+/* Large tiles win from so many rows a slot on average, and so many tiles of down for each processor (docs/performance.md). */
+enum { MANY_ROWS = 160, MANY_TILES = 2, LARGE_TILE = 128 * 256, HOPPER = 9, AMPERE = 8, SIZE_STEP = 8, PACKED_BLOCK = 64 };
 
 int32_t gr_cuda_gate_up_block(int32_t width) { return width % PACKED_BLOCK == 0 ? PACKED_BLOCK : width; }
 
@@ -92,13 +92,17 @@ const char *gr_cuda_experts_kernels(const gr_cuda_experts *e) {
     return names[e->options.kernels];
 }
 
+static bool tiles_are_large(const gr_cuda_experts *e, int64_t n_pairs) {
+    return n_pairs >= (int64_t)MANY_ROWS * e->options.n_slots && n_pairs * e->options.hidden >= (int64_t)MANY_TILES * e->n_processors * LARGE_TILE;
+}
+
 grace_status gr_cuda_experts_run(const gr_cuda_experts *e, const gr_cuda_pairs *pairs, const void *rows, void *y, gr_cuda_stream stream) {
     const gr_cuda_experts_options *o = &e->options;
     int64_t n_pairs = (int64_t)pairs->n_rows * pairs->top_k;
     GR_ASSERT(n_pairs <= o->n_pairs_max && pairs->n_slots == o->n_slots);
     GR_ASSERT(pairs->first_pair || (pairs->n_slots == 1 && pairs->top_k == 1));
     if (n_pairs == 0) return GRACE_OK;
-    bool many = n_pairs >= (int64_t)MANY_ROWS * o->n_slots;
+    bool many = tiles_are_large(e, n_pairs);
     switch (o->kernels) {
     case GR_CUDA_KERNELS_HOPPER: return many ? gr_cuda_experts_many(e, pairs, rows, y, stream) : gr_cuda_experts_few(e, pairs, rows, y, stream);
     case GR_CUDA_KERNELS_MMA: return gr_cuda_experts_mma(e, pairs, rows, y, many, stream);
