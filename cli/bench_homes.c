@@ -151,8 +151,9 @@ done:
 
 int gr_bench_homes_main(int argc, char **argv) {
     static const struct argp argp = {options, gr_case_parse, "[TRACE...]", "Rows between nodes by where sequences live: anywhere alike (random), where token ids "
-                                     "suggest (vocab), where the first chunk suggests (histogram; engine: if that is worth the move), where they send least (oracle); always as many sequences on "
-                                     "every rank. Without traces: those of tests/golden/tiny-olmoe/traces.", 0, 0, 0};
+                                     "suggest (vocab), where the first chunk suggests (histogram; engine: if that is worth the move), where they send "
+                                     "least (oracle); always as many sequences on every rank. Without traces: those of "
+                                     "tests/golden/tiny-olmoe/traces.", 0, 0, 0};
     static const char *const golden[] = {"tests/golden/tiny-olmoe/traces/prose", "tests/golden/tiny-olmoe/traces/code",
                                          "tests/golden/tiny-olmoe/traces/math"};
     gr_case_arguments a = {.argc = argc, .argv = argv, .n_clusters = 2, .clusters = {{2, 2}, {4, 4}}, .chunk = 32};
