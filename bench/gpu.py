@@ -150,7 +150,8 @@ def measure_kernels(r, results):
 
 
 def experts_hit(folder, workload):
-    """Different experts that a decode step's rows choose in a layer, on average: the rows take the tokens that src/run/trace_gate.c gives them."""
+    """Different experts that the prefill's rows, and those of a decode step, choose in a layer, on average: the rows take the tokens that
+    src/run/trace_gate.c gives them."""
     with open(os.path.join(ROOT, folder, "meta.json")) as f:
         meta = json.load(f)
     with open(os.path.join(ROOT, folder, "topk.u8"), "rb") as f:
@@ -158,15 +159,16 @@ def experts_hit(folder, workload):
     with open(os.path.join(ROOT, folder, "seqs.csv")) as f:
         sequences = [(int(s["start"]), int(s["tokens"])) for s in csv.DictReader(f)]
     layers, k, (batch, prefill, decode) = meta["layers"], meta["top_k"], WORKLOADS[workload]
-    counts = []
-    for position in range(prefill, prefill + decode, 4):
-        tokens = []
-        for r in range(batch):
-            first, n = sequences[r % len(sequences)]
-            tokens.append(first + (int(0.6180339887498949 * n) * (r // len(sequences)) + position) % n)
-        for layer in range(layers):
-            counts.append(len({e for t in tokens for e in topk[(t * layers + layer) * k:(t * layers + layer + 1) * k]}))
-    return sum(counts) / len(counts)
+
+    def token(r, position):
+        first, n = sequences[r % len(sequences)]
+        return first + (int(0.6180339887498949 * n) * (r // len(sequences)) + position) % n
+
+    def mean_hit(tokens):
+        return sum(len({e for t in tokens for e in topk[(t * layers + l) * k:(t * layers + l + 1) * k]}) for l in range(layers)) / layers
+
+    steps = [mean_hit({token(r, position) for r in range(batch)}) for position in range(prefill, prefill + decode, 4)]
+    return mean_hit({token(r, position) for r in range(batch) for position in range(prefill)}), sum(steps) / len(steps)
 
 
 def floors(rates, model, workload, hit):
@@ -193,11 +195,10 @@ def measure_engine(r, results):
             row = dict(r.origin, model=model, workload=workload, command=" ".join(words))
             row.update({"error": wrong} if wrong else json.loads(out))
             row["model"] = model
-            rates, hit = rates_of(r, results.doc), None if r.a.own_routing else experts_hit(MODELS[model][1], workload)
+            rates, hit = rates_of(r, results.doc), (None, None) if r.a.own_routing else experts_hit(MODELS[model][1], workload)
             if rates:
                 row["floor_rates"] = {"product_tflops": rates.flops / 1e12, "read_tb_s": rates.hbm / 1e12}
-            if hit:
-                row["experts_hit"] = hit
+            row["experts_hit"] = {"prefill": hit[0], "decode": hit[1]}
             for phase, ms in zip(("prefill", "decode"), floors(rates, model, workload, hit) if rates else ()):
                 if phase in row:
                     row[phase].update(floor_ms=ms, ratio=row[phase]["ms"] / ms)

@@ -65,8 +65,8 @@ class Driver(unittest.TestCase):
             f.write("seq,start,tokens\n0,0,1\n1,1,1\n")
         with open(os.path.join(folder, "topk.u8"), "wb") as f:
             f.write(bytes([0, 1, 1, 2]))
-        self.assertEqual(gpu.experts_hit(folder, "one"), 2)     # one request: the first sequence
-        self.assertEqual(gpu.experts_hit(folder, "i"), 3)       # both, again and again
+        self.assertEqual(gpu.experts_hit(folder, "one"), (2, 2))     # one request: the first sequence
+        self.assertEqual(gpu.experts_hit(folder, "i"), (3, 3))     # both, again and again
 
     def test_routing_of_the_repository_fits_the_models(self):
         for name, (key, folder) in gpu.MODELS.items():
@@ -89,7 +89,7 @@ class Floor(unittest.TestCase):
 
     def test_fewer_experts_take_less_time(self):
         c, r = floor.MODELS["qwen3"], floor.Rates()
-        all_of_them, half = (floor.workload(c, r, 1, 1, 256, 128, 4, experts_hit=n)["decode"]["serial_ms"] for n in (128, 64))
+        all_of_them, half = (floor.workload(c, r, 1, 1, 256, 128, 4, experts_hit=(128, n))["decode"]["serial_ms"] for n in (128, 64))
         self.assertLess(half, 0.6 * all_of_them)
 
 
