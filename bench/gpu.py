@@ -24,6 +24,7 @@ MODELS = {      # folder of models/configs: name in floor.py and the peers, rout
 }
 WORKLOADS = floor.WORKLOADS     # name: batch, tokens of a prompt, decode steps
 KERNELS = ("moe", "attention", "linear", "rows")
+KERNEL_ROWS = 60                # of one program in the table
 
 
 def arguments():
@@ -39,6 +40,7 @@ def arguments():
     ap.add_argument("--tflops", type=float, help="the floor's rates, instead of measured ones")
     ap.add_argument("--hbm", type=float, help="TB/s")
     ap.add_argument("--budget", type=float, default=3600, metavar="SECONDS", help="start nothing after this, and stop what runs then")
+    ap.add_argument("--commit", help="what was built, where this folder is not its checkout")
     ap.add_argument("--build", default="build/release")
     ap.add_argument("-o", "--output", default="bench/results/gpu.json")
     a = ap.parse_args()
@@ -89,10 +91,10 @@ class Run:
 
     def __init__(s, a):
         s.a, s.end = a, time.time() + a.budget
-        commit = output_of(["git", "rev-parse", "--short=12", "HEAD"]) or "unknown"
+        head, changed = output_of(["git", "rev-parse", "--short=12", "HEAD"]) or "unknown", output_of(["git", "status", "--porcelain", "-uno"])
         gpu = output_of(["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]).splitlines()
         s.origin = {"date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-                    "commit": commit + ("+" if output_of(["git", "status", "--porcelain", "-uno"]) else ""),
+                    "commit": a.commit or head + ("+" if changed else ""),
                     "device": gpu[0] if gpu and a.device == "cuda" else a.device}
 
     def left(s):
@@ -293,12 +295,12 @@ def kernel_tables(doc):
         if not timed:
             continue
         lines += ["**%s**" % name, "", "| case | us | floor us | ratio | rate |", "|---|---|---|---|---|"]
-        for r in timed:
+        for r in timed[:KERNEL_ROWS]:
             case = ", ".join(str(v) if isinstance(v, str) else "%s %s" % (k, v) for k, v in r.items() if is_case(k, v))
             rate = ", ".join("%.3g %s" % (r[k], unit) for k, unit in (("tflops", "TFLOP/s"), ("tb_s", "TB/s")) if k in r)
             lines.append("| %s | %.1f | %s | %s | %s |" % (case, time_of(r), "%.1f" % r["floor_us"] if "floor_us" in r else "",
                                                      "%.2f" % r["ratio"] if "ratio" in r else "", rate))
-        lines.append("")
+        lines += ["", "%d more are in the JSON file." % (len(timed) - KERNEL_ROWS), ""] if len(timed) > KERNEL_ROWS else [""]
     return lines
 
 

@@ -51,8 +51,9 @@ class Driver(unittest.TestCase):
 
     def test_a_program_that_fails_leaves_its_last_line_and_one_that_hangs_is_stopped(self):
         class Arguments:
-            budget, device = 3, "cpu"
+            budget, device, commit = 3, "cpu", "abc"
         run = gpu.Run(Arguments)
+        self.assertEqual((run.origin["commit"], run.origin["device"]), ("abc", "cpu"))
         self.assertEqual(run.run([sys.executable, "-c", "import sys; print('out'); sys.exit('no memory')"]), ("out\n", "no memory"))
         self.assertEqual(run.run([sys.executable, "-c", "import time; time.sleep(60)"])[1], "stopped at the time limit")
 
