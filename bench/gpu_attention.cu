@@ -89,7 +89,8 @@ static void bench(const model &m, const load &w, double read, double product) {
     double spread, seen = 0, last = w.n_before + w.n_new;
     for (int i = 0; i < w.n_new; i++) seen += (double)w.n_sequences * (w.n_before + i + 1);
     double cache = w.n_sequences * last * (c.k_width + c.v_width) * 2, flops = 2 * seen * m.n_heads * (m.key_dim + m.value_dim);
-    double bytes = cache + 2.0 * c.n_rows * (c.q_width + m.n_heads * m.value_dim), moved = 2.0 * c.n_rows * (2 * c.q_width + 2 * c.k_width + 2 * c.v_width);
+    double bytes = cache + 2.0 * c.n_rows * (c.q_width + m.n_heads * m.value_dim), turned = m.latent ? m.n_heads * (m.key_dim - m.value_dim) : c.q_width;
+    double moved = 2.0 * c.n_rows * 2 * (turned + c.k_width + c.v_width);
     double floor_us = 1e6 * std::max(bytes / read, flops / product);
     graph lists([&](cudaStream_t s) { gr_cuda_attention_lists(c.a, &c.step, s); });
     double lists_us = time_us([&] { cudaGraphLaunch(lists.exec, 0); }, 9, 5, &spread);

@@ -16,7 +16,8 @@ struct row_args {
     int32_t n_heads, n_kv_heads, key_dim, value_dim;
     int32_t rope_dim;
     bool rope_neighbours;
-    int32_t head_lanes;             // threads that share a head: a power of two, at most 32
+    int32_t q_first;                // first element of a head of q that is not already what it should be
+    int32_t q_lanes, k_lanes;       // threads that share a head: a power of two, at most 32
     const float *cosine, *sine;
 };
 
@@ -111,11 +112,12 @@ template <int W> __device__ void turn_halves(piece<W> &p, piece<W> &q, const flo
     }
 }
 
-// The lanes of a head write it: plain elements, then those that turn. `to` may be where the head comes from: a thread writes only what it alone reads.
-template <int W> __device__ void write_head(const row_args &a, const head_view &head, int32_t position, bf16 *to) {
-    const int32_t still = a.key_dim - a.rope_dim, half = a.rope_dim / 2, step = W * a.head_lanes;
+// The lanes of a head write it from `first` on: plain elements, then those that turn. `to` may be where the head comes from: a thread writes only what it
+// alone reads.
+template <int W> __device__ void write_head(const row_args &a, const head_view &head, int32_t first, int32_t lanes, int32_t position, bf16 *to) {
+    const int32_t still = a.key_dim - a.rope_dim, half = a.rope_dim / 2, step = W * lanes;
     const float *cosine = a.cosine + (int64_t)position * half, *sine = a.sine + (int64_t)position * half;
-    int32_t i = W * (threadIdx.x % a.head_lanes);
+    int32_t i = first + W * (threadIdx.x % lanes);
     for (; i < still; i += step) store<W>(to + i, enter<W>(head, i));
     if (a.rope_neighbours)
         for (; i < a.key_dim; i += step) {
@@ -133,19 +135,20 @@ template <int W> __device__ void write_head(const row_args &a, const head_view &
 }
 
 // The block's row of q or k.
-template <int W> __device__ void write_heads(const row_args &a, const bf16 *from, int32_t n_heads, const norm_args &norm, int32_t position, bf16 *to) {
+template <int W> __device__ void write_heads(const row_args &a, const bf16 *from, int32_t n_heads, const norm_args &norm, int32_t first, int32_t lanes,
+                                             int32_t position, bf16 *to) {
     const bool whole = norm.weight && norm.size == n_heads * a.key_dim;
-    const int32_t heads_at_a_time = ROW_THREADS / a.head_lanes;
+    const int32_t heads_at_a_time = ROW_THREADS / lanes;
     float scale = 0;
     if (whole) scale = scale_of(sum_of_block(add_squares<W>(from, norm.size, threadIdx.x, ROW_THREADS)), norm);
     for (int32_t base = 0; base < n_heads; base += heads_at_a_time) {
-        const int32_t h = base + threadIdx.x / a.head_lanes;
+        const int32_t h = base + threadIdx.x / lanes;
         const bool exists = h < n_heads;        /* lanes of all heads meet in the sum */
         head_view head = {from + (int64_t)(exists ? h : 0) * a.key_dim, norm.weight, whole ? a.key_dim : norm.size, scale, a.layer.clip};
         if (whole) head.weight += (exists ? h : 0) * a.key_dim;
         else if (norm.weight)
-            head.scale = scale_of(sum_of_lanes(add_squares<W>(head.x, norm.size, threadIdx.x % a.head_lanes, a.head_lanes), a.head_lanes), norm);
-        if (exists) write_head<W>(a, head, position, to + (int64_t)h * a.key_dim);
+            head.scale = scale_of(sum_of_lanes(add_squares<W>(head.x, norm.size, threadIdx.x % lanes, lanes), lanes), norm);
+        if (exists) write_head<W>(a, head, first, lanes, position, to + (int64_t)h * a.key_dim);
     }
 }
 
@@ -175,22 +178,22 @@ template <int W> __global__ __launch_bounds__(ROW_THREADS) void prepare_rows(row
     }
     if (blockIdx.y == 0) {
         bf16 *q = (bf16 *)l.q + row * l.q_step;
-        write_heads<W>(a, q, a.n_heads, {l.q_norm, l.q_norm_size, l.norm_eps}, position, q);
+        write_heads<W>(a, q, a.n_heads, {l.q_norm, l.q_norm_size, l.norm_eps}, a.q_first, a.q_lanes, position, q);
         return;
     }
     int64_t place = (int64_t)a.step.page_table[(int64_t)sequence * a.step.pages_max + position / GR_KV_PAGE] * GR_KV_PAGE + position % GR_KV_PAGE;
     int32_t k_width = a.n_kv_heads * a.key_dim, v_width = a.n_kv_heads * a.value_dim;
     if (blockIdx.y == 1)
-        write_heads<W>(a, (const bf16 *)l.k + row * l.k_step, a.n_kv_heads, {l.k_norm, l.k_norm_size, l.norm_eps}, position,
+        write_heads<W>(a, (const bf16 *)l.k + row * l.k_step, a.n_kv_heads, {l.k_norm, l.k_norm_size, l.norm_eps}, 0, a.k_lanes, position,
                        (bf16 *)l.k_pages + place * k_width);
     else copy_values((const bf16 *)l.v + row * l.v_step, v_width, l.clip, (bf16 *)l.v_pages + place * v_width);
 }
 
 }  // namespace
 
-// Threads of a head: as many as it has pieces to write, a power of two.
-static int32_t lanes_for(const gr_cuda_attention *a, int32_t w) {
-    const int32_t n_pieces = (a->sizes.key_dim - (a->rope_neighbours ? 0 : a->rope_dim / 2)) / w;
+// Threads of a head whose elements from `first` on are written: as many as there are pieces of w elements, a power of two.
+static int32_t lanes_for(const gr_cuda_attention *a, int32_t first, int32_t w) {
+    const int32_t n_pieces = (a->sizes.key_dim - first - (a->rope_neighbours ? 0 : a->rope_dim / 2)) / w;
     int32_t lanes = 1;
     while (lanes < 32 && 2 * lanes <= n_pieces) lanes *= 2;
     return lanes;
@@ -200,8 +203,9 @@ extern "C" grace_status gr_cuda_attention_prepare(const gr_cuda_attention *a, co
                                                   gr_cuda_stream stream) {
     const gr_cuda_attention_sizes *s = &a->sizes;
     const bool wide = a->rope_dim % (a->rope_neighbours ? 8 : 16) == 0;
-    row_args args = {*step, *layer, s->n_heads, s->n_kv_heads, s->key_dim, s->value_dim, a->rope_dim, a->rope_neighbours, lanes_for(a, wide ? 8 : 2),
-                     a->cosine, a->sine};
+    const int32_t w = wide ? 8 : 2, q_first = layer->q_norm || layer->clip > 0 ? 0 : s->key_dim - a->rope_dim;
+    row_args args = {*step, *layer, s->n_heads, s->n_kv_heads, s->key_dim, s->value_dim, a->rope_dim, a->rope_neighbours, q_first,
+                     lanes_for(a, q_first, w), lanes_for(a, 0, w), a->cosine, a->sine};
     if (step->n_rows == 0) return GRACE_OK;
     pdl::launch(wide ? prepare_rows<8> : prepare_rows<2>, dim3((unsigned)step->n_rows, s->latent ? 2 : 3), ROW_THREADS, 0, stream, true, args);
     return gr_cuda_status(cudaGetLastError(), "attention_prepare");
