@@ -3,7 +3,8 @@
 // A block takes QUERIES = 16 WM queries: rows x heads that share a kv head. It walks tiles of KEYS positions, which begin at multiples of KEYS, through a
 // ring of STAGES tiles in shared memory. Warp (m, n) of WM x WN has 16 queries:
 //
-//     scores   its queries against part n of the tile's positions; tops and weights of the parts meet in shared memory when WN > 1
+//     scores   its queries against part n of the tile's positions, and tops and weights of the parts meet in shared memory; or (long keys) part n of
+//              its queries' and all keys' elements, and scores are added up there
 //     sums     its queries' weights times part n of the elements of all the tile's values
 //
 // A query's weights are relative to the largest score so far, and all of it is rescaled when that grows: positions in order, the same tiles wherever
@@ -90,45 +91,47 @@ __host__ __device__ constexpr int32_t row_bytes(int32_t n) { return 2 * n + 16; 
 template <int KD, int VD, bool LATENT, int WM, int WN, int KEYS, int STAGES> struct shape {
     static const int32_t THREADS = 32 * WM * WN, QUERIES = 16 * WM;
     static const int32_t K_BYTES = KEYS * row_bytes(KD), V_BYTES = LATENT ? 0 : KEYS * row_bytes(VD), STAGE_BYTES = K_BYTES + V_BYTES;
-    static const int32_t Q_BYTES = QUERIES * row_bytes(KD), P_BYTES = WN > 1 ? QUERIES * row_bytes(KEYS) : 0;
-    static const int32_t TOP_BYTES = WN > 1 ? WN * QUERIES * 4 : 0;
-    static const int32_t BYTES = STAGES * STAGE_BYTES + Q_BYTES + P_BYTES + TOP_BYTES;
+    static const bool SPLIT_KEYS = WN > 1 && KD <= 192, SPLIT_DIMS = WN > 1 && KD > 192;
+    static const int32_t P_BYTES = SPLIT_KEYS ? QUERIES * row_bytes(KEYS) : 0, TOP_BYTES = SPLIT_KEYS ? WN * QUERIES * 4 : 0;
+    static const int32_t PART_BYTES = SPLIT_DIMS ? WN * QUERIES * KEYS * 4 : 0;
+    static const int32_t BYTES = STAGES * STAGE_BYTES + P_BYTES + TOP_BYTES + PART_BYTES;
+    static_assert(QUERIES * row_bytes(KD) <= STAGE_BYTES, "queries pass through a stage");
 };
 
 template <int KD, int VD, bool LATENT, int WM, int WN, int KEYS, int STAGES> struct flash {
     typedef shape<KD, VD, LATENT, WM, WN, KEYS, STAGES> S;
-    static const int32_t OWN_KEYS = KEYS / WN, OWN_DIMS = VD / WN;      // of a warp's scores and sums
-    static const bool KEEP_QUERIES = KD <= 192;                         // in registers
-    static_assert(OWN_KEYS % 8 == 0 && (OWN_KEYS > 8 || KD % 32 == 0) && OWN_DIMS % 16 == 0 && KEYS % GR_KV_PAGE == 0 && GR_CUDA_SPLIT % KEYS == 0, "");
-
+    static const int32_t OWN_KEYS = S::SPLIT_KEYS ? KEYS / WN : KEYS, OWN_DIMS = VD / WN;       // of a warp's scores and sums
+    static const int32_t Q_DIMS = S::SPLIT_DIMS ? KD / WN : KD;                                 // elements of keys it multiplies
+    static_assert(OWN_KEYS % 16 == 0 && OWN_DIMS % 16 == 0 && Q_DIMS % 16 == 0 && KEYS % GR_KV_PAGE == 0 && GR_CUDA_SPLIT % KEYS == 0, "");
     static const int32_t PAGES = KEYS / GR_KV_PAGE;
-    static const int32_t CHAINS = OWN_KEYS == 8 ? 4 : OWN_KEYS == 16 ? 2 : 1;   // sums a score is made of, so that products need not wait for each other
+    static const int32_t CHAINS = OWN_KEYS == 16 ? 2 : 1;   // sums a score is made of, so that products need not wait for each other
 
     const flash_args &x;
     const unit &u;
     char *ring;
     int32_t page[PAGES];            // of the tile to be asked for next
-    uint32_t q_at, p_at;            // shared addresses
+    uint32_t p_at;                  // shared address
     float *tops;                    // [WN, QUERIES]
+    float4 *parts;                  // [WM, WN, KEYS / 8, 32] fragments of scores
     int32_t lane, m, n;             // of the warp
-    int32_t query[2], last[2], first[2];    // rows of fragments: which query, positions it sees (last -1: none)
+    int32_t last[2];                // of each row of its fragments: last position that the query sees; -1: there is no query
     float out[OWN_DIMS / 8][4];
     float top[2], sum[2];           // largest score; sum of weights over own keys
 
     __device__ flash(const flash_args &args, const unit &w, char *shared) : x(args), u(w), ring(shared) {
-        char *q = shared + STAGES * S::STAGE_BYTES;
-        q_at = ampere::shared_address(q), p_at = q_at + S::Q_BYTES, tops = (float *)(q + S::Q_BYTES + S::P_BYTES);
+        char *behind = shared + STAGES * S::STAGE_BYTES;
+        p_at = ampere::shared_address(behind), tops = (float *)(behind + S::P_BYTES), parts = (float4 *)(behind + S::P_BYTES + S::TOP_BYTES);
         lane = threadIdx.x % 32, m = threadIdx.x / 32 / WN, n = threadIdx.x / 32 % WN;
         for (int i = 0; i < 2; i++) {
-            query[i] = 16 * m + lane / 4 + 8 * i;
-            const bool exists = query[i] < u.n_queries;
-            last[i] = !exists ? -1 : u.row(query[i]) == u.w.row ? u.w.first : x.position[u.row(query[i])];
-            first[i] = x.window > 0 ? last[i] - x.window + 1 : 0;
+            const int32_t row = u.row(query(i));
+            last[i] = query(i) >= u.n_queries ? -1 : row == u.w.row ? u.w.first : x.position[row];
             top[i] = -INFINITY, sum[i] = 0;
         }
         for (int j = 0; j < OWN_DIMS / 8; j++)
             for (int e = 0; e < 4; e++) out[j][e] = 0;
     }
+
+    __device__ int32_t query(int32_t i) const { return 16 * m + lane / 4 + 8 * i; }     // of each row of its fragments
 
     // The WN warps with the same queries wait for each other.
     __device__ void meet() const {
@@ -137,12 +140,12 @@ template <int KD, int VD, bool LATENT, int WM, int WN, int KEYS, int STAGES> str
     }
 
     // ---- copies ----
-    __device__ void ask_queries() const {
+    __device__ void ask_queries(uint32_t to) const {
         for (int32_t c = threadIdx.x; c < S::QUERIES * (KD / 8); c += S::THREADS) {
             const int32_t i = c / (KD / 8), chunk = c % (KD / 8);
             const bool exists = i < u.n_queries;
             const bf16 *from = exists ? x.q + u.row(i) * x.q_step + u.head(i) * KD + chunk * 8 : x.q;
-            ampere::copy_16(q_at + i * row_bytes(KD) + chunk * 16, from, exists);
+            ampere::copy_16(to + i * row_bytes(KD) + chunk * 16, from, exists);
         }
     }
 
@@ -185,45 +188,46 @@ template <int KD, int VD, bool LATENT, int WM, int WN, int KEYS, int STAGES> str
     }
 
     // ---- scores of own queries and keys ----
-    __device__ void load_queries(uint32_t (&q)[KEEP_QUERIES ? KD / 16 : 1][4]) const {
-        if constexpr (KEEP_QUERIES)
-            for (int i = 0; i < KD / 16; i++) ampere::load_pieces(q[i], square(q_at, row_bytes(KD), 16 * m, 16 * i));
+    __device__ void load_queries(uint32_t q_at, uint32_t (&q)[Q_DIMS / 16][4]) const {
+#pragma unroll
+        for (int i = 0; i < Q_DIMS / 16; i++) ampere::load_pieces(q[i], square(q_at, row_bytes(KD), 16 * m, (S::SPLIT_DIMS ? Q_DIMS * n : 0) + 16 * i));
     }
 
-    __device__ void multiply_keys(const uint32_t (&q)[KEEP_QUERIES ? KD / 16 : 1][4], uint32_t k_at, float (&score)[OWN_KEYS / 8][4]) const {
+    __device__ void multiply_keys(const uint32_t (&q)[Q_DIMS / 16][4], uint32_t k_at, float (&score)[OWN_KEYS / 8][4]) const {
         float part[CHAINS][OWN_KEYS / 8][4] = {};
-        const int STEP = OWN_KEYS == 8 ? 32 : 16;       // columns a turn
+        const int32_t first_key = S::SPLIT_KEYS ? OWN_KEYS * n : 0, first_dim = S::SPLIT_DIMS ? Q_DIMS * n : 0;
 #pragma unroll
-        for (int d = 0; d < KD; d += STEP) {
-            uint32_t a[STEP / 16][4], b[4];
+        for (int i = 0; i < Q_DIMS / 16; i++)
 #pragma unroll
-            for (int i = 0; i < STEP / 16; i++) {
-                if constexpr (KEEP_QUERIES) {
-#pragma unroll
-                    for (int e = 0; e < 4; e++) a[i][e] = q[d / 16 + i][e];
-                } else ampere::load_pieces(a[i], square(q_at, row_bytes(KD), 16 * m, d + 16 * i));
+            for (int j = 0; j < OWN_KEYS / 16; j++) {
+                uint32_t b[4];
+                ampere::load_pieces(b, square_across(k_at, row_bytes(KD), first_key + 16 * j, first_dim + 16 * i));
+                ampere::multiply(part[i % CHAINS][2 * j], q[i], b[0], b[1]);
+                ampere::multiply(part[i % CHAINS][2 * j + 1], q[i], b[2], b[3]);
             }
-            if constexpr (OWN_KEYS == 8) {
-                ampere::load_pieces(b, k_at + (OWN_KEYS * n + lane % 8) * row_bytes(KD) + 2 * (d + lane / 8 * 8));
-                ampere::multiply(part[d / 16 % CHAINS][0], a[0], b[0], b[1]);
-                ampere::multiply(part[(d / 16 + 1) % CHAINS][0], a[1], b[2], b[3]);
-            } else {
-#pragma unroll
-                for (int j = 0; j < OWN_KEYS / 16; j++) {
-                    ampere::load_pieces(b, square_across(k_at, row_bytes(KD), OWN_KEYS * n + 16 * j, d));
-                    ampere::multiply(part[d / 16 % CHAINS][2 * j], a[0], b[0], b[1]);
-                    ampere::multiply(part[d / 16 % CHAINS][2 * j + 1], a[0], b[2], b[3]);
-                }
-            }
-        }
 #pragma unroll
         for (int j = 0; j < OWN_KEYS / 8; j++)
 #pragma unroll
-            for (int e = 0; e < 4; e++) {
-                score[j][e] = part[0][j][e];
+            for (int e = 0; e < 4; e++) score[j][e] = CHAINS == 2 ? part[0][j][e] + part[CHAINS - 1][j][e] : part[0][j][e];
+    }
+
+    // Scores of parts of the elements become whole ones, in every warp.
+    __device__ void add_parts(float (&score)[OWN_KEYS / 8][4]) const {
+        float4 *own = parts + (m * WN + n) * (KEYS / 8) * 32 + lane;
+        const float4 *all = parts + m * WN * (KEYS / 8) * 32 + lane;
 #pragma unroll
-                for (int c = 1; c < CHAINS; c++) score[j][e] += part[c][j][e];
+        for (int j = 0; j < OWN_KEYS / 8; j++) own[32 * j] = make_float4(score[j][0], score[j][1], score[j][2], score[j][3]);
+        meet();         // scores of all parts are there
+#pragma unroll
+        for (int j = 0; j < OWN_KEYS / 8; j++) {
+            float4 sum = all[32 * j];
+#pragma unroll
+            for (int w = 1; w < WN; w++) {
+                const float4 one = all[(w * (KEYS / 8) + j) * 32];
+                sum.x += one.x, sum.y += one.y, sum.z += one.z, sum.w += one.w;
             }
+            score[j][0] = sum.x, score[j][1] = sum.y, score[j][2] = sum.z, score[j][3] = sum.w;
+        }
     }
 
     // Whether every query sees all of the tile.
@@ -236,8 +240,8 @@ template <int KD, int VD, bool LATENT, int WM, int WN, int KEYS, int STAGES> str
         for (int j = 0; j < OWN_KEYS / 8; j++)
 #pragma unroll
             for (int e = 0; e < 4; e++) {
-                const int32_t at = base + OWN_KEYS * n + 8 * j + lane % 4 * 2 + e % 2;
-                if (at > last[e / 2] || at < first[e / 2]) score[j][e] = -INFINITY;
+                const int32_t at = base + (S::SPLIT_KEYS ? OWN_KEYS * n : 0) + 8 * j + lane % 4 * 2 + e % 2;
+                if (at > last[e / 2] || (x.window > 0 && at <= last[e / 2] - x.window)) score[j][e] = -INFINITY;
             }
     }
 
@@ -249,12 +253,12 @@ template <int KD, int VD, bool LATENT, int WM, int WN, int KEYS, int STAGES> str
 #pragma unroll
             for (int j = 0; j < OWN_KEYS / 8; j++) most[i] = fmaxf(most[i], fmaxf(score[j][2 * i], score[j][2 * i + 1]));
             most[i] = largest_of_quad(most[i]);
-            if (WN > 1 && lane % 4 == 0) tops[n * S::QUERIES + query[i]] = most[i];
+            if (S::SPLIT_KEYS && lane % 4 == 0) tops[n * S::QUERIES + query(i)] = most[i];
         }
-        if (WN == 1) return;
+        if (!S::SPLIT_KEYS) return;
         meet();         // tops of all parts are there
         for (int i = 0; i < 2; i++)
-            for (int w = 0; w < WN; w++) most[i] = fmaxf(most[i], tops[w * S::QUERIES + query[i]]);
+            for (int w = 0; w < WN; w++) most[i] = fmaxf(most[i], tops[w * S::QUERIES + query(i)]);
     }
 
     // Scores become weights relative to the new top, and what there is is rescaled. A query that has seen nothing stays at zero.
@@ -282,7 +286,7 @@ template <int KD, int VD, bool LATENT, int WM, int WN, int KEYS, int STAGES> str
         for (int j = 0; j < OWN_KEYS / 8; j++)
 #pragma unroll
             for (int i = 0; i < 2; i++) {
-                const uint32_t to = p_at + query[i] * row_bytes(KEYS) + 2 * (OWN_KEYS * n + 8 * j + lane % 4 * 2);
+                const uint32_t to = p_at + query(i) * row_bytes(KEYS) + 2 * (OWN_KEYS * n + 8 * j + lane % 4 * 2);
                 asm volatile("st.shared.b32 [%0], %1;" ::"r"(to), "r"(pack_two(score[j][2 * i], score[j][2 * i + 1])) : "memory");
             }
         meet();         // weights of all parts are there
@@ -293,7 +297,7 @@ template <int KD, int VD, bool LATENT, int WM, int WN, int KEYS, int STAGES> str
 #pragma unroll
         for (int k = 0; k < KEYS / 16; k++) {
             uint32_t p[4];
-            if constexpr (WN > 1) ampere::load_pieces(p, square(p_at, row_bytes(KEYS), 16 * m, 16 * k));
+            if constexpr (S::SPLIT_KEYS) ampere::load_pieces(p, square(p_at, row_bytes(KEYS), 16 * m, 16 * k));
             else {
                 p[0] = pack_two(score[2 * k][0], score[2 * k][1]), p[1] = pack_two(score[2 * k][2], score[2 * k][3]);
                 p[2] = pack_two(score[2 * k + 1][0], score[2 * k + 1][1]), p[3] = pack_two(score[2 * k + 1][2], score[2 * k + 1][3]);
@@ -310,26 +314,31 @@ template <int KD, int VD, bool LATENT, int WM, int WN, int KEYS, int STAGES> str
 
     __device__ void walk() {
         const int32_t first_tile = u.from / KEYS, end = (u.to + KEYS - 1) / KEYS;
-        uint32_t q[KEEP_QUERIES ? KD / 16 : 1][4];
+        const uint32_t ring_at = ampere::shared_address(ring), last_at = ring_at + (STAGES - 1) * S::STAGE_BYTES;
+        uint32_t q[Q_DIMS / 16][4];
         int32_t stage = 0;
         find_pages(first_tile);
-        ask_queries();
+        ask_queries(last_at);       // the stage that no tile is asked for yet
         for (int i = 0; i < STAGES - 1; i++) {
             if (first_tile + i < end) ask_tile(first_tile + i, i);
             ampere::copies_commit();
         }
         for (int32_t tile = first_tile; tile < end; tile++) {
             float score[OWN_KEYS / 8][4];
-            const uint32_t k_at = ampere::shared_address(ring + stage * S::STAGE_BYTES);
+            const uint32_t k_at = ring_at + stage * S::STAGE_BYTES;
             ampere::copies_wait<STAGES - 2>();
             __syncthreads();        // this tile is there for all threads, and all have read the one before
+            if (tile == first_tile) {
+                load_queries(last_at, q);
+                __syncthreads();    // queries are read, their stage is free
+            }
             if (tile + STAGES - 1 < end) ask_tile(tile + STAGES - 1, stage == 0 ? STAGES - 1 : stage - 1);
             ampere::copies_commit();
-            if (tile == first_tile) load_queries(q);
             multiply_keys(q, k_at, score);
+            if constexpr (S::SPLIT_DIMS) add_parts(score);
             if (!is_seen(tile * KEYS)) hide_unseen(tile * KEYS, score);
             weigh(score);
-            if (WN > 1) share_weights(score);
+            if (S::SPLIT_KEYS) share_weights(score);
             add_values(score, LATENT ? k_at : k_at + S::K_BYTES);
             stage = stage == STAGES - 1 ? 0 : stage + 1;
         }
@@ -338,20 +347,20 @@ template <int KD, int VD, bool LATENT, int WM, int WN, int KEYS, int STAGES> str
     // ---- results ----
     __device__ void finish_sums() {
         for (int i = 0; i < 2; i++) sum[i] = sum_of_quad(sum[i]);
-        if (WN == 1) return;
+        if (!S::SPLIT_KEYS) return;
         for (int i = 0; i < 2; i++)
-            if (lane % 4 == 0) tops[n * S::QUERIES + query[i]] = sum[i];
+            if (lane % 4 == 0) tops[n * S::QUERIES + query(i)] = sum[i];
         meet();         // sums of all parts are there; tops have been read
         for (int i = 0; i < 2; i++) {
             sum[i] = 0;
-            for (int w = 0; w < WN; w++) sum[i] += tops[w * S::QUERIES + query[i]];
+            for (int w = 0; w < WN; w++) sum[i] += tops[w * S::QUERIES + query(i)];
         }
     }
 
     __device__ void write_result() const {
         for (int i = 0; i < 2; i++) {
-            if (query[i] >= u.n_queries) continue;
-            const int32_t head = u.head(query[i]);
+            if (query(i) >= u.n_queries) continue;
+            const int32_t head = u.head(query(i));
             float total = sum[i], share = 1;
             if (x.sinks) {
                 const float sink = x.sinks[head] * LOG2_E, own = top[i] * x.scale, most = fmaxf(sink, own);
@@ -359,7 +368,7 @@ template <int KD, int VD, bool LATENT, int WM, int WN, int KEYS, int STAGES> str
                 total = total * share + exp2_of(sink - most);
             }
             share /= total;
-            bf16 *to = x.out + ((int64_t)u.row(query[i]) * x.n_heads + head) * VD + OWN_DIMS * n + lane % 4 * 2;
+            bf16 *to = x.out + ((int64_t)u.row(query(i)) * x.n_heads + head) * VD + OWN_DIMS * n + lane % 4 * 2;
 #pragma unroll
             for (int j = 0; j < OWN_DIMS / 8; j++)
                 *reinterpret_cast<uint32_t *>(to + 8 * j) = pack_two(out[j][2 * i] * share, out[j][2 * i + 1] * share);
@@ -368,8 +377,8 @@ template <int KD, int VD, bool LATENT, int WM, int WN, int KEYS, int STAGES> str
 
     __device__ void write_partial() const {
         for (int i = 0; i < 2; i++) {
-            if (query[i] >= u.n_queries) continue;
-            const int64_t at = (int64_t)(u.w.partial + u.w.split) * x.n_heads + u.head(query[i]);
+            if (query(i) >= u.n_queries) continue;
+            const int64_t at = (int64_t)(u.w.partial + u.w.split) * x.n_heads + u.head(query(i));
             float *to = x.partial_out + at * VD + OWN_DIMS * n + lane % 4 * 2;
 #pragma unroll
             for (int j = 0; j < OWN_DIMS / 8; j++) *reinterpret_cast<float2 *>(to + 8 * j) = make_float2(out[j][2 * i], out[j][2 * i + 1]);
@@ -426,7 +435,7 @@ template <int VD> __device__ void write_combined(const flash_args &x, const unit
 
 // grid: at most as many as the list may have; blocks walk it.
 template <int KD, int VD, bool LATENT, int WM, int WN, int KEYS, int STAGES>
-__global__ __launch_bounds__(32 * WM *WN, 1) void attend(flash_args x) {
+__global__ __launch_bounds__(32 * WM *WN, 2) void attend(flash_args x) {
     extern __shared__ __align__(16) char shared[];
     pdl::release_next();
     pdl::wait();
@@ -474,7 +483,7 @@ const gr_cuda_flash kernels[] = {
     {128, 128, false, shape_of<128, 128, false, 4, 1, 64, 2>(), shape_of<128, 128, false, 1, 4, 64, 3>()},
     {192, 128, false, shape_of<192, 128, false, 4, 1, 64, 2>(), shape_of<192, 128, false, 1, 4, 64, 2>()},
     {80, 64, true, shape_of<80, 64, true, 4, 1, 64, 2>(), shape_of<80, 64, true, 1, 4, 64, 3>()},
-    {576, 512, true, shape_of<576, 512, true, 4, 2, 32, 2>(), shape_of<576, 512, true, 1, 4, 32, 2>()},
+    {576, 512, true, shape_of<576, 512, true, 2, 4, 32, 2>(), shape_of<576, 512, true, 1, 4, 32, 2>()},
 };
 
 gr_cuda_heads heads_of(int32_t group, int32_t queries) {
