@@ -54,8 +54,8 @@ static void bench_others(const char *model, const moe_case *c, double floor_us) 
     point mma = measure([&](cudaStream_t s) { gr_cuda_experts_mma(c->experts, &c->pairs, c->d_rows, c->d_y, c->n_rows * c->top_k >= 96 * c->n_slots, s); });
     printf("{\"bench\":\"gpu_moe_others\",\"model\":\"%s\",\"rows\":%d,\"mma_us\":%.1f,\"mma_ratio\":%.2f", model, c->n_rows, mma.us, mma.us / floor_us);
     fflush(stdout);
-    static const char *const names[] = {"few", "many", "peers"};
-    for (int which = 0; which < 3; which++)
+    static const char *const names[] = {"few", "many", "peers", "staged", "staged_peers"};
+    for (int which = 0; which < 5; which++)
         for (int bands = 1; bands <= (c->n_rows < 1024 ? 1 : 4); bands++) {
             point fused = measure([&](cudaStream_t s) {
                 gr_cuda_group(c->d_slot, &c->pairs, s);
@@ -72,10 +72,10 @@ extern "C" grace_status gr_cuda_trial(const gr_cuda_experts *, const gr_cuda_pai
 
 // Trials of the large tiles and cuBLAS on one matrix of the same size, in turns: the clock falls as the device gets warm.
 static void bench_trials(const char *model, const moe_case *c) {
-    static const char *const names[] = {"as_is",      "no_fence",   "registers", "registers_prefetch", "prefetch",  "down",     "few",
-                                        "many", "fused_1", "fused_2", "fused_sum_1", "fused_sum_2", "fused_sum_4", "peers_1", "peers_sum_1", "peers_sum_4",
-                                        "cublas_up", "cublas_down"};
-    const int n = 18;
+    static const char *const names[] = {"as_is",    "no_fence", "registers", "registers_prefetch", "prefetch",     "down",         "few",
+                                        "many",     "fused",    "peers",     "staged",             "staged_peers", "fused_sum_4",  "staged_sum_1",
+                                        "staged_sum_2", "staged_sum_4", "staged_peers_sum_4", "cublas_up", "cublas_down"};
+    const int n = 19;
     double ops = 2.0 * c->n_rows * c->top_k * c->hidden * c->width, one_us;
     void *wide;
     must(cudaMalloc(&wide, (size_t)c->n_rows * c->top_k * 2 * std::max(c->hidden, 2 * c->width)) == cudaSuccess, "wide");
@@ -91,8 +91,8 @@ static void bench_trials(const char *model, const moe_case *c) {
         else if (i == 6) gr_cuda_experts_few(c->experts, &c->pairs, c->d_rows, c->d_y, NULL);
         else if (i == 7) gr_cuda_experts_many(c->experts, &c->pairs, c->d_rows, c->d_y, NULL);
         else if (i < n - 2) {
-            static const int bands[] = {1, 2, 1, 2, 4, 1, 1, 4}, sums[] = {0, 0, 1, 1, 1, 0, 1, 1};
-            gr_cuda_experts_fused(c->experts, &c->pairs, c->d_rows, c->d_weight, NULL, c->d_y, sums[i - 8] ? c->d_out : NULL, i < 13 ? 1 : 2, bands[i - 8], NULL);
+            static const int which[] = {1, 2, 3, 4, 1, 3, 3, 3, 4}, bands[] = {1, 1, 1, 1, 4, 1, 2, 4, 4};
+            gr_cuda_experts_fused(c->experts, &c->pairs, c->d_rows, c->d_weight, NULL, c->d_y, i < 12 ? NULL : c->d_out, which[i - 8], bands[i - 8], NULL);
         } else if (i == n - 2) product(c->d_y, c->d_gate_up, wide, c->n_rows * c->top_k, 2 * c->width, c->hidden);
         else product(c->d_act, c->d_down, c->d_y, c->n_rows * c->top_k, c->hidden, c->width);
     };

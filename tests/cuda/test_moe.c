@@ -168,13 +168,13 @@ static bool fused_agrees(const moe_case *c, int which, int n_bands, bool combine
 }
 
 static void check_fused(moe_case c, spread how) {
-    static const char *const names[] = {"few", "many", "pairs of blocks"};
+    static const char *const names[] = {"few", "many", "pairs of blocks", "staged", "staged, pairs of blocks"};
     char what[64];
     moe_case_open(&c, 29, how);
     uint16_t *expected = malloc((size_t)c.n_rows * c.hidden * 2 + 2);
     moe_case_run(&c, NULL);
     to_host(expected, c.d_out, (size_t)c.n_rows * c.hidden * 2);
-    for (int which = 0; which < 3; which++)
+    for (int which = 0; which < 5; which++)
         for (int i = 0; i < 5; i++) {
             snprintf(what, sizeof what, "fused %s%s, %d bands", names[which], i > 0 ? " with combine" : "", i > 0 ? i : 2);
             claim(fused_agrees(&c, which, i > 0 ? i : 2, i > 0, expected), what, &c);

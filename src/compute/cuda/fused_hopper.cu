@@ -35,19 +35,19 @@ template <int BM> constexpr int n_threads() { return WARPGROUP * (1 + BM / 64); 
 template <int BN> __device__ __forceinline__ int32_t n_across_of(const product &p) { return (p.n_weight_rows + BN - 1) / BN; }
 
 struct walk {
-    const int32_t *tiles_before;        // [n_bands, n_slots + 1], of rows
+    const uint16_t *tiles_before;       // [n_bands, n_slots + 1], of rows
     const int32_t *rows_below;          // [n_bands]: rows that have no pair after the band
     int32_t n_bands, up_across, down_across;
-    __device__ __forceinline__ const int32_t *band(const view &p, int32_t b) const { return tiles_before + b * (p.n_slots + 1); }
+    __device__ __forceinline__ const uint16_t *band(const view &p, int32_t b) const { return tiles_before + b * (p.n_slots + 1); }
     __device__ __forceinline__ int32_t n_tiles(const view &p, int32_t b) const { return band(p, b)[p.n_slots]; }      // of rows
 };
 
 template <int BM> __device__ __forceinline__ int32_t slot_tiles(const view &p, int32_t slot) { return (p.first(slot + 1) - p.first(slot) + BM - 1) / BM; }
 
 // Warp b counts band b.
-template <int BM> __device__ void count_bands(const view &p, int32_t n_bands, int32_t *tiles_before, int32_t *rows_below) {
+template <int BM> __device__ void count_bands(const view &p, int32_t n_bands, uint16_t *tiles_before, int32_t *rows_below) {
     int32_t lane = threadIdx.x % 32, b = threadIdx.x / 32, carry = 0, below = p.n_rows;
-    int32_t *before = tiles_before + b * (p.n_slots + 1);
+    uint16_t *before = tiles_before + b * (p.n_slots + 1);
     for (int32_t base = 0; base < p.n_slots; base += 32) {
         int32_t s = base + lane, all = s < p.n_slots ? slot_tiles<BM>(p, s) : 0, end = (b + 1) * all / n_bands, n = end - b * all / n_bands, sum = n;
         for (int d = 1; d < 32; d *= 2) {
@@ -73,7 +73,7 @@ template <int BM, int PEERS> __device__ bool step_at(const view &p, const walk &
         if (t < n * (all.up_across + all.down_across)) break;
         t -= n * (all.up_across + all.down_across), tiles_of_bands += n;
     }
-    const int32_t *before = all.band(p, b);
+    const uint16_t *before = all.band(p, b);
     bool is_up = t < n * all.up_across;
     if (!is_up) t -= n * all.up_across;
     int32_t across = is_up ? all.up_across : all.down_across, slot = slot_at(p.n_slots, t, [&](int32_t s) { return before[s] * across; });
@@ -184,6 +184,7 @@ __device__ void produce_down(const product &p, const ring<BM, BN, STAGES, PEERS>
 template <int STAGES> struct consumer {
     int32_t group;
     ring_place at, done;        // next piece to multiply, next to give back
+    int32_t n_dumps[2];         // of each group, so far
 };
 
 // A warp has read a stage: here, and of what peers sent.
@@ -282,31 +283,93 @@ template <int BN, bool SWIGLU> __device__ void write_tile(const product &p, cons
     }
 }
 
-template <int BM, int BN, int STAGES, int PEERS, bool UP>
-__device__ __forceinline__ void consume(const product &p, const ring<BM, BN, STAGES, PEERS> &r, consumer<STAGES> &c, const tile &w) {
-    if (w.n_pairs <= c.group * 64) return pass(p, r, c);
-    float d[BN / 2];
-    multiply<BM, BN, STAGES, PEERS, UP>(p, r, c, d);
-    write_tile<BN, UP>(p, w, c.group * 64, d);
+// ---- whole groups leave through shared memory: dumped by the group, sent by the clerk ----
+
+enum { BOX_BYTES = 64 * ROW_BYTES };
+
+struct staging {
+    char *data;             // 32 KiB: of up half of it for each group, of down all of it for one
+    int32_t *stored;        // [groups] warps that have stored, so far
+    int32_t *freed;         // [groups] dumps that have been sent, so far
+};
+
+template <bool STAGED> __device__ __forceinline__ bool is_staged(const tile &w, int32_t group) { return STAGED && w.n_pairs >= (group + 1) * 64; }
+
+// Where a group's dump of 64 rows lies.
+__device__ __forceinline__ char *dump_of(const staging &s, int32_t group, bool is_up) { return s.data + (is_up ? group * 2 * BOX_BYTES : 0); }
+
+__device__ __forceinline__ void await_shared(const int32_t *counter, int32_t n) {
+    while (hopper::load_shared(counter) < n) __nanosleep(32);
+}
+
+// The group's sums as bf16 in boxes of 64 columns.
+template <int BN, bool SWIGLU> __device__ void dump_tile(char *to, const float (&d)[BN / 2]) {
+    const int BLOCKS = SWIGLU ? BN / 16 : BN / 8;
+    const int32_t lane = threadIdx.x % 32, row = threadIdx.x % WARPGROUP / 32 * 16 + lane % 16;
+    const uint32_t base = hopper::shared_address(to) + row * ROW_BYTES;
+#pragma unroll
+    for (int block = 0; block < BLOCKS; block += 2) {
+        uint32_t v[4];
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            const int from = block + i / 2, at = 4 * (SWIGLU ? from / 8 * 16 + from % 8 : from) + i % 2 * 2, up = SWIGLU ? at + 32 : at;
+            v[i] = SWIGLU ? pack_two(swiglu(d[at], d[up], 0), swiglu(d[at + 1], d[up + 1], 0)) : pack_two(d[at], d[at + 1]);
+        }
+        const int32_t mine = block + lane / 16;
+        hopper::store_pieces(base + block / 8 * BOX_BYTES + ((mine % 8 ^ row % 8) << 4), v);
+    }
+    hopper::publish_shared();
+}
+
+template <int BM, int BN, int STAGES, int PEERS, bool STAGED, bool UP>
+__device__ __forceinline__ void consume(const product &p, const ring<BM, BN, STAGES, PEERS> &r, consumer<STAGES> &c, const staging &s, const tile &w) {
+    if (w.n_pairs <= c.group * 64) pass(p, r, c);
+    else {
+        float d[BN / 2];
+        multiply<BM, BN, STAGES, PEERS, UP>(p, r, c, d);
+        if (is_staged<STAGED>(w, c.group)) {
+            for (int32_t g = 0; g < BM / 64; g++) await_shared(s.freed + g, c.n_dumps[g] + (!UP && g < c.group));
+            dump_tile<BN, UP>(dump_of(s, c.group, UP), d);
+        } else write_tile<BN, UP>(p, w, c.group * 64, d);
+    }
+    for (int32_t g = 0; g < BM / 64; g++) c.n_dumps[g] += is_staged<STAGED>(w, g);
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) hopper::add_shared(&s.stored[c.group], 1);
 }
 
 // ---- clerks ----
 
-// One thread tells what the consumers stored, tile by tile: a group without rows in a tile of up has nothing to tell.
-template <int BM, int PEERS>
-__device__ void tell(const view &p, const walk &all, const int32_t *stored, bool combines, int32_t *written, int32_t *done) {
+template <int BN> __device__ void send_dump(const char *from, const CUtensorMap *map, const step &w, int32_t group) {
+    const int n_boxes = w.is_up ? BN / 128 : BN / 64;
+    for (int i = 0; i < n_boxes; i++) hopper::send_box(map, from + i * BOX_BYTES, (w.across * n_boxes + i) * 64, w.first_pair + 64 * group);
+    hopper::sends_commit();
+    hopper::sends_wait_read();
+}
+
+// One thread sends what consumers dumped and tells what they stored, tile by tile: a group without rows in a tile of up has nothing to tell.
+template <int BM, int BN, int PEERS, bool STAGED>
+__device__ void tell(const view &p, const walk &all, const staging &s, const CUtensorMap *act, const CUtensorMap *y, bool combines, int32_t *written,
+                     int32_t *done) {
     step w;
     int32_t n_stored = 0;
     for (int32_t t = first_step<PEERS>(); step_at<BM, PEERS>(p, all, t, &w); t += n_walkers<PEERS>()) {
         n_stored += WARPGROUP / 32;
         for (int32_t group = 0; group < BM / 64; group++) {
-            if (w.is_up ? w.n_pairs <= group * 64 : !combines) continue;
-            while (hopper::load_shared(stored + group) < n_stored) __nanosleep(64);
+            bool staged = is_staged<STAGED>(w, group), counts = w.is_up ? w.n_pairs > group * 64 : combines;
+            if (!staged && !counts) continue;
+            await_shared(s.stored + group, n_stored);
+            if (staged) {
+                send_dump<BN>(dump_of(s, group, w.is_up), w.is_up ? act : y, w, group);
+                hopper::add_shared(s.freed + group, 1);
+            }
+            if (!counts) continue;
+            if (staged) hopper::sends_wait();
             hopper::publish_all();
             __threadfence();
             atomicAdd(w.is_up ? written + w.row_tile : done + w.band, 1);
         }
     }
+    hopper::sends_wait();
 }
 
 // Rows from .. to - 1, 32 vectors at a time, spread over n_workers warps.
@@ -340,26 +403,37 @@ __device__ void leave(int32_t *done) {
 
 // ---- the kernel: as many blocks as the device has processors. Shared: the ring, its barriers, the bands ----
 
-template <int BM, int BN, int STAGES, int PEERS>
+template <int BM, int BN, int STAGES> struct shared_rest {      // behind the ring and what is staged
+    uint64_t full[STAGES], empty[STAGES];
+    int32_t rows_below[BANDS_MAX], stored[BM / 64], freed[BM / 64], source[BM];
+    uint16_t tiles_before[BANDS_MAX * (GR_CUDA_SLOTS_MAX + 1)];
+};
+template <int BM, int BN, int STAGES, int PEERS, bool STAGED> constexpr int shared_bytes() {
+    return ring<BM, BN, STAGES, PEERS>::BYTES + (STAGED ? 4 * BOX_BYTES : 0) + (int)sizeof(shared_rest<BM, BN, STAGES>);
+}
+
+template <int BM, int BN, int STAGES, int PEERS, bool STAGED>
 __global__ __launch_bounds__(n_threads<BM>(), 1) void both_products(const __grid_constant__ CUtensorMap up_weights, const __grid_constant__ CUtensorMap act,
-                                                                   const __grid_constant__ CUtensorMap down_weights, product up, product down, combination c,
+                                                                   const __grid_constant__ CUtensorMap down_weights, const __grid_constant__ CUtensorMap y, product up, product down, combination c,
                                                                    int32_t n_bands, int32_t *written, int32_t *done) {
-    extern __shared__ char shared_raw[];
-    __shared__ uint64_t full[STAGES], empty[STAGES];
-    __shared__ int32_t tiles_before[BANDS_MAX * (GR_CUDA_SLOTS_MAX + 1)], rows_below[BANDS_MAX], stored[BM / 64], source[BM];
+    extern __shared__ __align__(1024) char shared[];       // nothing is static: it starts at a swizzle atom
     const int32_t GROUPS = BM / 64, group = (int32_t)threadIdx.x / WARPGROUP - 1;
     const view &pairs = up.pairs;
-    ring<BM, BN, STAGES, PEERS> r = {shared_raw + (-hopper::shared_address(shared_raw) & 1023), full, empty, source};
-    const walk all = {tiles_before, rows_below, n_bands, n_across_of<BN>(up), n_across_of<BN>(down)};
+    char *staged = shared + ring<BM, BN, STAGES, PEERS>::BYTES;
+    shared_rest<BM, BN, STAGES> &rest = *reinterpret_cast<shared_rest<BM, BN, STAGES> *>(staged + (STAGED ? 4 * BOX_BYTES : 0));
+    const ring<BM, BN, STAGES, PEERS> r = {shared, rest.full, rest.empty, rest.source};
+    const staging out = {staged, rest.stored, rest.freed};
+    if (hopper::shared_address(shared) % 1024 != 0) __trap();
+    const walk all = {rest.tiles_before, rest.rows_below, n_bands, n_across_of<BN>(up), n_across_of<BN>(down)};
     pdl::release_next();
     if (threadIdx.x == 0) {
-        for (int i = 0; i < STAGES; i++) hopper::barrier_init(&full[i], r.ARRIVALS), hopper::barrier_init(&empty[i], 4 * GROUPS * PEERS);
-        for (int i = 0; i < GROUPS; i++) stored[i] = 0;
+        for (int i = 0; i < STAGES; i++) hopper::barrier_init(&r.full[i], r.ARRIVALS), hopper::barrier_init(&r.empty[i], 4 * GROUPS * PEERS);
+        for (int i = 0; i < GROUPS; i++) rest.stored[i] = rest.freed[i] = 0;
         hopper::barrier_init_done();
     }
     __syncwarp();
     pdl::wait();
-    if ((int32_t)threadIdx.x < 32 * n_bands) count_bands<BM * PEERS>(pairs, n_bands, tiles_before, rows_below);
+    if ((int32_t)threadIdx.x < 32 * n_bands) count_bands<BM * PEERS>(pairs, n_bands, rest.tiles_before, rest.rows_below);
     __syncthreads();        // bands and barriers are there
     if (PEERS > 1) hopper::cluster_sync();      // in every block of the cluster
     step w;
@@ -372,21 +446,19 @@ __global__ __launch_bounds__(n_threads<BM>(), 1) void both_products(const __grid
                 if (w.is_up) produce_up(up, r, &up_weights, w, at);
                 else produce_down(down, r, &act, &down_weights, all, written + w.row_tile, w, at);
         } else if (warp == PRODUCERS / 32) {
-            if (threadIdx.x % 32 == 0) tell<BM, PEERS>(pairs, all, stored, c.out != nullptr, written, done);
+            if (threadIdx.x % 32 == 0) tell<BM, BN, PEERS, STAGED>(pairs, all, out, &act, &y, c.out != nullptr, written, done);
         } else if (c.out)
             for (int32_t b = 0; b < n_bands - 1; b++) combine_band<BM, PEERS>(pairs, all, c, done, b, blockIdx.x, gridDim.x);
         __syncwarp();
         if (c.out && warp >= PRODUCERS / 32) combine_last<BM, PEERS>(pairs, all, c, done);
     } else {
         if (GROUPS > 1) hopper::registers_take<CONSUMER_REGISTERS>();
-        consumer<STAGES> own = {group, {0, 0}, {0, 0}};
+        consumer<STAGES> own = {group, {0, 0}, {0, 0}, {0, 0}};
         if (group > 0 && step_at<BM, PEERS>(pairs, all, first_step<PEERS>(), &w))       // groups out of step: one writes while the other multiplies
-            hopper::wait(&full[min(STAGES / 2, (min(up.k, down.k) + BK - 1) / BK - 1)], 0);
+            hopper::wait(&r.full[min(STAGES / 2, (min(up.k, down.k) + BK - 1) / BK - 1)], 0);
         for (int32_t t = first_step<PEERS>(); step_at<BM, PEERS>(pairs, all, t, &w); t += n_walkers<PEERS>()) {
-            if (w.is_up) consume<BM, BN, STAGES, PEERS, true>(up, r, own, w);
-            else consume<BM, BN, STAGES, PEERS, false>(down, r, own, w);
-            __syncwarp();
-            if (threadIdx.x % 32 == 0) hopper::add_shared(&stored[group], 1);
+            if (w.is_up) consume<BM, BN, STAGES, PEERS, STAGED, true>(up, r, own, out, w);
+            else consume<BM, BN, STAGES, PEERS, STAGED, false>(down, r, own, out, w);
         }
         if (c.out) combine_last<BM, PEERS>(pairs, all, c, done);
     }
@@ -401,10 +473,10 @@ __global__ __launch_bounds__(n_threads<BM>(), 1) void both_products(const __grid
 
 struct outputs { const float *weight; const void *residual; void *y, *out; };
 
-template <int BM, int BN, int STAGES, int PEERS>
+template <int BM, int BN, int STAGES, int PEERS, bool STAGED>
 grace_status launch(const gr_cuda_experts *e, const gr_cuda_pairs *pairs, const void *rows, const outputs &o, int32_t n_bands, cudaStream_t stream) {
-    const int bytes = ring<BM, BN, STAGES, PEERS>::BYTES + 1024;
-    auto kernel = both_products<BM, BN, STAGES, PEERS>;
+    const int bytes = shared_bytes<BM, BN, STAGES, PEERS, STAGED>();
+    auto kernel = both_products<BM, BN, STAGES, PEERS, STAGED>;
     static bool ready = false;
     if (!ready) {
         grace_status st = gr_cuda_status(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), "shared memory of both_products");
@@ -413,6 +485,9 @@ grace_status launch(const gr_cuda_experts *e, const gr_cuda_pairs *pairs, const 
     }
     const combination c = {pairs->pair_of_choice, o.weight, (const uint4 *)o.y, (const uint4 *)o.residual, (uint4 *)o.out, pairs->n_rows, pairs->top_k,
                            e->options.hidden / 8};
+    CUtensorMap y;
+    grace_status st = gr_cuda_map_open(o.y, (int64_t)pairs->n_rows * pairs->top_k, e->options.hidden, GR_CUDA_PAIR_BOX_ROWS, &y);
+    if (st) return st;
     cudaLaunchAttribute attributes[2] = {};
     attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
     attributes[0].val.programmaticStreamSerializationAllowed = 1;
@@ -421,7 +496,7 @@ grace_status launch(const gr_cuda_experts *e, const gr_cuda_pairs *pairs, const 
     cudaLaunchConfig_t config = {};
     config.gridDim = e->n_processors / PEERS * PEERS, config.blockDim = n_threads<BM>(), config.dynamicSmemBytes = bytes, config.stream = stream;
     config.attrs = attributes, config.numAttrs = PEERS > 1 ? 2 : 1;
-    return gr_cuda_status(cudaLaunchKernelEx(&config, kernel, e->up_boxes, e->act_boxes, e->down_boxes, up_product(e, pairs, rows),
+    return gr_cuda_status(cudaLaunchKernelEx(&config, kernel, e->up_boxes, e->act_boxes, e->down_boxes, y, up_product(e, pairs, rows),
                                              down_product(e, pairs, o.y), c, n_bands, e->written + BANDS_MAX + 1, e->written), "both_products");
 }
 
@@ -430,7 +505,11 @@ grace_status launch(const gr_cuda_experts *e, const gr_cuda_pairs *pairs, const 
 extern "C" grace_status gr_cuda_experts_fused(const gr_cuda_experts *e, const gr_cuda_pairs *pairs, const void *rows, const float *weight, const void *residual,
                                               void *y, void *out, int which, int n_bands, cudaStream_t stream) {
     const outputs o = {weight, residual, y, out};
-    if (which == 0) return launch<64, 128, 8, 1>(e, pairs, rows, o, n_bands, stream);
-    if (which == 1) return launch<128, 256, 4, 1>(e, pairs, rows, o, n_bands, stream);
-    return launch<128, 256, 4, 2>(e, pairs, rows, o, n_bands, stream);
+    switch (which) {
+    case 0: return launch<64, 128, 8, 1, false>(e, pairs, rows, o, n_bands, stream);
+    case 1: return launch<128, 256, 4, 1, false>(e, pairs, rows, o, n_bands, stream);
+    case 2: return launch<128, 256, 4, 2, false>(e, pairs, rows, o, n_bands, stream);
+    case 3: return launch<128, 256, 4, 1, true>(e, pairs, rows, o, n_bands, stream);
+    default: return launch<128, 256, 4, 2, true>(e, pairs, rows, o, n_bands, stream);
+    }
 }

@@ -61,6 +61,20 @@ __device__ __forceinline__ void copy_box_to_peers(void *to, const CUtensorMap *m
                  : "memory");
 }
 
+// A box of shared memory to its place in a matrix; parts outside are not written. A group is what the thread sent up to its commit.
+__device__ __forceinline__ void send_box(const CUtensorMap *map, const void *from, int column, int row) {
+    asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%2, %3}], [%1];" ::"l"((uint64_t)map), "r"(shared_address(from)), "r"(column), "r"(row)
+                 : "memory");
+}
+__device__ __forceinline__ void sends_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+__device__ __forceinline__ void sends_wait_read() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }       // shared memory is free again
+__device__ __forceinline__ void sends_wait() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }                 // and the writes are made
+
+// Four 8 x 8 pieces of bf16 to shared memory, as ampere::load_pieces reads them.
+__device__ __forceinline__ void store_pieces(uint32_t address, const uint32_t (&r)[4]) {
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3]) : "memory");
+}
+
 // 16 bytes by an ordinary thread; zeros when not valid.
 __device__ __forceinline__ void copy_16(uint32_t to, const void *from, bool valid) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(valid ? 16 : 0) : "memory");
