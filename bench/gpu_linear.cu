@@ -1,6 +1,6 @@
 // Dense products of the three models against their floor: time of the fewest bytes and operations at rates measured in the same run. A graph of products
 // that go round over copies of the matrix, more of them than the cache holds; the time is of one product. Every way that can do a case is shown.
-// Prints one JSON line a case: bench_gpu_linear [WAY]
+// Prints one JSON line a case: bench_gpu_linear [WAY], ways that begin with WAY
 #include <cstring>
 
 #include "compute/cuda/linear_kernels.h"
@@ -24,8 +24,8 @@ static bool can(way how, const matrix &m, int n_rows) {
 static grace_status queue(const world &m, way how, const gr_cuda_product *p, cudaStream_t s) {
     switch (how) {
     case LT: return gr_cuda_lt_run(m.lt, p, s);
-    case TILES: return gr_cuda_linear_tiles(p, s);
-    case FP32: return gr_cuda_linear_fp32(p, s);
+    case TILES: return gr_cuda_linear_tiles(p, true, s);
+    case FP32: return gr_cuda_linear_fp32(p, true, s);
     default: return gr_cuda_linear_few(p, m.n_processors * (how == FEW || how == FEW_OVERLAP ? 1 : 2), how >= FEW_OVERLAP, s);
     }
 }
@@ -46,7 +46,8 @@ static void bench(const world &wd, const matrix &m, int n_rows, way how) {
     double spread, us = time_us([&] { cudaGraphLaunch(g.exec, 0); }, 9, 2, &spread) / n;
     must(cudaGetLastError() == cudaSuccess, m.name);
     double flops = 2.0 * n_rows * m.n_heads * m.outs * m.cols;
-    double bytes = matrix_bytes + 2.0 * n_rows * p.x_step + (m.out_fp32 ? 4.0 : 2.0) * n_rows * p.out_step, floor_us = 1e6 * std::max(bytes / wd.read, flops / wd.product);
+    double bytes = matrix_bytes + 2.0 * n_rows * p.x_step + (m.out_fp32 ? 4.0 : 2.0) * n_rows * p.out_step;
+    double floor_us = 1e6 * std::max(bytes / wd.read, flops / wd.product);
     printf("{\"bench\":\"gpu_linear\",\"matrix\":\"%s\",\"shape\":\"%dx%dx%d\",\"rows\":%d,\"way\":\"%s\",\"us\":%.2f,\"spread_us\":%.2f,\"floor_us\":%.2f,"
            "\"ratio\":%.2f,\"tb_s\":%.2f,\"tflops\":%.0f}\n",
            m.name, m.n_heads, m.outs, m.cols, n_rows, way_names[how], us, spread / n, floor_us, us / floor_us, bytes / us * 1e-6, flops / us * 1e-6);
@@ -80,7 +81,7 @@ int main(int argc, char **argv) {
     for (const matrix &m : matrices)
         for (int n_rows : rows)
             for (int how = 0; how < N_WAYS; how++) {
-                if (argc > 1 && strcmp(argv[1], way_names[how])) continue;
+                if (argc > 1 && strncmp(argv[1], way_names[how], strlen(argv[1]))) continue;
                 if (!can((way)how, m, n_rows) || (size_t)n_rows * m.outs * m.n_heads > (size_t)160 << 20) continue;
                 bench(wd, m, n_rows, (way)how);
             }

@@ -58,8 +58,8 @@ static bool use_lt(const gr_cuda_linears *l, const gr_cuda_product *p) { return 
 static grace_status run(gr_cuda_linears *l, const gr_cuda_product *p, cudaStream_t stream) {
     grace_status st = GRACE_OK;
     if (p->n_rows <= GR_CUDA_FEW_ROWS) return gr_cuda_linear_few(p, l->n_processors, l->overlap, stream);
-    GR_TRY(use_lt(l, p) ? gr_cuda_lt_run(l->lt, p, stream) : gr_cuda_linear_tiles(p, stream));
-    GR_TRY(gr_cuda_copy_kept(p, stream));
+    GR_TRY(use_lt(l, p) ? gr_cuda_lt_run(l->lt, p, stream) : gr_cuda_linear_tiles(p, l->overlap, stream));
+    GR_TRY(gr_cuda_copy_kept(p, l->overlap, stream));
 done:
     return st;
 }
@@ -94,7 +94,7 @@ grace_status gr_cuda_linear(gr_cuda_linears *l, const gr_cuda_matrix *w, const v
     GR_CHECK(x_step >= w->cols && out_step >= w->rows, GRACE_ERR_ARG, "cuda: rows of %d and %d elements, but %" PRId64 " and %" PRId64 " apart", w->cols,
              w->rows, x_step, out_step);
     if (n_rows == 0) goto done;
-    GR_TRY(w->fp32 ? gr_cuda_linear_fp32(&p, stream) : run(l, &p, stream));
+    GR_TRY(w->fp32 ? gr_cuda_linear_fp32(&p, l->overlap, stream) : run(l, &p, stream));
 done:
     return st;
 }

@@ -24,8 +24,8 @@ typedef struct gr_cuda_linears gr_cuda_linears;
 
 /* exact: a row's bits depend on that row and the matrix alone, not on how many rows come with it or where it stands among them. Kernels of ours do all
  * products then; without it cuBLASLt does those of more than 16 rows.
- * overlap: kernels for few rows start, and ask for weights, while the kernel before them on the stream still runs (pdl.cuh), so no earlier kernel may
- * write a matrix.
+ * overlap: kernels of ours start, and ask for weights, while the kernel before them on the stream still runs (pdl.cuh), so no kernel on the stream may write
+ * a matrix.
  * Fails with UNSUPPORTED (no device, cuBLASLt does not start), MEMORY. */
 grace_status gr_cuda_linears_open(bool exact, bool overlap, gr_cuda_linears **out);
 void gr_cuda_linears_close(gr_cuda_linears *l);

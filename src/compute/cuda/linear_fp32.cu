@@ -6,6 +6,7 @@
 #include <cuda_bf16.h>
 
 #include "compute/cuda/linear_kernels.h"
+#include "compute/cuda/pdl.cuh"
 
 namespace {
 
@@ -21,6 +22,8 @@ __global__ __launch_bounds__(FEW_THREADS) void few(gr_cuda_product p) {
     int32_t o = blockIdx.x, row = blockIdx.y, n_segments = (p.cols + SEGMENT - 1) / SEGMENT;
     const float *w = (const float *)p.w + (int64_t)o * p.cols;
     const bf16 *x = (const bf16 *)p.x + row * p.x_step;
+    pdl::release_next();
+    pdl::wait();
     for (int32_t s = threadIdx.x; s < n_segments; s += FEW_THREADS) {
         float sum = 0;
         int32_t end = min(p.cols, (s + 1) * SEGMENT);
@@ -59,6 +62,8 @@ __global__ __launch_bounds__(THREADS) void many(gr_cuda_product p) {
     int32_t group = threadIdx.x / GROUPS, r = threadIdx.x % 16 / 4 * 4, o = threadIdx.x % 4 * 4, n_segments = (p.cols + SEGMENT - 1) / SEGMENT;
     int32_t first_row = blockIdx.x * TILE, first_out = blockIdx.y * TILE;
     float total = 0;
+    pdl::release_next();
+    pdl::wait();
     for (int32_t first = 0; first < n_segments; first += GROUPS) {
         float sum[4][4] = {};
         int32_t k = (first + group) * SEGMENT, end = min(p.cols, k + SEGMENT);
@@ -86,9 +91,9 @@ __global__ __launch_bounds__(THREADS) void many(gr_cuda_product p) {
 
 }  // namespace
 
-extern "C" grace_status gr_cuda_linear_fp32(const gr_cuda_product *p, cudaStream_t stream) {
-    size_t shared = ((size_t)p->cols + SEGMENT - 1) / SEGMENT * sizeof(float);
-    if (p->n_rows <= FEW) few<<<dim3(p->outs, p->n_rows), FEW_THREADS, shared, stream>>>(*p);
-    else many<<<dim3((p->n_rows + TILE - 1) / TILE, (p->outs + TILE - 1) / TILE), THREADS, 0, stream>>>(*p);
+extern "C" grace_status gr_cuda_linear_fp32(const gr_cuda_product *p, bool overlap, cudaStream_t stream) {
+    const dim3 tiles((unsigned)((p->n_rows + TILE - 1) / TILE), (unsigned)((p->outs + TILE - 1) / TILE));
+    if (p->n_rows > FEW) pdl::launch(many, tiles, THREADS, 0, stream, overlap, *p);
+    else pdl::launch(few, dim3(p->outs, p->n_rows), FEW_THREADS, ((size_t)p->cols + SEGMENT - 1) / SEGMENT * sizeof(float), stream, overlap, *p);
     return gr_cuda_status(cudaGetLastError(), "linear, fp32");
 }

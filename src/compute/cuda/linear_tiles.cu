@@ -2,6 +2,7 @@
 // of 64 columns in a ring of STAGES in shared memory, filled by copies that do not wait. A warp has FM x FN products of 16 x 8; its sums of a segment are
 // added to the totals at the segment's end. Grid: (tiles of rows x tiles of outputs, heads). Agrees with gr_cpu_linear() up to rounding.
 #include "compute/cuda/linear_order.cuh"
+#include "compute/cuda/pdl.cuh"
 
 namespace {
 
@@ -69,6 +70,8 @@ template <class S> __global__ __launch_bounds__(THREADS, 1) void tiles(gr_cuda_p
         ampere::copies_commit();        // also an empty group: the count of groups is the count of pieces
     };
     float sum[S::FM][S::FN][4] = {}, total[S::FM][S::FN][4] = {};
+    pdl::release_next();
+    pdl::wait();
     for (int32_t i = 0; i < S::STAGES - 1; i++) ask_piece(i);
     for (int32_t piece = 0; piece < n_pieces; piece++) {
         ampere::copies_wait<S::STAGES - 2>();
@@ -91,6 +94,8 @@ template <class S> __global__ __launch_bounds__(THREADS, 1) void tiles(gr_cuda_p
 
 // Kept elements of linear_heads, 16 bytes a thread.
 __global__ void copy_kept(gr_cuda_product p) {
+    pdl::release_next();
+    pdl::wait();
     int32_t pieces = p.n_kept / 8;
     int64_t i = blockIdx.x * (int64_t)THREADS + threadIdx.x, piece = i % pieces, head = i / pieces % p.n_heads, row = i / pieces / p.n_heads;
     if (row >= p.n_rows) return;
@@ -98,22 +103,22 @@ __global__ void copy_kept(gr_cuda_product p) {
         *(const uint4 *)((const bf16 *)p.x + row * p.x_step + head * p.x_head_step + p.cols + piece * 8);
 }
 
-template <class S> void run(const gr_cuda_product *p, cudaStream_t stream) {
+template <class S> void run(const gr_cuda_product *p, bool overlap, cudaStream_t stream) {
     dim3 grid((p->n_rows + S::BM - 1) / S::BM * ((p->outs + S::BN - 1) / S::BN), p->n_heads);
-    if (cudaFuncSetAttribute(tiles<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, S::BYTES) != cudaSuccess) return;
-    tiles<S><<<grid, THREADS, S::BYTES, stream>>>(*p);
+    if (cudaFuncSetAttribute(tiles<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, S::BYTES) == cudaSuccess)
+        pdl::launch(tiles<S>, grid, THREADS, S::BYTES, stream, overlap, *p);
 }
 
 }  // namespace
 
-extern "C" grace_status gr_cuda_linear_tiles(const gr_cuda_product *p, cudaStream_t stream) {
-    if (p->n_rows <= 64) run<shape<64, 32, 4, 6>>(p, stream);
-    else run<shape<128, 128, 2, 4>>(p, stream);
+extern "C" grace_status gr_cuda_linear_tiles(const gr_cuda_product *p, bool overlap, cudaStream_t stream) {
+    if (p->n_rows <= 64) run<shape<64, 32, 4, 6>>(p, overlap, stream);
+    else run<shape<128, 128, 2, 4>>(p, overlap, stream);
     return gr_cuda_status(cudaGetLastError(), "linear, tiles");
 }
 
-extern "C" grace_status gr_cuda_copy_kept(const gr_cuda_product *p, cudaStream_t stream) {
+extern "C" grace_status gr_cuda_copy_kept(const gr_cuda_product *p, bool overlap, cudaStream_t stream) {
     int64_t n = (int64_t)p->n_rows * p->n_heads * (p->n_kept / 8);
-    if (n > 0) copy_kept<<<(unsigned)((n + THREADS - 1) / THREADS), THREADS, 0, stream>>>(*p);
+    if (n > 0) pdl::launch(copy_kept, (unsigned)((n + THREADS - 1) / THREADS), THREADS, 0, stream, overlap, *p);
     return gr_cuda_status(cudaGetLastError(), "linear_heads, kept elements");
 }
