@@ -1,6 +1,6 @@
 // Draws from what top_k and top_p leave, by a block a row. A cut needs the order of weights, but nothing is sorted: what top_k, top_p and u ask for
-// is always "the first weight, from the largest down, at which a count or a sum passes a bound". A radix descent over the bits of the weight finds it,
-// ten bits a level: a histogram of counts and of mantissas (integers: exact, whatever the order of the additions), a scan of its bins from above.
+// is always "the first weight, from the largest down, at which a count or a sum passes a bound". A radix descent over its bits finds it, ten bits a
+// level: a histogram of counts and of mantissas (integers: exact, whatever the order of the additions), a scan of its bins from above.
 //
 // Few weights matter as a rule. The largest logit of every run of 128 is known: the r-th largest of them is reached by at least r logits and by few
 // more, so what is not below it, from the runs that reach it, is listed in shared memory, and the list answers everything if it holds enough.
@@ -66,8 +66,8 @@ __device__ __forceinline__ double sum_of_bin(const cut_workspace &s, uint32_t pr
     return s.n[bin] ? scalbn((double)((uint64_t)s.high[bin] << 32 | s.low[bin]), (int)exponent - 150) : 0;
 }
 
-// ---- the search. A place in the order of falling weight: the n-th (from 1), by id, of those whose weight has the bits `key`; `sum` of all weights up
-// to it; whether it is what was looked for, or only the last there is ----
+// ---- the search. A place in the order of falling weight: the n-th (from 1), by id, of those whose weight has the bits `key`; `sum` of all weights
+// up to it; whether it is what was looked for, or only the last there is ----
 struct mark { uint32_t key; int32_t n; double sum; bool reached; };
 
 // What is looked for: the first place at which the count reaches `count`, or the sum reaches (or, `passing`, passes) `bound`.
@@ -115,22 +115,30 @@ __device__ __forceinline__ mark find(const cutting &c, const goal &g) {
 }
 
 // ---- the list ----
-// A warp lists what is not below `lowest` of a run, while there is room.
-__device__ __forceinline__ void list_run(const cutting &c, int32_t run, uint32_t lowest) {
-    const int32_t at = run * RUN + threadIdx.x % 32 * 4;
+// A warp lists what is not below `lowest` of a run; false when the list is full.
+__device__ __forceinline__ bool list_run(const cutting &c, int32_t run, uint32_t lowest) {
+    const uint32_t lane = threadIdx.x % 32, before = (1u << lane) - 1;
+    const int32_t at = run * RUN + (int32_t)lane * 4;
+    uint32_t listed[4];
+    int32_t n = 0, to = 0;
     float p[4];
-    if (*(volatile int32_t *)&c.s->n_listed > LISTED_MAX) return;
     load_weights(c.d, at, p);
 #pragma unroll
+    for (int i = 0; i < 4; i++) listed[i] = __ballot_sync(~0u, p[i] > 0 && __float_as_uint(p[i]) >= lowest), n += __popc(listed[i]);
+    if (n > 0 && lane == 0) to = atomicAdd(&c.s->n_listed, n);
+    to = __shfl_sync(~0u, to, 0);
+    if (to + n > LISTED_MAX) return false;
+#pragma unroll
     for (int i = 0; i < 4; i++) {
-        if (p[i] == 0 || __float_as_uint(p[i]) < lowest) continue;
-        const int32_t to = atomicAdd(&c.s->n_listed, 1);
-        if (to < LISTED_MAX) c.s->key[to] = __float_as_uint(p[i]), c.s->id[to] = at + i;
+        const int32_t own = to + __popc(listed[i] & before);
+        if (listed[i] >> lane & 1) c.s->key[own] = __float_as_uint(p[i]), c.s->id[own] = at + i;
+        to += __popc(listed[i]);
     }
+    return true;
 }
 
-// All ids with a weight not below `lowest`; false where they are too many. A run is left out where its largest logit says so; exp as computed may fall
-// a little where it should rise, so runs just below are looked at too.
+// All ids with a weight not below `lowest`; false where they are too many. A run is left out where its largest logit says so; exp as computed may
+// fall a little where it should rise, so runs just below are looked at too.
 __device__ __forceinline__ bool list_ids(cutting *c, uint32_t lowest) {
     const float enough = __uint_as_float(lowest) * (1 - 0x1p-20f);
     __syncthreads();        // whoever reads the list is done
@@ -139,7 +147,9 @@ __device__ __forceinline__ bool list_ids(cutting *c, uint32_t lowest) {
     for (int32_t from = threadIdx.x / 32; from < c->d.m.n_runs; from += THREADS) {
         const int32_t run = from + threadIdx.x % 32 * 32;
         const bool there = run < c->d.m.n_runs && weight_of(c->d, c->largest_of_run[run]) >= enough;
-        for (uint32_t left = __ballot_sync(~0u, there); left; left &= left - 1) list_run(*c, from + (__ffs(left) - 1) * 32, lowest);
+        uint32_t left = __ballot_sync(~0u, there);
+        for (; left && list_run(*c, from + (__ffs(left) - 1) * 32, lowest); left &= left - 1) {}
+        if (left) break;
     }
     __syncthreads();        // the list is there
     if (c->s->n_listed > LISTED_MAX) return false;
