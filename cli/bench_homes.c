@@ -150,8 +150,8 @@ done:
 }
 
 int gr_bench_homes_main(int argc, char **argv) {
-    static const struct argp argp = {options, gr_case_parse, "[TRACE...]", "Rows between nodes by where sequences live: anywhere alike (random), where token ids "
-                                     "suggest (vocab), where the first chunk suggests (histogram; engine: if that is worth the move), where they send "
+    static const struct argp argp = {options, gr_case_parse, "[TRACE...]", "Rows between nodes by where sequences live: anywhere alike (random), where token "
+                                     "ids suggest (vocab), where the first chunk suggests (histogram; engine: if that is worth the move), where they send "
                                      "least (oracle); always as many sequences on every rank. Without traces: those of "
                                      "tests/golden/tiny-olmoe/traces.", 0, 0, 0};
     static const char *const golden[] = {"tests/golden/tiny-olmoe/traces/prose", "tests/golden/tiny-olmoe/traces/code",

@@ -48,7 +48,9 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
 
 static grace_status print_table(const gr_json *doc) {
     gr_buf text = {0};
-    grace_status st = gr_report_is_gpu(doc) ? gr_report_gpu_text(doc, &text) : gr_report_is_placements(doc) ? gr_report_placements_text(doc, &text) : gr_report_ladder_text(doc, &text);
+    grace_status st = gr_report_is_gpu(doc)          ? gr_report_gpu_text(doc, &text)
+                    : gr_report_is_placements(doc) ? gr_report_placements_text(doc, &text)
+                                                   : gr_report_ladder_text(doc, &text);
     if (!st) fwrite(text.data, 1, text.n, stdout);
     gr_buf_free(&text);
     return st;

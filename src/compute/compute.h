@@ -1,8 +1,9 @@
 /* Backends: a table of coarse operations on backend memory.
  *
  * Contract of every entry. Pointers are to backend memory (alloc) unless it says host. Entries of an asynchronous backend queue their work in order and
- * return; download waits. Activations are float32 on cpu, bf16 on cuda; vectors of weights, logits and gate weights are float32 on both. A row's result depends on that row alone: never on how many rows, which rows,
- * how many threads or which instruction set computed it (docs/architecture.md, Modes). On cpu every sum of products over an index k runs in ONE canonical
+ * return; download waits. Activations are float32 on cpu, bf16 on cuda; vectors of weights, logits and gate weights are float32 on both. A row's result
+ * depends on that row alone: never on how many rows, which rows, how many threads or which instruction set computed it (docs/architecture.md, Modes); on
+ * cuda that is promised for `exact` (docs/cuda.md). On cpu every sum of products over an index k runs in ONE canonical
  * order, whatever the instruction set: 16 partial sums, partial j takes the products of k = j, j+16, j+32, ... in that order by fused
  * multiply-add starting from 0, missing elements of the last block are products of zeros; then the partials are folded in halves:
  * p[j] += p[j+8] (j < 8), p[j] += p[j+4] (j < 4), p[j] += p[j+2], p[0] += p[1]. Portable C, AVX2 and AVX-512 give the same bits.

@@ -107,6 +107,8 @@ static grace_status open_recorder(grace_engine *e, const grace_model *model, con
     return gr_recorder_open(e->comm, opt->trace_path, &info, opt->trace_domains, opt->n_trace_domains, opt->n_tokens_max, &e->recorder);
 }
 
+static const char *kernels_in_use(const gr_compute *c) { return c->ops->packs ? c->ops->name : gr_compute_cpu_simd(c); }
+
 grace_status grace_engine_open(const grace_model *model, const grace_engine_options *options, grace_engine **out) {
     grace_status st = GRACE_OK;
     grace_engine *e = NULL;
@@ -137,7 +139,7 @@ grace_status grace_engine_open(const grace_model *model, const grace_engine_opti
         e->net->on_gate_user = e->recorder;
     }
     gr_log(GR_INFO, "engine", "%s: %d layers, %d experts, top %d, on %d nodes x %d ranks, %s, plan '%s'", e->info->family, e->info->n_layers,
-           e->info->n_experts, e->info->top_k, e->comm->n_nodes, e->comm->gpus_per_node, e->net->compute->ops->packs ? e->net->compute->ops->name : gr_compute_cpu_simd(e->net->compute), opt.plan->planner);
+           e->info->n_experts, e->info->top_k, e->comm->n_nodes, e->comm->gpus_per_node, kernels_in_use(e->net->compute), opt.plan->planner);
     *out = e;
     e = NULL;
 done:

@@ -155,7 +155,8 @@ static grace_status stack_open(gr_compute *c, const grace_tensor *parts, const g
     w->cols = (int32_t)parts[0].cols;
     w->n_parts = n;
     for (int32_t i = 0; i < n; i++) {
-        GR_CHECK(parts[i].cols == parts[0].cols, GRACE_ERR_ARG, "a part of %lld columns in a stack of %lld", (long long)parts[i].cols, (long long)parts[0].cols);
+        GR_CHECK(parts[i].cols == parts[0].cols, GRACE_ERR_ARG, "a part of %lld columns in a stack of %lld", (long long)parts[i].cols,
+                 (long long)parts[0].cols);
         GR_TRY(weight_open(c, &parts[i], &w->parts[i]));
         if (biases[i].data) GR_TRY(weight_open(c, &biases[i], &w->biases[i]));
         w->rows += w->parts[i]->rows;
@@ -306,8 +307,8 @@ static const gr_compute_ops cpu_ops = {
     .weight_open = weight_open, .stack_open = stack_open, .weight_close = weight_close, .mlps_open = mlps_open, .mlps_close = mlps_close,
     .padded = cpu_padded, .replay = cpu_replay, .begin = cpu_begin,
     .embed = cpu_embed, .norm = cpu_norm, .linear = gr_cpu_linear, .linear_add = gr_cpu_linear_add, .logits = gr_cpu_logits,
-    .linear_heads = gr_cpu_linear_heads, .attention = gr_cpu_attention, .gate = gr_cpu_gate, .recall = cpu_recall, .scale_rows = cpu_scale_rows, .experts = gr_cpu_experts,
-    .gather = cpu_gather, .sum_rows = cpu_sum_rows, .add = cpu_add, .sample = gr_cpu_sample, .free = cpu_free,
+    .linear_heads = gr_cpu_linear_heads, .attention = gr_cpu_attention, .gate = gr_cpu_gate, .recall = cpu_recall, .scale_rows = cpu_scale_rows,
+    .experts = gr_cpu_experts, .gather = cpu_gather, .sum_rows = cpu_sum_rows, .add = cpu_add, .sample = gr_cpu_sample, .free = cpu_free,
 };
 
 #ifdef GRACE_X86
