@@ -54,16 +54,6 @@ __device__ __forceinline__ void load_x(const gr_cuda_product &p, const place &at
     for (int c = 0; c < CHUNKS; c++) x[c] = valid && k + c * CHUNK < p.cols ? *(const uint4 *)(from + c * CHUNK) : uint4{};
 }
 
-// Kept elements go along, 16 bytes a thread.
-__device__ void copy_kept(const gr_cuda_product &p) {
-    int32_t pieces = p.n_kept / 8, n = p.n_rows * p.n_heads * pieces;
-    for (int32_t i = blockIdx.x * THREADS + threadIdx.x; i < n; i += gridDim.x * THREADS) {
-        int32_t piece = i % pieces, head = i / pieces % p.n_heads, row = i / pieces / p.n_heads;
-        *(uint4 *)((bf16 *)p.out + row * p.out_step + head * p.out_head_step + p.outs + piece * 8) =
-            *(const uint4 *)((const bf16 *)p.x + row * p.x_step + head * p.x_head_step + p.cols + piece * 8);
-    }
-}
-
 // Output i of a step's tiles: by tile, row, output. place is negative where there is none.
 struct output { int32_t local, in_tile; int64_t place; };
 
@@ -127,7 +117,7 @@ template <int ROWS> __global__ __launch_bounds__(THREADS, 2) void few(gr_cuda_pr
             if (round == s.rounds - 1 && out.place >= 0) store(p, out.place, all + old);
         }
     }
-    if (p.n_kept) copy_kept(p);
+    for (int64_t i = blockIdx.x * THREADS + threadIdx.x; i < n_kept_pieces(p); i += gridDim.x * THREADS) copy_kept(p, i);
 }
 
 plan plan_of(const gr_cuda_product &p) {

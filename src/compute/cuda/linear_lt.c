@@ -80,7 +80,8 @@ static bool aligned(const void *p) { return (uintptr_t)p % ALIGNMENT == 0; }
 
 bool gr_cuda_lt_takes(const gr_cuda_product *p) {
     const int64_t out_bytes = p->out_fp32 ? 4 : 2;
-    const int64_t bytes[] = {2 * (int64_t)p->cols, 2 * p->x_step, 2 * p->x_head_step, out_bytes * p->outs, out_bytes * p->out_step, out_bytes * p->out_head_step};
+    const int64_t bytes[] = {2 * (int64_t)p->cols, 2 * p->x_step, 2 * p->x_head_step, out_bytes * p->outs,
+                             out_bytes * p->out_step, out_bytes * p->out_head_step};
     for (size_t i = 0; i < sizeof bytes / sizeof *bytes; i++)
         if (bytes[i] % ALIGNMENT) return false;
     return aligned(p->w) && aligned(p->x) && aligned(p->out) && p->n_rows <= ROWS_MAX;

@@ -35,5 +35,14 @@ __device__ __forceinline__ void store(const gr_cuda_product &p, int64_t place, f
     else ((bf16 *)p.out)[place] = __float2bfloat16_rn(sum);
 }
 
+// Piece i, 16 bytes, of the elements that linear_heads copies.
+__device__ __forceinline__ void copy_kept(const gr_cuda_product &p, int64_t i) {
+    int32_t pieces = p.n_kept / 8, at = (int32_t)(i % pieces) * 8, head = (int32_t)(i / pieces % p.n_heads);
+    int64_t row = i / pieces / p.n_heads;
+    *(uint4 *)((bf16 *)p.out + row * p.out_step + head * p.out_head_step + p.outs + at) =
+        *(const uint4 *)((const bf16 *)p.x + row * p.x_step + head * p.x_head_step + p.cols + at);
+}
+__host__ __device__ inline int64_t n_kept_pieces(const gr_cuda_product &p) { return (int64_t)p.n_rows * p.n_heads * (p.n_kept / 8); }
+
 }  // namespace order
 #endif

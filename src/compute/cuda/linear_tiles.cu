@@ -92,15 +92,11 @@ template <class S> __global__ __launch_bounds__(THREADS, 1) void tiles(gr_cuda_p
     }
 }
 
-// Kept elements of linear_heads, 16 bytes a thread.
-__global__ void copy_kept(gr_cuda_product p) {
+__global__ void copy_all_kept(gr_cuda_product p) {
+    int64_t i = blockIdx.x * (int64_t)THREADS + threadIdx.x;
     pdl::release_next();
     pdl::wait();
-    int32_t pieces = p.n_kept / 8;
-    int64_t i = blockIdx.x * (int64_t)THREADS + threadIdx.x, piece = i % pieces, head = i / pieces % p.n_heads, row = i / pieces / p.n_heads;
-    if (row >= p.n_rows) return;
-    *(uint4 *)((bf16 *)p.out + row * p.out_step + head * p.out_head_step + p.outs + piece * 8) =
-        *(const uint4 *)((const bf16 *)p.x + row * p.x_step + head * p.x_head_step + p.cols + piece * 8);
+    if (i < n_kept_pieces(p)) copy_kept(p, i);
 }
 
 template <class S> void run(const gr_cuda_product *p, bool overlap, cudaStream_t stream) {
@@ -118,7 +114,7 @@ extern "C" grace_status gr_cuda_linear_tiles(const gr_cuda_product *p, bool over
 }
 
 extern "C" grace_status gr_cuda_copy_kept(const gr_cuda_product *p, bool overlap, cudaStream_t stream) {
-    int64_t n = (int64_t)p->n_rows * p->n_heads * (p->n_kept / 8);
-    if (n > 0) pdl::launch(copy_kept, (unsigned)((n + THREADS - 1) / THREADS), THREADS, 0, stream, overlap, *p);
+    int64_t n = n_kept_pieces(*p);
+    if (n > 0) pdl::launch(copy_all_kept, (unsigned)((n + THREADS - 1) / THREADS), THREADS, 0, stream, overlap, *p);
     return gr_cuda_status(cudaGetLastError(), "linear_heads, kept elements");
 }
