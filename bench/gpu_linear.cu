@@ -11,13 +11,13 @@ struct matrix { const char *name; int n_heads, outs, cols, n_kept; bool fp32, ou
 // Memory that all cases share.
 struct world { char *w, *x, *out; size_t w_bytes; int n_processors; gr_cuda_lt *lt; double read, product; };
 
-// A _2: two blocks a processor instead of one.
-enum way { FEW, FEW_2, FEW_OVERLAP, FEW_OVERLAP_2, LT, TILES, FP32, N_WAYS };
-static const char *const way_names[] = {"few", "few_2", "few_overlap", "few_overlap_2", "lt", "tiles", "fp32"};
+// A _1: one block a processor instead of two.
+enum way { FEW, FEW_1, FEW_OVERLAP, FEW_OVERLAP_1, LT, TILES, FP32, N_WAYS };
+static const char *const way_names[] = {"few", "few_1", "few_overlap", "few_overlap_1", "lt", "tiles", "fp32"};
 
 static bool can(way how, const matrix &m, int n_rows) {
     if (m.fp32) return how == FP32;
-    if (how <= FEW_OVERLAP_2) return n_rows <= GR_CUDA_FEW_ROWS;
+    if (how <= FEW_OVERLAP_1) return n_rows <= GR_CUDA_FEW_ROWS;
     return how == LT || (how == TILES && n_rows > GR_CUDA_FEW_ROWS);
 }
 
@@ -26,7 +26,7 @@ static grace_status queue(const world &m, way how, const gr_cuda_product *p, cud
     case LT: return gr_cuda_lt_run(m.lt, p, s);
     case TILES: return gr_cuda_linear_tiles(p, true, s);
     case FP32: return gr_cuda_linear_fp32(p, true, s);
-    default: return gr_cuda_linear_few(p, m.n_processors * (how == FEW || how == FEW_OVERLAP ? 1 : 2), how >= FEW_OVERLAP, s);
+    default: return gr_cuda_linear_few(p, how == FEW || how == FEW_OVERLAP ? m.n_processors : m.n_processors / 2, how >= FEW_OVERLAP, s);
     }
 }
 

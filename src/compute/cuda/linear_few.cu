@@ -1,10 +1,11 @@
 // Dense products of at most 16 rows: the matrix streams through the processors once, at the memory's rate.
 //
 // A warp takes 8 outputs and a segment of 256 columns at a time: 4 KiB of W, eight pieces of 16 bytes a lane. A lane copies the pieces it will use itself
-// into a ring of its own in shared memory, STAGES steps ahead, so nobody waits for anybody's data; 96 KiB are under way in every processor, and they are
-// asked for before the kernel waits for the one before it. Warps of a block share a tile's segments; the sums meet in shared memory and are folded in
-// order (linear_order.cuh). Tiles go round over a grid of blocks that stay. Rows of x are the other operand of the tensor cores, in registers; they are read
-// again only where a warp moves to another segment or head. Agrees with gr_cpu_linear() and gr_cpu_linear_heads() up to rounding.
+// to a place of its own in shared memory, so nobody waits for anybody's data; it asks for the next ones as soon as it has used them, and for the first
+// before the kernel waits for the one before it. Blocks are small enough that those of the next kernel find room beside them. Warps of a block share a
+// tile's segments; the sums meet in shared memory and are folded in order (linear_order.cuh). Tiles go round over a grid of blocks that stay. Rows of x
+// are the other operand of the tensor cores, in registers; they are read again only where a warp moves to another segment or head. Agrees with
+// gr_cpu_linear() and gr_cpu_linear_heads() up to rounding.
 #include "compute/cuda/linear_order.cuh"
 #include "compute/cuda/pdl.cuh"
 
@@ -12,38 +13,50 @@ namespace {
 
 using namespace order;
 
-enum { WARPS = 8, THREADS = 32 * WARPS, OUTS = 8, STAGES = 3, RING_BYTES = STAGES * CHUNKS * THREADS * 16 };
+enum { WARPS = 8, THREADS = 32 * WARPS, OUTS = 8, BLOCKS_PER_PROCESSOR = 2 };
 
 // How tiles of 8 outputs and their segments go over the warps of the grid: a step gives every warp one segment of one tile. A tile with more segments than
-// warps takes `rounds` steps.
+// warps takes `rounds` steps. Blocks take groups of tiles in turn.
 struct plan {
     int32_t n_segments, tiles_per_head, n_tiles;
-    int32_t warps_per_tile, tiles_at_once, rounds;
+    int32_t warps_per_tile, tiles_at_once, rounds, n_groups;        // warps_per_tile: a power of two
+    int32_t log_warps;                                              // of warps_per_tile
 };
 
-struct place { int32_t tile, head, first_out, segment; bool valid; };
+struct step { int32_t group, round; };
+
+__device__ __forceinline__ step step_after(const plan &s, step at) {
+    return at.round + 1 < s.rounds ? step{at.group, at.round + 1} : step{at.group + (int32_t)gridDim.x, 0};
+}
 
 __device__ __forceinline__ int32_t head_of(const gr_cuda_product &p, const plan &s, int32_t tile) { return p.n_heads == 1 ? 0 : tile / s.tiles_per_head; }
 
-__device__ __forceinline__ place place_at(const gr_cuda_product &p, const plan &s, int32_t step) {
-    int32_t warp = threadIdx.x / 32, group = blockIdx.x + step / s.rounds * gridDim.x;
-    int32_t tile = group * s.tiles_at_once + warp / s.warps_per_tile, segment = step % s.rounds * s.warps_per_tile + warp % s.warps_per_tile;
-    int32_t head = head_of(p, s, tile);
-    return {tile, head, (tile - head * s.tiles_per_head) * OUTS, segment, tile < s.n_tiles && segment < s.n_segments};
+// A warp's part of a step; there is none where not valid.
+struct place { int32_t head, first_out, segment; bool valid; };
+
+__device__ __forceinline__ place place_at(const gr_cuda_product &p, const plan &s, step at) {
+    int32_t warp = threadIdx.x / 32, tile = at.group * s.tiles_at_once + (warp >> s.log_warps);
+    int32_t segment = at.round * s.warps_per_tile + (warp & (s.warps_per_tile - 1)), head = head_of(p, s, tile);
+    return {head, (tile - head * s.tiles_per_head) * OUTS, segment, tile < s.n_tiles && segment < s.n_segments};
 }
 
-// This lane's pieces of a step on their way to its part of the ring, [STAGES, CHUNKS, THREADS]; zeros where there are none.
-__device__ __forceinline__ void ask_w(const gr_cuda_product &p, const plan &s, int32_t step, uint4 *ring) {
-    place at = place_at(p, s, step);
+// As ampere::copy_16(), and the cache fetches what lies beside it, too: another lane's next pieces.
+__device__ __forceinline__ void copy_stream(uint32_t to, const void *from, bool valid) {
+    asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(valid ? 16 : 0) : "memory");
+}
+
+// This lane's pieces on their way to its places in a buffer [CHUNKS, THREADS]; zeros where there are none.
+__device__ __forceinline__ void ask_w(const gr_cuda_product &p, const place &at, uint4 *buffer) {
     int32_t lane = threadIdx.x % 32, o = at.first_out + lane / 4, k = at.segment * SEGMENT + lane % 4 * 8;
     const bf16 *from = (const bf16 *)p.w + ((int64_t)at.head * p.outs + o) * p.cols + k;
     bool valid = at.valid && o < p.outs;
-    uint32_t to = ampere::shared_address(ring + step % STAGES * CHUNKS * THREADS + threadIdx.x);
+    uint32_t to = ampere::shared_address(buffer + threadIdx.x);
 #pragma unroll
     for (int c = 0; c < CHUNKS; c++) {
         bool there = valid && k + c * CHUNK < p.cols;
-        ampere::copy_16(to + c * THREADS * 16, there ? from + c * CHUNK : (const bf16 *)p.w, there);
+        copy_stream(to + c * THREADS * 16, there ? from + c * CHUNK : (const bf16 *)p.w, there);
     }
+    ampere::copies_commit();
 }
 
 __device__ __forceinline__ void load_x(const gr_cuda_product &p, const place &at, int32_t row, uint4 (&x)[CHUNKS]) {
@@ -57,65 +70,62 @@ __device__ __forceinline__ void load_x(const gr_cuda_product &p, const place &at
 // Output i of a step's tiles: by tile, row, output. place is negative where there is none.
 struct output { int32_t local, in_tile; int64_t place; };
 
-template <int ROWS> __device__ __forceinline__ output output_at(const gr_cuda_product &p, const plan &s, int32_t first_tile, int32_t i) {
-    int32_t local = i / (ROWS * OUTS), tile = first_tile + local, head = head_of(p, s, tile), row = i / OUTS % ROWS;
+template <int ROWS> __device__ __forceinline__ output output_at(const gr_cuda_product &p, const plan &s, step at, int32_t i) {
+    int32_t local = i / (ROWS * OUTS), tile = at.group * s.tiles_at_once + local, head = head_of(p, s, tile), row = i / OUTS % ROWS;
     int32_t o = (tile - head * s.tiles_per_head) * OUTS + i % OUTS;
     bool valid = local < s.tiles_at_once && tile < s.n_tiles && row < p.n_rows && o < p.outs;
     return {local, i % (ROWS * OUTS), valid ? place_of(p, row, head, o) : -1};
 }
 
-// ROWS: 8 or 16 rows at most. part: sums of a step by warp, row, output; two of them, so that one meeting of the block a step is enough: a warp writes step
-// s + 2 only after the meeting of s + 1, which comes after every thread has read step s.
-template <int ROWS> __global__ __launch_bounds__(THREADS, 2) void few(gr_cuda_product p, plan s) {
-    extern __shared__ uint4 ring[];
+// ROWS: 8 or 16 rows at most. part: sums of a step by warp, row, output; two of them, so that one meeting of the block a step is enough: a warp writes the
+// next step but one only after the meeting of the next, which comes after every thread has read this step's.
+template <int ROWS> __global__ __launch_bounds__(THREADS, ROWS == 8 ? 4 : 2) void few(gr_cuda_product p, plan s) {
+    __shared__ uint4 w[CHUNKS * THREADS];
     __shared__ float part[2][WARPS][ROWS * OUTS];
-    int32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    int32_t n_groups = (s.n_tiles + s.tiles_at_once - 1) / s.tiles_at_once;
-    int32_t n_steps = blockIdx.x < n_groups ? ((n_groups - 1 - blockIdx.x) / gridDim.x + 1) * s.rounds : 0;
+    int32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, which = 0;
     uint4 x[CHUNKS], x8[ROWS == 16 ? CHUNKS : 1] = {};
     float total = 0;        // of this thread's output, where a tile takes several steps: then a thread has one
-    auto ask = [&](int32_t step) {
-        if (step < n_steps) ask_w(p, s, step, ring);
-        ampere::copies_commit();        // also an empty group: the count of groups is the count of steps
-    };
     auto read_x = [&](const place &at) {
         load_x(p, at, lane / 4, x);
         if constexpr (ROWS == 16) load_x(p, at, lane / 4 + 8, x8);
     };
+    step now = {(int32_t)blockIdx.x, 0};
+    place at = place_at(p, s, now);
     pdl::release_next();
-    for (int32_t step = 0; step < STAGES; step++) ask(step);
-    place at = place_at(p, s, 0);
+    ask_w(p, at, w);
     pdl::wait();
     read_x(at);
-    for (int32_t step = 0; step < n_steps; step++) {
-        const uint4 *w = ring + step % STAGES * CHUNKS * THREADS + threadIdx.x;
+    while (now.group < s.n_groups) {
         float sum[4] = {};
-        ampere::copies_wait<STAGES - 1>();
+        ampere::copies_wait<0>();
 #pragma unroll
         for (int c = 0; c < CHUNKS; c++)
             if (at.segment * SEGMENT + c * CHUNK < p.cols) {
-                uint4 piece = w[c * THREADS];
+                uint4 piece = w[c * THREADS + threadIdx.x];
                 add_half<0>(sum, x[c], x8[ROWS == 16 ? c : 0], piece);
                 add_half<1>(sum, x[c], x8[ROWS == 16 ? c : 0], piece);
             }
-        ask(step + STAGES);
-        float *mine = part[step % 2][warp] + lane / 4 * OUTS + lane % 4 * 2;
+        step next = step_after(s, now);
+        at = place_at(p, s, next);
+        if (next.group < s.n_groups) {
+            ask_w(p, at, w);
+            if (s.rounds > 1 || p.n_heads > 1) read_x(at);
+        }
+        float *mine = part[which][warp] + lane / 4 * OUTS + lane % 4 * 2;
         *(float2 *)mine = {sum[0], sum[1]};
         if (ROWS == 16) *(float2 *)(mine + 8 * OUTS) = {sum[2], sum[3]};
-        int32_t first_tile = at.tile - warp / s.warps_per_tile, round = step % s.rounds;
-        at = place_at(p, s, step + 1);
-        if (step + 1 < n_steps && (s.rounds > 1 || p.n_heads > 1)) read_x(at);
-        output out = output_at<ROWS>(p, s, first_tile, threadIdx.x);
-        float old = out.place >= 0 && round == s.rounds - 1 ? addend(p, out.place) : 0;
+        output out = output_at<ROWS>(p, s, now, threadIdx.x);
+        float old = out.place >= 0 && now.round == s.rounds - 1 ? addend(p, out.place) : 0;
         __syncthreads();        // sums of all warps are there
         for (int32_t i = threadIdx.x; i < s.tiles_at_once * ROWS * OUTS; i += THREADS) {
-            if (i >= THREADS) out = output_at<ROWS>(p, s, first_tile, i), old = out.place >= 0 ? addend(p, out.place) : 0;      // only narrow matrices
-            float all = round == 0 ? 0 : total;
-            for (int32_t j = 0; j < s.warps_per_tile && round * s.warps_per_tile + j < s.n_segments; j++)
-                all += part[step % 2][out.local * s.warps_per_tile + j][out.in_tile];
+            if (i >= THREADS) out = output_at<ROWS>(p, s, now, i), old = out.place >= 0 ? addend(p, out.place) : 0;     // only narrow matrices
+            float all = now.round == 0 ? 0 : total;
+            for (int32_t j = 0; j < s.warps_per_tile && now.round * s.warps_per_tile + j < s.n_segments; j++)
+                all += part[which][out.local * s.warps_per_tile + j][out.in_tile];
             total = all;
-            if (round == s.rounds - 1 && out.place >= 0) store(p, out.place, all + old);
+            if (now.round == s.rounds - 1 && out.place >= 0) store(p, out.place, all + old);
         }
+        now = next, which ^= 1;
     }
     for (int64_t i = blockIdx.x * THREADS + threadIdx.x; i < n_kept_pieces(p); i += gridDim.x * THREADS) copy_kept(p, i);
 }
@@ -125,19 +135,19 @@ plan plan_of(const gr_cuda_product &p) {
     s.n_segments = (p.cols + SEGMENT - 1) / SEGMENT;
     s.tiles_per_head = (p.outs + OUTS - 1) / OUTS;
     s.n_tiles = s.tiles_per_head * p.n_heads;
-    for (s.warps_per_tile = 1; s.warps_per_tile < s.n_segments && s.warps_per_tile < WARPS;) s.warps_per_tile *= 2;
+    while (1 << s.log_warps < s.n_segments && 1 << s.log_warps < WARPS) s.log_warps++;
+    s.warps_per_tile = 1 << s.log_warps;
     s.tiles_at_once = WARPS / s.warps_per_tile;
     s.rounds = (s.n_segments + s.warps_per_tile - 1) / s.warps_per_tile;
+    s.n_groups = (s.n_tiles + s.tiles_at_once - 1) / s.tiles_at_once;
     return s;
 }
 
 }  // namespace
 
-extern "C" grace_status gr_cuda_linear_few(const gr_cuda_product *p, int32_t n_blocks_max, bool overlap, cudaStream_t stream) {
+extern "C" grace_status gr_cuda_linear_few(const gr_cuda_product *p, int32_t n_processors, bool overlap, cudaStream_t stream) {
     plan s = plan_of(*p);
-    int32_t n_groups = (s.n_tiles + s.tiles_at_once - 1) / s.tiles_at_once;
-    auto kernel = p->n_rows <= 8 ? few<8> : few<16>;
-    if (cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, RING_BYTES) == cudaSuccess)
-        pdl::launch(kernel, n_groups < n_blocks_max ? n_groups : n_blocks_max, THREADS, RING_BYTES, stream, overlap, *p, s);
+    int32_t most = BLOCKS_PER_PROCESSOR * n_processors;
+    pdl::launch(p->n_rows <= 8 ? few<8> : few<16>, s.n_groups < most ? s.n_groups : most, THREADS, 0, stream, overlap, *p, s);
     return gr_cuda_status(cudaGetLastError(), "linear, few rows");
 }
