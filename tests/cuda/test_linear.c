@@ -269,12 +269,12 @@ static void check_random(gr_cuda_linears *l, gr_rng *rng, int32_t n) {
 }
 
 static void check_all(bool small) {
-    static const int32_t rows[] = {0, 1, 3, 8, 11, 16, 17, 64, 65, 300};
+    static const int32_t rows[] = {0, 1, 300, 3, 8, 17, 16, 64, 11, 65};
     gr_rng rng = gr_rng_seed(2026);
     printf("random shapes from seed 2026\n");
-    check_random(fast, &rng, small ? 4 : 40);
-    check_random(exact, &rng, small ? 2 : 20);
-    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+    check_random(fast, &rng, small ? 2 : 40);
+    check_random(exact, &rng, small ? 1 : 20);
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i += small ? 3 : 1) {
         check(i % 2 ? fast : exact, (product){.n_rows = rows[i], .outs = 192, .cols = 192, .add = true});
         check(i % 2 ? exact : fast, (product){.n_rows = rows[i], .outs = 64, .cols = 48, .n_heads = 4, .n_kept = 16});
         check(fast, (product){.n_rows = rows[i], .outs = 64, .cols = 520, .w_fp32 = true, .out_fp32 = true, .x_pad = 8, .out_pad = 3});
@@ -296,9 +296,9 @@ static void check_all(bool small) {
 
 static void check_company(bool small) {
     rows_do_not_depend_on_company(fast, (product){.n_rows = 16, .outs = 200, .cols = 776, .add = true});
-    rows_do_not_depend_on_company(fast, (product){.n_rows = 70, .outs = 72, .cols = 328, .w_fp32 = true, .out_fp32 = true});
-    rows_do_not_depend_on_company(exact, (product){.n_rows = 150, .outs = 136, .cols = 600, .out_fp32 = true});
-    rows_do_not_depend_on_company(exact, (product){.n_rows = 70, .outs = 64, .cols = 304, .n_heads = 3, .n_kept = 8});
+    rows_do_not_depend_on_company(fast, (product){.n_rows = small ? 12 : 70, .outs = 72, .cols = 328, .w_fp32 = true, .out_fp32 = true});
+    rows_do_not_depend_on_company(exact, (product){.n_rows = small ? 35 : 150, .outs = 136, .cols = 600, .out_fp32 = true});
+    rows_do_not_depend_on_company(exact, (product){.n_rows = small ? 18 : 70, .outs = 64, .cols = 304, .n_heads = 3, .n_kept = 8});
     if (small) return;
     rows_do_not_depend_on_company(exact, (product){.n_rows = 4096, .outs = 2048, .cols = 2048, .out_fp32 = true});
     rows_do_not_depend_on_company(exact, (product){.n_rows = 1100, .outs = 512, .cols = 10944, .out_fp32 = true});
@@ -315,9 +315,9 @@ int main(int argc, char **argv) {
     must(!gr_cuda_linears_prepare(fast, &square, 1, 40, false) && !gr_cuda_linears_prepare(overlap, &square, 1, 40, false), "prepare");
     check_all(small);
     check_company(small);
-    chains_give_the_same_bits(1, 512, 41);
-    chains_give_the_same_bits(13, 512, 42);
-    chains_give_the_same_bits(40, 512, 41);
+    chains_give_the_same_bits(1, 512, small ? 5 : 41);
+    chains_give_the_same_bits(13, 512, small ? 6 : 42);
+    chains_give_the_same_bits(40, 512, small ? 5 : 41);
     bad_input_is_refused(fast);
     gr_cuda_linears_close(fast), gr_cuda_linears_close(exact), gr_cuda_linears_close(overlap);
     printf("%d failed\n", n_failed);
