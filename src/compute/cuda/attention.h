@@ -56,14 +56,14 @@ typedef struct gr_cuda_attention_layer {
     const float *sinks;             /* NULL: none; [n_heads] */
     float norm_eps, clip, scale;    /* clip 0: none; scale of scores, above 0 */
     int32_t window;                 /* positions a row sees, its own included; 0: all */
-    void *q, *k, *v;                /* bf16, row i at i * step elements, steps multiples of 8; q is overwritten; v NULL when latent */
+    void *q, *k, *v;                /* bf16, row i at i * step elements, steps multiples of 8; q may be overwritten; v NULL when latent */
     int64_t q_step, k_step, v_step;
     void *out;                      /* bf16 [n_rows, n_heads * value_dim]; not q, k or v */
 } gr_cuda_attention_layer;
 
 /* Once a step: what the kernels below walk. */
 grace_status gr_cuda_attention_lists(gr_cuda_attention *a, const gr_cuda_attention_step *step, gr_cuda_stream stream);
-/* Once a layer: norm, clip, rope; q in place, k and v to the pages. Zeros in out where rows are padding. */
+/* Once a layer: norm, clip, rope; q in place, k and v to the pages; zeros in out where rows are padding. Of decode rows _run does it, where it can. */
 grace_status gr_cuda_attention_prepare(const gr_cuda_attention *a, const gr_cuda_attention_step *step, const gr_cuda_attention_layer *layer,
                                        gr_cuda_stream stream);
 /* Once a layer: out, after _lists of this step and _prepare of this layer. */
