@@ -115,26 +115,28 @@ static bool bits_are_a_matter_of_the_row(const moe_case *c) {
     return good;
 }
 
-/* Small and large tiles, whichever a run of this size would take. */
-static bool tilings_agree(const moe_case *c) {
-    size_t n = (size_t)c->n_rows * c->hidden, at = 0;
+/* All tiles that the kernels have, whichever a run of this size would take. */
+static bool tiles_agree(const moe_case *c) {
+    static const char *const names[] = {"small", "large", "paired"};
+    size_t n = (size_t)c->n_rows * c->hidden;
     uint16_t *whole = malloc(n * 2 + 2), *found = malloc(n * 2 + 2);
-    bool hopper = strcmp(gr_cuda_experts_kernels(c->experts), "hopper") == 0;
+    bool hopper = strcmp(gr_cuda_experts_kernels(c->experts), "hopper") == 0, good = true;
     to_host(whole, c->d_out, n * 2);
-    for (int many = 0; many < 2 && at == 0 && n > 0; many++) {
+    for (gr_cuda_tiles tiles = GR_CUDA_TILES_SMALL; tiles <= GR_CUDA_TILES_PAIRED && n > 0; tiles++) {
+        must(cudaMemset(c->d_act, 0xFF, (size_t)c->n_rows * c->top_k * c->width * 2) == cudaSuccess, "poison");
         must(cudaMemset(c->d_y, 0xFF, (size_t)c->n_rows * c->top_k * c->hidden * 2) == cudaSuccess, "poison");
-        if (!hopper) must(!gr_cuda_experts_mma(c->experts, &c->pairs, c->d_rows, c->d_y, many, NULL), "mma");
-        else must(!(many ? gr_cuda_experts_many : gr_cuda_experts_few)(c->experts, &c->pairs, c->d_rows, c->d_y, NULL), "hopper");
+        must(!(hopper ? gr_cuda_experts_hopper : gr_cuda_experts_mma)(c->experts, &c->pairs, c->d_rows, c->d_y, tiles, NULL), "tiles");
         must(!gr_cuda_combine(&c->pairs, c->unweighted ? NULL : c->d_weight, c->d_y, NULL, c->hidden, c->d_out, NULL), "combine");
         to_host(found, c->d_out, n * 2);
+        size_t at = 0;
         while (at < n && found[at] == whole[at]) at++;
         if (at < n)
-            printf("       %s tiles: row %zu column %zu is %g, was %g\n", many ? "large" : "small", at / c->hidden, at % c->hidden, (double)from_bf16(found[at]),
+            printf("       %s tiles: row %zu column %zu is %g, was %g\n", names[tiles], at / c->hidden, at % c->hidden, (double)from_bf16(found[at]),
                    (double)from_bf16(whole[at]));
-        at = at < n;
+        good = good && at == n;
     }
     free(whole), free(found);
-    return at == 0;
+    return good;
 }
 
 static void check(moe_case c, spread how) {
@@ -143,55 +145,9 @@ static void check(moe_case c, spread how) {
     must(cudaDeviceSynchronize() == cudaSuccess, "run");
     if (!c.untabled) claim(grouping_is_a_stable_sort(&c), "grouping is a stable sort", &c);
     claim(outputs_are_within_rounding(&c), "outputs are within rounding", &c);
-    if (strcmp(gr_cuda_experts_kernels(c.experts), "plain") != 0) claim(tilings_agree(&c), "small and large tiles give the same bits", &c);
+    if (strcmp(gr_cuda_experts_kernels(c.experts), "plain") != 0) claim(tiles_agree(&c), "all tiles give the same bits", &c);
     claim(bits_are_a_matter_of_the_row(&c), "a row has the same bits again and in any company", &c);
     moe_case_close(&c);
-}
-
-/* ---- both products in one kernel ---- */
-
-static bool fused_agrees(const moe_case *c, int which, int n_bands, bool combines, const uint16_t *expected) {
-    size_t n = (size_t)c->n_rows * c->hidden, at = 0;
-    uint16_t *found = malloc(n * 2 + 2);
-    const float *weight = c->unweighted ? NULL : c->d_weight;
-    must(cudaMemset(c->d_act, 0xFF, (size_t)c->n_rows * c->top_k * c->width * 2) == cudaSuccess, "poison");
-    must(cudaMemset(c->d_y, 0xFF, (size_t)c->n_rows * c->top_k * c->hidden * 2) == cudaSuccess, "poison");
-    must(cudaMemset(c->d_out, 0xFF, n * 2) == cudaSuccess, "poison");
-    must(!gr_cuda_experts_fused(c->experts, &c->pairs, c->d_rows, weight, NULL, c->d_y, combines ? c->d_out : NULL, which, n_bands, NULL), "fused");
-    if (!combines) must(!gr_cuda_combine(&c->pairs, weight, c->d_y, NULL, c->hidden, c->d_out, NULL), "combine");
-    to_host(found, c->d_out, n * 2);
-    while (at < n && found[at] == expected[at]) at++;
-    if (at < n)
-        printf("       row %zu column %zu is %g, expected %g\n", at / c->hidden, at % c->hidden, (double)from_bf16(found[at]), (double)from_bf16(expected[at]));
-    free(found);
-    return at == n;
-}
-
-static void check_fused(moe_case c, spread how) {
-    static const char *const names[] = {"few", "many", "pairs of blocks", "staged", "staged, pairs of blocks"};
-    char what[64];
-    moe_case_open(&c, 29, how);
-    uint16_t *expected = malloc((size_t)c.n_rows * c.hidden * 2 + 2);
-    moe_case_run(&c, NULL);
-    to_host(expected, c.d_out, (size_t)c.n_rows * c.hidden * 2);
-    for (int which = 0; which < 5; which++)
-        for (int i = 0; i < 5; i++) {
-            snprintf(what, sizeof what, "fused %s%s, %d bands", names[which], i > 0 ? " with combine" : "", i > 0 ? i : 2);
-            claim(fused_agrees(&c, which, i > 0 ? i : 2, i > 0, expected), what, &c);
-        }
-    free(expected);
-    moe_case_close(&c);
-}
-
-static void check_all_fused(bool small) {
-    check_fused((moe_case){.n_slots = 4, .hidden = 256, .width = 128, .n_rows = 3, .top_k = 2}, SPREAD_EVEN);
-    check_fused((moe_case){.n_slots = 16, .hidden = 512, .width = 256, .n_rows = 40, .top_k = 4}, SPREAD_SKEWED);
-    check_fused((moe_case){.n_slots = 5, .hidden = 328, .width = 192, .n_rows = 90, .top_k = 3}, SPREAD_GAPS);
-    check_fused((moe_case){.n_slots = 16, .hidden = 512, .width = 256, .n_rows = 1300, .top_k = 2}, SPREAD_ONE);
-    if (small) return;
-    check_fused((moe_case){.n_slots = 64, .hidden = 2048, .width = 1024, .n_rows = 1, .top_k = 8}, SPREAD_EVEN);
-    check_fused((moe_case){.n_slots = 64, .hidden = 2048, .width = 1408, .n_rows = 2000, .top_k = 6}, SPREAD_GAPS);
-    check_fused((moe_case){.n_slots = 1, .hidden = 2048, .width = 2816, .n_rows = 300, .top_k = 1, .unweighted = true, .untabled = true}, SPREAD_EVEN);
 }
 
 /* ---- opening ---- */
@@ -281,7 +237,6 @@ int main(int argc, char **argv) {
     check_odd(GR_CUDA_KERNELS_MMA);
     check_odd(GR_CUDA_KERNELS_PLAIN);
     if (!small) check_models(GR_CUDA_KERNELS_AUTO), check_models(GR_CUDA_KERNELS_MMA);
-    check_all_fused(small);
     printf("%d failed\n", n_failed);
     return n_failed > 0;
 }

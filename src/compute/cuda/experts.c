@@ -5,8 +5,8 @@
 
 #include "base/memory.h"
 
-/* Large tiles win from so many rows a slot on average, and so many tiles of down for each processor (docs/performance.md). */
-enum { MANY_ROWS = 160, MANY_TILES = 2, LARGE_TILE = 128 * 256, HOPPER = 9, AMPERE = 8, SIZE_STEP = 8, PACKED_BLOCK = 64 };
+/* Large tiles win from so many rows a slot on average, and so many tiles of down for each processor; pairs of them from PAIRED_ROWS (docs/performance.md). */
+enum { MANY_ROWS = 160, PAIRED_ROWS = 448, MANY_TILES = 2, LARGE_TILE = 128 * 256, HOPPER = 9, AMPERE = 8, SIZE_STEP = 8, PACKED_BLOCK = 64 };
 
 int32_t gr_cuda_gate_up_block(int32_t width) { return width % PACKED_BLOCK == 0 ? PACKED_BLOCK : width; }
 
@@ -56,10 +56,6 @@ static grace_status open_maps(gr_cuda_experts *e) {
     GR_TRY(gr_cuda_map_open(o->gate_up, (int64_t)o->n_slots * 2 * o->width, o->hidden, GR_CUDA_WEIGHT_BOX_ROWS, &e->up_boxes));
     GR_TRY(gr_cuda_map_open(o->down, (int64_t)o->n_slots * o->hidden, o->width, GR_CUDA_WEIGHT_BOX_ROWS, &e->down_boxes));
     GR_TRY(gr_cuda_map_open(o->act, o->n_pairs_max, o->width, GR_CUDA_PAIR_BOX_ROWS, &e->act_boxes));
-    const size_t n_bytes = sizeof *e->written * ((size_t)o->n_pairs_max / GR_CUDA_PAIR_BOX_ROWS + 2 * (size_t)o->n_slots + 8);
-    GR_TRY(gr_cuda_status(cudaMalloc((void **)&e->written, n_bytes), "counters of experts"));
-    GR_TRY(gr_cuda_status(cudaMemset(e->written, 0, n_bytes), "counters of experts"));
-    GR_TRY(gr_cuda_status(cudaStreamSynchronize(NULL), "counters of experts"));
 done:
     return st;
 }
@@ -81,19 +77,17 @@ done:
     return st;
 }
 
-void gr_cuda_experts_close(gr_cuda_experts *e) {
-    if (!e) return;
-    cudaFree(e->written);
-    free(e);
-}
+void gr_cuda_experts_close(gr_cuda_experts *e) { free(e); }
 
 const char *gr_cuda_experts_kernels(const gr_cuda_experts *e) {
     static const char *const names[] = {[GR_CUDA_KERNELS_HOPPER] = "hopper", [GR_CUDA_KERNELS_MMA] = "mma", [GR_CUDA_KERNELS_PLAIN] = "plain"};
     return names[e->options.kernels];
 }
 
-static bool tiles_are_large(const gr_cuda_experts *e, int64_t n_pairs) {
-    return n_pairs >= (int64_t)MANY_ROWS * e->options.n_slots && n_pairs * e->options.hidden >= (int64_t)MANY_TILES * e->n_processors * LARGE_TILE;
+static gr_cuda_tiles tiles_for(const gr_cuda_experts *e, int64_t n_pairs) {
+    const int64_t rows = n_pairs / e->options.n_slots;
+    if (rows < MANY_ROWS || n_pairs * e->options.hidden < (int64_t)MANY_TILES * e->n_processors * LARGE_TILE) return GR_CUDA_TILES_SMALL;
+    return rows < PAIRED_ROWS ? GR_CUDA_TILES_LARGE : GR_CUDA_TILES_PAIRED;
 }
 
 grace_status gr_cuda_experts_run(const gr_cuda_experts *e, const gr_cuda_pairs *pairs, const void *rows, void *y, gr_cuda_stream stream) {
@@ -102,10 +96,9 @@ grace_status gr_cuda_experts_run(const gr_cuda_experts *e, const gr_cuda_pairs *
     GR_ASSERT(n_pairs <= o->n_pairs_max && pairs->n_slots == o->n_slots);
     GR_ASSERT(pairs->first_pair || (pairs->n_slots == 1 && pairs->top_k == 1));
     if (n_pairs == 0) return GRACE_OK;
-    bool many = tiles_are_large(e, n_pairs);
     switch (o->kernels) {
-    case GR_CUDA_KERNELS_HOPPER: return many ? gr_cuda_experts_many(e, pairs, rows, y, stream) : gr_cuda_experts_few(e, pairs, rows, y, stream);
-    case GR_CUDA_KERNELS_MMA: return gr_cuda_experts_mma(e, pairs, rows, y, many, stream);
+    case GR_CUDA_KERNELS_HOPPER: return gr_cuda_experts_hopper(e, pairs, rows, y, tiles_for(e, n_pairs), stream);
+    case GR_CUDA_KERNELS_MMA: return gr_cuda_experts_mma(e, pairs, rows, y, tiles_for(e, n_pairs), stream);
     default: return gr_cuda_experts_plain(e, pairs, rows, y, stream);
     }
 }

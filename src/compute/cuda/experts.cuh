@@ -73,45 +73,13 @@ template <class F> __device__ __forceinline__ int32_t slot_at(int32_t n_slots, i
     return low;
 }
 
-struct tile { int32_t slot, row_tile, first_pair, n_pairs, across; };       // n_pairs: rows that exist, at most BM; row_tile, across: which tile of rows, of outputs
+struct tile { int32_t slot, first_pair, n_pairs, across; };      // n_pairs: rows that exist, at most BM; across: which tile of outputs
 
 template <int BM> __device__ tile tile_at(const view &p, const int32_t *tiles_before, int32_t n_across, int32_t t) {
     int32_t slot = slot_at(p.n_slots, t, [&](int32_t s) { return tiles_before[s] * n_across; });
     int32_t local = t - tiles_before[slot] * n_across, n_down = tiles_before[slot + 1] - tiles_before[slot];
     int32_t first = p.first(slot) + local % n_down * BM;
-    return {slot, tiles_before[slot] + local % n_down, first, min(p.first(slot + 1) - first, BM), local / n_down};
-}
-
-// ---- the sum of a token's experts ----
-
-struct combination {
-    const int32_t *pair_of_choice;      // [n_rows, top_k]; NULL: choice c is pair c
-    const float *weight;                // [n_rows, top_k]; NULL: 1
-    const uint4 *y, *residual;          // [n_pairs, n_vectors], [n_rows, n_vectors] or NULL
-    uint4 *out;                         // [n_rows, n_vectors], eight values each
-    int32_t n_rows, top_k, n_vectors;
-};
-
-__device__ __forceinline__ void add_scaled(float (&sum)[8], float weight, uint4 packed) {
-    const bf16 *values = reinterpret_cast<const bf16 *>(&packed);
-#pragma unroll
-    for (int i = 0; i < 8; i++) sum[i] = fmaf(weight, __bfloat162float(values[i]), sum[i]);
-}
-
-// Vector v of a row, its choices in order. y may have been written by this very kernel: not through the read-only cache.
-__device__ __forceinline__ void combine_vector(const combination &c, int64_t row, int32_t v) {
-    float sum[8] = {0};
-#pragma unroll 4
-    for (int32_t j = 0; j < c.top_k; j++) {
-        int64_t choice = row * c.top_k + j, pair = c.pair_of_choice ? c.pair_of_choice[choice] : choice;
-        if (pair >= 0) add_scaled(sum, c.weight ? c.weight[choice] : 1, __ldcg(c.y + pair * c.n_vectors + v));
-    }
-    if (c.residual) add_scaled(sum, 1, c.residual[row * c.n_vectors + v]);
-    uint4 rounded;
-    bf16 *to = reinterpret_cast<bf16 *>(&rounded);
-#pragma unroll
-    for (int i = 0; i < 8; i++) to[i] = __float2bfloat16_rn(sum[i]);
-    c.out[row * c.n_vectors + v] = rounded;
+    return {slot, first, min(p.first(slot + 1) - first, BM), local / n_down};
 }
 
 // ---- sums to bf16 ----

@@ -193,7 +193,8 @@ template <int BM> grace_status run(const gr_cuda_experts *e, const product &up, 
 
 }  // namespace
 
-extern "C" grace_status gr_cuda_experts_mma(const gr_cuda_experts *e, const gr_cuda_pairs *pairs, const void *rows, void *y, bool many, cudaStream_t stream) {
+extern "C" grace_status gr_cuda_experts_mma(const gr_cuda_experts *e, const gr_cuda_pairs *pairs, const void *rows, void *y, gr_cuda_tiles tiles,
+                                            cudaStream_t stream) {
     const product up = up_product(e, pairs, rows), down = down_product(e, pairs, y);
-    return many ? run<2 * WARP_ROWS>(e, up, down, stream) : run<WARP_ROWS>(e, up, down, stream);
+    return tiles == GR_CUDA_TILES_SMALL ? run<WARP_ROWS>(e, up, down, stream) : run<2 * WARP_ROWS>(e, up, down, stream);
 }

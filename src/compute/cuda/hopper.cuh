@@ -17,16 +17,19 @@ __device__ __forceinline__ void arrive(uint64_t *b) { asm volatile("mbarrier.arr
 __device__ __forceinline__ void arrive_expecting(uint64_t *b, uint32_t bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(b)), "r"(bytes) : "memory");
 }
-// Ends: after seconds without an end of the phase there is a bug, and the kernel traps.
+__device__ __forceinline__ uint32_t has_ended(uint64_t *b, uint32_t parity) {
+    uint32_t done;
+    asm volatile("{\n.reg .pred p;\nmbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\nselp.u32 %0, 1, 0, p;\n}\n"
+                 : "=r"(done)
+                 : "r"(shared_address(b)), "r"(parity)
+                 : "memory");
+    return done;
+}
+// Ends: after seconds without an end of the phase there is a bug, and the kernel traps. Often the phase has ended already: no more than a look then.
 __device__ __forceinline__ void wait(uint64_t *b, uint32_t parity) {
-    uint32_t done, patience = 1u << 26;
-    do {
-        asm volatile("{\n.reg .pred p;\nmbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\nselp.u32 %0, 1, 0, p;\n}\n"
-                     : "=r"(done)
-                     : "r"(shared_address(b)), "r"(parity)
-                     : "memory");
-        if (--patience == 0) __trap();
-    } while (!done);
+    if (has_ended(b, parity)) return;
+    for (uint32_t patience = 1u << 26; !has_ended(b, parity); patience--)
+        if (patience == 0) __trap();
 }
 
 // At the barrier that block `rank` of the cluster has at this place. What it guards is read by tensor cores: no fence for memory outside.
@@ -61,20 +64,6 @@ __device__ __forceinline__ void copy_box_to_peers(void *to, const CUtensorMap *m
                  : "memory");
 }
 
-// A box of shared memory to its place in a matrix; parts outside are not written. A group is what the thread sent up to its commit.
-__device__ __forceinline__ void send_box(const CUtensorMap *map, const void *from, int column, int row) {
-    asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%2, %3}], [%1];" ::"l"((uint64_t)map), "r"(shared_address(from)), "r"(column), "r"(row)
-                 : "memory");
-}
-__device__ __forceinline__ void sends_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
-__device__ __forceinline__ void sends_wait_read() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }       // shared memory is free again
-__device__ __forceinline__ void sends_wait() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }                 // and the writes are made
-
-// Four 8 x 8 pieces of bf16 to shared memory, as ampere::load_pieces reads them.
-__device__ __forceinline__ void store_pieces(uint32_t address, const uint32_t (&r)[4]) {
-    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3]) : "memory");
-}
-
 // 16 bytes by an ordinary thread; zeros when not valid.
 __device__ __forceinline__ void copy_16(uint32_t to, const void *from, bool valid) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(valid ? 16 : 0) : "memory");
@@ -85,29 +74,6 @@ __device__ __forceinline__ void arrive_after_copies(uint64_t *b) {
 }
 // What ordinary instructions wrote, as far as this thread sees it, becomes visible to the tensor cores.
 __device__ __forceinline__ void publish_shared() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
-
-// ---- between blocks ----
-// What the thread wrote or has seen written becomes visible to the copy engine, in all of memory.
-__device__ __forceinline__ void publish_all() { asm volatile("fence.proxy.async;" ::: "memory"); }
-__device__ __forceinline__ int32_t load_acquire(const int32_t *p) {
-    int32_t v;
-    asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
-    return v;
-}
-__device__ __forceinline__ void add_release(int32_t *p, int32_t n) { asm volatile("red.release.gpu.global.add.s32 [%0], %1;" ::"l"(p), "r"(n) : "memory"); }
-
-// A count in shared memory: what the adder wrote before is visible to who reads it after, also to its fence.
-__device__ __forceinline__ void add_shared(int32_t *p, int32_t n) {
-    asm volatile("red.release.cta.shared.add.s32 [%0], %1;" ::"r"(shared_address(p)), "r"(n) : "memory");
-}
-__device__ __forceinline__ int32_t load_shared(const int32_t *p) {
-    int32_t v;
-    asm volatile("ld.acquire.cta.shared.s32 %0, [%1];" : "=r"(v) : "r"(shared_address(p)) : "memory");
-    return v;
-}
-
-// n threads of the block meet at its barrier `id`, 1 .. 15.
-__device__ __forceinline__ void group_sync(int32_t id, int32_t n) { asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(n) : "memory"); }
 
 // ---- registers move between warpgroups ----
 template <int N> __device__ __forceinline__ void registers_give() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N)); }
