@@ -8,9 +8,9 @@
 
 static int enter(void **state) {
     if (folder_enter(state) || mkdir(CONFIG, 0777)) return 1;
-    write_text(CONFIG "/config.json", "{\"model_type\": \"olmoe\", \"hidden_size\": 32, \"intermediate_size\": 8, \"num_attention_heads\": 2, \"num_experts\": 64, "
-                                      "\"num_experts_per_tok\": 8, \"num_hidden_layers\": 2, \"vocab_size\": 200, \"max_position_embeddings\": 128, "
-                                      "\"rms_norm_eps\": 1e-5}");
+    write_text(CONFIG "/config.json", "{\"model_type\": \"olmoe\", \"hidden_size\": 32, \"intermediate_size\": 8, \"num_attention_heads\": 2, "
+                                      "\"num_experts\": 64, \"num_experts_per_tok\": 8, \"num_hidden_layers\": 2, \"vocab_size\": 200, "
+                                      "\"max_position_embeddings\": 128, \"rms_norm_eps\": 1e-5}");
     return 0;
 }
 

@@ -13,7 +13,8 @@
 
 static const char document[] =
     "{\"grace_gpu_bench\": 1, \"engine\": ["
-    "{\"model\": \"first\", \"workload\": \"i\", \"device\": \"GPU <1>\", \"prefill\": {\"ms\": 30, \"floor_ms\": 20}, \"decode\": {\"ms\": 5, \"floor_ms\": 4}},"
+    "{\"model\": \"first\", \"workload\": \"i\", \"device\": \"GPU <1>\", "
+    "\"prefill\": {\"ms\": 30, \"floor_ms\": 20}, \"decode\": {\"ms\": 5, \"floor_ms\": 4}},"
     "{\"model\": \"second\", \"workload\": \"one\", \"prefill\": {\"ms\": 7}, \"decode\": {\"ms\": 3, \"floor_ms\": 2}},"
     "{\"model\": \"third\", \"workload\": \"i\", \"error\": \"out of memory\"}],"
     "\"peer_models\": [{\"model\": \"first\", \"workload\": \"one\", \"peer\": \"other\", \"prefill_ms\": 1, \"step_ms\": 1},"

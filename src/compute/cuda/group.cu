@@ -141,7 +141,7 @@ extern "C" grace_status gr_cuda_group(const int32_t *slot, const gr_cuda_pairs *
     const unsigned few = (unsigned)(n > pairs->n_slots ? n : pairs->n_slots), threads = few < THREADS ? (few + 31) / 32 * 32 : THREADS;
     const size_t shared = sizeof(int32_t) * (THREADS / 32) * (size_t)pairs->n_slots;
     const unsigned scan_blocks = (unsigned)(pairs->n_slots * 32 + SCAN_THREADS - 1) / SCAN_THREADS;
-    if (n <= ONE_BLOCK_MAX) pdl::launch(group_in_one, 1, threads, shared * threads / THREADS, stream, true, slot, n, *pairs);     // also none: first_pair is zeros
+    if (n <= ONE_BLOCK_MAX) pdl::launch(group_in_one, 1, threads, shared * threads / THREADS, stream, true, slot, n, *pairs);     // none: zeros in first_pair
     else {
         pdl::launch(count_pieces, n_pieces, THREADS, 0, stream, true, slot, n, *pairs);
         pdl::launch(scan_pieces, scan_blocks, SCAN_THREADS, 0, stream, true, n_pieces, *pairs);
