@@ -86,7 +86,19 @@ static void bench_sample(const world &wd, const char *name, int rows, float temp
     cudaFree((void *)d.temperature), cudaFree((void *)d.top_p), cudaFree((void *)d.top_k), cudaFree((void *)d.u), cudaFree(scratch);
 }
 
-// bf16 values near 1 in every half word: as fp32 they are logits between 1 and 4.
+// Logits as a model has them, nearly normal, over all of the memory.
+static void fill_logits(const world &wd) {
+    std::vector<float> host((size_t)1 << 25);
+    uint64_t state = 1;
+    for (float &v : host) {
+        state = state * 6364136223846793005u + 1442695040888963407u;
+        v = 2.5f * ((float)(state >> 16 & 0xFFFF) + (float)(state >> 32 & 0xFFFF) + (float)(state >> 48) - 98302.5f) / 32768;
+    }
+    const size_t bytes = host.size() * sizeof(float);
+    for (size_t at = 0; at < wd.bytes; at += bytes) must(cudaMemcpy(wd.data + at, host.data(), bytes, cudaMemcpyHostToDevice) == cudaSuccess, "fill");
+}
+
+// bf16 values near 1 in every half word.
 static world open_world(void) {
     world wd = {};
     const size_t first = (size_t)1 << 26;
@@ -120,6 +132,7 @@ int main(int argc, char **argv) {
             bench_gate(wd, rows, experts, true, false);
             bench_gate(wd, rows, experts, true, true);
         }
+    if (wanted("sample")) fill_logits(wd);
     for (int rows : sample_rows) {
         if (!wanted("sample")) continue;
         bench_sample(wd, "sample_greedy", rows, -1, 0, 1);

@@ -104,14 +104,16 @@ __global__ __launch_bounds__(PIECE_THREADS) void sum_pieces(matrix m, gr_draws d
 // ---- a block draws ----
 // The first id of the piece with a weight at which the sum passes `bound`, or else its last with a weight.
 __device__ int32_t find_in_piece(const drawing &d, workspace *w, int32_t piece, double before, double bound) {
-    const int32_t at = piece * PIECE + 4 * threadIdx.x;
+    enum { OWN = PIECE / THREADS };
+    const int32_t at = piece * PIECE + OWN * threadIdx.x;
     int32_t passed = INT32_MAX, last = INT32_MAX;       // last: counted from the end, so that the lowest is wanted
-    float p[4];
-    double all;
-    load_weights(d, at, p);
-    double sum = before + scan_block(sum_of_four(p), w->sum, &all);
+    float p[OWN];
+    double own = 0, all;
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < OWN; i += 4) load_weights(d, at + i, p + i), own += sum_of_four(p + i);
+    double sum = before + scan_block(own, w->sum, &all);
+#pragma unroll
+    for (int i = 0; i < OWN; i++) {
         sum += (double)p[i];
         if (p[i] > 0) last = INT32_MAX - 1 - (at + i);
         if (p[i] > 0 && sum > bound && passed == INT32_MAX) passed = at + i;
@@ -130,7 +132,7 @@ __device__ int32_t draw_from_all(const drawing &d, workspace *w, double before, 
 }
 
 // Grid: a block a row.
-__global__ __launch_bounds__(THREADS) void finish(matrix m, gr_draws draws, scratch from, int32_t *ids, int32_t *flaw) {
+__global__ __launch_bounds__(THREADS, 2) void finish(matrix m, gr_draws draws, scratch from, int32_t *ids, int32_t *flaw) {
     __shared__ cut_workspace w;
     __shared__ uint64_t largest;
     const int64_t row = blockIdx.x;
@@ -152,7 +154,7 @@ __global__ __launch_bounds__(THREADS) void finish(matrix m, gr_draws draws, scra
     double total;
     const double before = scan_block(own, w.block.sum, &total);
     const int32_t id = by_count || r.top_p < 1 ? draw_from_cut(d, from.largest_of_run + row * m.n_runs, total, r.top_k, r.top_p, u, &w)
-                                               : draw_from_all(d, &w.block, before, own, u * total, &w.above);
+                                               : draw_from_all(d, &w.block, before, own, u * total, &w.height_found.above);
     if (threadIdx.x == 0) ids[row] = id;
 }
 

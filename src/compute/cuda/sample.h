@@ -11,7 +11,7 @@ extern "C" {
 
 typedef struct CUstream_st *gr_cuda_stream;
 
-enum { GR_CUDA_VOCAB_MAX = 1 << 22 };
+enum { GR_CUDA_VOCAB_MAX = 1 << 20 };
 
 int64_t gr_cuda_sample_scratch(int32_t n_rows_max, int32_t vocab);     /* bytes */
 

@@ -10,16 +10,19 @@
 
 namespace sampling {
 
-enum { BINS = 1024, BIN_BITS = 10, LEVELS = 3, LISTED_MAX = 2048, RUNS_FEW = 64, RUNS_MANY = 512 };
-static_assert((int)BINS == (int)THREADS, "a thread has a bin");
+enum { BINS = 1024, BIN_BITS = 10, LEVELS = 3, OWN_BINS = BINS / THREADS, LISTED_MAX = 2048, RUNS_FEW = 64, RUNS_MANY = 512 };
+
+// How many lie above a bin, with it, and the sum of those above.
+struct height { int32_t n_above, n_with; double above; };
 
 struct cut_workspace {
     workspace block;
     uint32_t n[BINS], low[BINS], high[BINS];        // of every bin: items, and the sum of their mantissas in two words
     uint32_t key[LISTED_MAX];           // the list, in any order
     int32_t id[LISTED_MAX];
-    int32_t n_listed, found, n_above, n_with;
-    double above;
+    int32_t n_listed, id_found;
+    uint32_t bin_found;
+    height height_found;
 };
 
 // Where weights come from: all ids, the largest of every run, or the list.
@@ -44,9 +47,9 @@ __device__ __forceinline__ uint32_t digit(uint32_t key, int level) { return key 
 // Items whose bits above the level's digit are `prefix`.
 __device__ __forceinline__ void count_bins(const cutting &c, uint32_t prefix, int level) {
     __syncthreads();        // whoever reads the bins is done
-    c.s->n[threadIdx.x] = c.s->low[threadIdx.x] = c.s->high[threadIdx.x] = 0;
+    for (int32_t i = threadIdx.x; i < BINS; i += THREADS) c.s->n[i] = c.s->low[i] = c.s->high[i] = 0;
     __syncthreads();        // bins are empty
-    for (int32_t at = 4 * threadIdx.x; at < c.n; at += PIECE) {
+    for (int32_t at = 4 * threadIdx.x; at < c.n; at += 4 * THREADS) {
         uint32_t key[4];
         load_keys(c, at, key);
 #pragma unroll
@@ -76,24 +79,31 @@ __device__ __forceinline__ bool is_reached(const goal &g, int32_t n, double sum)
     return g.count > 0 ? n >= g.count : g.passing ? sum > g.bound : sum >= g.bound;
 }
 
-// What lies above a bin, and with it.
-struct height { int32_t n_above, n_with; double above; };
-
-// The first bin from above that reaches the goal, or else the last that is not empty.
+// The first bin from above that reaches the goal, or else the last that is not empty. A thread has OWN_BINS of them, from above.
 __device__ __forceinline__ uint32_t find_bin(cut_workspace *s, uint32_t prefix, int level, const goal &g, height *h) {
-    const uint32_t bin = BINS - 1 - threadIdx.x, own = s->n[bin];
-    const double own_sum = sum_of_bin(*s, prefix << BIN_BITS | bin, level);
-    int32_t all;
-    double all_sum;
-    const int32_t n_above = h->n_above + scan_block((int32_t)own, s->block.n, &all);
-    const double above = h->above + scan_block(own_sum, s->block.sum, &all_sum);
-    const bool here = own > 0 && is_reached(g, n_above + (int32_t)own, above + own_sum);
-    const int32_t found = first_thread(here, own > 0, s->block.n);
-    if ((int32_t)threadIdx.x == found) s->n_above = n_above, s->n_with = n_above + (int32_t)own, s->above = above;
+    const uint32_t first = BINS - 1 - OWN_BINS * threadIdx.x;
+    int32_t n[OWN_BINS], n_own = 0, all;
+    double sum[OWN_BINS], sum_own = 0, sum_all;
+#pragma unroll
+    for (uint32_t i = 0; i < OWN_BINS; i++) {
+        n[i] = (int32_t)s->n[first - i], sum[i] = sum_of_bin(*s, prefix << BIN_BITS | (first - i), level);
+        n_own += n[i], sum_own += sum[i];
+    }
+    height at = {h->n_above + scan_block(n_own, s->block.n, &all), 0, h->above + scan_block(sum_own, s->block.sum, &sum_all)}, mine = at;
+    uint32_t bin = 0;
+    bool here = false;
+#pragma unroll
+    for (uint32_t i = 0; i < OWN_BINS; i++) {
+        if (!here && n[i] > 0) mine = {at.n_above, at.n_above + n[i], at.above}, bin = first - i;
+        here = here || (n[i] > 0 && is_reached(g, at.n_above + n[i], at.above + sum[i]));
+        at.n_above += n[i], at.above += sum[i];
+    }
+    const int32_t found = first_thread(here, n_own > 0, s->block.n);
+    if ((int32_t)threadIdx.x == found) s->height_found = mine, s->bin_found = bin;
     __syncthreads();        // the bin's thread has written
-    *h = {s->n_above, s->n_with, s->above};
+    *h = s->height_found, bin = s->bin_found;
     __syncthreads();        // all have read
-    return BINS - 1 - found;
+    return bin;
 }
 
 // Of the items with these bits, those it takes to reach the goal.
@@ -145,10 +155,10 @@ __device__ __forceinline__ bool list_ids(cutting *c, uint32_t lowest) {
     if (threadIdx.x == 0) c->s->n_listed = 0;
     __syncthreads();        // the list is empty
     for (int32_t from = threadIdx.x / 32; from < c->d.m.n_runs; from += THREADS) {
-        const int32_t run = from + threadIdx.x % 32 * 32;
+        const int32_t run = from + threadIdx.x % 32 * WARPS;
         const bool there = run < c->d.m.n_runs && weight_of(c->d, c->largest_of_run[run]) >= enough;
         uint32_t left = __ballot_sync(~0u, there);
-        for (; left && list_run(*c, from + (__ffs(left) - 1) * 32, lowest); left &= left - 1) {}
+        for (; left && list_run(*c, from + (__ffs(left) - 1) * WARPS, lowest); left &= left - 1) {}
         if (left) break;
     }
     __syncthreads();        // the list is there
@@ -184,15 +194,15 @@ __device__ __forceinline__ int32_t id_in_list(const cutting &c, const mark &m) {
         if (s->key[i] != m.key) continue;
         int32_t before = 0;
         for (int32_t j = 0; j < c.n; j++) before += s->key[j] == m.key && s->id[j] < s->id[i];
-        if (before == m.n - 1) c.s->found = s->id[i];
+        if (before == m.n - 1) c.s->id_found = s->id[i];
     }
     __syncthreads();        // the one thread has written
-    return s->found;
+    return s->id_found;
 }
 
 __device__ __forceinline__ int32_t id_in_all(const cutting &c, const mark &m) {
     int32_t n = 0;
-    for (int32_t from = 0; from < c.n && n < m.n; from += PIECE) {
+    for (int32_t from = 0; from < c.n && n < m.n; from += 4 * THREADS) {
         uint32_t key[4];
         int32_t own = 0, all;
         load_keys(c, from + 4 * threadIdx.x, key);
@@ -201,11 +211,11 @@ __device__ __forceinline__ int32_t id_in_all(const cutting &c, const mark &m) {
         int32_t before = n + scan_block(own, c.s->block.n, &all);
 #pragma unroll
         for (int i = 0; i < 4; i++)
-            if (key[i] == m.key && ++before == m.n) c.s->found = from + 4 * threadIdx.x + i;
+            if (key[i] == m.key && ++before == m.n) c.s->id_found = from + 4 * threadIdx.x + i;
         n += all;
     }
     __syncthreads();        // the one thread has written
-    return c.s->found;
+    return c.s->id_found;
 }
 
 // total: the sum of all weights; used when top_k does not cut.

@@ -8,8 +8,8 @@
 
 namespace sampling {
 
-// A row is looked at in pieces by a block, a piece in runs by a warp: 128 logits, four a lane.
-enum { THREADS = 1024, PIECE = 4 * THREADS, PIECE_THREADS = 256, RUN = 128, FOURS = PIECE / (4 * PIECE_THREADS) };
+// A row is looked at in pieces by a block, a piece in runs by a warp: 128 logits, four a lane. THREADS: of a block that draws.
+enum { PIECE = 4096, PIECE_THREADS = 256, RUN = 128, FOURS = PIECE / (4 * PIECE_THREADS), THREADS = 512, WARPS = THREADS / 32 };
 static_assert((int)GR_CUDA_VOCAB_MAX / PIECE <= (int)THREADS, "a thread has a piece");
 
 struct matrix { const float *logits; int64_t step; int32_t vocab, n_pieces, n_runs; bool in_fours; };
@@ -65,7 +65,7 @@ __device__ __forceinline__ void load_weights(const drawing &d, int32_t at, float
 __device__ __forceinline__ double sum_of_four(const float p[4]) { return (double)p[0] + (double)p[1] + (double)p[2] + (double)p[3]; }
 
 // ---- a block of THREADS ----
-struct workspace { double sum[32]; int32_t n[32]; };
+struct workspace { double sum[WARPS]; int32_t n[WARPS]; };
 
 // Sum over the threads before this one, and over all, in a fixed order.
 template <class T> __device__ __forceinline__ T scan_block(T x, T *of_warp, T *all) {
@@ -80,7 +80,8 @@ template <class T> __device__ __forceinline__ T scan_block(T x, T *of_warp, T *a
     if (lane == 31) of_warp[threadIdx.x / 32] = sum;
     __syncthreads();        // sums of all warps are there
     T before = 0, total = 0;
-    for (int w = 0; w < THREADS / 32; w++) {
+#pragma unroll
+    for (int w = 0; w < WARPS; w++) {
         if (w == threadIdx.x / 32) before = total;
         total += of_warp[w];
     }
@@ -94,7 +95,7 @@ __device__ __forceinline__ int32_t lowest_of_block(int32_t x, int32_t *of_warp) 
     __syncthreads();        // of_warp is free
     if (threadIdx.x % 32 == 0) of_warp[threadIdx.x / 32] = x;
     __syncthreads();        // all warps' are there
-    return __reduce_min_sync(~0u, of_warp[threadIdx.x % 32]);
+    return __reduce_min_sync(~0u, threadIdx.x % 32 < WARPS ? of_warp[threadIdx.x % 32] : INT32_MAX);
 }
 
 // The first thread for which `here` holds, or else the last for which `possible` does (one has to).
