@@ -197,8 +197,8 @@ done:
 
 int gr_bench_routes_main(int argc, char **argv) {
     static const struct argp argp = {options, gr_case_parse, "[TRACE...]", "Rows and loads under the policies wrr, tar, tar-entry and joint: plans of grace, "
-                                     "auto and eplb (memory 1.5) made on the even sequences of each trace, replayed on the odd ones through the engine's router. "
-                                     "Without traces: those of tests/golden/tiny-olmoe/traces.", 0, 0, 0};
+                                     "auto and eplb (memory 1.5) made on the even sequences of each trace, replayed on the odd ones through the engine's "
+                                     "router. Without traces: those of tests/golden/tiny-olmoe/traces.", 0, 0, 0};
     static const char *const golden[] = {"tests/golden/tiny-olmoe/traces/prose", "tests/golden/tiny-olmoe/traces/code",
                                          "tests/golden/tiny-olmoe/traces/math"};
     gr_case_arguments a = {.argc = argc, .argv = argv, .n_clusters = 3, .clusters = {{2, 2}, {2, 4}, {4, 4}}};
