@@ -225,7 +225,8 @@ int main(int argc, char **argv) {
     check_zeros();
     check_flaw(NAN, 5000, false), check_flaw(-NAN, 0, true), check_flaw(INFINITY, 9000, true);
     check_flaw(-INFINITY, -1, false), check_flaw(-INFINITY, -1, true);
-    for (uint64_t i = 0; i < sizeof vocabs / sizeof *vocabs; i++) check_draws(100 + i, small ? 6 : 64, vocabs[i], (int32_t)i % 3);
+    for (uint64_t i = 0; i < sizeof vocabs / sizeof *vocabs; i++)
+        if (!small || i % 2 == 1) check_draws(100 + i, small ? 3 : 64, vocabs[i], (int32_t)i % 3);
     if (!small) {
         check_greedy(50, 33, 151936, 0);
         check_greedy(51, 600, 50304, 0);
