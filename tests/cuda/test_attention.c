@@ -475,7 +475,8 @@ int main(int argc, char **argv) {
     static const config small[] = {
         {"mha, whole norm, clip", 4, 4, 32, 32, .rope_dim = 32, .q_norm = NORM_WHOLE, .k_norm = NORM_WHOLE, .clip = 1.5f, .prompt = {1, 17, 70}, .n_decode = 2},
         {"odd sizes", 6, 2, 40, 24, .plain = true, .rope_dim = 20, .window = 9, .sinks = true, .prompt = {3, 0, 40}, .n_decode = 2},
-        {"gqa, head norm", 8, 2, 64, 64, .rope_dim = 32, .q_norm = NORM_HEAD, .k_norm = NORM_HEAD, .window = 33, .sinks = true, .prompt = {5, 90}, .n_decode = 2},
+        {"gqa, head norm", 8, 2, 64, 64, .rope_dim = 32, .q_norm = NORM_HEAD, .k_norm = NORM_HEAD, .window = 33, .sinks = true,
+         .prompt = {5, 90}, .n_decode = 2},
         {"small latent", 8, 1, 80, 64, .latent = true, .rope_dim = 16, .neighbours = true, .k_norm = NORM_VALUE, .prompt = {40, 255}, .n_decode = 3},
         {"latent", 16, 1, 576, 512, .latent = true, .rope_dim = 64, .neighbours = true, .k_norm = NORM_VALUE, .prompt = {20}, .n_decode = 1},
     };
@@ -491,7 +492,8 @@ int main(int argc, char **argv) {
         {"latent", 16, 1, 576, 512, .latent = true, .rope_dim = 64, .neighbours = true, .k_norm = NORM_VALUE, .prompt = {128, 1, 33, 255, 520}, .n_decode = 3},
         {"latent of many heads", 40, 1, 576, 512, .latent = true, .rope_dim = 64, .neighbours = true, .k_norm = NORM_VALUE, .prompt = {20, 1, 260, 33, 2},
          .n_decode = 2},
-        {"small latent", 8, 1, 80, 64, .latent = true, .rope_dim = 16, .neighbours = true, .k_norm = NORM_VALUE, .prompt = {128, 1, 300, 520, 1300}, .n_decode = 5},
+        {"small latent", 8, 1, 80, 64, .latent = true, .rope_dim = 16, .neighbours = true, .k_norm = NORM_VALUE,
+         .prompt = {128, 1, 300, 520, 1300}, .n_decode = 5},
         {"odd sizes", 5, 5, 48, 24, .rope_dim = 48, .q_norm = NORM_HEAD, .k_norm = NORM_HEAD, .prompt = {60, 1, 300, 33, 16}, .n_decode = 3},
         {"plain", 8, 2, 128, 128, .plain = true, .rope_dim = 128, .window = 100, .sinks = true, .prompt = {60, 1, 300, 33, 16}, .n_decode = 3},
         {"plain", 16, 1, 576, 512, .latent = true, .plain = true, .rope_dim = 64, .neighbours = true, .k_norm = NORM_VALUE, .prompt = {20, 1, 70, 33, 16},

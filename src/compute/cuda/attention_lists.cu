@@ -65,9 +65,9 @@ __device__ void add_tile(const list_args &x, int32_t row, bool starts, gr_cuda_w
 
 __device__ void add_splits(const list_args &x, int32_t row, int32_t n_splits, int32_t partial, gr_cuda_work *to) {
     int32_t position = x.step.position[row];
+    if (n_splits == 1) partial = -1;
     for (int32_t s = 0; s < n_splits; s++)
-        to[s] = {row, row + 1, x.step.kv_sequence[row], position, s * GR_CUDA_SPLIT, min((s + 1) * GR_CUDA_SPLIT, position + 1), s,
-                 n_splits > 1 ? partial : -1};
+        to[s] = {row, row + 1, x.step.kv_sequence[row], position, s * GR_CUDA_SPLIT, min((s + 1) * GR_CUDA_SPLIT, position + 1), s, partial};
 }
 
 // One block, LIST_THREADS rows at a time. Lists that are longer than what was opened are the caller's mistake.
