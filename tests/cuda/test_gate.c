@@ -133,6 +133,12 @@ static void run_choose(const gate_case *c) {
                              c->d_flaw, NULL) == GRACE_OK, "gate_choose");
 }
 
+static uint32_t bits_of(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
 /* What the device chose is what the host's arrays say; the first difference is told. */
 static bool agrees(const gate_case *c) {
     const size_t n = (size_t)c->n_rows * (size_t)c->g.top_k;
@@ -141,7 +147,7 @@ static bool agrees(const gate_case *c) {
     bool good = true;
     to_host(ids, c->d_ids, 4 * n), to_host(slots, c->d_slots, 4 * n), to_host(weights, c->d_weights, 4 * n);
     for (size_t i = 0; i < n && good; i++) {
-        good = ids[i] == c->ids[i] && slots[i] == c->slots[i] && memcmp(&weights[i], &c->weights[i], 4) == 0;
+        good = ids[i] == c->ids[i] && slots[i] == c->slots[i] && bits_of(weights[i]) == bits_of(c->weights[i]);
         if (!good)
             printf("       row %zu, choice %zu: expected expert %d, slot %d, weight %a, found expert %d, slot %d, weight %a\n", i / (size_t)c->g.top_k,
                    i % (size_t)c->g.top_k, c->ids[i], c->slots[i], (double)c->weights[i], ids[i], slots[i], (double)weights[i]);
@@ -239,7 +245,7 @@ static bool logits_are_right(const gate_case *c, const router_case *r, double *w
                 const double term = (double)from_bf16(x[k]) * (double)w[k];
                 sum += term, size += fabs(term);
             }
-            const double found = (double)c->logits[i * c->g.n_experts + e], bound = (c->hidden / 32 + 14) * 0x1p-24 * size;
+            const double found = (double)c->logits[i * c->g.n_experts + e], bound = (c->hidden / 32.0 + 14) * 0x1p-24 * size;
             if (fabs(found - sum) / bound > *worst) *worst = fabs(found - sum) / bound;
             if (fabs(found - sum) <= bound) continue;
             printf("       logit of row %d, expert %d: expected %.9g, found %.9g, error %.3f of the bound\n", i, e, sum, found, fabs(found - sum) / bound);
@@ -291,7 +297,7 @@ static bool exact_products_agree(const gate_case *c, const router_case *r) {
     to_host(logits, r->r.logits, bytes);
     bool same = true;
     for (int64_t i = 0; i < (int64_t)c->n_rows * c->g.n_experts && same; i++) {
-        same = memcmp(&logits[i], &c->logits[i], 4) == 0;
+        same = bits_of(logits[i]) == bits_of(c->logits[i]);
         if (!same) printf("       row %lld, expert %lld: the gate's logit is %a, the product %a\n", (long long)(i / c->g.n_experts),
                           (long long)(i % c->g.n_experts), (double)c->logits[i], (double)logits[i]);
     }
