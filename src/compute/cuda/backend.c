@@ -13,7 +13,7 @@
 #include "compute/cuda/trace_gate.h"
 
 /* Rows up to which the gate's logits and choices are one kernel. */
-enum { FEW_GATE_ROWS = 64 };
+enum { FEW_GATE_ROWS = 256 };
 
 /* ---- memory ---- */
 
