@@ -381,7 +381,7 @@ grace_status gr_compute_cuda_open(const gr_cuda_options *opt, gr_compute **out) 
     GR_TRY(find_device());
     GR_TRY(gr_cuda_status(cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking), "stream"));
     GR_TRY(gr_cuda_stages_open(c));
-    GR_TRY(gr_cuda_linears_open(opt->exact, false, &c->linears));
+    GR_TRY(gr_cuda_linears_open(opt->exact, true, &c->linears));
     GR_TRY(alloc_scratch(c));
     GR_TRY(open_attention(c));
     *out = &c->base;
