@@ -7,14 +7,13 @@
 #include <cmocka.h>
 #include <unistd.h>
 
-#include "base/file.h"
-#include "support/goldens.h"
+#include "support/windows.h"
 
 /* The sanitizers' build is too slow for 20,480 tokens a domain: there the routing of one window is compared. */
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-enum { WINDOW = 512, WINDOWS = 40, WINDOWS_TESTED = 1 };
+enum { WINDOWS_TESTED = 1 };
 #else
-enum { WINDOW = 512, WINDOWS = 40, WINDOWS_TESTED = WINDOWS };
+enum { WINDOWS_TESTED = WINDOWS };
 #endif
 
 #define SHARED GRACE_SOURCE_DIR "/../shared/models/"
@@ -78,44 +77,6 @@ static void compare_gate(void *user, int32_t layer, const gr_step *step, const i
     }
 }
 
-static int32_t token_at(const gr_file *file, int64_t i) { return ((const uint8_t *)file->data)[2 * i] | ((const uint8_t *)file->data)[2 * i + 1] << 8; }
-
-static void submit_windows(grace_engine *engine, const gr_file *tokens, int32_t n_windows) {
-    for (int32_t w = 0; w < n_windows; w++) {
-        int32_t ids[WINDOW];
-        grace_request req = grace_request_defaults();
-        for (int32_t i = 0; i < WINDOW; i++) ids[i] = token_at(tokens, (int64_t)w * WINDOW + i);
-        req.prompt = ids, req.n_prompt = WINDOW, req.n_generate = 0, req.score = true;
-        req.score_next = w + 1 < WINDOWS ? token_at(tokens, (int64_t)(w + 1) * WINDOW) : -1;
-        gr_assert_ok(grace_engine_submit(engine, &req));
-    }
-}
-
-static double perplexity(grace_engine *engine, int32_t n_windows) {
-    double nll = 0;
-    int64_t n = 0;
-    for (int32_t w = 0; w < n_windows; w++) {
-        nll += grace_engine_result(engine, w)->nll;
-        n += grace_engine_result(engine, w)->n_scored;
-    }
-    assert_int_equal(n, (int64_t)n_windows * WINDOW - (n_windows == WINDOWS));
-    return exp(nll / (double)n);
-}
-
-static double expected_perplexity(const trained *t, const char *domain) {
-    char path[512];
-    gr_json *stats = NULL;
-    const gr_json *domains, *one;
-    double value;
-    snprintf(path, sizeof path, "%s/stats.json", t->dump);
-    gr_assert_ok(gr_json_load(path, &stats));
-    gr_assert_ok(gr_json_object_in(stats, "stats.json", "domains", &domains));
-    gr_assert_ok(gr_json_object_in(domains, "stats.json", domain, &one));
-    gr_assert_ok(gr_json_real(one, "stats.json", "perplexity", &value));
-    gr_json_free(stats);
-    return value;
-}
-
 /* How many tokens may choose otherwise. One rounding of a router's logit of about 10 moves a probability of about 0.1 by sqrt(hidden) * u = 1e-6,
  * a tenth of an open margin; margins are spread evenly near zero, so a tenth of the goldens' share of open ones, for every layer of every token. */
 static int64_t tokens_within_rounding(const gr_goldens *g, int64_t n_tokens) {
@@ -127,12 +88,6 @@ static int64_t tokens_within_rounding(const gr_goldens *g, int64_t n_tokens) {
     return n_tokens * g->info->n_moe_layers * n_open / n / 10 + 1;
 }
 
-static void map_trace(const trained *t, const char *domain, const char *name, gr_file *file) {
-    char path[512];
-    snprintf(path, sizeof path, "%s/traces/%s/%s", t->dump, domain, name);
-    gr_assert_ok(gr_file_map(path, file));
-}
-
 static double run_windows(const gr_goldens *g, const gr_file *tokens, domain_run *d) {
     grace_engine_options opt = grace_engine_defaults();
     grace_engine *engine = NULL;
@@ -141,9 +96,9 @@ static double run_windows(const gr_goldens *g, const gr_file *tokens, domain_run
     gr_assert_ok(grace_engine_open(g->model, &opt, &engine));
     gr_engine_network(engine)->on_gate = compare_gate;
     gr_engine_network(engine)->on_gate_user = d;
-    submit_windows(engine, tokens, WINDOWS_TESTED);
+    gr_windows_submit(engine, tokens, WINDOWS_TESTED);
     gr_assert_ok(grace_engine_run(engine));
-    double found = perplexity(engine, WINDOWS_TESTED);
+    double found = gr_windows_perplexity(engine, WINDOWS_TESTED);
     grace_engine_close(engine);
     return found;
 }
@@ -152,16 +107,16 @@ static void check_domain(trained *t, const char *domain) {
     gr_goldens *g = goldens_or_skip(t);
     gr_file tokens, topk;
     int64_t n_tokens = (int64_t)WINDOWS_TESTED * WINDOW, n_differ = 0, n_may = tokens_within_rounding(g, n_tokens);
-    map_trace(t, domain, "tokens.u16", &tokens);
-    map_trace(t, domain, "topk.u8", &topk);
+    gr_windows_map(t->dump, domain, "tokens.u16", &tokens);
+    gr_windows_map(t->dump, domain, "topk.u8", &topk);
     assert_int_equal(tokens.n, WINDOWS * WINDOW * 2);
     assert_int_equal(topk.n, WINDOWS * WINDOW * g->info->n_moe_layers * g->info->top_k);
     domain_run d = {.info = g->info, .topk = topk.data, .differs = gr_seen_array(n_tokens, sizeof(bool))};
-    double found = run_windows(g, &tokens, &d), expected = expected_perplexity(t, domain);
+    double found = run_windows(g, &tokens, &d), expected = gr_windows_reference(t->dump, domain);
     for (int64_t i = 0; i < n_tokens; i++) n_differ += d.differs[i];
     print_message("%s, %s: perplexity %.5f over %d windows, reference %.5f over %d; %lld of %lld tokens chose otherwise, at most %lld may\n", t->name,
                   domain, found, WINDOWS_TESTED, expected, WINDOWS, (long long)n_differ, (long long)n_tokens, (long long)n_may);
-    if (WINDOWS_TESTED == WINDOWS) assert_true(fabs(found / expected - 1) < 1e-3);
+    if ((int)WINDOWS_TESTED == (int)WINDOWS) assert_true(fabs(found / expected - 1) < 1e-3);
     assert_true(n_differ <= n_may);
     gr_file_unmap(&tokens);
     gr_file_unmap(&topk);
