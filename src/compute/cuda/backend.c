@@ -247,23 +247,36 @@ static grace_status cuda_recall(gr_compute *base, const gr_recorded *r, int32_t 
     return gr_cuda_recall(r, layer, place, rows, ids, weights, gr_cuda_of(base)->stream);
 }
 
+/* A row or two, where nothing asks for the sums' usual order. */
+static bool singles_pay(const gr_cuda *c, int32_t n_rows, int32_t top_k) {
+    return !c->opt.exact && (c->kernels == GR_CUDA_KERNELS_AUTO || c->kernels == GR_CUDA_KERNELS_HOPPER) && n_rows <= GR_CUDA_ONE_ROWS &&
+           top_k <= GR_CUDA_ONE_TOP_K && c->info.swiglu_limit == 0;
+}
+
 static grace_status cuda_group(gr_compute *base, const int32_t *slots, int32_t n_rows, int32_t top_k, int32_t n_slots, const gr_pairs **out) {
     gr_cuda *c = gr_cuda_of(base);
-    c->pairs.pairs.n_rows = n_rows;
-    c->pairs.pairs.top_k = top_k;
-    c->pairs.pairs.n_slots = n_slots;
+    gr_cuda_pairs *p = &c->pairs.pairs;
+    p->n_rows = n_rows, p->top_k = top_k, p->n_slots = n_slots;
+    c->pairs.one = (gr_cuda_one){.slot = slots, .n_rows = n_rows, .top_k = top_k};
+    c->pairs.single = singles_pay(c, n_rows, top_k);
     *out = &c->pairs;
-    return gr_cuda_group(slots, &c->pairs.pairs, c->stream);
+    return c->pairs.single ? GRACE_OK : gr_cuda_group(slots, p, c->stream);
 }
 
 static grace_status cuda_experts(gr_compute *base, const gr_experts *e) {
     gr_cuda *c = gr_cuda_of(base);
     const gr_cuda_mlps *m = e->packed;
     const gr_cuda_pairs every = {.n_slots = 1, .n_rows = e->n_rows, .top_k = 1};
-    return gr_cuda_experts_run(m->experts, e->pairs ? &e->pairs->pairs : &every, e->in, e->out, c->stream);
+    if (!e->pairs || !e->pairs->single)
+        return gr_cuda_experts_run(m->experts, e->pairs ? &e->pairs->pairs : &every, e->in, e->out, c->stream);
+    c->pairs.experts = m->experts;
+    return gr_cuda_experts_one_up(m->experts, &c->pairs.one, e->in, c->stream);
 }
 
 static grace_status cuda_combine(gr_compute *base, const gr_pairs *pairs, const float *weights, const void *in, int32_t width, void *x) {
+    gr_cuda_one one = pairs->one;
+    one.weight = weights;
+    if (pairs->single) return gr_cuda_experts_one_down(pairs->experts, &one, x, gr_cuda_of(base)->stream);
     return gr_cuda_combine(&pairs->pairs, weights, in, x, width, x, gr_cuda_of(base)->stream);
 }
 

@@ -4,6 +4,7 @@
 #include "compute/compute.h"
 #include "compute/cuda/attention.h"
 #include "compute/cuda/cuda.h"
+#include "compute/cuda/experts_one.h"
 #include "compute/cuda/linear.h"
 #include "compute/cuda/moe.h"
 
@@ -22,7 +23,13 @@ typedef struct gr_cuda_mlps {
     float *gate_up_bias, *down_bias;
 } gr_cuda_mlps;
 
-struct gr_pairs { gr_cuda_pairs pairs; };
+/* Pairs by slot, or, of a row or two, every choice by itself: then experts run in two parts, down with the sum over choices in `combine`. */
+struct gr_pairs {
+    gr_cuda_pairs pairs;
+    bool single;
+    gr_cuda_one one;
+    const gr_cuda_experts *experts;     /* that up ran with */
+};
 
 /* Pinned memory that weights pass through: one piece is filled while the other travels. */
 enum { GR_CUDA_STAGE_BYTES = 32 << 20, GR_CUDA_STAGES = 2 };
