@@ -267,16 +267,21 @@ static grace_status cuda_experts(gr_compute *base, const gr_experts *e) {
     gr_cuda *c = gr_cuda_of(base);
     const gr_cuda_mlps *m = e->packed;
     const gr_cuda_pairs every = {.n_slots = 1, .n_rows = e->n_rows, .top_k = 1};
-    if (!e->pairs || !e->pairs->single)
+    const gr_cuda_one each = {.n_rows = e->n_rows, .top_k = 1};
+    if (e->pairs && e->pairs->single) {         /* down follows in combine */
+        c->pairs.experts = m->experts;
+        return gr_cuda_experts_one_up(m->experts, &c->pairs.one, e->in, c->stream);
+    }
+    if (e->pairs || !singles_pay(c, e->n_rows, 1))
         return gr_cuda_experts_run(m->experts, e->pairs ? &e->pairs->pairs : &every, e->in, e->out, c->stream);
-    c->pairs.experts = m->experts;
-    return gr_cuda_experts_one_up(m->experts, &c->pairs.one, e->in, c->stream);
+    const grace_status st = gr_cuda_experts_one_up(m->experts, &each, e->in, c->stream);
+    return st ? st : gr_cuda_experts_one_down(m->experts, &each, NULL, e->out, c->stream);
 }
 
 static grace_status cuda_combine(gr_compute *base, const gr_pairs *pairs, const float *weights, const void *in, int32_t width, void *x) {
     gr_cuda_one one = pairs->one;
     one.weight = weights;
-    if (pairs->single) return gr_cuda_experts_one_down(pairs->experts, &one, x, gr_cuda_of(base)->stream);
+    if (pairs->single) return gr_cuda_experts_one_down(pairs->experts, &one, x, x, gr_cuda_of(base)->stream);
     return gr_cuda_combine(&pairs->pairs, weights, in, x, width, x, gr_cuda_of(base)->stream);
 }
 

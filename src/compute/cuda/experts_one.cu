@@ -3,33 +3,13 @@
 #include "compute/cuda/experts.cuh"
 #include "compute/cuda/experts_one.h"
 #include "compute/cuda/pdl.cuh"
+#include "compute/cuda/stream.cuh"
 
 namespace {
 
 using experts::bf16;
 
 enum { WARPS = 8, UNROLL = 4 };
-
-// Weights are read once: they need not stay in the first cache.
-__device__ __forceinline__ uint4 read_once(const uint4 *p) {
-    uint4 v;
-    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
-    return v;
-}
-
-__device__ __forceinline__ void add_products(uint4 a, uint4 b, float &sum) {
-    const __nv_bfloat162 *x = reinterpret_cast<const __nv_bfloat162 *>(&a), *y = reinterpret_cast<const __nv_bfloat162 *>(&b);
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-        float2 p = __bfloat1622float2(x[i]), q = __bfloat1622float2(y[i]);
-        sum = fmaf(p.y, q.y, fmaf(p.x, q.x, sum));
-    }
-}
-
-__device__ __forceinline__ float sum_of_warp(float x) {
-    for (int d = 16; d > 0; d /= 2) x += __shfl_xor_sync(~0u, x, d);
-    return x;
-}
 
 // Two dot products of n vectors, this lane's part: sum[i] += w[i] . x[i].
 __device__ __forceinline__ void multiply(const uint4 *const (&w)[2], const uint4 *const (&x)[2], int32_t n, float (&sum)[2]) {
@@ -38,11 +18,11 @@ __device__ __forceinline__ void multiply(const uint4 *const (&w)[2], const uint4
 #pragma unroll
         for (int u = 0; u < UNROLL; u++)
             for (int i = 0; i < 2; i++)
-                if (base + 32 * u < n) v[i][u] = read_once(w[i] + base + 32 * u);
+                if (base + 32 * u < n) v[i][u] = stream::read_once(w[i] + base + 32 * u);
 #pragma unroll
         for (int u = 0; u < UNROLL; u++)
             for (int i = 0; i < 2; i++)
-                if (base + 32 * u < n) add_products(v[i][u], x[i][base + 32 * u], sum[i]);
+                if (base + 32 * u < n) stream::add_products(v[i][u], x[i][base + 32 * u], sum[i]);
     }
 }
 
@@ -53,6 +33,8 @@ struct one_args {
     int32_t n_rows, top_k, hidden, width, block;
 };
 
+__device__ __forceinline__ int32_t slot_of(const one_args &a, int32_t choice) { return a.slot ? a.slot[choice] : 0; }
+
 // grid: the outputs of all choices, WARPS a block
 __global__ __launch_bounds__(32 * WARPS) void up(one_args a, const bf16 *rows, bf16 *act) {
     const int64_t out = (int64_t)blockIdx.x * WARPS + threadIdx.x / 32;
@@ -60,7 +42,7 @@ __global__ __launch_bounds__(32 * WARPS) void up(one_args a, const bf16 *rows, b
     pdl::release_next();
     pdl::wait();
     if (choice >= a.n_rows * a.top_k) return;
-    const int32_t slot = a.slot[choice];
+    const int32_t slot = slot_of(a, choice);
     if (slot < 0) return;
     const int32_t n = a.hidden / 8;
     const uint4 *gate = reinterpret_cast<const uint4 *>(a.gate_up) + ((int64_t)slot * 2 * a.width + o / a.block * 2 * a.block + o % a.block) * n;
@@ -68,36 +50,53 @@ __global__ __launch_bounds__(32 * WARPS) void up(one_args a, const bf16 *rows, b
     const uint4 *const x[2] = {row, row};
     float sum[2] = {0, 0};
     multiply(w, x, n, sum);
-    const float g = sum_of_warp(sum[0]), u = sum_of_warp(sum[1]);
+    const float g = stream::sum_of_warp(sum[0]), u = stream::sum_of_warp(sum[1]);
     if (threadIdx.x % 32 == 0) act[out] = __float2bfloat16_rn(__fdividef(g, 1 + __expf(-g)) * u);
 }
 
+__device__ __forceinline__ float weight_of(const one_args &a, int32_t choice) { return a.weight ? a.weight[choice] : 1; }
+
 __device__ __forceinline__ float add_choice(float total, int32_t slot, float weight, float sum) {
-    const float y = __bfloat162float(__float2bfloat16_rn(sum_of_warp(sum)));
+    const float y = __bfloat162float(__float2bfloat16_rn(stream::sum_of_warp(sum)));
     return slot < 0 ? total : __fadd_rn(total, __fmul_rn(weight, y));
 }
 
+// Output o of two choices of a row, slots below 0 among them: those read the other's weights, and count nothing.
+__device__ __forceinline__ float add_two(const one_args &a, const bf16 *act, int32_t choice, int32_t o, float total) {
+    const int32_t n = a.width / 8, slots[2] = {slot_of(a, choice), slot_of(a, choice + 1)};
+    const int32_t read[2] = {slots[0] < 0 ? max(slots[1], 0) : slots[0], slots[1] < 0 ? max(slots[0], 0) : slots[1]};
+    const uint4 *weights = reinterpret_cast<const uint4 *>(a.down), *middle = reinterpret_cast<const uint4 *>(act) + (int64_t)choice * n;
+    const uint4 *const w[2] = {weights + ((int64_t)read[0] * a.hidden + o) * n, weights + ((int64_t)read[1] * a.hidden + o) * n};
+    const uint4 *const x[2] = {middle, middle + n};
+    float sum[2] = {0, 0};
+    multiply(w, x, n, sum);
+    return add_choice(add_choice(total, slots[0], weight_of(a, choice), sum[0]), slots[1], weight_of(a, choice + 1), sum[1]);
+}
+
+// The same of one choice, in two halves.
+__device__ __forceinline__ float add_one(const one_args &a, const bf16 *act, int32_t choice, int32_t o, float total) {
+    const int32_t n = a.width / 8, half = n / 2, slot = slot_of(a, choice);
+    const uint4 *w0 = reinterpret_cast<const uint4 *>(a.down) + ((int64_t)max(slot, 0) * a.hidden + o) * n;
+    const uint4 *x0 = reinterpret_cast<const uint4 *>(act) + (int64_t)choice * n;
+    const uint4 *const w[2] = {w0, w0 + half}, *const x[2] = {x0, x0 + half};
+    float sum[2] = {0, 0};
+    multiply(w, x, half, sum);
+    if (n % 2 && threadIdx.x % 32 == 0) stream::add_products(w0[n - 1], x0[n - 1], sum[1]);
+    return add_choice(total, slot, weight_of(a, choice), sum[0] + sum[1]);
+}
+
 // grid: the outputs of all rows, WARPS a block
-__global__ __launch_bounds__(32 * WARPS) void down(one_args a, const bf16 *act, bf16 *x) {
+__global__ __launch_bounds__(32 * WARPS) void down(one_args a, const bf16 *act, const bf16 *residual, bf16 *to) {
     const int64_t out = (int64_t)blockIdx.x * WARPS + threadIdx.x / 32;
-    const int32_t row = (int32_t)(out / a.hidden), o = (int32_t)(out % a.hidden), n = a.width / 8;
+    const int32_t row = (int32_t)(out / a.hidden), o = (int32_t)(out % a.hidden);
     pdl::release_next();
     pdl::wait();
     if (row >= a.n_rows) return;
-    const uint4 *weights = reinterpret_cast<const uint4 *>(a.down), *middle = reinterpret_cast<const uint4 *>(act);
-    const int32_t *slots = a.slot + row * a.top_k;
     float total = 0;
-    for (int32_t j = 0; j < a.top_k; j += 2) {      // two choices at a time; one without a slot reads the other's weights and counts nothing
-        const int32_t next = min(j + 1, a.top_k - 1), one = max(slots[j], max(slots[next], 0)), first = slots[j] < 0 ? one : slots[j];
-        const int32_t second = slots[next] < 0 ? first : slots[next], choice = row * a.top_k + j;
-        const uint4 *const w[2] = {weights + ((int64_t)first * a.hidden + o) * n, weights + ((int64_t)second * a.hidden + o) * n};
-        const uint4 *const from[2] = {middle + (int64_t)choice * n, middle + (int64_t)(choice - j + next) * n};
-        float sum[2] = {0, 0};
-        multiply(w, from, n, sum);
-        total = add_choice(total, slots[j], a.weight[choice], sum[0]);
-        if (next > j) total = add_choice(total, slots[next], a.weight[choice + 1], sum[1]);
-    }
-    if (threadIdx.x % 32 == 0) x[out] = __float2bfloat16_rn(total + __bfloat162float(x[out]));
+    int32_t j = 0;
+    for (; j + 2 <= a.top_k; j += 2) total = add_two(a, act, row * a.top_k + j, o, total);
+    if (j < a.top_k) total = add_one(a, act, row * a.top_k + j, o, total);
+    if (threadIdx.x % 32 == 0) to[out] = __float2bfloat16_rn(total + (residual ? __bfloat162float(residual[out]) : 0));
 }
 
 one_args args_of(const gr_cuda_experts *e, const gr_cuda_one *one) {
@@ -126,10 +125,12 @@ extern "C" grace_status gr_cuda_experts_one_up(const gr_cuda_experts *e, const g
     return gr_cuda_status(cudaGetLastError(), "experts of few rows");
 }
 
-extern "C" grace_status gr_cuda_experts_one_down(const gr_cuda_experts *e, const gr_cuda_one *one, void *x, gr_cuda_stream stream) {
+extern "C" grace_status gr_cuda_experts_one_down(const gr_cuda_experts *e, const gr_cuda_one *one, const void *residual, void *out,
+                                                 gr_cuda_stream stream) {
     const int64_t n = (int64_t)one->n_rows * e->options.hidden;
     grace_status st = check(e, one);
     if (st || n == 0) return st;
-    pdl::launch(down, (unsigned)((n + WARPS - 1) / WARPS), 32 * WARPS, 0, stream, true, args_of(e, one), (const bf16 *)e->options.act, (bf16 *)x);
+    pdl::launch(down, (unsigned)((n + WARPS - 1) / WARPS), 32 * WARPS, 0, stream, true, args_of(e, one), (const bf16 *)e->options.act,
+                (const bf16 *)residual, (bf16 *)out);
     return gr_cuda_status(cudaGetLastError(), "experts of few rows");
 }
