@@ -15,6 +15,8 @@ grace_status gr_kv_init(gr_kv *kv, gr_compute *compute, const grace_model_info *
              (long long)INT32_MAX * GR_KV_PAGE);
     *kv = (gr_kv){.compute = compute, .n_layers = info->n_layers, .n_pages = (int32_t)n_pages, .n_sequences_max = n_sequences_max};
     kv->pages_max = gr_kv_pages_for(info->context_max);
+    if (kv->pages_max > kv->n_pages) kv->pages_max = kv->n_pages;       /* no sequence gets more, nor can more of them run */
+    if (kv->n_sequences_max > kv->n_pages) kv->n_sequences_max = n_sequences_max = kv->n_pages;
     GR_CALLOC(kv->k, info->n_layers);
     GR_CALLOC(kv->v, info->n_layers);
     for (int32_t l = 0; l < info->n_layers; l++) {
@@ -55,8 +57,8 @@ static int32_t free_row(const gr_kv *kv) {
 
 int32_t gr_kv_take(gr_kv *kv, int32_t n_tokens) {
     const int32_t n = gr_kv_pages_for(n_tokens), s = free_row(kv);
-    GR_ASSERT(n >= 1 && n <= kv->pages_max);
-    if (n > kv->n_free || s < 0) return -1;
+    GR_ASSERT(n >= 1);
+    if (n > kv->n_free || n > kv->pages_max || s < 0) return -1;
     kv->n_held[s] = n;
     for (int32_t i = 0; i < n; i++) kv->page_table[(int64_t)s * kv->pages_max + i] = kv->free_pages[--kv->n_free];
     kv->changed[s] = true;

@@ -54,49 +54,30 @@ __global__ __launch_bounds__(32 * WARPS) void up(one_args a, const bf16 *rows, b
     if (threadIdx.x % 32 == 0) act[out] = __float2bfloat16_rn(__fdividef(g, 1 + __expf(-g)) * u);
 }
 
-__device__ __forceinline__ float weight_of(const one_args &a, int32_t choice) { return a.weight ? a.weight[choice] : 1; }
-
-__device__ __forceinline__ float add_choice(float total, int32_t slot, float weight, float sum) {
-    const float y = __bfloat162float(__float2bfloat16_rn(stream::sum_of_warp(sum)));
-    return slot < 0 ? total : __fadd_rn(total, __fmul_rn(weight, y));
-}
-
-// Output o of two choices of a row, slots below 0 among them: those read the other's weights, and count nothing.
-__device__ __forceinline__ float add_two(const one_args &a, const bf16 *act, int32_t choice, int32_t o, float total) {
-    const int32_t n = a.width / 8, slots[2] = {slot_of(a, choice), slot_of(a, choice + 1)};
-    const int32_t read[2] = {slots[0] < 0 ? max(slots[1], 0) : slots[0], slots[1] < 0 ? max(slots[0], 0) : slots[1]};
-    const uint4 *weights = reinterpret_cast<const uint4 *>(a.down), *middle = reinterpret_cast<const uint4 *>(act) + (int64_t)choice * n;
-    const uint4 *const w[2] = {weights + ((int64_t)read[0] * a.hidden + o) * n, weights + ((int64_t)read[1] * a.hidden + o) * n};
-    const uint4 *const x[2] = {middle, middle + n};
-    float sum[2] = {0, 0};
-    multiply(w, x, n, sum);
-    return add_choice(add_choice(total, slots[0], weight_of(a, choice), sum[0]), slots[1], weight_of(a, choice + 1), sum[1]);
-}
-
-// The same of one choice, in two halves.
-__device__ __forceinline__ float add_one(const one_args &a, const bf16 *act, int32_t choice, int32_t o, float total) {
-    const int32_t n = a.width / 8, half = n / 2, slot = slot_of(a, choice);
-    const uint4 *w0 = reinterpret_cast<const uint4 *>(a.down) + ((int64_t)max(slot, 0) * a.hidden + o) * n;
-    const uint4 *x0 = reinterpret_cast<const uint4 *>(act) + (int64_t)choice * n;
-    const uint4 *const w[2] = {w0, w0 + half}, *const x[2] = {x0, x0 + half};
-    float sum[2] = {0, 0};
-    multiply(w, x, half, sum);
-    if (n % 2 && threadIdx.x % 32 == 0) stream::add_products(w0[n - 1], x0[n - 1], sum[1]);
-    return add_choice(total, slot, weight_of(a, choice), sum[0] + sum[1]);
-}
-
-// grid: the outputs of all rows, WARPS a block
-__global__ __launch_bounds__(32 * WARPS) void down(one_args a, const bf16 *act, const bf16 *residual, bf16 *to) {
-    const int64_t out = (int64_t)blockIdx.x * WARPS + threadIdx.x / 32;
-    const int32_t row = (int32_t)(out / a.hidden), o = (int32_t)(out % a.hidden);
+// grid: two outputs of a row a block; a warp a choice. What the choices give meets in shared memory.
+__global__ void down(one_args a, const bf16 *act, const bf16 *residual, bf16 *to) {
+    __shared__ float part[2][GR_CUDA_ONE_TOP_K];
+    const int64_t out = 2 * (int64_t)blockIdx.x;
+    const int32_t row = (int32_t)(out / a.hidden), o = (int32_t)(out % a.hidden), n = a.width / 8, j = threadIdx.x / 32, choice = row * a.top_k + j;
     pdl::release_next();
     pdl::wait();
-    if (row >= a.n_rows) return;
+    const int32_t slot = slot_of(a, choice);
+    if (slot >= 0) {
+        const uint4 *from = reinterpret_cast<const uint4 *>(a.down) + ((int64_t)slot * a.hidden + o) * n, *middle = reinterpret_cast<const uint4 *>(act);
+        const uint4 *const w[2] = {from, from + n}, *const x[2] = {middle + (int64_t)choice * n, middle + (int64_t)choice * n};
+        float sum[2] = {0, 0};
+        multiply(w, x, n, sum);
+        for (int i = 0; i < 2; i++) {
+            const float all = stream::sum_of_warp(sum[i]);
+            if (threadIdx.x % 32 == 0) part[i][j] = __bfloat162float(__float2bfloat16_rn(all));
+        }
+    }
+    __syncthreads();        // every choice's sums are there
+    if (threadIdx.x >= 2) return;
     float total = 0;
-    int32_t j = 0;
-    for (; j + 2 <= a.top_k; j += 2) total = add_two(a, act, row * a.top_k + j, o, total);
-    if (j < a.top_k) total = add_one(a, act, row * a.top_k + j, o, total);
-    if (threadIdx.x % 32 == 0) to[out] = __float2bfloat16_rn(total + (residual ? __bfloat162float(residual[out]) : 0));
+    for (int32_t k = 0; k < a.top_k; k++)
+        if (slot_of(a, row * a.top_k + k) >= 0) total = __fadd_rn(total, __fmul_rn(a.weight ? a.weight[row * a.top_k + k] : 1, part[threadIdx.x][k]));
+    to[out + threadIdx.x] = __float2bfloat16_rn(total + (residual ? __bfloat162float(residual[out + threadIdx.x]) : 0));
 }
 
 one_args args_of(const gr_cuda_experts *e, const gr_cuda_one *one) {
@@ -130,7 +111,7 @@ extern "C" grace_status gr_cuda_experts_one_down(const gr_cuda_experts *e, const
     const int64_t n = (int64_t)one->n_rows * e->options.hidden;
     grace_status st = check(e, one);
     if (st || n == 0) return st;
-    pdl::launch(down, (unsigned)((n + WARPS - 1) / WARPS), 32 * WARPS, 0, stream, true, args_of(e, one), (const bf16 *)e->options.act,
-                (const bf16 *)residual, (bf16 *)out);
+    pdl::launch(down, (unsigned)(n / 2), 32 * (unsigned)one->top_k, 0, stream, true, args_of(e, one), (const bf16 *)e->options.act, (const bf16 *)residual,
+                (bf16 *)out);
     return gr_cuda_status(cudaGetLastError(), "experts of few rows");
 }

@@ -24,15 +24,14 @@ template <int ROWS> __global__ __launch_bounds__(32 * WARPS) void one(gr_cuda_pr
     ask(v, w, lane, n);
     pdl::wait();
     if (o >= p.outs) return;
-    for (int32_t first = lane; first - lane < n; first += PIECE) {
-        uint4 next[AHEAD];
-        if (first - lane + PIECE < n) ask(next, w, first + PIECE, n);
+    for (int32_t first = lane;;) {
 #pragma unroll
         for (int u = 0; u < AHEAD; u++)
             for (int r = 0; r < ROWS; r++)
                 if (first + 32 * u < n) stream::add_products(v[u], *(const uint4 *)((const order::bf16 *)p.x + r * p.x_step + (first + 32 * u) * 8), sum[r]);
-#pragma unroll
-        for (int u = 0; u < AHEAD; u++) v[u] = next[u];
+        first += PIECE;
+        if (first - lane >= n) break;
+        ask(v, w, first, n);
     }
     for (int r = 0; r < ROWS; r++) {
         const float all = stream::sum_of_warp(sum[r]);
