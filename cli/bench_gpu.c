@@ -14,6 +14,7 @@
 #include "cli.h"
 #include "run/kv.h"
 
+enum { ROWS_MAX = 32768 };
 enum { KEY_BATCH = 0x200, KEY_PREFILL, KEY_DECODE, KEY_REPEAT, KEY_FLOOR_PREFILL, KEY_FLOOR_DECODE, REPEAT_MAX = 101 };
 
 static const struct argp_option options[] = {
@@ -51,6 +52,12 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
 /* Steps of a prefill, thus decode steps that go by before all requests decode. */
 static int32_t n_chunks(const arguments *a) {
     return (int32_t)(((int64_t)a->batch * a->prefill + a->run.engine.n_tokens_max - 1) / a->run.engine.n_tokens_max);
+}
+
+/* All prompts in one step, where they are not too many. */
+static int32_t rows_needed(const arguments *a) {
+    const int64_t rows = (int64_t)a->batch * a->prefill;
+    return rows < ROWS_MAX ? (int32_t)rows : ROWS_MAX;
 }
 
 /* Room for every request of the rank with most, in whole pages, unless the command line says otherwise. */
@@ -196,6 +203,7 @@ static grace_status measure(arguments *a, gr_session *s) {
     grace_status st = GRACE_OK;
     grace_engine *engine = NULL;
     measured m = {0};
+    if (!a->run.engine.n_tokens_max) a->run.engine.n_tokens_max = rows_needed(a);
     if (!a->run.engine.kv_tokens) a->run.engine.kv_tokens = kv_needed(a, s->n_ranks);
     GR_CALLOC(m.step_us, (size_t)a->repeat * (size_t)a->decode);
     const double start = gr_now_us();
@@ -216,11 +224,11 @@ done:
 int gr_bench_gpu_main(int argc, char **argv) {
     static const struct argp_child children[] = {{&gr_run_argp, 0, 0, 0}, {&gr_made_argp, 0, 0, 0}, {0}};
     static const struct argp argp = {options, parse, 0, "A batch of random prompts through a model: time of the prefill and of a decode step. Here "
-                                     "--batch-tokens is 8192 and --kv-tokens what the batch needs, unless given.", children, 0, 0};
+                                     "--batch-tokens is what all prompts need, at most 32768, and --kv-tokens what the batch needs, unless given.", children, 0, 0};
     arguments a = {.run = gr_run_defaults(), .batch = 256, .prefill = 128, .decode = 16, .repeat = 5};
     gr_session session;
     int code;
-    a.run.engine.n_tokens_max = 8192, a.run.engine.kv_tokens = 0;
+    a.run.engine.n_tokens_max = 0, a.run.engine.kv_tokens = 0;
     gr_arg_parse(&argp, 3, argc, argv, &a);
     if (gr_session_relaunch(&a.run, argc, argv, &code)) return code;
     grace_status st = gr_session_open(&a.run, &session);

@@ -51,7 +51,7 @@ static void check_kv(gr_compute *compute, const grace_model_info *info) {
         compute->ops = &counting;
         assert_int_equal(gr_kv_init(&kv, compute, info, tokens[i], 2), GRACE_OK);
         compute->ops = plain_ops;
-        n_allocated -= 2 * (int64_t)kv.pages_max * (int64_t)sizeof *kv.page_table;     /* not the cache itself */
+        n_allocated -= (int64_t)kv.n_sequences_max * kv.pages_max * (int64_t)sizeof *kv.page_table;     /* not the cache itself */
         assert_int_equal(grace_kv_bytes(info, tokens[i]), n_allocated);
         assert_int_equal(grace_kv_tokens(info, n_allocated), (int64_t)kv.n_pages * GR_KV_PAGE);
         assert_int_equal(grace_kv_tokens(info, n_allocated - 1), (int64_t)(kv.n_pages - 1) * GR_KV_PAGE);
