@@ -12,7 +12,8 @@
 extern "C" {
 #endif
 
-/* Of choices over slots: alike, few hot ones, all choices on the lowest slots, alike but a third of the choices and the last quarter of the rows have none. */
+/* Of choices over slots: alike; few hot ones; all choices on the lowest slots; alike, but a third of the choices and the last quarter of the rows have
+ * none. */
 typedef enum spread { SPREAD_EVEN, SPREAD_SKEWED, SPREAD_ONE, SPREAD_GAPS } spread;
 
 typedef struct moe_case {

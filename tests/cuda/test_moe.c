@@ -187,22 +187,27 @@ static void check_opening(void) {
 
 /* ---- cases ---- */
 
-/* Every kernel: few rows and many, slots without rows, gaps, one slot for all. Small enough for a sanitizer. */
+/* Every kernel: few rows, slots without rows, sizes that fill no tile, an ordinary MLP. Small enough for a sanitizer. */
 static void check_small(gr_cuda_kernels kernels) {
     const moe_case small = {.n_slots = 4, .hidden = 256, .width = 128, .top_k = 2, .kernels = kernels};
-    const int32_t n_rows[] = {0, 3, 400};           /* the last: large tiles, fewer of them than processors */
+    const int32_t n_rows[] = {0, 3, 150};
     for (int i = 0; i < 3; i++) {
         moe_case c = small;
         c.n_rows = n_rows[i];
-        check(c, SPREAD_EVEN);
+        check(c, i < 2 ? SPREAD_EVEN : SPREAD_GAPS);
     }
+    check((moe_case){.n_slots = 5, .hidden = 328, .width = 192, .n_rows = 90, .top_k = 3, .kernels = kernels}, SPREAD_SKEWED);
+    check((moe_case){.n_slots = 1, .hidden = 256, .width = 704, .n_rows = 70, .top_k = 1, .kernels = kernels, .unweighted = true, .untabled = true},
+          SPREAD_EVEN);
+}
+
+/* Many rows: full tiles and their ends, gaps, one slot for all. */
+static void check_many(gr_cuda_kernels kernels) {
+    check((moe_case){.n_slots = 4, .hidden = 256, .width = 128, .n_rows = 400, .top_k = 2, .kernels = kernels}, SPREAD_EVEN);
     check((moe_case){.n_slots = 16, .hidden = 512, .width = 256, .n_rows = 40, .top_k = 4, .kernels = kernels}, SPREAD_SKEWED);
     check((moe_case){.n_slots = 8, .hidden = 512, .width = 384, .n_rows = 700, .top_k = 2, .kernels = kernels}, SPREAD_GAPS);
     check((moe_case){.n_slots = 16, .hidden = 512, .width = 256, .n_rows = 1300, .top_k = 2, .kernels = kernels}, SPREAD_ONE);
-    check((moe_case){.n_slots = 5, .hidden = 328, .width = 192, .n_rows = 90, .top_k = 3, .kernels = kernels}, SPREAD_EVEN);
     check((moe_case){.n_slots = 5, .hidden = 328, .width = 192, .n_rows = 600, .top_k = 3, .kernels = kernels}, SPREAD_EVEN);
-    check((moe_case){.n_slots = 1, .hidden = 256, .width = 704, .n_rows = 70, .top_k = 1, .kernels = kernels, .unweighted = true, .untabled = true},
-          SPREAD_EVEN);
 }
 
 /* Sizes that fit no tile, biases, limits: what the Hopper kernels leave to others. */
@@ -210,7 +215,7 @@ static void check_odd(gr_cuda_kernels kernels) {
     check((moe_case){.n_slots = 7, .hidden = 192, .width = 24, .n_rows = 50, .top_k = 3, .kernels = kernels}, SPREAD_GAPS);
     check((moe_case){.n_slots = 3, .hidden = 8, .width = 8, .n_rows = 20, .top_k = 2, .kernels = kernels}, SPREAD_EVEN);
     check((moe_case){.n_slots = 6, .hidden = 136, .width = 128, .n_rows = 60, .top_k = 2, .biased = true, .limit = 0.7f, .kernels = kernels}, SPREAD_EVEN);
-    check((moe_case){.n_slots = 6, .hidden = 136, .width = 72, .n_rows = 700, .top_k = 4, .biased = true, .unweighted = true, .kernels = kernels},
+    check((moe_case){.n_slots = 6, .hidden = 136, .width = 72, .n_rows = 200, .top_k = 4, .biased = true, .unweighted = true, .kernels = kernels},
           SPREAD_GAPS);
 }
 
@@ -231,11 +236,10 @@ int main(int argc, char **argv) {
     bool small = argc > 1 && strcmp(argv[1], "small") == 0;
     if (no_gpu("kernels of an MoE layer")) return SKIPPED;
     check_opening();
-    check_small(GR_CUDA_KERNELS_AUTO);
-    check_small(GR_CUDA_KERNELS_MMA);
-    check_small(GR_CUDA_KERNELS_PLAIN);
+    for (int k = GR_CUDA_KERNELS_HOPPER; k <= GR_CUDA_KERNELS_PLAIN; k++) check_small((gr_cuda_kernels)k);
     check_odd(GR_CUDA_KERNELS_MMA);
     check_odd(GR_CUDA_KERNELS_PLAIN);
+    for (int k = GR_CUDA_KERNELS_HOPPER; k <= GR_CUDA_KERNELS_PLAIN && !small; k++) check_many((gr_cuda_kernels)k);
     if (!small) check_models(GR_CUDA_KERNELS_AUTO), check_models(GR_CUDA_KERNELS_MMA);
     printf("%d failed\n", n_failed);
     return n_failed > 0;

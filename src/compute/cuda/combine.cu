@@ -46,8 +46,8 @@ extern "C" grace_status gr_cuda_combine(const gr_cuda_pairs *pairs, const float 
     const unsigned threads = n_vectors < 256 ? (unsigned)(n_vectors + 31) / 32 * 32 : 256;
     GR_CHECK(hidden > 0 && hidden % 8 == 0, GRACE_ERR_LIMIT, "cuda: combine takes rows of a multiple of 8 values, not %d", hidden);
     if (pairs->n_rows == 0) return GRACE_OK;
-    pdl::launch(combine, (unsigned)pairs->n_rows, threads, 0, stream, true, pairs->pair_of_choice, weight, (const uint4 *)y, (const uint4 *)residual, pairs->top_k,
-                n_vectors, (uint4 *)out);
+    pdl::launch(combine, (unsigned)pairs->n_rows, threads, 0, stream, true, pairs->pair_of_choice, weight, (const uint4 *)y, (const uint4 *)residual,
+                pairs->top_k, n_vectors, (uint4 *)out);
     st = gr_cuda_status(cudaGetLastError(), "combine");
 done:
     return st;

@@ -5,7 +5,8 @@
 
 #include "base/memory.h"
 
-/* Large tiles win from so many rows a slot on average, and so many tiles of down for each processor; pairs of them from PAIRED_ROWS (docs/performance.md). */
+/* Large tiles win from so many rows a slot on average and so many tiles of down for each processor, pairs of them from PAIRED_ROWS
+ * (docs/performance.md). */
 enum { MANY_ROWS = 160, PAIRED_ROWS = 448, MANY_TILES = 2, LARGE_TILE = 128 * 256, HOPPER = 9, AMPERE = 8, SIZE_STEP = 8, PACKED_BLOCK = 64 };
 
 int32_t gr_cuda_gate_up_block(int32_t width) { return width % PACKED_BLOCK == 0 ? PACKED_BLOCK : width; }

@@ -4,8 +4,8 @@
 //     down   y[p]    = down act[p]             both by the copy engine
 //
 // A block is one producer warpgroup and BM / 64 consumer warpgroups over a ring of STAGES pieces of K = 64. Blocks stay and walk the list of tiles;
-// producers run ahead over the ends of tiles, so weights stream while a tile is written, and everybody finds out about the next tile under this one's pieces.
-// PEERS blocks of a cluster take the rows of one tile of PEERS * BM by turns of 64 and fetch a share of its weights each, for all of them.
+// producers run ahead over the ends of tiles, so weights stream while a tile is written, and everybody looks up the next tile under this one's pieces.
+// PEERS blocks of a cluster share a tile of PEERS * BM rows in whole groups of 64, and each fetches its part of the tile's weights for all of them.
 // What a tile has beyond the end of k comes as zeros; rows that do not exist are anything and not written, nor is what is beyond a slot's outputs.
 // A row's sums run over k in steps of 16 in order, whatever the tile: its bits do not depend on the rows beside it. Agrees with gr_cpu_experts() up to the
 // roundings of bf16.
@@ -21,7 +21,7 @@ using namespace experts;
 enum { WARPGROUP = 128, BK = GR_CUDA_BOX_COLUMNS, ROW_BYTES = 2 * BK, GROUP_ROWS = 64 };
 enum { PRODUCER_REGISTERS = 56, CONSUMER_REGISTERS = 224 };     // of two consumer groups; one needs no more than it starts with
 
-// Few rows a slot: memory is the limit, so many pieces are on their way. Many: arithmetic is, and what the cache delivers: of weights half as much to pairs.
+// Few rows a slot: memory is the limit, so many pieces are on their way. Many: arithmetic is, and what the cache delivers; pairs ask it for half the weights.
 struct small_tiles { static const int BM = 64, BN = 128, STAGES = 8, PEERS = 1; };
 struct large_tiles { static const int BM = 128, BN = 256, STAGES = 4, PEERS = 1; };
 struct paired_tiles { static const int BM = 128, BN = 256, STAGES = 4, PEERS = 2; };
@@ -31,15 +31,16 @@ struct paired_tiles { static const int BM = 128, BN = 256, STAGES = 4, PEERS = 2
 struct walk { const int32_t *tiles_before; int32_t n_across, n_tiles, first, apart, n_pieces; };
 
 template <class S> __device__ walk walk_of(const product &p, const int32_t *tiles_before) {
-    int32_t n_across = (p.n_weight_rows + S::BN - 1) / S::BN;
-    return {tiles_before, n_across, tiles_before[p.pairs.n_slots] * n_across, (int32_t)blockIdx.x / S::PEERS, (int32_t)gridDim.x / S::PEERS, (p.k + BK - 1) / BK};
+    const int32_t n_across = (p.n_weight_rows + S::BN - 1) / S::BN, first = blockIdx.x / S::PEERS, apart = gridDim.x / S::PEERS;
+    return {tiles_before, n_across, tiles_before[p.pairs.n_slots] * n_across, first, apart, (p.k + BK - 1) / BK};
 }
 
 // This block's part of tile t: peers get whole groups of rows, about alike.
 template <class S> __device__ tile tile_of(const product &p, const walk &all, int32_t t) {
     tile w = tile_at<S::BM * S::PEERS>(p.pairs, all.tiles_before, all.n_across, t);
     if (S::PEERS > 1) {
-        const int32_t step = GROUP_ROWS * S::PEERS, each = (w.n_pairs + step - 1) / step * GROUP_ROWS, first = min((int32_t)hopper::cluster_rank() * each, w.n_pairs);
+        const int32_t step = GROUP_ROWS * S::PEERS, each = (w.n_pairs + step - 1) / step * GROUP_ROWS;
+        const int32_t first = min((int32_t)hopper::cluster_rank() * each, w.n_pairs);
         w.first_pair += first, w.n_pairs = min(w.n_pairs - first, each);
     }
     return w;
@@ -65,7 +66,8 @@ template <class S> struct ring {
 
 // This block's share of a tile's weights, to all peers; `bytes` more are expected for the same piece.
 template <class S>
-__device__ __forceinline__ void ask_weights(const product &p, const ring<S> &r, const CUtensorMap *map, const tile &w, int32_t stage, int32_t k, int32_t bytes) {
+__device__ __forceinline__ void ask_weights(const product &p, const ring<S> &r, const CUtensorMap *map, const tile &w, int32_t stage, int32_t k,
+                                            int32_t bytes) {
     const int32_t first = w.slot * p.n_weight_rows + w.across * S::BN, own = S::PEERS > 1 ? hopper::cluster_rank() * (S::BN / S::PEERS) : 0;
     hopper::arrive_expecting(&r.full[stage], r.B_BYTES + bytes);
     for (int i = own; i < own + S::BN / S::PEERS; i += GR_CUDA_WEIGHT_BOX_ROWS)

@@ -1,5 +1,5 @@
-// Choices by token -> pairs by slot, stable: pairs of a slot stand by row, then choice; choices of no slot (negative) make none. A counting sort in pieces of
-// 1024 choices:
+// Choices by token -> pairs by slot, stable: pairs of a slot stand by row, then choice; choices of no slot (negative) make none. A counting sort in pieces
+// of 1024 choices:
 //
 //     count    a block a piece: how many choices of each slot
 //     scan     a warp a slot: how many in the pieces before
@@ -22,8 +22,8 @@ __device__ int32_t rank_in_warp(int32_t slot, int32_t *n_alike, bool *is_first) 
     return __popc(lower);
 }
 
-// As many choices from `from` as there are threads go to their places; at[slot] is where the slot's next pair goes. in_warp [warps, n_slots] scratch. At least
-// n_slots threads.
+// As many choices from `from` as there are threads go to their places; at[slot] is where the slot's next pair goes. in_warp [warps, n_slots] scratch.
+// At least n_slots threads.
 __device__ void place_turn(const int32_t *slot_of_choice, int64_t from, int64_t to, const gr_cuda_pairs &p, int32_t *at, int32_t *in_warp) {
     int32_t thread = threadIdx.x, warp = thread / 32, n_warps = blockDim.x / 32, n_alike;
     int64_t choice = from + thread;
