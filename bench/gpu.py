@@ -222,7 +222,7 @@ def measure_peers(r, results):
     names = {MODELS[m][0]: m for m in r.a.models}
     peers = os.path.join("bench", "peers", "")
     rates = rates_of(r, results.doc)
-    text, wrong = r.run([sys.executable, peers + "fmoe_bench.py", "--budget", "%.0f" % min(150, r.left() - 15)]
+    text, wrong = r.run([sys.executable, peers + "fmoe_bench.py", "--budget", "%.0f" % min(150, r.left() / 3)]
                         + (["--tflops", "%g" % (rates.flops / 1e12), "--hbm", "%g" % (rates.hbm / 1e12)] if rates else []), {"OUT": out})
     print(text if not wrong else "peers: fmoe_bench.py: " + wrong)
     for row in load_rows(out, "fmoe.json"):
