@@ -43,7 +43,7 @@ static bench_case open_case(const model &m, const load &w) {
     c.m = m, c.w = w, c.n_rows = w.n_sequences * w.n_new, c.pages_max = (w.n_before + w.n_new + GR_KV_PAGE - 1) / GR_KV_PAGE;
     c.q_width = m.n_heads * m.key_dim, c.k_width = m.n_kv_heads * m.key_dim, c.v_width = m.latent ? 0 : m.n_kv_heads * m.value_dim;
     c.layer_cells = (size_t)w.n_sequences * c.pages_max * GR_KV_PAGE;
-    c.n_layers = (int)std::min<size_t>(16, 1 + ((size_t)400 << 20) / (c.layer_cells * (c.k_width + c.v_width) * 2));
+    c.n_layers = w.n_new > 1 ? 2 : (int)std::min<size_t>(16, 1 + ((size_t)400 << 20) / (c.layer_cells * (c.k_width + c.v_width) * 2));
     c.k_pages = random_to_device(c.layer_cells * c.n_layers * c.k_width), c.v_pages = random_to_device(c.layer_cells * c.n_layers * c.v_width);
     c.rows = random_to_device((size_t)c.n_rows * (c.q_width + c.k_width + c.v_width)), c.out = to_device(NULL, (size_t)c.n_rows * m.n_heads * m.value_dim * 2);
     std::vector<float> ones(c.q_width, 1.0f);
