@@ -165,7 +165,7 @@ static run run_open(world *w, uint64_t seed, bool capture) {
     r.n_pages += 3;
     const size_t cells = (size_t)r.n_pages * GR_KV_PAGE;
     gr_cuda_attention_sizes sizes = {c->n_heads, c->n_kv_heads, c->key_dim, c->value_dim, c->latent, c->plain, ROWS_MAX, (int64_t)cells, w->n_positions,
-                                     &w->rope};
+                                     &w->rope, 0};
     must(!gr_cuda_attention_open(&sizes, &r.a), "attention_open");
     shuffle_pages(&r, seed);
     r.k_pages = malloc(cells * (size_t)w->k_width * 2), r.v_pages = malloc(cells * (size_t)w->v_width * 2 + 1);
@@ -455,7 +455,7 @@ static void check(config c) {
 /* ---- bad input ---- */
 static void check_limits(void) {
     const grace_rope rope = {.dim = 16, .magnitude = 1}, odd = {.dim = 6, .magnitude = 1};
-    const gr_cuda_attention_sizes good = {4, 2, 32, 32, false, false, 16, 64, 64, &rope};
+    const gr_cuda_attention_sizes good = {4, 2, 32, 32, false, false, 16, 64, 64, &rope, 0};
     gr_cuda_attention_sizes bad[6];
     gr_cuda_attention *a = NULL;
     bool refused = true;

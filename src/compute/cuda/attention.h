@@ -26,6 +26,7 @@ typedef struct gr_cuda_attention_sizes {
     int64_t kv_tokens;              /* of the cache */
     int32_t n_positions;            /* of the longest sequence */
     const grace_rope *rope;         /* host, read at open */
+    int32_t n_rows_fused;           /* steps of more rows prepare decode rows by a kernel of their own, which does it once for all heads; 0: 32 */
 } gr_cuda_attention_sizes;
 
 typedef struct gr_cuda_attention gr_cuda_attention;

@@ -6,7 +6,7 @@ namespace {
 
 using namespace attention;
 
-enum { HEADS_MAX = 16 };            // that a decode block takes
+enum { HEADS_MAX = 16, ROWS_FUSED = 32 };       // heads that a decode block takes; rows of a step up to which it prepares them
 
 // Whether this block is the last of the row's splits [first, end) to come.
 __device__ bool is_last_split(const flash_args &x, const unit &u, int32_t n_splits) {
@@ -154,7 +154,9 @@ extern "C" grace_status gr_cuda_flash_open(gr_cuda_attention *a) {
     return GRACE_OK;
 }
 
-extern "C" bool gr_cuda_flash_prepares(const gr_cuda_attention *a) { return a->flash && rows::is_wide(a); }
+extern "C" bool gr_cuda_flash_prepares(const gr_cuda_attention *a, int32_t n_rows) {
+    return a->flash && rows::is_wide(a) && n_rows <= (a->sizes.n_rows_fused ? a->sizes.n_rows_fused : ROWS_FUSED);
+}
 
 static grace_status launch(const launch_shape &shape, int32_t n_blocks, flash_args args, const gr_cuda_list &list, gr_cuda_heads heads, cudaStream_t stream) {
     const int64_t n_units = (int64_t)list.n_max * args.r.n_kv_heads * heads.n_parts;
@@ -171,7 +173,7 @@ extern "C" grace_status gr_cuda_flash_run(const gr_cuda_attention *a, const gr_c
     args.partial_out = a->partial_out, args.partial_sum = (float2 *)a->partial_sum, args.n_done = a->n_done;
     args.from_end = true;
     if (step->has_prompt) st = launch(a->flash->prompt, a->prompt_blocks, args, a->prompt, a->prompt_heads, stream);
-    args.from_end = false, args.prepares = gr_cuda_flash_prepares(a);
+    args.from_end = false, args.prepares = gr_cuda_flash_prepares(a, step->n_rows);
     if (!st && step->has_decode) st = launch(a->flash->decode, a->decode_blocks, args, a->decode, a->decode_heads, stream);
     return st;
 }

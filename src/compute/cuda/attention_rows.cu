@@ -41,7 +41,7 @@ template <int W> __global__ __launch_bounds__(ROW_THREADS) void prepare_rows(row
 extern "C" grace_status gr_cuda_attention_prepare(const gr_cuda_attention *a, const gr_cuda_attention_step *step, const gr_cuda_attention_layer *layer,
                                                   gr_cuda_stream stream) {
     const gr_cuda_attention_sizes *s = &a->sizes;
-    const bool wide = is_wide(a), in_run = gr_cuda_flash_prepares(a);
+    const bool wide = is_wide(a), in_run = gr_cuda_flash_prepares(a, step->n_rows);
     const int32_t q_first = layer->q_norm || layer->clip > 0 ? 0 : s->key_dim - a->rope_dim;
     const query_args query = {q_first, lanes_for(a, q_first, wide ? 8 : 2), !in_run};
     if (step->n_rows == 0 || (in_run && step->has_decode && !step->has_prompt)) return GRACE_OK;
