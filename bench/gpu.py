@@ -219,7 +219,7 @@ def measure_peers(r, results):
         return print("peers: PyTorch with a GPU is not here")
     out = os.path.join(ROOT, "out", "peers")
     os.makedirs(out, exist_ok=True)
-    names = {MODELS[m][0]: m for m in r.a.models}
+    names = {known: m for m, (known, _) in MODELS.items()}
     peers = os.path.join("bench", "peers", "")
     rates = rates_of(r, results.doc)
     text, wrong = r.run([sys.executable, peers + "fmoe_bench.py", "--budget", "%.0f" % min(150, r.left() / 3)]
@@ -229,7 +229,7 @@ def measure_peers(r, results):
         results.put("peer_experts", dict(row, model=names.get(row["model"], row["model"]), **r.origin), ("model", "tokens"))
     if r.left() < 60:
         return print("peers: no time left for transformers")
-    text, wrong = r.run([sys.executable, peers + "hf_ep.py", "--what", "single", "--gpus", "1", "--models", ",".join(names), "--workloads",
+    text, wrong = r.run([sys.executable, peers + "hf_ep.py", "--what", "single", "--gpus", "1", "--models", ",".join(MODELS[m][0] for m in r.a.models), "--workloads",
                          ",".join(r.a.workloads), "--budget", "%.0f" % (r.left() - 15)], {"OUT": out})
     print(text if not wrong else "peers: hf_ep.py: " + wrong)
     for row in load_rows(out, "hf_ep.json"):
