@@ -102,7 +102,8 @@ static void bench(const model &m, const load &w, double read, double product) {
     must(cudaGetLastError() == cudaSuccess, m.name);
     printf("{\"bench\":\"gpu_attention\",\"model\":\"%s\",\"kind\":\"%s\",\"sequences\":%d,\"positions\":%.0f,\"rows\":%d,\"lists_us\":%.1f,"
            "\"prepare_us\":%.2f,\"prepare_tb_s\":%.2f,\"run_us\":%.2f,\"floor_us\":%.2f,\"ratio\":%.2f,\"tb_s\":%.2f,\"tflops\":%.1f}\n",
-           m.name, w.kind, w.n_sequences, last, c.n_rows, lists_us, prepare_us, prepare_us > 0 ? moved / prepare_us * 1e-6 : 0, run_us, floor_us, run_us / floor_us,
+           m.name, w.kind, w.n_sequences, last, c.n_rows, lists_us, prepare_us, prepare_us > 0 ? moved / prepare_us * 1e-6 : 0, run_us, floor_us,
+           run_us / floor_us,
            bytes / run_us * 1e-6, flops / run_us * 1e-6);
     fflush(stdout);
     close_case(&c);

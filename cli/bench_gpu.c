@@ -224,7 +224,8 @@ done:
 int gr_bench_gpu_main(int argc, char **argv) {
     static const struct argp_child children[] = {{&gr_run_argp, 0, 0, 0}, {&gr_made_argp, 0, 0, 0}, {0}};
     static const struct argp argp = {options, parse, 0, "A batch of random prompts through a model: time of the prefill and of a decode step. Here "
-                                     "--batch-tokens is what all prompts need, at most 32768, and --kv-tokens what the batch needs, unless given.", children, 0, 0};
+                                     "--batch-tokens is what all prompts need, at most 32768, and --kv-tokens what the batch needs, unless given.",
+                                     children, 0, 0};
     arguments a = {.run = gr_run_defaults(), .batch = 256, .prefill = 128, .decode = 16, .repeat = 5};
     gr_session session;
     int code;

@@ -17,7 +17,8 @@ typedef struct gr_kv {
 
 /* Floats of a position in one layer; together grace_model_kv_token_bytes(). */
 void gr_kv_widths(const grace_model_info *info, int64_t *key, int64_t *value);
-/* n_tokens of cache in all, sequences of at most context_max tokens, n_sequences_max of them at once (or as many as there are pages). Free with gr_kv_free(). */
+/* n_tokens of cache in all, sequences of at most context_max tokens, n_sequences_max of them at once (or as many as there are pages). Free with
+ * gr_kv_free(). */
 grace_status gr_kv_init(gr_kv *kv, gr_compute *compute, const grace_model_info *info, int64_t n_tokens, int32_t n_sequences_max);
 void gr_kv_free(gr_kv *kv);
 

@@ -30,7 +30,8 @@ static bool is_within_rounding(const moe_case *c, const uint16_t *residual, cons
             const size_t at = (size_t)row * c->hidden + h;
             const double wanted = from_bf16(residual[at]) + y[h], bound = 4 * 0x1p-9 * (magnitude[h] + fabs(y[h]) + fabs(wanted)) + 1e-6;
             const double error = fabs(from_bf16(found[at]) - wanted) / bound;
-            if (!(error <= 1) && worst <= 1) printf("       row %d column %d: %g, expected %g within %g\n", row, h, (double)from_bf16(found[at]), wanted, bound);
+            if (!(error <= 1) && worst <= 1)
+                printf("       row %d column %d: %g, expected %g within %g\n", row, h, (double)from_bf16(found[at]), wanted, bound);
             if (!(error <= worst)) worst = error;
         }
     }

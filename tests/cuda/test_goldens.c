@@ -25,8 +25,8 @@ static void check_both_ways(const char *name, const char *dir, const char *golde
     g.forced = forced;
     gr_goldens_check(&g, exact, 100);
     gr_goldens_check(&g, exact, 24);
-    print_message("%s, %s%s, the reference's routing: largest error %.2f of its bound, %lld of %lld logits rows\n", name, kernels, exact ? ", exact" : "", g.worst,
-                  (long long)g.n_rows_checked, (long long)g.n_rows);
+    print_message("%s, %s%s, the reference's routing: largest error %.2f of its bound, %lld of %lld logits rows\n", name, kernels, exact ? ", exact" : "",
+                  g.worst, (long long)g.n_rows_checked, (long long)g.n_rows);
     assert_true(g.n_rows_checked == g.n_rows);
     g.forced = NULL, g.worst = 0, g.n_rows = g.n_rows_checked = 0;
     gr_goldens_check(&g, exact, 100);
@@ -70,7 +70,8 @@ static void check_greedy(const gr_goldens *g, int p) {
         if (gr_golden_float(margin, i) <= bound) continue;
         n_checked++;
         if (f.best[i] != gr_golden_int(greedy, i))
-            fail_msg("%s, prompt %d: after %d greedy ids %d, reference %d by %g", g->name, p, i, f.best[i], gr_golden_int(greedy, i), gr_golden_float(margin, i));
+            fail_msg("%s, prompt %d: after %d greedy ids %d, reference %d by %g", g->name, p, i, f.best[i], gr_golden_int(greedy, i),
+                     gr_golden_float(margin, i));
     }
     print_message("%s, prompt %d: %d of %d greedy ids further apart than the bound, all the reference's\n", g->name, p, n_checked, f.n_greedy);
     grace_engine_close(engine);

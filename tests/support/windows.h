@@ -7,7 +7,10 @@
 
 enum { WINDOW = 512, WINDOWS = 40 };
 
-static inline int32_t gr_window_token(const gr_file *file, int64_t i) { return ((const uint8_t *)file->data)[2 * i] | ((const uint8_t *)file->data)[2 * i + 1] << 8; }
+static inline int32_t gr_window_token(const gr_file *file, int64_t i) {
+    const uint8_t *two = (const uint8_t *)file->data + 2 * i;
+    return two[0] | two[1] << 8;
+}
 
 static inline void gr_windows_submit(grace_engine *engine, const gr_file *tokens, int32_t n_windows) {
     for (int32_t w = 0; w < n_windows; w++) {

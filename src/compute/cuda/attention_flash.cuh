@@ -386,13 +386,14 @@ template <int KD, int VD, bool LATENT, int WM, int WN, int KEYS, int STAGES> str
     // ---- results ----
     __device__ void finish_sums() {
         for (int i = 0; i < 2; i++) sum[i] = sum_of_quad(sum[i]);
-        if (!S::SPLIT_KEYS) return;
-        for (int i = 0; i < 2; i++)
-            if (lane % 4 == 0) tops[n * S::QUERIES + query(i)] = sum[i];
-        meet();         // sums of all parts are there; tops have been read
-        for (int i = 0; i < 2; i++) {
-            sum[i] = 0;
-            for (int w = 0; w < WN; w++) sum[i] += tops[w * S::QUERIES + query(i)];
+        if constexpr (S::SPLIT_KEYS) {
+            for (int i = 0; i < 2; i++)
+                if (lane % 4 == 0) tops[n * S::QUERIES + query(i)] = sum[i];
+            meet();         // sums of all parts are there; tops have been read
+            for (int i = 0; i < 2; i++) {
+                sum[i] = 0;
+                for (int w = 0; w < WN; w++) sum[i] += tops[w * S::QUERIES + query(i)];
+            }
         }
     }
 

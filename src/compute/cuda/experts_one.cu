@@ -82,7 +82,8 @@ __global__ void down(one_args a, const bf16 *act, const bf16 *residual, bf16 *to
 
 one_args args_of(const gr_cuda_experts *e, const gr_cuda_one *one) {
     const gr_cuda_experts_options *o = &e->options;
-    return {(const bf16 *)o->gate_up, (const bf16 *)o->down, one->slot, one->weight, one->n_rows, one->top_k, o->hidden, o->width, gr_cuda_gate_up_block(o->width)};
+    return {(const bf16 *)o->gate_up, (const bf16 *)o->down, one->slot, one->weight, one->n_rows, one->top_k, o->hidden, o->width,
+            gr_cuda_gate_up_block(o->width)};
 }
 
 grace_status check(const gr_cuda_experts *e, const gr_cuda_one *one) {

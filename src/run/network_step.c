@@ -1,0 +1,149 @@
+/* A step of the network: what it brings along, one run of the layers, and the ids that come of it. */
+#include "base/memory.h"
+#include "run/network_parts.h"
+
+/* ---- what a step brings along ---- */
+
+/* The next n values of a block. */
+static void *take(char **at, int64_t n, size_t size) {
+    void *values = *at;
+    *at += n * (int64_t)size;
+    return values;
+}
+
+/* The arrays of a block for n rows, in the block's memory here or there: the order is the layout. */
+static gr_step_rows rows_of(char *block, int32_t n) {
+    gr_step_rows r = {.n = n};
+    r.id = take(&block, n, sizeof *r.id);
+    r.sequence = take(&block, n, sizeof *r.sequence);
+    r.position = take(&block, n, sizeof *r.position);
+    r.kv_sequence = take(&block, n, sizeof *r.kv_sequence);
+    r.decode = take(&block, n, sizeof *r.decode);
+    r.recorded = take(&block, n, sizeof *r.recorded);
+    return r;
+}
+
+static gr_draws draws_of(char *block, int32_t n, const int32_t **index) {
+    gr_draws d;
+    d.u = take(&block, n, sizeof *d.u);
+    d.temperature = take(&block, n, sizeof *d.temperature);
+    d.top_p = take(&block, n, sizeof *d.top_p);
+    d.top_k = take(&block, n, sizeof *d.top_k);
+    *index = take(&block, n, sizeof **index);
+    return d;
+}
+
+/* n >= step->n_rows: padding rows at the end. */
+static grace_status send_rows(gr_network *net, const gr_step *step, int32_t n) {
+    const gr_step_rows here = rows_of(net->step_block.host, n);
+    for (int32_t i = 0; i < n; i++) {
+        const bool real = i < step->n_rows;
+        ((int32_t *)here.id)[i] = real ? step->id[i] : 0;
+        ((int32_t *)here.sequence)[i] = real ? step->sequence[i] : 0;
+        ((int32_t *)here.position)[i] = real ? step->position[i] : 0;
+        ((int32_t *)here.kv_sequence)[i] = real ? step->kv_sequence[i] : -1;
+        ((int32_t *)here.decode)[i] = i < step->n_decode || !real;
+        ((int32_t *)here.recorded)[i] = real && net->trace_gate ? gr_trace_gate_token(net->trace_gate, step->sequence[i], step->position[i]) : -1;
+    }
+    net->rows = rows_of(net->step_block.there, n);
+    net->rows.has_decode = step->n_decode > 0;
+    net->rows.has_prompt = step->n_decode < step->n_rows;
+    return net->compute->ops->upload(net->compute, net->step_block.there, net->step_block.host, (size_t)n * GR_STEP_BYTES);
+}
+
+/* rows NULL: 0, 1, ... */
+static grace_status send_draws(gr_network *net, const int32_t *rows, const gr_draw *draws, int32_t n_real, int32_t n) {
+    const int32_t *index;
+    const gr_draws here = draws_of(net->draw_block.host, n, &index);
+    static const gr_draw none = {.top_p = 1};
+    for (int32_t i = 0; i < n; i++) {
+        const gr_draw *d = i < n_real ? &draws[i] : &none;
+        ((double *)here.u)[i] = d->temperature > 0 ? gr_draw_uniform(d->seed, d->position) : 0;
+        ((float *)here.temperature)[i] = d->temperature;
+        ((float *)here.top_p)[i] = d->top_p;
+        ((int32_t *)here.top_k)[i] = d->top_k;
+        ((int32_t *)index)[i] = rows ? rows[i] : i;
+    }
+    net->draws = draws_of(net->draw_block.there, n, &net->index);
+    return net->compute->ops->upload(net->compute, net->draw_block.there, net->draw_block.host, (size_t)n * GR_DRAW_BYTES);
+}
+
+/* ---- run, draw ---- */
+
+/* Logits of the rows of net->index, and ids by net->draws. */
+static grace_status run_draws(gr_network *net, int32_t n) {
+    grace_status st = GRACE_OK;
+    const gr_compute_ops *ops = net->compute->ops;
+    GR_TRY(ops->gather(net->compute, net->x, net->index, n, net->info->hidden, net->h));
+    GR_TRY(ops->logits(net->compute, net->w.head, net->h, n, net->logits));
+    GR_TRY(ops->sample(net->compute, net->logits, n, net->info->vocab, &net->draws, net->drawn_there));
+done:
+    return st;
+}
+
+/* What stays on one device is counted when it is queued: a replay calls no exchange. */
+static void count_here(gr_network *net, const gr_step *step) {
+    if (!net->compute->ops->packs) return;
+    gr_exchange_count_here(net->exchange, (int64_t)step->n_rows * net->info->n_moe_layers);
+    for (int32_t l = 0; l < net->info->n_moe_layers; l++) net->step_load[l] = (int64_t)step->n_rows * net->info->top_k;
+}
+
+typedef struct whole_step { gr_network *net; const gr_step *step; } whole_step;
+
+static grace_status run_whole(void *user) {
+    const whole_step *w = user;
+    grace_status st = gr_network_layers(w->net, w->step);
+    return st ? st : run_draws(w->net, w->net->rows.n);
+}
+
+static grace_status fetch_drawn(gr_network *net, int32_t n) {
+    grace_status st = GRACE_OK;
+    GR_TRY(net->compute->ops->download(net->compute, net->drawn, net->drawn_there, (size_t)n * sizeof *net->drawn));
+    GR_TRY(net->compute->ops->finish(net->compute));
+done:
+    return st;
+}
+
+grace_status gr_network_forward(gr_network *net, const gr_step *step, const gr_draw *draws) {
+    grace_status st = GRACE_OK;
+    const int32_t n = draws ? net->compute->ops->padded(net->compute, step->n_rows) : step->n_rows;
+    whole_step whole = {net, step};
+    GR_ASSERT(!draws || (step->n_decode == step->n_rows && n <= net->n_logits_max && n <= net->n_rows_max));
+    GR_TRY(gr_kv_sync(&net->kv));
+    GR_TRY(send_rows(net, step, n));
+    if (!draws) {
+        GR_TRY(gr_network_layers(net, step));
+        count_here(net, step);
+        goto done;
+    }
+    GR_TRY(send_draws(net, NULL, draws, step->n_rows, n));
+    if (net->on_gate || net->on_stream || n == 0) GR_TRY(run_whole(&whole));
+    else GR_TRY(net->compute->ops->replay(net->compute, n, run_whole, &whole));
+    count_here(net, step);
+    GR_TRY(fetch_drawn(net, step->n_rows));
+done:
+    return st;
+}
+
+static grace_status bring_logits(gr_network *net, int32_t n, const float **logits) {
+    grace_status st = GRACE_OK;
+    const size_t row = (size_t)net->info->vocab * sizeof **logits;
+    *logits = net->logits;
+    if (!net->compute->ops->packs) goto done;
+    if (!net->logits_here) GR_CALLOC(net->logits_here, (size_t)net->n_logits_max * (size_t)net->info->vocab);
+    GR_TRY(net->compute->ops->download(net->compute, net->logits_here, net->logits, (size_t)n * row));
+    *logits = net->logits_here;
+done:
+    return st;
+}
+
+grace_status gr_network_draw(gr_network *net, const int32_t *rows, int32_t n, const gr_draw *draws, const float **logits) {
+    grace_status st = GRACE_OK;
+    GR_ASSERT(n <= net->n_logits_max);
+    GR_TRY(send_draws(net, rows, draws, n, n));
+    GR_TRY(run_draws(net, n));
+    GR_TRY(fetch_drawn(net, n));
+    if (logits) GR_TRY(bring_logits(net, n, logits));
+done:
+    return st;
+}
