@@ -97,10 +97,10 @@ static void world_close(world *w) {
 
 /* ---- a plan: which rows a step computes ---- */
 typedef struct span { int32_t sequence, first, n; bool decode; } span;
-typedef struct step { span spans[2 * SEQUENCES]; int32_t n_spans, n_padding; } step;
-typedef struct plan { step steps[STEPS_MAX]; int32_t n; } plan;
+typedef struct stage { span spans[2 * SEQUENCES]; int32_t n_spans, n_padding; } stage;
+typedef struct plan { stage steps[STEPS_MAX]; int32_t n; } plan;
 
-static void add_span(step *s, int32_t sequence, int32_t first, int32_t n, bool decode) {
+static void add_span(stage *s, int32_t sequence, int32_t first, int32_t n, bool decode) {
     if (n > 0) s->spans[s->n_spans++] = (span){sequence, first, n, decode};
 }
 
@@ -119,7 +119,7 @@ static void plan_randomly(const world *w, uint64_t seed, plan *p) {
     int32_t done[SEQUENCES] = {0}, left = w->first_row[SEQUENCES];
     *p = (plan){0};
     while (left > 0) {
-        step *s = &p->steps[p->n++];
+        stage *s = &p->steps[p->n++];
         must(p->n <= STEPS_MAX, "a plan of fewer steps");
         s->n_padding = (int32_t)gr_rng_below(&rng, PADDING + 1);
         for (int32_t q = SEQUENCES - 1; q >= 0; q--) {
@@ -282,7 +282,7 @@ static double check_head(const run *r, int32_t sequence, int32_t position, int32
 /* ---- a step ---- */
 typedef struct rows { int32_t n, n_real, sequence[ROWS_MAX], position[ROWS_MAX], decode[ROWS_MAX]; } rows;
 
-static void list_rows(const step *s, rows *x) {
+static void list_rows(const stage *s, rows *x) {
     *x = (rows){0};
     for (int32_t i = 0; i < s->n_spans; i++)
         for (int32_t j = 0; j < s->spans[i].n; j++, x->n++)
