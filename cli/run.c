@@ -148,6 +148,7 @@ static grace_status print_json(const arguments *a, const gr_session *s, const gr
     gr_json_set_string(o, "route", gr_route_name(a->run.engine.route));
     gr_json_set_string(o, "homes", gr_homes_name(a->run.engine.homes));
     gr_json_set_bool(o, "exact", a->run.engine.exact);
+    gr_json_set_string(o, "device", a->run.engine.device ? a->run.engine.device : "cpu");
     for (int32_t i = 0; i < grace_engine_n_requests(engine); i++) {
         gr_json *r = gr_json_new_object();
         set_result(r, s, grace_engine_result(engine, i));

@@ -357,7 +357,11 @@ static grace_status open_attention(gr_cuda *c) {
         .n_rows_max = c->opt.n_rows_max, .kv_tokens = c->opt.kv_tokens, .n_positions = m->context_max, .rope = &m->rope,
         .n_rows_fused = c->opt.exact ? INT32_MAX : 0,
     };
-    return gr_cuda_attention_open(&sizes, &c->attention);
+    const grace_status st = gr_cuda_attention_open(&sizes, &c->attention);
+    if (!st && gr_cuda_attention_is_plain(c->attention) && !sizes.plain)
+        gr_log(GR_WARN, "cuda", "attention with heads of %d and %d elements runs on the plain kernel: fast ones take 32, 64, 128, 192/128, "
+               "latents of 80/64, 576/512", sizes.key_dim, sizes.value_dim);
+    return st;
 }
 
 static grace_status check_limits(const gr_cuda *c) {

@@ -57,6 +57,7 @@ typedef struct gr_cuda {
     int32_t *router_done;               /* [n_rows_max] */
     void *sample_scratch;
     int32_t *flaws, *flaws_seen;        /* [GR_CUDA_N_FLAWS] row + 1 of the first NaN; on the device, and pinned */
+    int32_t width_told;                 /* of MLPs whose kernels were told last */
     bool wants_lists;                   /* the step's attention lists are not made yet */
     cudaGraphExec_t replays[GR_CUDA_REPLAYS_MAX + 1];
 } gr_cuda;

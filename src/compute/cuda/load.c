@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/half.h"
+#include "base/log.h"
 #include "base/memory.h"
 #include "base/parallel.h"
 #include "compute/cuda/backend.h"
@@ -286,6 +287,16 @@ done:
     return st;
 }
 
+/* Which kernels compute MLPs of this width, once for layers that are alike; where they were not asked for by name, also why not the fastest. */
+static void tell_kernels(gr_cuda *c, int32_t width, const gr_cuda_experts *experts) {
+    const char *name = gr_cuda_experts_kernels(experts);
+    const bool slow = c->kernels == GR_CUDA_KERNELS_AUTO && strcmp(name, "hopper") != 0;
+    if (c->width_told == width) return;
+    c->width_told = width;
+    gr_log(slow ? GR_WARN : GR_INFO, "cuda", "experts of width %d run on the %s kernels%s", width, name,
+           slow ? ": the fastest take multiples of 64, no biases and no limit, on compute capability 9" : "");
+}
+
 grace_status gr_cuda_mlps_open(gr_compute *base, const gr_mlp_tensors *mlps, int32_t n, float swiglu_limit, gr_mlps *out) {
     grace_status st = GRACE_OK;
     gr_cuda *c = gr_cuda_of(base);
@@ -303,6 +314,7 @@ grace_status gr_cuda_mlps_open(gr_compute *base, const gr_mlp_tensors *mlps, int
         .down_bias = m->down_bias, .swiglu_limit = swiglu_limit, .act = c->act, .n_pairs_max = (int32_t)(pairs < most ? pairs : most),
     };
     GR_TRY(gr_cuda_experts_open(&opt, &m->experts));
+    tell_kernels(c, width, m->experts);
     *out = opened;
     opened.packed = NULL;
 done:
