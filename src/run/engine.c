@@ -259,9 +259,13 @@ static void take_row(grace_engine *e, int32_t row, const float *logits, int32_t 
     if (position + 1 == gr_sequence_known(s)) extend(e, s, request, id);
 }
 
+/* Where the next token is known already, the largest logit will do. */
 static gr_draw draw_of(const grace_engine *e, int32_t row) {
-    const grace_request *req = &e->batch.sequences[e->batch.request_of_row[row]]->request;
-    return (gr_draw){req->temperature, req->top_p, req->top_k, req->seed, e->batch.step.position[row]};
+    const gr_sequence *s = e->batch.sequences[e->batch.request_of_row[row]];
+    const grace_request *req = &s->request;
+    const int32_t position = e->batch.step.position[row];
+    if (position + 1 < gr_sequence_known(s)) return (gr_draw){.top_p = 1};
+    return (gr_draw){req->temperature, req->top_p, req->top_k, req->seed, position};
 }
 
 /* Do logits leave the network: for a hash, a score, a caller? */
