@@ -8,7 +8,7 @@
 enum { GR_STEP_BYTES = 6 * sizeof(int32_t), GR_DRAW_BYTES = sizeof(double) + 4 * sizeof(int32_t) };
 
 /* Elements of a row of the stacked projections: heads of q, then of k, then of v. */
-int64_t gr_qkv_width(const grace_model_info *info);
+int64_t gr_qkv_width(const grace_model_info *m);
 /* From net->rows to the final hidden rows. Collective. */
 grace_status gr_network_layers(gr_network *net, const gr_step *step);
 

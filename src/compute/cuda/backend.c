@@ -56,10 +56,10 @@ done:
     return st;
 }
 
-grace_status gr_compute_cuda_room(gr_compute *base, int64_t weights, int64_t kv, int64_t buffers) {
+grace_status gr_compute_cuda_room(gr_compute *c, int64_t weights, int64_t kv, int64_t buffers) {
     grace_status st = GRACE_OK;
     size_t unused = 0, all = 0;
-    (void)base;
+    (void)c;
     GR_TRY(gr_cuda_status(cudaMemGetInfo(&unused, &all), "free memory"));
     GR_CHECK(weights + kv + buffers <= (int64_t)unused, GRACE_ERR_MEMORY,
              "cuda: needed are %" PRId64 " MiB: weights %" PRId64 ", KV cache %" PRId64 ", buffers %" PRId64 "; %zu of %zu MiB are free. Fewer KV tokens "

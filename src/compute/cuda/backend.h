@@ -68,10 +68,10 @@ static inline gr_cuda *gr_cuda_of(gr_compute *c) { return (gr_cuda *)c; }
 grace_status gr_cuda_alloc(void *out, size_t bytes, const char *what);
 
 /* ---- load.c ---- */
-grace_status gr_cuda_weight_open(gr_compute *c, const grace_tensor *tensor, gr_weight **out);
-grace_status gr_cuda_stack_open(gr_compute *c, const grace_tensor *parts, const grace_tensor *biases, int32_t n, gr_weight **out);
+grace_status gr_cuda_weight_open(gr_compute *base, const grace_tensor *t, gr_weight **out);
+grace_status gr_cuda_stack_open(gr_compute *base, const grace_tensor *parts, const grace_tensor *biases, int32_t n, gr_weight **out);
 void gr_cuda_weight_close(gr_compute *c, gr_weight *w);
-grace_status gr_cuda_mlps_open(gr_compute *c, const gr_mlp_tensors *mlps, int32_t n, float swiglu_limit, gr_mlps *out);
+grace_status gr_cuda_mlps_open(gr_compute *base, const gr_mlp_tensors *mlps, int32_t n, float swiglu_limit, gr_mlps *out);
 void gr_cuda_mlps_close(gr_compute *c, gr_mlps *mlps);
 grace_status gr_cuda_stages_open(gr_cuda *c);
 void gr_cuda_stages_close(gr_cuda *c);

@@ -5,9 +5,8 @@
 
 #include "base/memory.h"
 
-/* Large tiles win from so many rows a slot on average and so many tiles of down for each processor, pairs of them from PAIRED_ROWS
- * (docs/performance.md). */
-enum { MANY_ROWS = 160, PAIRED_ROWS = 448, MANY_TILES = 2, LARGE_TILE = 128 * 256, HOPPER = 9, AMPERE = 8, SIZE_STEP = 8, PACKED_BLOCK = 64 };
+/* Large tiles win from so many rows a slot on average, of hopper and of mma, and so many tiles of down for each processor (docs/performance.md). */
+enum { MANY_ROWS_HOPPER = 64, MANY_ROWS_MMA = 160, MANY_TILES = 2, LARGE_TILE = 128 * 256, HOPPER = 9, AMPERE = 8, SIZE_STEP = 8, PACKED_BLOCK = 64 };
 
 int32_t gr_cuda_gate_up_block(int32_t width) { return width % PACKED_BLOCK == 0 ? PACKED_BLOCK : width; }
 
@@ -87,8 +86,9 @@ const char *gr_cuda_experts_kernels(const gr_cuda_experts *e) {
 
 static gr_cuda_tiles tiles_for(const gr_cuda_experts *e, int64_t n_pairs) {
     const int64_t rows = n_pairs / e->options.n_slots;
-    if (rows < MANY_ROWS || n_pairs * e->options.hidden < (int64_t)MANY_TILES * e->n_processors * LARGE_TILE) return GR_CUDA_TILES_SMALL;
-    return rows < PAIRED_ROWS ? GR_CUDA_TILES_LARGE : GR_CUDA_TILES_PAIRED;
+    const int64_t many = e->options.kernels == GR_CUDA_KERNELS_HOPPER ? MANY_ROWS_HOPPER : MANY_ROWS_MMA;
+    if (rows < many || n_pairs * e->options.hidden < (int64_t)MANY_TILES * e->n_processors * LARGE_TILE) return GR_CUDA_TILES_SMALL;
+    return GR_CUDA_TILES_LARGE;
 }
 
 grace_status gr_cuda_experts_run(const gr_cuda_experts *e, const gr_cuda_pairs *pairs, const void *rows, void *y, gr_cuda_stream stream) {
