@@ -2,7 +2,8 @@
  * in structs are device memory unless a comment says host; every call queues work on the stream, needs no number from the device and waits for nothing.
  *
  * A row's result depends on the row, its position, its sequence's cache and on `decode` alone: never on the other rows of the step, on where a prompt is
- * cut into chunks, on which pages hold the cache, or on padding. Every call gives the same bits again. */
+ * cut into chunks, on which pages hold the cache, or on padding; decode rows of steps on either side of n_rows_fused are prepared by the same functions in
+ * two places, and the test compares them. Every call gives the same bits again. */
 #ifndef GR_COMPUTE_CUDA_ATTENTION_H
 #define GR_COMPUTE_CUDA_ATTENTION_H
 #include <stdbool.h>
