@@ -46,7 +46,7 @@ may_include() {  # MODULE ALLOWED...
 check_layers() {
     may_include base
     for module in model text plan comm report fetch; do may_include $module base; done
-    may_include compute base
+    may_include compute base model      # declarations of tensors
     may_include interop base plan
     may_include run base model text plan comm compute
     may_include sim base plan comm run

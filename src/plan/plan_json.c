@@ -247,7 +247,7 @@ static grace_status read_origin(const gr_json *root, const char *where, grace_or
     if (gr_json_kind_of(object) == GR_JSON_NULL) return st;
     GR_TRY(read_name(object, where, "file", out->file, sizeof out->file));
     GR_TRY(gr_json_string(object, where, "tokens", &text));
-    if ((st = grace_selection_parse(text, &out->which))) GR_TRY(gr_fail_in(GRACE_ERR_FORMAT, "%s", where));
+    if (grace_selection_parse(text, &out->which)) GR_TRY(gr_fail_in(GRACE_ERR_FORMAT, "%s", where));
     GR_TRY(gr_json_int(object, where, "n_tokens", 1, INT64_MAX, &out->n_tokens));
     GR_TRY(read_hex(object, where, "loads", &out->loads));
     GR_TRY(gr_json_bool_or(object, where, "synthetic", false, &out->synthetic));

@@ -22,7 +22,7 @@ grace_status gr_see_gate(gr_network *net, const gr_step *step, int32_t moe) {
     GR_TRY(make_seen(net));
     GR_TRY(see(net, net->experts, n, 0));
     GR_TRY(see(net, net->weights, n, n));
-    net->on_gate(net->on_gate_user, moe, step, net->seen, (const float *)((const char *)net->seen + n));
+    net->on_gate(net->on_gate_user, moe, step, net->seen, (const float *)net->seen + n / sizeof(float));
 done:
     return st;
 }

@@ -1,3 +1,4 @@
+/* Drawing tokens: compute/cpu/sample.c, and the random numbers of compute/draw.c. */
 #include "compute/fixture.h"
 
 typedef struct sampling { float temperature, top_p; int32_t top_k; uint64_t seed; int32_t position; } sampling;

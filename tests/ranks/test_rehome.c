@@ -1,4 +1,4 @@
-/* Requests that move to a second home after their first rows, against one process where nobody moves: in exact mode the same bits, and numbers that a
+/* Requests that move to a second home after their first rows (run/rehome.c, run/move.c), against one process where nobody moves: in exact mode the same bits, and numbers that a
  * count of every token at the home it had then gives too. */
 #include "ranks/engine_world.h"
 

@@ -510,6 +510,20 @@ static void the_whole_context_can_be_used(void **state) {
     grace_engine_close(engine);
 }
 
+/* compute/without_cuda.c says it where there is no backend, compute/cuda/backend.c where there is no GPU. */
+static void a_device_that_is_not_here_is_refused(void **state) {
+    grace_engine_options opt = grace_engine_defaults();
+    grace_engine *engine = NULL;
+    (void)state;
+    opt.device = "tpu";
+    assert_int_equal(grace_engine_open(model, &opt, &engine), GRACE_ERR_ARG);
+    assert_non_null(strstr(grace_last_error(), "expected cpu or cuda"));
+    opt.device = "cuda";
+    const grace_status st = grace_engine_open(model, &opt, &engine);
+    if (st) assert_true(st == GRACE_ERR_LIMIT || (st == GRACE_ERR_UNSUPPORTED && strstr(grace_last_error(), "device cuda: ")));
+    grace_engine_close(engine);
+}
+
 static void options_out_of_range_are_refused(void **state) {
     (void)state;
     grace_engine *engine = NULL;
@@ -637,6 +651,7 @@ int main(void) {
         with_model(requests_that_cannot_be_served_are_refused_with_both_sides),
         with_model(a_domain_the_trace_does_not_have_is_refused_before_the_request_counts),
         with_model(the_whole_context_can_be_used),
+        with_model(a_device_that_is_not_here_is_refused),
         with_model(options_out_of_range_are_refused),
         with_model(a_plan_for_something_else_is_refused_with_both_sides),
         with_model(traces_and_plans_know_which_layers_have_experts),
