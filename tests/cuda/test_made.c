@@ -15,11 +15,9 @@
 #include "grace/engine.h"
 #include "grace/trace.h"
 #include "run/engine_internal.h"
-#include "support/tiny_model.h"
+#include "support/folder.h"
 
 enum { VOCAB = 96, N_EXPERTS = 16, TOP_K = 4, LAYERS = 3, REQUESTS = 5, PROMPT = 30, GENERATE = 10, ROWS = REQUESTS * (PROMPT + GENERATE - 1) };
-
-static char dir[64], trace_path[80];
 
 static const char *const configs[] = {
     "{\"model_type\": \"olmoe\", \"hidden_size\": 64, \"intermediate_size\": 32, \"num_attention_heads\": 4, \"num_hidden_layers\": 3, \"num_experts\": 16, "
@@ -33,28 +31,6 @@ static const char *const configs[] = {
     "\"max_position_embeddings\": 64, \"rms_norm_eps\": 1e-6}",
 };
 
-static int enter(void **state) {
-    (void)state;
-    strcpy(dir, "/tmp/grace-made-XXXXXX");
-    if (!mkdtemp(dir)) return 1;
-    snprintf(trace_path, sizeof trace_path, "%s/routing.trace", dir);
-    return 0;
-}
-
-static int leave(void **state) {
-    (void)state;
-    gr_tiny_model_remove(dir);
-    return 0;
-}
-
-static void write_config(const char *text) {
-    char path[80];
-    snprintf(path, sizeof path, "%s/config.json", dir);
-    FILE *file = fopen(path, "w");
-    assert_non_null(file);
-    assert_true(fputs(text, file) >= 0 && fclose(file) == 0);
-}
-
 /* Two layers of 100 tokens in two sequences, experts at random. */
 static grace_trace *make_trace(void) {
     enum { TOKENS = 100, TRACE_LAYERS = 2 };
@@ -65,13 +41,13 @@ static grace_trace *make_trace(void) {
     gr_rng rng = gr_rng_seed(3);
     for (int i = 0; i < TOKENS * TRACE_LAYERS; i++)
         for (int k = 0; k < TOP_K; k++) experts[i * TOP_K + k] = (uint16_t)(k * (N_EXPERTS / TOP_K) + (int)gr_rng_below(&rng, N_EXPERTS / TOP_K));
-    if (grace_trace_create(trace_path, &info, NULL, 0, &w)) fail_msg("%s", grace_last_error());
+    if (grace_trace_create(gr_folder_trace, &info, NULL, 0, &w)) fail_msg("%s", grace_last_error());
     for (int32_t s = 0; s < 2; s++) {
         const grace_trace_tokens tokens = {.experts = experts + (int64_t)s * 40 * TRACE_LAYERS * TOP_K};
         if (grace_trace_add_sequence(w, (grace_trace_sequence){s, 0, -1}) ||
             grace_trace_append(w, (grace_trace_segment){s, 0, s ? 60 : 40, s, GRACE_PHASE_PREFILL}, tokens)) fail_msg("%s", grace_last_error());
     }
-    if (grace_trace_finish(w) || grace_trace_open(trace_path, &trace, NULL)) fail_msg("%s", grace_last_error());
+    if (grace_trace_finish(w) || grace_trace_open(gr_folder_trace, &trace, NULL)) fail_msg("%s", grace_last_error());
     return trace;
 }
 
@@ -103,7 +79,7 @@ static void run(const char *device, uint64_t seed, const grace_trace *trace, con
     grace_engine_options opt = grace_engine_defaults();
     opt.device = device, opt.kv_tokens = 512, opt.n_threads = 1, opt.n_tokens_max = 64, opt.route_trace = trace;
     memset(out, 0, sizeof *out);
-    if (grace_model_open_random(dir, seed, &model) || grace_engine_open(model, &opt, &engine)) fail_msg("%s", grace_last_error());
+    if (grace_model_open_random(gr_folder, seed, &model) || grace_engine_open(model, &opt, &engine)) fail_msg("%s", grace_last_error());
     if (watched) gr_engine_network(engine)->on_gate = note, gr_engine_network(engine)->on_gate_user = out;
     for (int32_t r = 0; r < REQUESTS; r++) {
         grace_request req = grace_request_defaults();
@@ -135,7 +111,7 @@ static void a_random_model_is_the_network_that_the_cpu_runs(void **state) {
     (void)state;
     grace_trace *trace = make_trace();
     for (size_t i = 0; i < sizeof configs / sizeof *configs; i++) {
-        write_config(configs[i]);
+        gr_folder_write_config(configs[i]);
         run("cuda", 5, trace, NULL, true, other);
         run("cpu", 5, trace, other, true, cpu);
         run("cuda", 5, trace, other, true, cuda);
@@ -157,7 +133,7 @@ static void recorded_steps_take_the_routing_of_their_own_rows(void **state) {
     outcome *watched = malloc(sizeof *watched), *graphs = malloc(sizeof *graphs), *own = malloc(sizeof *own);
     (void)state;
     grace_trace *trace = make_trace();
-    write_config(configs[0]);
+    gr_folder_write_config(configs[0]);
     run("cuda", 5, trace, NULL, true, watched);
     run("cuda", 5, trace, NULL, false, graphs);
     run("cuda", 5, NULL, NULL, false, own);
@@ -169,8 +145,8 @@ static void recorded_steps_take_the_routing_of_their_own_rows(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(a_random_model_is_the_network_that_the_cpu_runs, enter, leave),
-        cmocka_unit_test_setup_teardown(recorded_steps_take_the_routing_of_their_own_rows, enter, leave),
+        cmocka_unit_test_setup_teardown(a_random_model_is_the_network_that_the_cpu_runs, gr_folder_enter, gr_folder_leave),
+        cmocka_unit_test_setup_teardown(recorded_steps_take_the_routing_of_their_own_rows, gr_folder_enter, gr_folder_leave),
     };
     if (no_gpu("models without weights on a GPU")) return SKIPPED;
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -15,20 +15,10 @@
 #include "model/safetensors.h"
 #include "plan/tables.h"
 #include "run/engine_internal.h"
+#include "support/asserts.h"
 #include "support/random_plan.h"
 #include "support/random_requests.h"
 #include "support/tiny_model.h"
-
-#define assert_ok(call)                                                                   \
-    do {                                                                                  \
-        if ((call) != GRACE_OK) fail_msg("%s: %s", #call, grace_last_error());            \
-    } while (0)
-/* The call fails with this code and a sentence that has this part. */
-#define assert_fails(call, code, part)                                                                                   \
-    do {                                                                                                                 \
-        assert_int_equal(call, code);                                                                                    \
-        if (!strstr(grace_last_error(), part)) fail_msg("expected '%s' in '%s'", part, grace_last_error());              \
-    } while (0)
 
 static char dir[64];
 static grace_model *model;

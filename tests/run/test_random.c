@@ -11,11 +11,9 @@
 
 #include "grace/engine.h"
 #include "grace/trace.h"
-#include "support/tiny_model.h"
+#include "support/folder.h"
 
 enum { VOCAB = 96, N_EXPERTS = 16, TOP_K = 4 };
-
-static char dir[64], trace_path[80];
 
 /* The families of the released three: ordinary heads, grouped heads, latents with a dense layer and shared experts. */
 static const char *const configs[] = {
@@ -29,28 +27,6 @@ static const char *const configs[] = {
     "\"num_hidden_layers\": 3, \"n_routed_experts\": 16, \"n_shared_experts\": 2, \"num_experts_per_tok\": 4, \"vocab_size\": 96, "
     "\"max_position_embeddings\": 64, \"rms_norm_eps\": 1e-6}",
 };
-
-static int enter(void **state) {
-    (void)state;
-    strcpy(dir, "/tmp/grace-random-XXXXXX");
-    if (!mkdtemp(dir)) return 1;
-    snprintf(trace_path, sizeof trace_path, "%s/routing.trace", dir);
-    return 0;
-}
-
-static int leave(void **state) {
-    (void)state;
-    gr_tiny_model_remove(dir);
-    return 0;
-}
-
-static void write_config(const char *text) {
-    char path[80];
-    snprintf(path, sizeof path, "%s/config.json", dir);
-    FILE *file = fopen(path, "w");
-    assert_non_null(file);
-    assert_true(fputs(text, file) >= 0 && fclose(file) == 0);
-}
 
 typedef struct seen { int64_t n_rows; double most; } seen;
 
@@ -67,8 +43,8 @@ static uint64_t run(uint64_t seed, seen *s) {
     grace_engine *engine = NULL;
     grace_engine_options opt = grace_engine_defaults();
     int32_t ids[30];
-    opt.kv_tokens = 256, opt.n_threads = 1, opt.trace_path = trace_path;
-    if (grace_model_open_random(dir, seed, &model) || grace_engine_open(model, &opt, &engine)) fail_msg("%s", grace_last_error());
+    opt.kv_tokens = 256, opt.n_threads = 1, opt.trace_path = gr_folder_trace;
+    if (grace_model_open_random(gr_folder, seed, &model) || grace_engine_open(model, &opt, &engine)) fail_msg("%s", grace_last_error());
     for (int r = 0; r < 3; r++) {
         grace_request req = grace_request_defaults();
         for (int i = 0; i < 30; i++) ids[i] = (7 * i + 11 * r + i * i) % VOCAB;
@@ -87,7 +63,7 @@ static void random_models_run_finitely_repeatably_and_by_their_seed(void **state
     (void)state;
     for (size_t i = 0; i < sizeof configs / sizeof *configs; i++) {
         seen first = {0}, again = {0}, other = {0};
-        write_config(configs[i]);
+        gr_folder_write_config(configs[i]);
         const uint64_t hash = run(5, &first);
         assert_int_equal(first.n_rows, 3 * 39);
         if (!(first.most > 1 && first.most < 8)) fail_msg("config %zu: the largest logit is %g", i, first.most);
@@ -102,9 +78,9 @@ static void tokens_of_a_random_model_choose_different_experts_and_the_trace_name
     seen s = {0};
     grace_trace *trace = NULL;
     int64_t load[N_EXPERTS] = {0};
-    write_config(configs[0]);
+    gr_folder_write_config(configs[0]);
     run(5, &s);
-    assert_int_equal(grace_trace_open(trace_path, &trace, NULL), GRACE_OK);
+    assert_int_equal(grace_trace_open(gr_folder_trace, &trace, NULL), GRACE_OK);
     assert_non_null(strstr(grace_trace_describe(trace)->model, "random weights, seed 5"));
     const int64_t n = grace_trace_n_tokens(trace) * 3 * TOP_K;
     assert_int_equal(n, 117 * 3 * TOP_K);
@@ -115,8 +91,8 @@ static void tokens_of_a_random_model_choose_different_experts_and_the_trace_name
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(random_models_run_finitely_repeatably_and_by_their_seed, enter, leave),
-        cmocka_unit_test_setup_teardown(tokens_of_a_random_model_choose_different_experts_and_the_trace_names_the_seed, enter, leave),
+        cmocka_unit_test_setup_teardown(random_models_run_finitely_repeatably_and_by_their_seed, gr_folder_enter, gr_folder_leave),
+        cmocka_unit_test_setup_teardown(tokens_of_a_random_model_choose_different_experts_and_the_trace_names_the_seed, gr_folder_enter, gr_folder_leave),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -13,23 +13,12 @@
 #include "grace/engine.h"
 #include "run/engine_internal.h"
 #include "run/trace_gate.h"
-#include "support/tiny_model.h"
-
-#define assert_ok(call)                                                                   \
-    do {                                                                                  \
-        if ((call) != GRACE_OK) fail_msg("%s: %s", #call, grace_last_error());            \
-    } while (0)
-#define assert_fails(call, code, part)                                                                                   \
-    do {                                                                                                                 \
-        assert_int_equal(call, code);                                                                                    \
-        if (!strstr(grace_last_error(), part)) fail_msg("expected '%s' in '%s'", part, grace_last_error());              \
-    } while (0)
+#include "support/asserts.h"
+#include "support/folder.h"
 
 enum { N_EXPERTS = 8, TOP_K = 2, TRACE_LAYERS = 3, SEQUENCES = 3 };
 static const int32_t lengths[SEQUENCES] = {5, 1, 40};
 static const char *const domains[] = {"prose", "code"};
-
-static char dir[64], path[80];
 
 /* The experts of a token: a function of its sequence, position and layer, the larger id first. */
 static void expected_experts(int32_t sequence, int32_t position, int32_t layer, uint16_t out[TOP_K]) {
@@ -55,29 +44,15 @@ static grace_trace *make_trace(bool weighted) {
                                    .weights = weighted ? GRACE_WEIGHTS_F16 : GRACE_WEIGHTS_NONE};
     grace_trace_writer *w = NULL;
     grace_trace *trace = NULL;
-    assert_ok(grace_trace_create(path, &info, domains, 2, &w));
+    assert_ok(grace_trace_create(gr_folder_trace, &info, domains, 2, &w));
     for (int32_t s = 0; s < SEQUENCES; s++) assert_ok(grace_trace_add_sequence(w, (grace_trace_sequence){s, 0, s == 1}));
     append(w, (grace_trace_segment){0, 0, 5, 0, GRACE_PHASE_PREFILL}, weighted);
     append(w, (grace_trace_segment){2, 0, 30, 0, GRACE_PHASE_PREFILL}, weighted);
     append(w, (grace_trace_segment){1, 0, 1, 1, GRACE_PHASE_PREFILL}, weighted);
     append(w, (grace_trace_segment){2, 30, 10, 1, GRACE_PHASE_DECODE}, weighted);
     assert_ok(grace_trace_finish(w));
-    assert_ok(grace_trace_open(path, &trace, NULL));
+    assert_ok(grace_trace_open(gr_folder_trace, &trace, NULL));
     return trace;
-}
-
-static int enter(void **state) {
-    (void)state;
-    strcpy(dir, "/tmp/grace-trace-gate-XXXXXX");
-    if (!mkdtemp(dir)) return 1;
-    snprintf(path, sizeof path, "%s/routing.trace", dir);
-    return 0;
-}
-
-static int leave(void **state) {
-    (void)state;
-    gr_tiny_model_remove(dir);
-    return 0;
 }
 
 static const grace_model_info shape = {.n_experts = N_EXPERTS, .top_k = TOP_K, .n_moe_layers = 4, .gate = {.scaling = 2}};
@@ -213,8 +188,8 @@ static void the_engine_sends_rows_where_the_trace_says(void **state) {
     grace_model *model = NULL;
     counts replayed = {0}, expected = {0}, own = {0};
     tiny.n_layers = 4;
-    assert_int_equal(gr_tiny_model_write(dir, &tiny), 0);
-    assert_ok(grace_model_open(dir, &model));
+    assert_int_equal(gr_tiny_model_write(gr_folder, &tiny), 0);
+    assert_ok(grace_model_open(gr_folder, &model));
     grace_trace *trace = make_trace(false);
     const uint64_t hash = run(model, trace, &replayed);
     for (int32_t r = 0; r < 7; r++)
@@ -237,8 +212,8 @@ static void replayed_routing_is_not_recorded_as_the_models_own(void **state) {
     grace_model *model = NULL;
     grace_engine *engine = NULL;
     grace_engine_options opt = grace_engine_defaults();
-    assert_int_equal(gr_tiny_model_write(dir, &tiny), 0);
-    assert_ok(grace_model_open(dir, &model));
+    assert_int_equal(gr_tiny_model_write(gr_folder, &tiny), 0);
+    assert_ok(grace_model_open(gr_folder, &model));
     grace_trace *trace = make_trace(false);
     opt.route_trace = trace, opt.trace_path = "again.trace";
     assert_fails(grace_engine_open(model, &opt, &engine), GRACE_ERR_ARG, "again.trace");
@@ -249,12 +224,12 @@ static void replayed_routing_is_not_recorded_as_the_models_own(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(requests_take_sequences_in_turn_and_go_round_and_round, enter, leave),
-        cmocka_unit_test_setup_teardown(recorded_weights_are_kept_with_their_experts, enter, leave),
-        cmocka_unit_test_setup_teardown(only_selected_sequences_are_replayed, enter, leave),
-        cmocka_unit_test_setup_teardown(a_trace_of_other_experts_is_refused_with_both_numbers, enter, leave),
-        cmocka_unit_test_setup_teardown(the_engine_sends_rows_where_the_trace_says, enter, leave),
-        cmocka_unit_test_setup_teardown(replayed_routing_is_not_recorded_as_the_models_own, enter, leave),
+        cmocka_unit_test_setup_teardown(requests_take_sequences_in_turn_and_go_round_and_round, gr_folder_enter, gr_folder_leave),
+        cmocka_unit_test_setup_teardown(recorded_weights_are_kept_with_their_experts, gr_folder_enter, gr_folder_leave),
+        cmocka_unit_test_setup_teardown(only_selected_sequences_are_replayed, gr_folder_enter, gr_folder_leave),
+        cmocka_unit_test_setup_teardown(a_trace_of_other_experts_is_refused_with_both_numbers, gr_folder_enter, gr_folder_leave),
+        cmocka_unit_test_setup_teardown(the_engine_sends_rows_where_the_trace_says, gr_folder_enter, gr_folder_leave),
+        cmocka_unit_test_setup_teardown(replayed_routing_is_not_recorded_as_the_models_own, gr_folder_enter, gr_folder_leave),
     };
     return cmocka_run_group_tests(tests, open_compute, close_compute);
 }
