@@ -1,4 +1,4 @@
-// Kernels that go over rows once (norm, swiglu, the gate, sampling) against the memory's rate measured in the same run. A case is a graph of many
+// Kernels that go over rows once (norm, the gate, sampling) against the memory's rate measured in the same run. A case is a graph of many
 // launches that go round over copies of their data, more of them than the cache holds where rows are many; the time is of one. Gathered rows are one
 // row again and again: they come from the cache.
 // Prints one JSON line a case: bench_gpu_rows [KERNEL]
@@ -37,14 +37,6 @@ static void bench_norm(const world &wd, int rows, int width, bool with_y) {
     bench(wd, with_y ? "norm_add" : "norm", rows, width, one * (with_y ? 4.0 : 2.0), [&](cudaStream_t s, int i) {
         char *x = piece(wd, 3 * one, i);
         return gr_cuda_norm(wd.w, 1e-5f, rows, width, x, width, with_y ? x + one : nullptr, x + 2 * one, width, s);
-    });
-}
-
-static void bench_swiglu(const world &wd, int rows, int width) {
-    const size_t one = (size_t)rows * width * 2;
-    bench(wd, "swiglu", rows, width, one * 3.0, [&](cudaStream_t s, int i) {
-        char *x = piece(wd, 3 * one, i);
-        return gr_cuda_swiglu(x, rows, width, 0, x + 2 * one, s);
     });
 }
 
@@ -123,7 +115,6 @@ int main(int argc, char **argv) {
     auto wanted = [&](const char *name) { return argc < 2 || !strcmp(argv[1], name); };
     for (int rows : norm_rows) {
         if (wanted("norm")) bench_norm(wd, rows, HIDDEN, false), bench_norm(wd, rows, HIDDEN, true), bench_norm(wd, rows, 512, false);
-        if (wanted("swiglu")) bench_swiglu(wd, rows, 2816);
         if (wanted("gather")) bench_gather(wd, rows, HIDDEN);
     }
     for (int rows : gate_rows)

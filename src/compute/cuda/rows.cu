@@ -77,35 +77,6 @@ __global__ __launch_bounds__(THREADS) void add_bias(const float *bias, int64_t n
 // The hardware's exp and division: a few units of fp32, far below the rounding to bf16.
 __device__ __forceinline__ float sigmoid_times(float x, float factor) { return __fdividef(factor, 1.0f + __expf(-x)); }
 
-template <bool LIMITED> __device__ __forceinline__ float activate(float gate, float up, float limit) {
-    if (!LIMITED) return sigmoid_times(gate, gate) * up;
-    const float g = fminf(gate, limit), u = fmaxf(-limit, fminf(up, limit));
-    return sigmoid_times(1.702f * g, g) * (u + 1.0f);
-}
-
-template <bool LIMITED>
-__global__ __launch_bounds__(THREADS) void swiglu(const uint4 *gate_up, int64_t n_vectors, int32_t per_row, float limit, uint4 *out) {
-    uint4 gate[RUN], up[RUN];
-    pdl::release_next();
-    pdl::wait();
-#pragma unroll
-    for (int r = 0; r < RUN; r++) {
-        const place p = place_of(r, n_vectors, per_row);
-        const uint4 *from = gate_up + p.row * 2 * per_row + p.at;
-        if (p.valid) gate[r] = from[0], up[r] = from[per_row];
-    }
-#pragma unroll
-    for (int r = 0; r < RUN; r++) {
-        const place p = place_of(r, n_vectors, per_row);
-        if (!p.valid) continue;
-        float g[8], u[8];
-        lanes::widen(gate[r], g), lanes::widen(up[r], u);
-#pragma unroll
-        for (int i = 0; i < 8; i++) g[i] = activate<LIMITED>(g[i], u[i], limit);
-        out[p.row * per_row + p.at] = lanes::narrow(g);
-    }
-}
-
 // ---- with a sum over the row: a warp a row where VECTORS * 32 vectors hold it, else a block a row of two vectors a thread. How a row is cut,
 // and so the order of its sum, depends on its width alone ----
 enum { ROWS_A_BLOCK = 4, NARROW_VECTORS = 128, WIDE_VECTORS = 2 };
@@ -268,18 +239,6 @@ extern "C" grace_status gr_cuda_add_bias(const float *bias, int32_t n_rows, int3
     if (n_rows == 0) return GRACE_OK;
     pdl::launch(add_bias, runs_of(n_vectors), THREADS, 0, stream, true, bias, n_vectors, width / 8, (uint4 *)x, x_step / 8);
     st = gr_cuda_status(cudaGetLastError(), "add_bias");
-done:
-    return st;
-}
-
-extern "C" grace_status gr_cuda_swiglu(const void *gate_up, int32_t n_rows, int32_t width, float limit, void *out, gr_cuda_stream stream) {
-    grace_status st = GRACE_OK;
-    const int64_t n_vectors = (int64_t)n_rows * (width / 8);
-    GR_TRY(check_width("swiglu", width, INT32_MAX / 2));
-    if (n_rows == 0) return GRACE_OK;
-    pdl::launch(limit > 0 ? swiglu<true> : swiglu<false>, runs_of(n_vectors), THREADS, 0, stream, true, (const uint4 *)gate_up, n_vectors,
-                width / 8, limit, (uint4 *)out);
-    st = gr_cuda_status(cudaGetLastError(), "swiglu");
 done:
     return st;
 }

@@ -30,8 +30,6 @@ grace_status gr_cuda_add(void *x, const void *y, int64_t n, gr_cuda_stream strea
 grace_status gr_cuda_add_bias(const float *bias, int32_t n_rows, int32_t width, void *x, int64_t x_step, gr_cuda_stream stream);
 /* y[i] *= sigmoid(w x[i]); w [hidden] bf16, x and y [n_rows, hidden] */
 grace_status gr_cuda_scale_rows(const void *w, const void *x, int32_t n_rows, int32_t hidden, void *y, gr_cuda_stream stream);
-/* out [n_rows, width] = act(gate) * up of gate_up [n_rows, gate | up]; limit as grace_model_info.swiglu_limit */
-grace_status gr_cuda_swiglu(const void *gate_up, int32_t n_rows, int32_t width, float limit, void *out, gr_cuda_stream stream);
 
 #ifdef __cplusplus
 }
