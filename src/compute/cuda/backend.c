@@ -399,6 +399,7 @@ grace_status gr_compute_cuda_open(const gr_cuda_options *opt, gr_compute **out) 
     c->base.ops = &cuda_ops;
     c->opt = *opt;
     c->info = *opt->info;
+    c->opt.info = &c->info;     /* the caller's is its own again */
     GR_TRY(choose_kernels(c, opt->kernels));
     GR_TRY(check_limits(c));
     GR_TRY(find_device());
