@@ -1,4 +1,5 @@
-/* The engine on a GPU (compute/cuda/backend.c, compute/cuda/load.c): what must hold whatever the model says. tiny-olmoe, which the project carries, and prompts from a seed. */
+/* The engine on a GPU (compute/cuda/backend.c, compute/cuda/load.c): what must hold whatever the model says. tiny-olmoe, which
+ * the project carries, and prompts from a seed. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>

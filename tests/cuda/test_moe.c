@@ -55,8 +55,8 @@ static bool grouping_is_a_stable_sort(const moe_case *c) {
 }
 
 /* ---- experts and combine: within what the roundings of bf16 explain ----
- * Roundings: every intermediate to bf16 (at most half a unit, 2^-9, each independent: their sum is as the root of the sum of squares), an expert's output,
- * and the token's sum. Four times that: an intermediate's error is even over its half unit at most, so seven of its standard deviations. */
+ * Roundings: every intermediate to bf16 (about 2^-9 of itself, at most 2^-8, each independent: their sum is as the root of the sum of squares), an
+ * expert's output, and the token's sum. Four times that: an intermediate's error is even over its half unit at most, so seven of its standard deviations. */
 
 static bool all_finite(const uint16_t *out, const moe_case *c) {      /* all were poisoned with NaN */
     for (size_t i = 0; i < (size_t)c->n_rows * c->hidden; i++) {

@@ -1,5 +1,5 @@
-/* Requests that move to a second home after their first rows (run/rehome.c, run/move.c), against one process where nobody moves: in exact mode the same bits, and numbers that a
- * count of every token at the home it had then gives too. */
+/* Requests that move to a second home after their first rows (run/rehome.c, run/move.c), against one process where nobody moves: in exact mode the same
+ * bits, and numbers that a count of every token at the home it had then gives too. */
 #include "ranks/engine_world.h"
 
 #include "support/micro.h"

@@ -97,8 +97,9 @@ static inline double gr_golden_relative(const char *dir) {
     return 2 * depth * sqrt(longest) * 0x1p-24;
 }
 
-/* Of a backend with bf16 values: each is rounded by at most 2^-9 of itself, and so is every weight's input, with random sign; about three roundings a sum (its
- * input, its result, the stream it is added to), whose errors add up as squares; five times that, for the largest of 10^5 values. */
+/* Of a backend with bf16 values: each is rounded by about 2^-9 of itself (root of the mean square; at most 2^-8), and so is every weight's input, with
+ * random sign; about three roundings a sum (its input, its result, the stream it is added to), whose errors add up as squares; five times that, for the
+ * largest of 10^5 values. */
 static inline double gr_golden_relative_bf16(const char *dir) {
     double longest, depth = gr_golden_depth(dir, &longest);
     return 5 * sqrt(3 * depth) * 0x1p-9;
