@@ -1,0 +1,129 @@
+/* The exchange of an MoE layer between the GPUs of a node, by stores into each other's memory, and the lists and rows of its stage between nodes
+ * (docs/exchange-gpu.md). Every call queues work on the stream, needs no number from the device, waits for nothing on the host and may be captured in a graph.
+ *
+ * A rank of a node computes with s source rows in a layer: its own n, then those that other nodes sent it. All ranks of a node agree on s. A rank's area is
+ * memory that all of them write: source rows of local rank g lie in block g, whoever they are for, so no counts travel; a header of k (slot, weight) a row says
+ * which are here. A flag a source says that its block is complete. Results go home the same way. One area serves every layer: who dispatches layer
+ * e + 1 has settled e, so all have computed it, and who returns results of e + 1 has seen every dispatch of it, so all have settled e.
+ *
+ *   dispatch   rows and headers to the areas of the node; flags
+ *   arrive     waits for all flags: then area.slot, area.row are as gr_cuda_group() and gr_cuda_experts_run() take them, with n_ranks * s rows
+ *   give_back  a row's weighted sum over its experts here, in fp32, rounded once, to its source's area (exact: every expert's row by itself); flags
+ *   settle     waits; sums what came for each row, in order of ranks (exact: of choices)
+ */
+#ifndef GR_COMPUTE_CUDA_EXCHANGE_H
+#define GR_COMPUTE_CUDA_EXCHANGE_H
+#include <stdbool.h>
+
+#include "compute/cuda/moe.h"
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum { GR_CUDA_NODE_MAX = 8, GR_CUDA_WIRES_MAX = 63 };
+
+/* ---- memory ---- */
+
+typedef struct gr_cuda_area_sizes {
+    int32_t n_ranks;            /* of the node */
+    int32_t n_rows;             /* most source rows of a rank */
+    int32_t top_k, hidden;      /* hidden a multiple of 8 */
+    bool exact;
+} gr_cuda_area_sizes;
+
+/* Where the parts of an area lie, in bytes from its start; 256-byte aligned. With s source rows of a rank in the call under way: */
+typedef struct gr_cuda_area {
+    int64_t flags;              /* uint32 [2 stages][GR_CUDA_NODE_MAX], each on 128 bytes of its own: the last layer call a source has completed */
+    int64_t slot;               /* int32 [n_ranks][s][k] slots of this rank, counted from its first; -1: not here */
+    int64_t weight;             /* float [n_ranks][s][k] */
+    int64_t row;                /* bf16 [n_ranks][s][hidden]; this rank's own block is where its source rows are made */
+    int64_t home;               /* bf16 [n_ranks][s][hidden] sums, by the rank that made them; exact: [s][k][hidden] */
+    int64_t bytes;
+} gr_cuda_area;
+gr_cuda_area gr_cuda_area_of(const gr_cuda_area_sizes *sizes);
+
+/* Memory other processes of the machine can write, zeroed; a handle is GR_CUDA_HANDLE_BYTES to send to them. */
+enum { GR_CUDA_HANDLE_BYTES = 64 };
+grace_status gr_cuda_share(int64_t bytes, void **memory, void *handle);
+grace_status gr_cuda_attach(const void *handle, void **memory);     /* not in the process that shares it */
+void gr_cuda_detach(void *memory);
+
+/* Host memory that kernels see. A wait that outlasts the deadline writes who was missing and ends, as do all waits after it: what they would have waited for is
+ * then garbage, in bounds. */
+typedef struct gr_cuda_watch {
+    int32_t stop;               /* not 0: no wait goes on; a host may set it too */
+    int32_t stage;              /* GR_CUDA_STAGE_... of the first wait that was late */
+    int32_t layer, source;      /* its layer, and the local rank that did not come */
+} gr_cuda_watch;
+enum { GR_CUDA_STAGE_DISPATCH, GR_CUDA_STAGE_COMBINE };
+
+typedef struct gr_cuda_node {
+    gr_cuda_area_sizes sizes;
+    int32_t me;                         /* local rank */
+    char *area[GR_CUDA_NODE_MAX];       /* each rank's, as this process addresses it */
+    uint32_t *epoch;                    /* device, zeroed: [0] layer calls settled; the rest is scratch of the kernels. GR_CUDA_EPOCH_BYTES */
+    gr_cuda_watch *watch;               /* as the device addresses it */
+    uint64_t deadline_ns;
+    int64_t *count;                     /* device [4][GR_CUDA_NODE_MAX], added to by every call: rows dispatched to each rank, their entries (slots), rows given
+                                         * back to each rank, their entries */
+} gr_cuda_node;
+enum { GR_CUDA_EPOCH_BYTES = 1024 };
+
+/* ---- one layer, in the node ---- */
+
+/* slot, weight [n_rows, k] of the source rows in block `me` of this rank's own area. place_of_slot [slots of the layer]: local rank << 16 | the slot there; -1:
+ * not in this node. A slot of -1 is no choice. Rows [n_rows, s) are absent: their headers say so. */
+typedef struct gr_cuda_layer {
+    int32_t layer;
+    int32_t n_rows, s;
+    const int32_t *slot;
+    const float *weight;
+    const int32_t *place_of_slot;
+} gr_cuda_layer;
+
+grace_status gr_cuda_dispatch(const gr_cuda_node *node, const gr_cuda_layer *layer, gr_cuda_stream stream);
+grace_status gr_cuda_arrive(const gr_cuda_node *node, const gr_cuda_layer *layer, gr_cuda_stream stream);
+/* pairs made of area.slot with n_ranks * s rows; results [n_pairs, hidden]. */
+grace_status gr_cuda_give_back(const gr_cuda_node *node, const gr_cuda_layer *layer, const gr_cuda_pairs *pairs, const void *results, gr_cuda_stream stream);
+
+/* What settles: out[t] = residual[t] (NULL: 0) + the sums of source rows first + t * fan .. + fan - 1, t < n: fast in order of source row, then local rank; then, of
+ * the wires, of what came back for t (NULL: none), in order of wire. exact (fan is 1): the sum over choices j of weight[t, j] * the row that came home for it, in order of j, a
+ * choice of another node taking its row from the wires; then the residual; the bits of gr_cuda_combine() on one GPU. Rounded once. Counts the call as settled when
+ * `last`. */
+typedef struct gr_cuda_settle {
+    int32_t first, n, fan;
+    const void *residual;
+    void *out;                          /* [n, hidden] */
+    const struct gr_cuda_wires *wires;  /* with what came back in wires->home; NULL: one node */
+    bool last;
+} gr_cuda_settle;
+/* Waits for the node's results of the layer; may be called again for other rows of it. */
+grace_status gr_cuda_settle_rows(const gr_cuda_node *node, const gr_cuda_layer *layer, const gr_cuda_settle *settle, gr_cuda_stream stream);
+
+/* ---- between nodes ---- */
+
+/* Wire w leads to another rank, which takes rows for a part of the slots (hsc: its node's; flat: its own). What is sent over it: the rows, in order, that have a slot of
+ * that part, each with its header of k global slots (others -1) and k weights. */
+typedef struct gr_cuda_wires {
+    int32_t n_wires, capacity;          /* rows a wire carries at most: own rows of a rank */
+    const int32_t *wire_of_slot;        /* [slots of the layer]; -1: this node */
+    int32_t *n_sent;                    /* [n_wires][2] rows, entries; device */
+    int32_t *position;                  /* [n_wires][capacity] of own row t among the sent ones, -1: not sent */
+    int32_t *entry;                     /* [n_wires][capacity + 1] entries before each sent row: exact returns rows by entry */
+    char *rows;                         /* [n_wires][capacity][hidden] bf16 packed to be sent; on the way back, what is returned */
+    int32_t *slot;                      /* [n_wires][capacity][k] */
+    float *weight;                      /* [n_wires][capacity][k] */
+    char *home;                         /* [n_wires][capacity (exact: * k)][hidden] what came back */
+} gr_cuda_wires;
+
+/* Own rows [n, hidden] with slot, weight [n, k]: lists, then packed rows and headers. n_sent also goes to n_sent_host (pinned). */
+grace_status gr_cuda_pack(const gr_cuda_wires *wires, const void *rows, const int32_t *slot, const float *weight, int32_t n, int32_t top_k, int32_t hidden,
+                          int32_t *n_sent_host, gr_cuda_stream stream);
+/* exact, who received: results of entries [n_entries, hidden] from area.home of received rows [first, first + n), whose slots are slot [n, k]: packed by row, then choice. */
+grace_status gr_cuda_pack_entries(const gr_cuda_node *node, int32_t s, const int32_t *slot, int32_t first, int32_t n, int32_t *entry, void *out,
+                                  gr_cuda_stream stream);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
