@@ -1,0 +1,41 @@
+/* Wires: bytes between the GPUs of two ranks that cannot store into each other's memory, because they are in different nodes. Sizes are known to the host.
+ *
+ *   nccl    point-to-point of one NCCL communicator over all ranks. Queued on the stream; the host goes on. May be captured in a graph.
+ *   staged  through pinned host memory over the ranks' own transport. The host waits in gr_wire_move() until everything has come; what is queued on other
+ *           streams goes on meanwhile. Works with several ranks on one GPU. Not in graphs.
+ *   auto    nccl where the build has it and every rank has a GPU of its own, else staged; the log says why
+ *
+ * NCCL's kernels need free multiprocessors: kernels that spin while a move is under way must leave some. What the environment decides: docs/wires.md. */
+#ifndef GR_COMM_WIRE_H
+#define GR_COMM_WIRE_H
+#include "comm/comm.h"
+
+struct CUstream_st;                     /* a cudaStream_t points to it */
+typedef struct gr_wire gr_wire;
+
+/* What goes to a peer and what comes from it: device memory, sizes in bytes, 0: nothing. */
+typedef struct gr_wire_piece {
+    int32_t peer;                       /* rank of the world, not this one */
+    const void *send;
+    size_t n_send;
+    void *recv;                         /* must not overlap what any piece of the call sends */
+    size_t n_recv;
+} gr_wire_piece;
+
+/* Collective over world, which is borrowed until close. Every rank gives the same kind; device is this rank's, made current. Nothing waits longer than deadline_s. Fails
+ * with UNSUPPORTED (nccl asked for, but the build has none, or two ranks share a GPU), COMM, MEMORY. All ranks fail, or none, except for a late one. */
+grace_status gr_wire_open(gr_comm *world, const char *kind, int32_t device, double deadline_s, gr_wire **out);
+
+/* Move the pieces, after what is queued on the stream; what is queued later sees them moved. Collective: every rank of the world calls it in the same order, also with
+ * n = 0; two peers name the same sizes for each other, in the same order. A peer may be named several times (rows, then their headers). */
+grace_status gr_wire_move(gr_wire *w, const gr_wire_piece *pieces, int32_t n, struct CUstream_st *stream);
+
+/* For the host while it waits for the stream: COMM with the peer and what is missing, when a peer is gone or a move has come no further for the deadline (a move in a
+ * graph: only when the peer is known to be gone). After a failure the wire can only be closed, and the stream is of no use before that. */
+grace_status gr_wire_check(gr_wire *w);
+
+const char *gr_wire_kind(const gr_wire *w);     /* "nccl" or "staged" */
+bool gr_wire_has_nccl(void);                    /* this build */
+void gr_wire_close(gr_wire *w);                 /* local, never waits: moves that failed are aborted */
+
+#endif
