@@ -49,21 +49,25 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     return 0;
 }
 
+/* Requests of the rank with most, and the rows of their prompts. */
+static int32_t n_here(const arguments *a, int32_t n_ranks) { return (a->batch + n_ranks - 1) / n_ranks; }
+static int64_t n_prompt_rows(const arguments *a, int32_t n_ranks) { return (int64_t)n_here(a, n_ranks) * a->prefill; }
+
 /* Steps of a prefill, thus decode steps that go by before all requests decode. */
-static int32_t n_chunks(const arguments *a) {
-    return (int32_t)(((int64_t)a->batch * a->prefill + a->run.engine.n_tokens_max - 1) / a->run.engine.n_tokens_max);
+static int32_t n_chunks(const arguments *a, int32_t n_ranks) {
+    return (int32_t)((n_prompt_rows(a, n_ranks) + a->run.engine.n_tokens_max - 1) / a->run.engine.n_tokens_max);
 }
 
 /* All prompts in one step, where they are not too many. */
-static int32_t rows_needed(const arguments *a) {
-    const int64_t rows = (int64_t)a->batch * a->prefill;
+static int32_t rows_needed(const arguments *a, int32_t n_ranks) {
+    const int64_t rows = n_prompt_rows(a, n_ranks);
     return rows < ROWS_MAX ? (int32_t)rows : ROWS_MAX;
 }
 
-/* Room for every request of the rank with most, in whole pages, unless the command line says otherwise. */
+/* Room for all requests, in whole pages, unless the command line says otherwise. */
 static int64_t kv_needed(const arguments *a, int32_t n_ranks) {
-    const int64_t each = (int64_t)a->prefill + a->decode + n_chunks(a) + 1, here = (a->batch + n_ranks - 1) / n_ranks;
-    return (each + GR_KV_PAGE - 1) / GR_KV_PAGE * GR_KV_PAGE * here;
+    const int64_t each = (int64_t)a->prefill + a->decode + n_chunks(a, n_ranks) + 1;
+    return (each + GR_KV_PAGE - 1) / GR_KV_PAGE * GR_KV_PAGE * n_here(a, n_ranks);
 }
 
 /* ---- runs ---- */
@@ -73,6 +77,8 @@ typedef struct measured {
     double prefill_us[REPEAT_MAX];
     double *step_us;                        /* [n_steps] */
     int32_t n_steps;
+    gr_json *prefill_counts, *decode_counts;    /* of the last repeat's prefill and of its steps, all together */
+    gr_json *stats;                             /* of everything, to warm up too */
 } measured;
 
 static grace_status submit(grace_engine *engine, const gr_request_list *list, int32_t n_generate) {
@@ -97,20 +103,25 @@ done:
     return st;
 }
 
-/* us NULL: steps are only counted. */
-static grace_status time_decode(const arguments *a, grace_engine *engine, const gr_request_list *list, double *us) {
+/* us NULL: steps are only counted. counts NULL: nobody asks what the steps moved. */
+static grace_status time_decode(const arguments *a, const gr_session *s, grace_engine *engine, const gr_request_list *list, double *us, gr_json **counts) {
     grace_status st = GRACE_OK;
+    grace_stats before = {0}, after;
     const int64_t first = grace_engine_n_rows(engine), n_prompts = (int64_t)a->batch * a->prefill;
     int32_t n = 0;
-    GR_TRY(submit(engine, list, a->decode + n_chunks(a) + 1));
+    GR_TRY(submit(engine, list, a->decode + n_chunks(a, s->n_ranks) + 1));
     for (bool more = true; more;) {
-        const int64_t before = grace_engine_n_rows(engine);
+        const int64_t rows = grace_engine_n_rows(engine);
+        const bool prompts_done = rows - first >= n_prompts;
+        if (counts && prompts_done && n == 0) GR_TRY(grace_engine_stats(engine, &before));
         const double start = gr_now_us();
         GR_TRY(grace_engine_step(engine, &more));
-        const bool whole = grace_engine_n_rows(engine) - before == a->batch && before - first >= n_prompts;
-        if (!whole || n == a->decode) continue;
-        if (us) us[n] = gr_now_us() - start;
-        n++;
+        const double end = gr_now_us();
+        if (!prompts_done || grace_engine_n_rows(engine) - rows != a->batch || n == a->decode) continue;
+        if (us) us[n] = end - start;
+        if (++n < a->decode || !counts) continue;
+        GR_TRY(grace_engine_stats(engine, &after));
+        *counts = gr_stats_between_json(&before, &after);
     }
     GR_CHECK(n == a->decode, GRACE_ERR_LIMIT, "expected %d steps of %d requests at once, found %d: raise --kv-tokens and --batch-tokens", a->decode,
              a->batch, n);
@@ -120,18 +131,25 @@ done:
 
 static grace_status measure_all(const arguments *a, const gr_session *s, grace_engine *engine, measured *m) {
     grace_status st = GRACE_OK;
+    grace_stats before, after;
     gr_request_list list = {0};
     grace_request defaults = grace_request_defaults();
     gr_progress progress = gr_progress_start(s->rank == 0 ? "measuring" : NULL, NULL, 2 * a->repeat + 2);
     defaults.seed = 1, defaults.ignore_eos = true;
     GR_TRY(gr_requests_add_random(&list, &defaults, a->batch, a->prefill, grace_model_describe(s->model)->vocab));
-    GR_TRY(time_decode(a, engine, &list, NULL));
+    GR_TRY(time_decode(a, s, engine, &list, NULL, NULL));
     GR_TRY(time_prefill(engine, &list, &m->prefill_us[0]));
     for (int32_t i = 0; i < a->repeat; i++) {
+        const bool last = i + 1 == a->repeat;
         gr_progress_update(&progress, 2 * i + 2);
+        GR_TRY(grace_engine_stats(engine, &before));
         GR_TRY(time_prefill(engine, &list, &m->prefill_us[i]));
-        GR_TRY(time_decode(a, engine, &list, m->step_us + (int64_t)i * a->decode));
+        GR_TRY(grace_engine_stats(engine, &after));
+        if (last) m->prefill_counts = gr_stats_between_json(&before, &after);
+        GR_TRY(time_decode(a, s, engine, &list, m->step_us + (int64_t)i * a->decode, last ? &m->decode_counts : NULL));
     }
+    GR_TRY(grace_engine_stats(engine, &after));
+    m->stats = gr_stats_json(&after);
     m->n_steps = a->repeat * a->decode;
 done:
     gr_progress_end(&progress);
@@ -148,7 +166,7 @@ static summary summarise(double *us, int32_t n) {
     return (summary){median, us[n / 4] * 1e-3, us[n - 1 - n / 4] * 1e-3};
 }
 
-static gr_json *phase_json(const summary *p, double n_tokens, double floor) {
+static gr_json *phase_json(const summary *p, double n_tokens, double floor, const gr_json *counts) {
     gr_json *o = gr_json_new_object();
     gr_json_set_real(o, "ms", p->median);
     gr_json_set_real(o, "ms_low", p->low);
@@ -156,6 +174,7 @@ static gr_json *phase_json(const summary *p, double n_tokens, double floor) {
     gr_json_set_real(o, "tokens_s", n_tokens / p->median * 1e3);
     if (floor > 0) gr_json_set_real(o, "floor_ms", floor);
     if (floor > 0) gr_json_set_real(o, "ratio", p->median / floor);
+    gr_json_set(o, "counts", gr_json_share(counts));
     return o;
 }
 
@@ -172,6 +191,10 @@ static grace_status print_json(const arguments *a, const gr_session *s, const me
     gr_json_set_string(o, "family", info->family);
     gr_made_json(o, s, &a->run);
     gr_json_set_int(o, "ranks", s->n_ranks);
+    gr_json_set_int(o, "nodes", grace_comm_cluster(s->comm).n_nodes);
+    gr_json_set_string(o, "exchange", gr_exchange_name(a->run.engine.exchange));
+    gr_json_set_string(o, "route", gr_route_name(a->run.engine.route));
+    gr_json_set_string(o, "homes", gr_homes_name(a->run.engine.homes));
     gr_json_set_bool(o, "exact", a->run.engine.exact);
     gr_json_set_int(o, "batch", a->batch);
     gr_json_set_int(o, "prefill_tokens", a->prefill);
@@ -180,8 +203,9 @@ static grace_status print_json(const arguments *a, const gr_session *s, const me
     gr_json_set_int(o, "repeat", a->repeat);
     gr_json_set_real(o, "open_s", m->open_us * 1e-6);
     gr_json_set_real(o, "weights_gb", (double)info->n_bytes * 1e-9);
-    gr_json_set(o, "prefill", phase_json(prefill, (double)a->batch * a->prefill, a->floor_prefill));
-    gr_json_set(o, "decode", phase_json(decode, a->batch, a->floor_decode));
+    gr_json_set(o, "prefill", phase_json(prefill, (double)a->batch * a->prefill, a->floor_prefill, m->prefill_counts));
+    gr_json_set(o, "decode", phase_json(decode, a->batch, a->floor_decode, m->decode_counts));
+    gr_json_set(o, "stats", gr_json_share(m->stats));
     return gr_print_json(o);
 }
 
@@ -203,7 +227,7 @@ static grace_status measure(arguments *a, gr_session *s) {
     grace_status st = GRACE_OK;
     grace_engine *engine = NULL;
     measured m = {0};
-    if (!a->run.engine.n_tokens_max) a->run.engine.n_tokens_max = rows_needed(a);
+    if (!a->run.engine.n_tokens_max) a->run.engine.n_tokens_max = rows_needed(a, s->n_ranks);
     if (!a->run.engine.kv_tokens) a->run.engine.kv_tokens = kv_needed(a, s->n_ranks);
     GR_CALLOC(m.step_us, (size_t)a->repeat * (size_t)a->decode);
     const double start = gr_now_us();
@@ -217,6 +241,7 @@ static grace_status measure(arguments *a, gr_session *s) {
     else if (s->rank == 0) print_text(a, s, &m, &prefill, &decode);
 done:
     grace_engine_close(engine);
+    gr_json_free(m.prefill_counts), gr_json_free(m.decode_counts), gr_json_free(m.stats);
     free(m.step_us);
     return st;
 }
@@ -224,7 +249,7 @@ done:
 int gr_bench_gpu_main(int argc, char **argv) {
     static const struct argp_child children[] = {{&gr_run_argp, 0, 0, 0}, {&gr_made_argp, 0, 0, 0}, {0}};
     static const struct argp argp = {options, parse, 0, "A batch of random prompts through a model: time of the prefill and of a decode step. Here "
-                                     "--batch-tokens is what all prompts need, at most 32768, and --kv-tokens what the batch needs, unless given.",
+                                     "--batch-tokens is what a rank's prompts need, at most 32768, and --kv-tokens what its requests need, unless given.",
                                      children, 0, 0};
     arguments a = {.run = gr_run_defaults(), .batch = 256, .prefill = 128, .decode = 16, .repeat = 5};
     gr_session session;

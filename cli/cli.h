@@ -106,6 +106,8 @@ grace_status gr_corpus_requests(gr_request_list *list, const grace_tokenizer *to
 /* ---- output ---- */
 const char *gr_time_name(int which);                                    /* GRACE_TIME_... in words (stats.c) */
 gr_json *gr_stats_json(const grace_stats *stats);                       /* stats.c; the caller owns it */
+/* What an engine counted between two calls of grace_engine_stats(): rows, bytes, times. The arrays of before are not read. */
+gr_json *gr_stats_between_json(const grace_stats *before, const grace_stats *after);
 gr_json *gr_links_json(const grace_link_count counts[GRACE_N_STAGES][GRACE_N_LINKS]);
 gr_json *gr_matrix_json(const int64_t *values, int32_t rows, int32_t cols);
 grace_status gr_print_json(gr_json *object);                            /* stdout, frees it */

@@ -48,24 +48,36 @@ gr_json *gr_matrix_json(const int64_t *values, int32_t rows, int32_t cols) {
     return out;
 }
 
-static void set_measured(gr_json *o, const char *key, double us) {
-    if (us >= 0) gr_json_set_real(o, key, us);
-    else gr_json_set_null(o, key);
-}
-
-gr_json *gr_stats_json(const grace_stats *s) {
-    gr_json *o = gr_json_new_object(), *times = gr_json_new_object();
-    grace_link_count cross = total(s, GRACE_LINK_CROSS), intra = total(s, GRACE_LINK_INTRA);
-    gr_json_set_int(o, "ranks", s->n_ranks);
-    gr_json_set_int(o, "nodes", s->n_nodes);
-    gr_json_set_int(o, "steps", s->n_steps);
-    gr_json_set_int(o, "tokens", s->n_tokens);
+/* Rows and bytes of both directions over links of one kind. */
+static void set_totals(gr_json *o, const grace_stats *s) {
+    const grace_link_count cross = total(s, GRACE_LINK_CROSS), intra = total(s, GRACE_LINK_INTRA);
     gr_json_set_int(o, "rows_cross_node", cross.rows);
     gr_json_set_int(o, "rows_intra_node", intra.rows);
     gr_json_set_int(o, "bytes_cross_node", cross.bytes_payload);
     gr_json_set_int(o, "bytes_intra_node", intra.bytes_payload);
     gr_json_set_int(o, "bytes_wire_cross_node", cross.bytes_wire);
     gr_json_set_int(o, "bytes_wire_intra_node", intra.bytes_wire);
+}
+
+static void set_times(gr_json *o, const grace_stats *s) {
+    gr_json *times = gr_json_new_object();
+    for (int i = 0; i < GRACE_N_TIMES; i++) gr_json_set_real(times, time_names[i], s->time_us[i]);
+    gr_json_set_real(o, "moe_us", s->moe_us);
+    gr_json_set(o, "time_us", times);
+}
+
+static void set_measured(gr_json *o, const char *key, double us) {
+    if (us >= 0) gr_json_set_real(o, key, us);
+    else gr_json_set_null(o, key);
+}
+
+gr_json *gr_stats_json(const grace_stats *s) {
+    gr_json *o = gr_json_new_object();
+    gr_json_set_int(o, "ranks", s->n_ranks);
+    gr_json_set_int(o, "nodes", s->n_nodes);
+    gr_json_set_int(o, "steps", s->n_steps);
+    gr_json_set_int(o, "tokens", s->n_tokens);
+    set_totals(o, s);
     gr_json_set_real(o, "load_max_over_mean", s->load_max_over_mean);
     gr_json_set_real(o, "load_std", s->load_std);
     gr_json_set_real(o, "idle_us", s->idle_model_us);
@@ -73,9 +85,7 @@ gr_json *gr_stats_json(const grace_stats *s) {
     set_measured(o, "idle_measured_us", s->idle_measured_us);
     gr_json_set_int(o, "idle_pairs", s->idle_pairs);
     gr_json_set_real(o, "pair_us", s->pair_us);
-    gr_json_set_real(o, "moe_us", s->moe_us);
-    for (int i = 0; i < GRACE_N_TIMES; i++) gr_json_set_real(times, time_names[i], s->time_us[i]);
-    gr_json_set(o, "time_us", times);
+    set_times(o, s);
     gr_json_set_int(o, "moved_requests", s->moved_requests);
     gr_json_set_int(o, "moved_kv_rows", s->moved_kv_rows);
     gr_json_set_int(o, "moved_kv_bytes", s->moved_kv_bytes);
@@ -86,6 +96,33 @@ gr_json *gr_stats_json(const grace_stats *s) {
     gr_json_set(o, "combine", gr_links_json(s->combine));
     gr_json_set(o, "pair_rows", gr_matrix_json(s->pair_rows, s->n_ranks, s->n_ranks));
     gr_json_set(o, "load", gr_matrix_json(s->load, s->n_layers, s->n_ranks));
+    return o;
+}
+
+static void subtract_links(grace_link_count from[GRACE_N_STAGES][GRACE_N_LINKS], const grace_link_count what[GRACE_N_STAGES][GRACE_N_LINKS]) {
+    for (int s = 0; s < GRACE_N_STAGES; s++)
+        for (int l = 0; l < GRACE_N_LINKS; l++) {
+            from[s][l].rows -= what[s][l].rows;
+            from[s][l].bytes_payload -= what[s][l].bytes_payload;
+            from[s][l].bytes_wire -= what[s][l].bytes_wire;
+        }
+}
+
+gr_json *gr_stats_between_json(const grace_stats *before, const grace_stats *after) {
+    gr_json *o = gr_json_new_object();
+    grace_stats d = *after;
+    subtract_links(d.dispatch, before->dispatch);
+    subtract_links(d.combine, before->combine);
+    for (int i = 0; i < GRACE_N_TIMES; i++) d.time_us[i] -= before->time_us[i];
+    d.moe_us -= before->moe_us;
+    gr_json_set_int(o, "steps", after->n_steps - before->n_steps);
+    gr_json_set_int(o, "tokens", after->n_tokens - before->n_tokens);
+    set_totals(o, &d);
+    gr_json_set_real(o, "idle_us", after->idle_model_us - before->idle_model_us);
+    gr_json_set_int(o, "idle_pairs", after->idle_pairs - before->idle_pairs);
+    set_times(o, &d);
+    gr_json_set(o, "dispatch", gr_links_json(d.dispatch));
+    gr_json_set(o, "combine", gr_links_json(d.combine));
     return o;
 }
 
