@@ -6,6 +6,8 @@
 #include "cuda/moe_case.h"
 #include "gpu.cuh"
 
+enum { MANY_ROWS = 4096 };      // arithmetic is the limit, for the models below
+
 // What one case of rows costs, whole and in parts.
 struct point { double us, spread; };
 
@@ -27,54 +29,72 @@ static double floor_of(const moe_case *c, double read, double product) {
     return 1e6 * std::max((n_hit * 3 * matrix + 2 * 2.0 * c->n_rows * c->hidden) / read, pairs * 3 * matrix / product);
 }
 
-static const char *const tiles_names[] = {"small", "large", "paired"};
+// cuBLAS on the same products, on one matrix each: every pair in one slot.
+struct library {
+    const moe_case *c;
+    int n_pairs;
+    void *wide;
+    cublasHandle_t h;
+    explicit library(const moe_case *of) : c(of), n_pairs(of->n_rows * of->top_k) {
+        must(cudaMalloc(&wide, (size_t)n_pairs * 4 * c->width) == cudaSuccess, "wide");
+        must(cublasCreate(&h) == CUBLAS_STATUS_SUCCESS, "cublas");
+    }
+    ~library() { cublasDestroy(h), cudaFree(wide); }
+    void product(const void *rows, const void *weight, void *out, int cols, int k) const {
+        const float one = 1, zero = 0;
+        cublasGemmEx(h, CUBLAS_OP_T, CUBLAS_OP_N, cols, n_pairs, k, &one, weight, CUDA_R_16BF, k, rows, CUDA_R_16BF, k, &zero, out, CUDA_R_16BF, cols,
+                     CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT);
+    }
+    void up() const { product(c->d_y, c->d_gate_up, wide, 2 * c->width, c->hidden); }
+    void down() const { product(c->d_act, c->d_down, c->d_y, c->hidden, c->width); }
+};
 
 // Experts alone with each kind of tiles; the small ones not where they take many times as long.
-static void bench_tiles(const moe_case *c, const stage &measure) {
+static const char *const tiles_names[] = {"small", "large", "handed", "staged", "staged_3"};
+
+static void add_tiles(const moe_case *c, std::vector<graph *> &graphs, std::vector<contender> &all) {
     const bool hopper = !strcmp(gr_cuda_experts_kernels(c->experts), "hopper");
-    for (int tiles = c->n_rows * c->top_k >= 1024 * c->n_slots; tiles <= (hopper ? GR_CUDA_TILES_PAIRED : GR_CUDA_TILES_LARGE); tiles++) {
-        point p = measure([&](cudaStream_t s) {
+    for (int tiles = c->n_rows >= MANY_ROWS; tiles <= (hopper ? GR_CUDA_TILES_STAGED_3 : GR_CUDA_TILES_LARGE); tiles++) {
+        graph *g = new graph([&](cudaStream_t s) {
             (hopper ? gr_cuda_experts_hopper : gr_cuda_experts_mma)(c->experts, &c->pairs, c->d_rows, c->d_y, (gr_cuda_tiles)tiles, s);
         });
-        printf(",\"%s_us\":%.1f", tiles_names[tiles], p.us);
+        graphs.push_back(g);
+        all.push_back({tiles_names[tiles], [g] { cudaGraphLaunch(g->exec, 0); }});
     }
 }
 
-static void bench(const char *model, const moe_case *c, double read, double product) {
+static void bench(const char *model, const moe_case *c, const large_product &square, double read, double product) {
     const char *kernels = gr_cuda_experts_kernels(c->experts);
-    double floor_us = floor_of(c, read, product);
-    stage measure = {c, floor_us > 500 ? 3 : 10};
-    point whole = measure([&](cudaStream_t s) { moe_case_run(c, s); });
+    const double floor_us = floor_of(c, read, product);
+    const int inner = floor_us > 500 ? 3 : 10;
+    const bool many = c->n_rows >= MANY_ROWS;
+    stage measure = {c, inner};
     point group = measure([&](cudaStream_t s) { gr_cuda_group(c->d_slot, &c->pairs, s); });
     point combine = measure([&](cudaStream_t s) { gr_cuda_combine(&c->pairs, c->d_weight, c->d_y, NULL, c->hidden, c->d_out, s); });
-    point experts = measure([&](cudaStream_t s) { gr_cuda_experts_run(c->experts, &c->pairs, c->d_rows, c->d_y, s); });
+    graph whole([&](cudaStream_t s) { moe_case_run(c, s); });
+    graph experts([&](cudaStream_t s) { gr_cuda_experts_run(c->experts, &c->pairs, c->d_rows, c->d_y, s); });
+    std::vector<graph *> graphs;
+    std::vector<contender> all = {{"whole", [&] { cudaGraphLaunch(whole.exec, 0); }}, {"experts", [&] { cudaGraphLaunch(experts.exec, 0); }}};
+    if (strcmp(kernels, "plain")) add_tiles(c, graphs, all);
+    library *lib = many ? new library(c) : NULL;
+    if (many) {
+        all.push_back({"library_up", [=] { lib->up(); }});
+        all.push_back({"library_down", [=] { lib->down(); }});
+        all.push_back({"square", [&] { square.run(); }});
+    }
+    time_in_turns(all, 11, inner);
     printf("{\"bench\":\"gpu_moe\",\"model\":\"%s\",\"kernels\":\"%s\",\"rows\":%d,\"median_us\":%.1f,\"spread_us\":%.1f,\"floor_us\":%.1f,\"ratio\":%.2f,"
-           "\"group_us\":%.1f,\"combine_us\":%.1f,\"experts_us\":%.1f,\"experts_ratio\":%.2f", model, kernels, c->n_rows, whole.us, whole.spread, floor_us,
-           whole.us / floor_us, group.us, combine.us, experts.us, experts.us / floor_us);
-    if (strcmp(kernels, "plain")) bench_tiles(c, measure);
+           "\"group_us\":%.1f,\"combine_us\":%.1f,\"experts_ratio\":%.2f", model, kernels, c->n_rows, all[0].us(), all[0].spread(), floor_us,
+           all[0].us() / floor_us, group.us, combine.us, all[1].us() / floor_us);
+    for (size_t i = 1; i < all.size(); i++) printf(",\"%s_us\":%.1f,\"%s_mhz\":%.0f", all[i].name.c_str(), all[i].us(), all[i].name.c_str(), all[i].mhz());
+    if (many) {     // the floor at the rate that a large product has beside these, in the same turns
+        const double beside = square.operations() / all.back().us() * 1e6, floor_beside = floor_of(c, read, beside);
+        printf(",\"square_tflops\":%.0f,\"floor_beside_us\":%.1f,\"ratio_beside\":%.2f", beside * 1e-12, floor_beside, all[0].us() / floor_beside);
+    }
     printf("}\n");
     fflush(stdout);
-}
-
-// What a library makes of the same products on one matrix each: cuBLAS, every pair in one slot.
-static void bench_library(const char *model, const moe_case *c) {
-    const int32_t n_pairs = c->n_rows * c->top_k;
-    void *wide;
-    cublasHandle_t h;
-    must(cudaMalloc(&wide, (size_t)n_pairs * 4 * c->width) == cudaSuccess, "wide");
-    must(cublasCreate(&h) == CUBLAS_STATUS_SUCCESS, "cublas");
-    const float one = 1, zero = 0;
-    auto product = [&](const void *rows, const void *weight, void *out, int cols, int k) {
-        cublasGemmEx(h, CUBLAS_OP_T, CUBLAS_OP_N, cols, n_pairs, k, &one, weight, CUDA_R_16BF, k, rows, CUDA_R_16BF, k, &zero, out, CUDA_R_16BF, cols,
-                     CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT);
-    };
-    double spread, ops = 2.0 * n_pairs * c->hidden * c->width;
-    double up = time_us([&] { product(c->d_y, c->d_gate_up, wide, 2 * c->width, c->hidden); }, 5, 2, &spread);
-    double down = time_us([&] { product(c->d_act, c->d_down, c->d_y, c->hidden, c->width); }, 5, 2, &spread);
-    printf("{\"bench\":\"gpu_moe_library\",\"model\":\"%s\",\"rows\":%d,\"up_us\":%.1f,\"down_us\":%.1f,\"up_tflops\":%.0f,\"down_tflops\":%.0f}\n",
-           model, c->n_rows, up, down, 2 * ops / up * 1e-6, ops / down * 1e-6);
-    fflush(stdout);
-    cublasDestroy(h), cudaFree(wide);
+    delete lib;
+    for (graph *g : graphs) delete g;
 }
 
 int main(int argc, char **argv) {
@@ -88,7 +108,8 @@ int main(int argc, char **argv) {
         must(kernels < 4, "--kernels takes auto, hopper, mma or plain");
         argc -= 2, argv += 2;
     }
-    double read = measure_read(), product = measure_product();
+    const large_product square;
+    double read = measure_read(), product = measure_product(square);
     print_ceilings(read, product);
     for (auto &m : models) {
         if (argc > 1 && strcmp(argv[1], m.name)) continue;
@@ -98,8 +119,7 @@ int main(int argc, char **argv) {
         for (int r : rows) {
             if (argc > 2 && r != atoi(argv[2])) continue;
             c.n_rows = c.pairs.n_rows = r;
-            bench(m.name, &c, read, product);
-            if (r >= 4096) bench_library(m.name, &c);
+            bench(m.name, &c, square, read, product);
         }
         moe_case_close(&c);
     }

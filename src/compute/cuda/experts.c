@@ -50,12 +50,15 @@ done:
     return st;
 }
 
-static grace_status open_maps(gr_cuda_experts *e) {
+static grace_status open_hopper(gr_cuda_experts *e) {
     grace_status st = GRACE_OK;
     const gr_cuda_experts_options *o = &e->options;
     GR_TRY(gr_cuda_map_open(o->gate_up, (int64_t)o->n_slots * 2 * o->width, o->hidden, GR_CUDA_WEIGHT_BOX_ROWS, &e->up_boxes));
     GR_TRY(gr_cuda_map_open(o->down, (int64_t)o->n_slots * o->hidden, o->width, GR_CUDA_WEIGHT_BOX_ROWS, &e->down_boxes));
     GR_TRY(gr_cuda_map_open(o->act, o->n_pairs_max, o->width, GR_CUDA_PAIR_BOX_ROWS, &e->act_boxes));
+    GR_TRY(gr_cuda_status(cudaMalloc((void **)&e->claims, 2 * sizeof *e->claims), "claims of experts"));
+    GR_TRY(gr_cuda_status(cudaMemset(e->claims, 0, 2 * sizeof *e->claims), "claims of experts"));
+    GR_TRY(gr_cuda_status(cudaStreamSynchronize(NULL), "claims of experts"));
 done:
     return st;
 }
@@ -70,14 +73,17 @@ grace_status gr_cuda_experts_open(const gr_cuda_experts_options *options, gr_cud
     GR_TRY(check_sizes(&e->options));
     GR_TRY(read_device(&major, &e->n_processors));
     GR_TRY(choose_kernels(e, major));
-    if (e->options.kernels == GR_CUDA_KERNELS_HOPPER) GR_TRY(open_maps(e));
+    if (e->options.kernels == GR_CUDA_KERNELS_HOPPER) GR_TRY(open_hopper(e));
     *out = e, e = NULL;
 done:
     gr_cuda_experts_close(e);
     return st;
 }
 
-void gr_cuda_experts_close(gr_cuda_experts *e) { free(e); }
+void gr_cuda_experts_close(gr_cuda_experts *e) {
+    if (e) cudaFree(e->claims);
+    free(e);
+}
 
 const char *gr_cuda_experts_kernels(const gr_cuda_experts *e) {
     static const char *const names[] = {[GR_CUDA_KERNELS_HOPPER] = "hopper", [GR_CUDA_KERNELS_MMA] = "mma", [GR_CUDA_KERNELS_PLAIN] = "plain"};

@@ -15,14 +15,18 @@ struct gr_cuda_experts {
     gr_cuda_experts_options options;                    /* kernels: those chosen, never AUTO */
     int32_t n_processors;
     CUtensorMap up_boxes, down_boxes, act_boxes;        /* HOPPER */
+    int32_t *claims;                                    /* HOPPER: device memory [2], tiles of up and of down that blocks claimed */
 };
 
-/* The same bits whatever the tiles. SMALL: for few rows a slot, where memory is the limit. LARGE: where arithmetic is. PAIRED: LARGE by pairs of blocks that
- * share weights, for slots that fill pairs. */
-typedef enum gr_cuda_tiles { GR_CUDA_TILES_SMALL, GR_CUDA_TILES_LARGE, GR_CUDA_TILES_PAIRED } gr_cuda_tiles;
+/* The same bits whatever the tiles. SMALL: for few rows a slot, where memory is the limit. LARGE: where arithmetic is. HANDED: LARGE handed out one by one.
+ * STAGED: and written by the copy engine, of down half of a tile at a time; STAGED_3: all of it, with three pieces of down on their way instead of four. */
+typedef enum gr_cuda_tiles {
+    GR_CUDA_TILES_SMALL, GR_CUDA_TILES_LARGE, GR_CUDA_TILES_HANDED, GR_CUDA_TILES_STAGED, GR_CUDA_TILES_STAGED_3
+} gr_cuda_tiles;
 
 grace_status gr_cuda_experts_hopper(const gr_cuda_experts *e, const gr_cuda_pairs *pairs, const void *rows, void *y, gr_cuda_tiles tiles,
                                     cudaStream_t stream);
+grace_status gr_cuda_experts_many(const gr_cuda_experts *e, const gr_cuda_pairs *pairs, const void *rows, void *y, gr_cuda_tiles tiles, cudaStream_t stream);
 grace_status gr_cuda_experts_mma(const gr_cuda_experts *e, const gr_cuda_pairs *pairs, const void *rows, void *y, gr_cuda_tiles tiles, cudaStream_t stream);
 grace_status gr_cuda_experts_plain(const gr_cuda_experts *e, const gr_cuda_pairs *pairs, const void *rows, void *y, cudaStream_t stream);
 

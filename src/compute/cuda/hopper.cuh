@@ -32,35 +32,11 @@ __device__ __forceinline__ void wait(uint64_t *b, uint32_t parity) {
         if (patience == 0) __trap();
 }
 
-// At the barrier that block `rank` of the cluster has at this place. What it guards is read by tensor cores: no fence for memory outside.
-__device__ __forceinline__ void arrive_at(uint64_t *b, uint32_t rank) {
-    asm volatile("{\n.reg .b32 there;\nmapa.shared::cluster.u32 there, %0, %1;\nmbarrier.arrive.shared::cluster.b64 _, [there];\n}\n" ::"r"(
-                     shared_address(b)),
-                 "r"(rank)
-                 : "memory");
-}
-__device__ __forceinline__ uint32_t cluster_rank() {
-    uint32_t rank;
-    asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-    return rank;
-}
-__device__ __forceinline__ void cluster_sync() {
-    asm volatile("barrier.cluster.arrive.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
-}
-
 // ---- copies into shared memory ----
 // A box of a matrix, its corner at (column, row); its bytes count towards the barrier. Parts outside the matrix come as zeros.
 __device__ __forceinline__ void copy_box(void *to, const CUtensorMap *map, int column, int row, uint64_t *b) {
     asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], [%2];" ::"r"(shared_address(to)),
                  "l"((uint64_t)map), "r"(shared_address(b)), "r"(column), "r"(row)
-                 : "memory");
-}
-
-// The same box into every block of the cluster named in `mask`, at the same place, for the barrier at the same place there.
-__device__ __forceinline__ void copy_box_to_peers(void *to, const CUtensorMap *map, int column, int row, uint64_t *b, uint16_t mask) {
-    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%3, %4}], [%2], %5;" ::"r"(
-                     shared_address(to)),
-                 "l"((uint64_t)map), "r"(shared_address(b)), "r"(column), "r"(row), "h"(mask)
                  : "memory");
 }
 
@@ -72,8 +48,29 @@ __device__ __forceinline__ void copy_16(uint32_t to, const void *from, bool vali
 __device__ __forceinline__ void arrive_after_copies(uint64_t *b) {
     asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(b)) : "memory");
 }
-// What ordinary instructions wrote, as far as this thread sees it, becomes visible to the tensor cores.
+// What ordinary instructions wrote, as far as this thread sees it, becomes visible to the tensor cores and the copy engine.
 __device__ __forceinline__ void publish_shared() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
+// ---- copies out of shared memory ----
+// A box to its place in a matrix; columns and rows outside the matrix are left out. A thread's boxes since its last commit are a group.
+__device__ __forceinline__ void store_box(const CUtensorMap *map, int column, int row, const void *from) {
+    asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%1, %2}], [%3];" ::"l"((uint64_t)map), "r"(column), "r"(row),
+                 "r"(shared_address(from))
+                 : "memory");
+}
+__device__ __forceinline__ void commit_stores() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+// All groups of this thread are read: what they came from may be written again. Or written: the block may end.
+__device__ __forceinline__ void wait_stores_read() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
+__device__ __forceinline__ void wait_stores() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
+
+// Four matrices of 8 x 8 bf16 from a warp's registers: matrix i has its row r, 16 bytes, where lane 8 i + r says; its elements lie as those of an
+// accumulator's block do, a word of two a lane.
+__device__ __forceinline__ void store_matrices(uint32_t to, const uint32_t (&v)[4]) {
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared::cta.b16 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(v[0]), "r"(v[1]), "r"(v[2]), "r"(v[3]) : "memory");
+}
+
+// ---- meetings of part of a block: `n` threads, in whole warps, at meeting place `place` of 1 to 15 ----
+__device__ __forceinline__ void meet(int place, int n) { asm volatile("bar.sync %0, %1;" ::"r"(place), "r"(n) : "memory"); }
 
 // ---- registers move between warpgroups ----
 template <int N> __device__ __forceinline__ void registers_give() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N)); }
