@@ -96,16 +96,15 @@ static void bench(const model &m, const load &w, double read, double product) {
     graph lists([&](cudaStream_t s) { gr_cuda_attention_lists(c.a, &c.step, s); });
     double lists_us = time_us([&] { cudaGraphLaunch(lists.exec, 0); }, 9, 5, &spread);
     double run_us = measure(c, [&](const gr_cuda_attention_layer &l, cudaStream_t s) { gr_cuda_attention_run(c.a, &c.step, &l, s); });
-    double prepare_us = measure(c, [&](const gr_cuda_attention_layer &l, cudaStream_t s) {      // what it adds; of few decode rows nothing
+    double prepare_us = measure(c, [&](const gr_cuda_attention_layer &l, cudaStream_t s) {      // what it adds
         gr_cuda_attention_prepare(c.a, &c.step, &l, s);
         gr_cuda_attention_run(c.a, &c.step, &l, s);
     }) - run_us;
     must(cudaGetLastError() == cudaSuccess, m.name);
     printf("{\"bench\":\"gpu_attention\",\"model\":\"%s\",\"kind\":\"%s\",\"sequences\":%d,\"positions\":%.0f,\"rows\":%d,\"lists_us\":%.1f,"
            "\"prepare_us\":%.2f,\"prepare_tb_s\":%.2f,\"run_us\":%.2f,\"floor_us\":%.2f,\"ratio\":%.2f,\"tb_s\":%.2f,\"tflops\":%.1f}\n",
-           m.name, w.kind, w.n_sequences, last, c.n_rows, lists_us, prepare_us, c.step.has_prompt ? moved / prepare_us * 1e-6 : 0, run_us, floor_us,
-           run_us / floor_us,
-           bytes / run_us * 1e-6, flops / run_us * 1e-6);
+           m.name, w.kind, w.n_sequences, last, c.n_rows, lists_us, prepare_us, moved / prepare_us * 1e-6, run_us, floor_us,
+           run_us / floor_us, bytes / run_us * 1e-6, flops / run_us * 1e-6);
     fflush(stdout);
     close_case(&c);
 }

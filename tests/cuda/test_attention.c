@@ -165,7 +165,7 @@ static run run_open(world *w, uint64_t seed, bool capture) {
     r.n_pages += 3;
     const size_t cells = (size_t)r.n_pages * GR_KV_PAGE;
     gr_cuda_attention_sizes sizes = {c->n_heads, c->n_kv_heads, c->key_dim, c->value_dim, c->latent, c->plain, ROWS_MAX, (int64_t)cells, w->n_positions,
-                                     &w->rope, 0};
+                                     &w->rope};
     must(!gr_cuda_attention_open(&sizes, &r.a), "attention_open");
     shuffle_pages(&r, seed);
     r.k_pages = malloc(cells * (size_t)w->k_width * 2), r.v_pages = malloc(cells * (size_t)w->v_width * 2 + 1);
@@ -231,14 +231,6 @@ static double check_row(const world *w, const uint16_t *found, const uint16_t *f
     }
     free(x), free(size);
     return worst;
-}
-
-/* The same as bf16, for decode rows, whose queries run() may prepare on its own. */
-static void expect_query(const world *w, int32_t sequence, int32_t position, uint16_t *q) {
-    double *x = malloc(sizeof *x * (size_t)w->q_width), *size = malloc(sizeof *x * (size_t)w->q_width);
-    prepare_row(w, w->q + (size_t)(w->first_row[sequence] + position) * (size_t)w->q_width, w->c->n_heads, w->c->q_norm, w->q_norm, position, x, size);
-    for (int32_t i = 0; i < w->q_width; i++) q[i] = to_bf16((float)x[i]);
-    free(x), free(size);
 }
 
 static int64_t cell_of(const run *r, int32_t sequence, int32_t position) {
@@ -383,11 +375,10 @@ static bool check_outputs(run *r, const rows *x, bool with_reference, gr_rng *rn
     for (size_t i = (size_t)x->n_real * width; i < (size_t)x->n * width; i++) good = good && out[i] == 0;
     for (int32_t i = 0; i < CHECKED_ROWS && x->n_real > 0 && with_reference; i++) {
         const int32_t row = i == 0 ? x->n_real - 1 : (int32_t)gr_rng_below(rng, (uint32_t)x->n_real), s = x->sequence[row], position = x->position[row];
-        uint16_t *own = q + (size_t)row * step;
-        const double prepared = x->decode[row] ? 0 : check_row(w, own, w->q + (size_t)(w->first_row[s] + position) * (size_t)w->q_width, w->c->n_heads,
-                                                               w->c->q_norm, w->q_norm, position, "query");
+        const uint16_t *own = q + (size_t)row * step;
+        const double prepared = check_row(w, own, w->q + (size_t)(w->first_row[s] + position) * (size_t)w->q_width, w->c->n_heads, w->c->q_norm,
+                                          w->q_norm, position, "query");
         if (prepared > r->worst_prepare) r->worst_prepare = prepared;
-        if (x->decode[row]) expect_query(w, s, position, own);
         for (int32_t h = 0; h < w->c->n_heads; h++) {
             const double error = check_head(r, s, position, h, own, out + (size_t)row * width);
             if (error > r->worst_run) r->worst_run = error;
@@ -455,7 +446,7 @@ static void check(config c) {
 /* ---- bad input ---- */
 static void check_limits(void) {
     const grace_rope rope = {.dim = 16, .magnitude = 1}, odd = {.dim = 6, .magnitude = 1};
-    const gr_cuda_attention_sizes good = {4, 2, 32, 32, false, false, 16, 64, 64, &rope, 0};
+    const gr_cuda_attention_sizes good = {4, 2, 32, 32, false, false, 16, 64, 64, &rope};
     gr_cuda_attention_sizes bad[6];
     gr_cuda_attention *a = NULL;
     bool refused = true;

@@ -2,8 +2,7 @@
  * in structs are device memory unless a comment says host; every call queues work on the stream, needs no number from the device and waits for nothing.
  *
  * A row's result depends on the row, its position, its sequence's cache and on `decode` alone: never on the other rows of the step, on where a prompt is
- * cut into chunks, on which pages hold the cache, or on padding; decode rows of steps on either side of n_rows_fused are prepared by the same functions in
- * two places, and the test compares them. Every call gives the same bits again. */
+ * cut into chunks, on which pages hold the cache, or on padding. Every call gives the same bits again. */
 #ifndef GR_COMPUTE_CUDA_ATTENTION_H
 #define GR_COMPUTE_CUDA_ATTENTION_H
 #include <stdbool.h>
@@ -27,7 +26,6 @@ typedef struct gr_cuda_attention_sizes {
     int64_t kv_tokens;              /* of the cache */
     int32_t n_positions;            /* of the longest sequence */
     const grace_rope *rope;         /* host, read at open */
-    int32_t n_rows_fused;           /* steps of more rows prepare decode rows by a kernel of their own, which does it once for all heads; 0: 32 */
 } gr_cuda_attention_sizes;
 
 typedef struct gr_cuda_attention gr_cuda_attention;
@@ -65,7 +63,7 @@ typedef struct gr_cuda_attention_layer {
 
 /* Once a step: what the kernels below walk. */
 grace_status gr_cuda_attention_lists(gr_cuda_attention *a, const gr_cuda_attention_step *step, gr_cuda_stream stream);
-/* Once a layer: norm, clip, rope; q in place, k and v to the pages; zeros in out where rows are padding. Of decode rows _run does it, where it can. */
+/* Once a layer: norm, clip, rope; q in place, k and v to the pages; zeros in out where rows are padding. */
 grace_status gr_cuda_attention_prepare(const gr_cuda_attention *a, const gr_cuda_attention_step *step, const gr_cuda_attention_layer *layer,
                                        gr_cuda_stream stream);
 /* Once a layer: out, after _lists of this step and _prepare of this layer. */

@@ -6,7 +6,7 @@ namespace {
 
 using namespace attention;
 
-enum { HEADS_MAX = 16, ROWS_FUSED = 32 };       // heads that a decode block takes; rows of a step up to which it prepares them
+enum { HEADS_MAX = 16 };        // that a decode block takes
 
 // Whether this block is the last of the row's splits [first, end) to come.
 __device__ bool is_last_split(const flash_args &x, const unit &u, int32_t n_splits) {
@@ -24,15 +24,15 @@ __device__ bool is_last_split(const flash_args &x, const unit &u, int32_t n_spli
 // The splits' sums in order; four elements a thread and turn. Shared: the factor of each head and split is made of its top and total.
 template <int VD> __device__ void write_combined(const flash_args &x, const unit &u, int32_t first, int32_t end) {
     __shared__ float top_of[HEADS_MAX], factor_of[HEADS_MAX];
-    const int64_t at = (int64_t)(u.w.partial + first) * x.r.n_heads + u.first_head;
+    const int64_t at = (int64_t)(u.w.partial + first) * x.n_heads + u.first_head;
     const int32_t n_splits = end - first, lane = threadIdx.x % 32;
     for (int32_t h = threadIdx.x / 32; h < u.n_heads; h += blockDim.x / 32) {
-        const float sink = x.r.layer.sinks ? x.r.layer.sinks[u.first_head + h] * LOG2_E : -INFINITY;
+        const float sink = x.layer.sinks ? x.layer.sinks[u.first_head + h] * LOG2_E : -INFINITY;
         float most = sink, total = 0;
-        for (int32_t s = lane; s < n_splits; s += 32) most = fmaxf(most, __ldcg(&x.partial_sum[at + (int64_t)s * x.r.n_heads + h]).x);
+        for (int32_t s = lane; s < n_splits; s += 32) most = fmaxf(most, __ldcg(&x.partial_sum[at + (int64_t)s * x.n_heads + h]).x);
         for (int32_t d = 16; d > 0; d /= 2) most = fmaxf(most, __shfl_xor_sync(~0u, most, d));
         for (int32_t s = lane; s < n_splits; s += 32) {
-            const float2 part = __ldcg(&x.partial_sum[at + (int64_t)s * x.r.n_heads + h]);
+            const float2 part = __ldcg(&x.partial_sum[at + (int64_t)s * x.n_heads + h]);
             total += part.y * exp2_of(part.x - most);
         }
         for (int32_t d = 16; d > 0; d /= 2) total += __shfl_xor_sync(~0u, total, d);
@@ -44,21 +44,14 @@ template <int VD> __device__ void write_combined(const flash_args &x, const unit
         float4 sum = make_float4(0, 0, 0, 0);
 #pragma unroll 8
         for (int32_t s = 0; s < n_splits; s++) {
-            const int64_t from = at + (int64_t)s * x.r.n_heads + h;
+            const int64_t from = at + (int64_t)s * x.n_heads + h;
             const float share = exp2_of(__ldcg(&x.partial_sum[from]).x - top_of[h]);
             const float4 part = __ldcg(reinterpret_cast<const float4 *>(x.partial_out + from * VD + dim));
             sum.x += part.x * share, sum.y += part.y * share, sum.z += part.z * share, sum.w += part.w * share;
         }
-        uint32_t *to = reinterpret_cast<uint32_t *>((bf16 *)x.r.layer.out + ((int64_t)u.w.row * x.r.n_heads + u.first_head + h) * VD + dim);
+        uint32_t *to = reinterpret_cast<uint32_t *>((bf16 *)x.layer.out + ((int64_t)u.w.row * x.n_heads + u.first_head + h) * VD + dim);
         to[0] = pack_two(sum.x * factor_of[h], sum.y * factor_of[h]), to[1] = pack_two(sum.z * factor_of[h], sum.w * factor_of[h]);
     }
-}
-
-// Rows that are none give zeros.
-__device__ void write_padding(const flash_args &x) {
-    const int32_t width = x.r.n_heads * x.r.value_dim;
-    for (int32_t row = blockIdx.x; row < x.r.step.n_rows; row += gridDim.x)
-        if (x.r.step.kv_sequence[row] < 0) rows::write_zeros((bf16 *)x.r.layer.out + (int64_t)row * width, width);
 }
 
 // grid: at most as many as the list may have; blocks walk it.
@@ -67,7 +60,7 @@ __global__ __launch_bounds__(32 * WM *WN, 2) void attend(flash_args x) {
     extern __shared__ __align__(16) char shared[];
     pdl::release_next();
     pdl::wait();
-    const int32_t n_parts = x.r.n_kv_heads * x.heads.n_parts;
+    const int32_t n_parts = x.n_kv_heads * x.heads.n_parts;
     gr_cuda_work work = x.list.work[blockIdx.x / n_parts];      // asked for together with the list's length; there may be none
     const int32_t n_units = *x.list.n * n_parts, step = x.from_end ? -(int32_t)gridDim.x : (int32_t)gridDim.x;
     int32_t index = x.from_end ? n_units - 1 - (int32_t)blockIdx.x : (int32_t)blockIdx.x;
@@ -76,7 +69,7 @@ __global__ __launch_bounds__(32 * WM *WN, 2) void attend(flash_args x) {
         const unit u = unit_of(x, work, n_parts, index % n_parts);
         if (index + step >= 0 && index + step < n_units) work = x.list.work[(index + step) / n_parts];     // the next, while this is done
         if (u.from >= u.to) continue;       // all of it lies before the window
-        const int32_t seen_from = x.r.layer.window > 0 ? max(0, u.w.first - x.r.layer.window + 1) : 0;
+        const int32_t seen_from = x.layer.window > 0 ? max(0, u.w.first - x.layer.window + 1) : 0;
         const int32_t first_split = seen_from / GR_CUDA_SPLIT, end_split = u.w.first / GR_CUDA_SPLIT + 1;
         flash<KD, VD, LATENT, WM, WN, KEYS, STAGES> f(x, u, shared);
         f.walk();
@@ -88,7 +81,6 @@ __global__ __launch_bounds__(32 * WM *WN, 2) void attend(flash_args x) {
         }
         __syncthreads();        // shared memory may be filled again
     }
-    if (WM == 1 && x.prepares) write_padding(x);
 }
 
 }  // namespace
@@ -154,12 +146,8 @@ extern "C" grace_status gr_cuda_flash_open(gr_cuda_attention *a) {
     return GRACE_OK;
 }
 
-extern "C" bool gr_cuda_flash_prepares(const gr_cuda_attention *a, int32_t n_rows) {
-    return a->flash && rows::is_wide(a) && n_rows <= (a->sizes.n_rows_fused ? a->sizes.n_rows_fused : ROWS_FUSED);
-}
-
 static grace_status launch(const launch_shape &shape, int32_t n_blocks, flash_args args, const gr_cuda_list &list, gr_cuda_heads heads, cudaStream_t stream) {
-    const int64_t n_units = (int64_t)list.n_max * args.r.n_kv_heads * heads.n_parts;
+    const int64_t n_units = (int64_t)list.n_max * args.n_kv_heads * heads.n_parts;
     args.list = list, args.heads = heads;
     pdl::launch(shape.kernel, dim3((unsigned)(n_units < n_blocks ? n_units : n_blocks)), shape.threads, shape.bytes, stream, true, args);
     return gr_cuda_status(cudaGetLastError(), "attention");
@@ -169,11 +157,11 @@ extern "C" grace_status gr_cuda_flash_run(const gr_cuda_attention *a, const gr_c
                                           cudaStream_t stream) {
     grace_status st = GRACE_OK;
     flash_args args = {};
-    args.r = rows::args_of(a, step, l), args.scale = l->scale * LOG2_E;
+    args.step = *step, args.layer = *l, args.n_heads = a->sizes.n_heads, args.n_kv_heads = a->sizes.n_kv_heads, args.scale = l->scale * LOG2_E;
     args.partial_out = a->partial_out, args.partial_sum = (float2 *)a->partial_sum, args.n_done = a->n_done;
     args.from_end = true;
     if (step->has_prompt) st = launch(a->flash->prompt, a->prompt_blocks, args, a->prompt, a->prompt_heads, stream);
-    args.from_end = false, args.prepares = gr_cuda_flash_prepares(a, step->n_rows);
+    args.from_end = false;
     if (!st && step->has_decode) st = launch(a->flash->decode, a->decode_blocks, args, a->decode, a->decode_heads, stream);
     return st;
 }

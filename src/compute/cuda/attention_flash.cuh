@@ -9,12 +9,13 @@
 //
 // A query's weights are relative to the largest score so far, and all of it is rescaled when that grows: positions in order, the same tiles wherever
 // the query lies, so a row's bits are its own. A decode row is cut at multiples of GR_CUDA_SPLIT positions: parts leave sums behind, and the last block
-// to come adds them in order. A decode row's block norms, clips and turns its queries and the new key while the cache is on its way. Agrees with
-// gr_cpu_attention() up to the roundings of bf16: of weights and of the result.
+// to come adds them in order. Agrees with gr_cpu_attention() up to the roundings of bf16: of weights and of the result.
 #ifndef GR_COMPUTE_CUDA_ATTENTION_FLASH_CUH
 #define GR_COMPUTE_CUDA_ATTENTION_FLASH_CUH
+#include <cuda_bf16.h>
+
 #include "compute/cuda/ampere.cuh"
-#include "compute/cuda/attention_rows.cuh"
+#include "compute/cuda/attention_work.h"
 
 namespace attention {
 
@@ -26,8 +27,9 @@ struct flash_args {
     gr_cuda_list list;
     bool from_end;                  // of the list, where a prompt's longest work is
     gr_cuda_heads heads;
-    rows::row_args r;
-    bool prepares;                  // queries, new keys and values of decode rows come as projections
+    gr_cuda_attention_step step;
+    gr_cuda_attention_layer layer;
+    int32_t n_heads, n_kv_heads;
     float scale;                    // of scores, times log2 e
     float *partial_out;
     float2 *partial_sum;
@@ -39,23 +41,21 @@ struct unit {
     gr_cuda_work w;
     int32_t kv_head, first_head, n_heads, n_queries, from, to;
     int32_t counter;                // of n_done
-    bool is_new;                    // position to - 1 is the row's own, and not in the cache yet
     __device__ int32_t row(int32_t query) const { return w.row + query / n_heads; }
     __device__ int32_t head(int32_t query) const { return first_head + query % n_heads; }
 };
 
 // Work is `rest` of n_parts that share a piece of work.
 __device__ unit unit_of(const flash_args &x, const gr_cuda_work &work, int32_t n_parts, int32_t rest) {
-    const int32_t group = x.r.n_heads / x.r.n_kv_heads, part = rest % x.heads.n_parts;
+    const int32_t group = x.n_heads / x.n_kv_heads, part = rest % x.heads.n_parts;
     unit u;
     u.w = work;
     u.kv_head = rest / x.heads.n_parts;
     u.first_head = u.kv_head * group + part * x.heads.heads;
     u.n_heads = min(x.heads.heads, group - part * x.heads.heads);
     u.n_queries = (u.w.end_row - u.w.row) * u.n_heads;
-    u.from = x.r.layer.window > 0 ? max(u.w.from, u.w.first - x.r.layer.window + 1) : u.w.from;
+    u.from = x.layer.window > 0 ? max(u.w.from, u.w.first - x.layer.window + 1) : u.w.from;
     u.to = u.w.to;
-    u.is_new = x.prepares && u.to == u.w.first + 1;
     u.counter = u.w.partial * n_parts + rest;
     return u;
 }
@@ -90,8 +90,7 @@ template <int KD, int VD, bool LATENT, int WM, int WN, int KEYS, int STAGES> str
     static const bool SPLIT_KEYS = WN > 1 && KD <= 192, SPLIT_DIMS = WN > 1 && KD > 192;
     static const int32_t P_BYTES = SPLIT_KEYS ? QUERIES * row_bytes(KEYS) : 0, TOP_BYTES = SPLIT_KEYS ? WN * QUERIES * 4 : 0;
     static const int32_t PART_BYTES = SPLIT_DIMS ? WN * QUERIES * KEYS * 4 : 0;
-    static const int32_t NEW_BYTES = WM == 1 ? row_bytes(KD) + row_bytes(VD) : 0;      // a key and a value
-    static const int32_t BYTES = STAGES * STAGE_BYTES + P_BYTES + TOP_BYTES + PART_BYTES + NEW_BYTES;
+    static const int32_t BYTES = STAGES * STAGE_BYTES + P_BYTES + TOP_BYTES + PART_BYTES;
     static_assert(QUERIES * row_bytes(KD) <= STAGE_BYTES, "queries pass through a stage");
 };
 
@@ -110,7 +109,6 @@ template <int KD, int VD, bool LATENT, int WM, int WN, int KEYS, int STAGES> str
     uint32_t p_at;                  // shared address
     float *tops;                    // [WN, QUERIES]
     float4 *parts;                  // [WM, WN, KEYS / 8, 32] fragments of scores
-    bf16 *new_key, *new_value;      // [KD], [VD]
     int32_t lane, m, n;             // of the warp
     int32_t last[2];                // of each row of its fragments: last position that the query sees; -1: there is no query
     float out[OWN_DIMS / 8][4];
@@ -119,11 +117,10 @@ template <int KD, int VD, bool LATENT, int WM, int WN, int KEYS, int STAGES> str
     __device__ flash(const flash_args &args, const unit &w, char *shared) : x(args), u(w), ring(shared) {
         char *behind = shared + STAGES * S::STAGE_BYTES;
         p_at = ampere::shared_address(behind), tops = (float *)(behind + S::P_BYTES), parts = (float4 *)(behind + S::P_BYTES + S::TOP_BYTES);
-        new_key = (bf16 *)((char *)parts + S::PART_BYTES), new_value = new_key + row_bytes(KD) / 2;
         lane = threadIdx.x % 32, m = threadIdx.x / 32 / WN, n = threadIdx.x / 32 % WN;
         for (int i = 0; i < 2; i++) {
             const int32_t row = u.row(query(i));
-            last[i] = query(i) >= u.n_queries ? -1 : row == u.w.row ? u.w.first : x.r.step.position[row];
+            last[i] = query(i) >= u.n_queries ? -1 : row == u.w.row ? u.w.first : x.step.position[row];
             top[i] = -INFINITY, sum[i] = 0;
         }
         for (int j = 0; j < OWN_DIMS / 8; j++)
@@ -143,14 +140,14 @@ template <int KD, int VD, bool LATENT, int WM, int WN, int KEYS, int STAGES> str
         for (int32_t c = threadIdx.x; c < S::QUERIES * (KD / 8); c += S::THREADS) {
             const int32_t i = c / (KD / 8), chunk = c % (KD / 8);
             const bool exists = i < u.n_queries;
-            const bf16 *from = exists ? (const bf16 *)x.r.layer.q + u.row(i) * x.r.layer.q_step + u.head(i) * KD + chunk * 8 : (const bf16 *)x.r.layer.q;
+            const bf16 *from = exists ? (const bf16 *)x.layer.q + u.row(i) * x.layer.q_step + u.head(i) * KD + chunk * 8 : (const bf16 *)x.layer.q;
             ampere::copy_16(to + i * row_bytes(KD) + chunk * 16, from, exists);
         }
     }
 
     // The pages of a tile: looked up a tile before they are needed. Where there is none any more, a page that exists stands for it and is not read.
     __device__ void find_pages(int32_t tile) {
-        const int32_t *page_of = x.r.step.page_table + (int64_t)u.w.sequence * x.r.step.pages_max + tile * PAGES;
+        const int32_t *page_of = x.step.page_table + (int64_t)u.w.sequence * x.step.pages_max + tile * PAGES;
 #pragma unroll
         for (int i = 0; i < PAGES; i++) page[i] = tile * KEYS + i * GR_KV_PAGE < u.to ? page_of[i] : 0;
     }
@@ -159,8 +156,8 @@ template <int KD, int VD, bool LATENT, int WM, int WN, int KEYS, int STAGES> str
     // one plus constants.
     template <int D> __device__ void ask_page(const bf16 *pages, int32_t index, int32_t n_there, uint32_t to) const {
         const int32_t CHUNKS = D / 8, ROWS = 32 % CHUNKS == 0 ? 32 / CHUNKS : 1, STEP = ROWS * S::THREADS / 32;    // positions of a warp, and of all, at a time
-        const int32_t key = threadIdx.x / 32 * ROWS + (ROWS > 1 ? lane / CHUNKS : 0), chunk = ROWS > 1 ? lane % CHUNKS : lane, width = x.r.n_kv_heads * D;
-        const bf16 *from = pages + ((int64_t)index * GR_KV_PAGE * x.r.n_kv_heads + u.kv_head) * D + key * width + chunk * 8;
+        const int32_t key = threadIdx.x / 32 * ROWS + (ROWS > 1 ? lane / CHUNKS : 0), chunk = ROWS > 1 ? lane % CHUNKS : lane, width = x.n_kv_heads * D;
+        const bf16 *from = pages + ((int64_t)index * GR_KV_PAGE * x.n_kv_heads + u.kv_head) * D + key * width + chunk * 8;
         to += key * row_bytes(D) + chunk * 16;
 #pragma unroll
         for (int i = 0; i < (GR_KV_PAGE + STEP - 1) / STEP; i++)
@@ -176,41 +173,11 @@ template <int KD, int VD, bool LATENT, int WM, int WN, int KEYS, int STAGES> str
         const uint32_t to = ampere::shared_address(ring + stage * S::STAGE_BYTES);
 #pragma unroll
         for (int i = 0; i < PAGES; i++) {
-            const int32_t n_there = u.to - u.is_new - tile * KEYS - i * GR_KV_PAGE;
-            ask_page<KD>((const bf16 *)x.r.layer.k_pages, page[i], n_there, to + i * GR_KV_PAGE * row_bytes(KD));
-            if (!LATENT) ask_page<VD>((const bf16 *)x.r.layer.v_pages, page[i], n_there, to + S::K_BYTES + i * GR_KV_PAGE * row_bytes(VD));
+            const int32_t n_there = u.to - tile * KEYS - i * GR_KV_PAGE;
+            ask_page<KD>((const bf16 *)x.layer.k_pages, page[i], n_there, to + i * GR_KV_PAGE * row_bytes(KD));
+            if (!LATENT) ask_page<VD>((const bf16 *)x.layer.v_pages, page[i], n_there, to + S::K_BYTES + i * GR_KV_PAGE * row_bytes(VD));
         }
         find_pages(tile + 1);
-    }
-
-    // ---- a decode row's own queries, key and value ----
-    __device__ void prepare(bf16 *queries) const {
-        const gr_cuda_attention_layer &l = x.r.layer;
-        const int64_t row = u.w.row;
-        const rows::head_rows q = {(const bf16 *)l.q + row * l.q_step, x.r.n_heads, u.first_head, u.n_heads, {l.q_norm, l.q_norm_size, l.norm_eps}, 0,
-                                   x.r.lanes};
-        rows::write_heads<8>(x.r, q, u.w.first, queries, row_bytes(KD) / 2);
-        if (!u.is_new) return;
-        const rows::head_rows k = {(const bf16 *)l.k + row * l.k_step, x.r.n_kv_heads, u.kv_head, 1, {l.k_norm, l.k_norm_size, l.norm_eps}, 0, x.r.lanes};
-        rows::write_heads<8>(x.r, k, u.w.first, new_key, KD);
-        if (!LATENT) rows::copy_values((const bf16 *)l.v + row * l.v_step + u.kv_head * VD, VD, l.clip, new_value);
-    }
-
-    // The new row joins its tile in shared memory, and, once for all blocks of the kv head, its page.
-    template <int D> __device__ void join(const bf16 *from, bf16 *pages, int64_t place, char *tile) const {
-        const int32_t c = threadIdx.x;
-        const bool is_first = u.first_head == u.kv_head * (x.r.n_heads / x.r.n_kv_heads);
-        if (c >= D / 8) return;
-        const uint4 eight = reinterpret_cast<const uint4 *>(from)[c];
-        *reinterpret_cast<uint4 *>(tile + u.w.first % KEYS * row_bytes(D) + c * 16) = eight;
-        if (is_first) reinterpret_cast<uint4 *>(pages + (place * x.r.n_kv_heads + u.kv_head) * D)[c] = eight;
-    }
-
-    __device__ void join_tile(char *tile) const {
-        const int64_t place = rows::place_of(x.r, u.w.sequence, u.w.first);
-        join<KD>(new_key, (bf16 *)x.r.layer.k_pages, place, tile);
-        if (!LATENT) join<VD>(new_value, (bf16 *)x.r.layer.v_pages, place, tile + S::K_BYTES);
-        __syncthreads();        // the row is in the tile
     }
 
     // ---- fragments: the lane's address in a 16 x 16 square of rows and columns ----
@@ -266,7 +233,7 @@ template <int KD, int VD, bool LATENT, int WM, int WN, int KEYS, int STAGES> str
 
     // Whether every query sees all of the tile.
     __device__ bool is_seen(int32_t base) const {
-        return base + KEYS <= u.w.first + 1 && (x.r.layer.window <= 0 || base > max(u.w.first, u.w.to - 1) - x.r.layer.window);
+        return base + KEYS <= u.w.first + 1 && (x.layer.window <= 0 || base > max(u.w.first, u.w.to - 1) - x.layer.window);
     }
 
     __device__ void hide_unseen(int32_t base, float (&score)[OWN_KEYS / 8][4]) const {
@@ -275,7 +242,7 @@ template <int KD, int VD, bool LATENT, int WM, int WN, int KEYS, int STAGES> str
 #pragma unroll
             for (int e = 0; e < 4; e++) {
                 const int32_t at = base + (S::SPLIT_KEYS ? OWN_KEYS * n : 0) + 8 * j + lane % 4 * 2 + e % 2;
-                if (at > last[e / 2] || (x.r.layer.window > 0 && at <= last[e / 2] - x.r.layer.window)) score[j][e] = -INFINITY;
+                if (at > last[e / 2] || (x.layer.window > 0 && at <= last[e / 2] - x.layer.window)) score[j][e] = -INFINITY;
             }
     }
 
@@ -354,13 +321,11 @@ template <int KD, int VD, bool LATENT, int WM, int WN, int KEYS, int STAGES> str
         uint32_t q[Q_DIMS / 16][4];
         int32_t stage = 0;
         find_pages(first_tile);
-        const bool prepares = WM == 1 && x.prepares;
-        if (!prepares) ask_queries(last_at);        // the stage that no tile is asked for yet
+        ask_queries(last_at);       // the stage that no tile is asked for yet
         for (int i = 0; i < STAGES - 1; i++) {
             if (first_tile + i < end) ask_tile(first_tile + i, i);
             ampere::copies_commit();
         }
-        if (prepares) prepare((bf16 *)(ring + (STAGES - 1) * S::STAGE_BYTES));
         for (int32_t tile = first_tile; tile < end; tile++) {
             float score[OWN_KEYS / 8][4];
             const uint32_t k_at = ring_at + stage * S::STAGE_BYTES;
@@ -372,7 +337,6 @@ template <int KD, int VD, bool LATENT, int WM, int WN, int KEYS, int STAGES> str
             }
             if (tile + STAGES - 1 < end) ask_tile(tile + STAGES - 1, stage == 0 ? STAGES - 1 : stage - 1);
             ampere::copies_commit();
-            if (WM == 1 && u.is_new && tile == end - 1) join_tile(ring + stage * S::STAGE_BYTES);
             multiply_keys(q, k_at, score);
             if constexpr (S::SPLIT_DIMS) add_parts(score);
             if (!is_seen(tile * KEYS)) hide_unseen(tile * KEYS, score);
@@ -402,13 +366,13 @@ template <int KD, int VD, bool LATENT, int WM, int WN, int KEYS, int STAGES> str
             if (query(i) >= u.n_queries) continue;
             const int32_t head = u.head(query(i));
             float total = sum[i], share = 1;
-            if (x.r.layer.sinks) {
-                const float sink = x.r.layer.sinks[head] * LOG2_E, own = top[i] * x.scale, most = fmaxf(sink, own);
+            if (x.layer.sinks) {
+                const float sink = x.layer.sinks[head] * LOG2_E, own = top[i] * x.scale, most = fmaxf(sink, own);
                 share = exp2_of(own - most);
                 total = total * share + exp2_of(sink - most);
             }
             share /= total;
-            bf16 *to = (bf16 *)x.r.layer.out + ((int64_t)u.row(query(i)) * x.r.n_heads + head) * VD + OWN_DIMS * n + lane % 4 * 2;
+            bf16 *to = (bf16 *)x.layer.out + ((int64_t)u.row(query(i)) * x.n_heads + head) * VD + OWN_DIMS * n + lane % 4 * 2;
 #pragma unroll
             for (int j = 0; j < OWN_DIMS / 8; j++)
                 *reinterpret_cast<uint32_t *>(to + 8 * j) = pack_two(out[j][2 * i] * share, out[j][2 * i + 1] * share);
@@ -418,7 +382,7 @@ template <int KD, int VD, bool LATENT, int WM, int WN, int KEYS, int STAGES> str
     __device__ void write_partial() const {
         for (int i = 0; i < 2; i++) {
             if (query(i) >= u.n_queries) continue;
-            const int64_t at = (int64_t)(u.w.partial + u.w.split) * x.r.n_heads + u.head(query(i));
+            const int64_t at = (int64_t)(u.w.partial + u.w.split) * x.n_heads + u.head(query(i));
             float *to = x.partial_out + at * VD + OWN_DIMS * n + lane % 4 * 2;
 #pragma unroll
             for (int j = 0; j < OWN_DIMS / 8; j++) *reinterpret_cast<float2 *>(to + 8 * j) = make_float2(out[j][2 * i], out[j][2 * i + 1]);

@@ -48,8 +48,6 @@ struct gr_cuda_attention {
 
 /* Which fast kernel there is for a->sizes on this device: sets flash to prompt_heads, flash NULL when there is none. */
 grace_status gr_cuda_flash_open(gr_cuda_attention *a);
-/* Whether gr_cuda_flash_run() prepares decode rows itself: of a few, whose kernels' starts cost more than norms made by every head. */
-bool gr_cuda_flash_prepares(const gr_cuda_attention *a, int32_t n_rows);
 grace_status gr_cuda_flash_run(const gr_cuda_attention *a, const gr_cuda_attention_step *step, const gr_cuda_attention_layer *layer, cudaStream_t stream);
 /* Any dimensions: a warp a row and head. */
 grace_status gr_cuda_attention_plain(const gr_cuda_attention *a, const gr_cuda_attention_step *step, const gr_cuda_attention_layer *layer,

@@ -355,7 +355,6 @@ static grace_status open_attention(gr_cuda *c) {
         .n_heads = m->n_heads, .n_kv_heads = m->kv_rank ? 1 : m->n_kv_heads, .key_dim = m->kv_rank ? m->kv_rank + m->rope.dim : m->head_dim,
         .value_dim = m->kv_rank ? m->kv_rank : m->v_dim, .latent = m->kv_rank > 0, .plain = c->kernels == GR_CUDA_KERNELS_PLAIN,
         .n_rows_max = c->opt.n_rows_max, .kv_tokens = c->opt.kv_tokens, .n_positions = m->context_max, .rope = &m->rope,
-        .n_rows_fused = c->opt.exact ? INT32_MAX : 0,
     };
     const grace_status st = gr_cuda_attention_open(&sizes, &c->attention);
     if (!st && gr_cuda_attention_is_plain(c->attention) && !sizes.plain)
