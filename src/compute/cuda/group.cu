@@ -12,7 +12,7 @@
 
 namespace {
 
-enum { THREADS = 1024, ONE_BLOCK_MAX = 2 * THREADS, SCAN_THREADS = 256 };
+enum { THREADS = 1024, EACH = 4, ONE_BLOCK_MAX = EACH * THREADS, SCAN_THREADS = 256 };
 
 // Rank of each lane's slot among the lower lanes with the same slot; lanes without a pair have slot -1.
 __device__ int32_t rank_in_warp(int32_t slot, int32_t *n_alike, bool *is_first) {
@@ -22,30 +22,57 @@ __device__ int32_t rank_in_warp(int32_t slot, int32_t *n_alike, bool *is_first) 
     return __popc(lower);
 }
 
-// As many choices from `from` as there are threads go to their places; at[slot] is where the slot's next pair goes. in_warp [warps, n_slots] scratch.
-// At least n_slots threads.
-__device__ void place_turn(const int32_t *slot_of_choice, int64_t from, int64_t to, const gr_cuda_pairs &p, int32_t *at, int32_t *in_warp) {
-    int32_t thread = threadIdx.x, warp = thread / 32, n_warps = blockDim.x / 32, n_alike;
-    int64_t choice = from + thread;
-    int32_t slot = choice < to ? max(slot_of_choice[choice], -1) : -1;
-    bool is_first;
-    for (int32_t i = thread; i < n_warps * p.n_slots; i += blockDim.x) in_warp[i] = 0;
-    __syncthreads();        // counts are zero
-    int32_t rank = rank_in_warp(slot, &n_alike, &is_first);
-    if (slot >= 0 && is_first) in_warp[warp * p.n_slots + slot] = n_alike;
-    __syncthreads();        // counts of all warps are there
-    if (thread < p.n_slots)
-        for (int32_t w = 0, next = at[thread]; w < n_warps; w++) {
-            int32_t n = in_warp[w * p.n_slots + thread];
-            in_warp[w * p.n_slots + thread] = next;
-            next += n;
-            if (w == n_warps - 1) at[thread] = next;
+// A block's choices: warp w has 32 N of them from 32 N w on, a lane every 32nd of those. slot: -1 where there is no pair.
+template <int N> struct choices {
+    int32_t slot[N], rank[N];       // rank: among the block's choices of the same slot, in order
+    __device__ static int64_t number(int64_t from, int i) { return from + (threadIdx.x / 32 * N + i) * 32 + threadIdx.x % 32; }
+    __device__ void read(const int32_t *slot_of_choice, int64_t from, int64_t to) {
+#pragma unroll
+        for (int i = 0; i < N; i++) slot[i] = number(from, i) < to ? max(slot_of_choice[number(from, i)], -1) : -1;
+    }
+    __device__ void place(const gr_cuda_pairs &p, int64_t from, int64_t to, const int32_t *start) const {
+#pragma unroll
+        for (int i = 0; i < N; i++) {
+            const int64_t choice = number(from, i);
+            const int32_t pair = slot[i] >= 0 ? start[slot[i]] + rank[i] : -1;
+            if (slot[i] >= 0) p.row_of_pair[pair] = (int32_t)(choice / p.top_k);
+            if (choice < to) p.pair_of_choice[choice] = pair;
         }
-    __syncthreads();        // starts of all warps are there
-    int32_t pair = slot >= 0 ? in_warp[warp * p.n_slots + slot] + rank : -1;
-    if (slot >= 0) p.row_of_pair[pair] = (int32_t)(choice / p.top_k);
-    if (choice < to) p.pair_of_choice[choice] = pair;
-    __syncthreads();        // in_warp may be cleared again
+    }
+};
+
+__host__ __device__ inline int32_t in_warp_step(int32_t n_slots) { return n_slots | 1; }       // odd: warps of a slot lie in different banks
+
+// The choices' ranks, and how many there are of each slot. The number of warps is a power of 2; in_warp [warps, in_warp_step(n_slots)] scratch.
+template <int N> __device__ void rank_choices(choices<N> &c, int32_t n_slots, int32_t *in_warp, int32_t *n_of_slot) {
+    const int32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, n_warps = blockDim.x / 32, step = in_warp_step(n_slots);
+    int32_t *mine = in_warp + warp * step, n_alike;
+    bool is_first;
+    for (int32_t s = lane; s < n_slots; s += 32) mine[s] = 0;
+    __syncwarp();
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+        const int32_t slot = c.slot[i], rank = rank_in_warp(slot, &n_alike, &is_first), before = slot >= 0 ? mine[slot] : 0;
+        __syncwarp();       // read by all before one adds
+        if (slot >= 0 && is_first) mine[slot] = before + n_alike;
+        __syncwarp();
+        c.rank[i] = before + rank;
+    }
+    __syncthreads();        // counts of all warps are there
+    for (int32_t base = warp * 32; base < n_slots * n_warps; base += blockDim.x) {      // lanes: the warps of a slot, slot by slot
+        const int32_t s = (base + lane) / n_warps, w = (base + lane) % n_warps, n = s < n_slots ? in_warp[w * step + s] : 0;
+        int32_t sum = n;
+        for (int d = 1; d < n_warps; d *= 2) {
+            const int32_t left = __shfl_up_sync(~0u, sum, d);
+            if (w >= d) sum += left;
+        }
+        if (s < n_slots) in_warp[w * step + s] = sum - n;
+        if (s < n_slots && w == n_warps - 1) n_of_slot[s] = sum;
+    }
+    __syncthreads();        // what the warps before have, and all have, is there
+#pragma unroll
+    for (int i = 0; i < N; i++)
+        if (c.slot[i] >= 0) c.rank[i] += mine[c.slot[i]];
 }
 
 __device__ void count_slots(const int32_t *slot_of_choice, int64_t from, int64_t to, int32_t n_slots, int32_t *count) {
@@ -74,14 +101,16 @@ __device__ void scan_slots(int32_t n_slots, int32_t *count, int32_t *first_pair)
     __syncthreads();
 }
 
-__global__ __launch_bounds__(THREADS) void group_in_one(const int32_t *slot_of_choice, int64_t n_choices, gr_cuda_pairs p) {
+template <int N> __global__ __launch_bounds__(THREADS) void group_in_one(const int32_t *slot_of_choice, int64_t n_choices, gr_cuda_pairs p) {
     pdl::release_next();
     pdl::wait();
     extern __shared__ int32_t in_warp[];
-    __shared__ int32_t at[GR_CUDA_SLOTS_MAX];
-    count_slots(slot_of_choice, 0, n_choices, p.n_slots, at);
-    scan_slots(p.n_slots, at, p.first_pair);
-    for (int64_t from = 0; from < n_choices; from += blockDim.x) place_turn(slot_of_choice, from, n_choices, p, at, in_warp);
+    __shared__ int32_t start[GR_CUDA_SLOTS_MAX];
+    choices<N> c;
+    c.read(slot_of_choice, 0, n_choices);
+    rank_choices(c, p.n_slots, in_warp, start);
+    scan_slots(p.n_slots, start, p.first_pair);
+    c.place(p, 0, n_choices, start);
 }
 
 __global__ __launch_bounds__(THREADS) void count_pieces(const int32_t *slot_of_choice, int64_t n_choices, gr_cuda_pairs p) {
@@ -117,7 +146,10 @@ __global__ __launch_bounds__(THREADS) void place_pieces(const int32_t *slot_of_c
     pdl::wait();
     extern __shared__ int32_t in_warp[];
     __shared__ int32_t at[GR_CUDA_SLOTS_MAX], first_pair[GR_CUDA_SLOTS_MAX + 1];
+    __shared__ int32_t n_of_slot[GR_CUDA_SLOTS_MAX];
     int64_t from = (int64_t)blockIdx.x * THREADS;
+    choices<1> c;
+    c.read(slot_of_choice, from, n_choices);
     for (int32_t i = threadIdx.x; i < p.n_slots; i += THREADS) at[i] = p.scratch[(int64_t)gridDim.x * p.n_slots + i];
     __syncthreads();        // totals of all slots are there
     scan_slots(p.n_slots, at, first_pair);
@@ -125,27 +157,34 @@ __global__ __launch_bounds__(THREADS) void place_pieces(const int32_t *slot_of_c
         if (blockIdx.x == 0) p.first_pair[i] = first_pair[i];
         if (i < p.n_slots) at[i] += p.scratch[(int64_t)blockIdx.x * p.n_slots + i];
     }
-    __syncthreads();        // this piece's starts are there
-    place_turn(slot_of_choice, from, n_choices, p, at, in_warp);
+    rank_choices(c, p.n_slots, in_warp, n_of_slot);         // its meetings: this piece's starts are there
+    c.place(p, from, n_choices, at);
 }
 
 }  // namespace
 
 static int32_t n_pieces_of(int64_t n_choices) { return (int32_t)((n_choices + THREADS - 1) / THREADS); }
 
+static unsigned warps_for(int64_t n_threads) {
+    unsigned warps = 1;
+    while (32 * warps < n_threads) warps *= 2;
+    return warps;
+}
+
 extern "C" int64_t gr_cuda_group_scratch(int64_t n_choices, int32_t n_slots) { return ((int64_t)n_pieces_of(n_choices) + 1) * n_slots; }
 
 extern "C" grace_status gr_cuda_group(const int32_t *slot, const gr_cuda_pairs *pairs, gr_cuda_stream stream) {
     int64_t n = (int64_t)pairs->n_rows * pairs->top_k;
     int32_t n_pieces = n_pieces_of(n);
-    const unsigned few = (unsigned)(n > pairs->n_slots ? n : pairs->n_slots), threads = few < THREADS ? (few + 31) / 32 * 32 : THREADS;
-    const size_t shared = sizeof(int32_t) * (THREADS / 32) * (size_t)pairs->n_slots;
+    const size_t shared_of_warp = sizeof(int32_t) * (size_t)in_warp_step(pairs->n_slots);
     const unsigned scan_blocks = (unsigned)(pairs->n_slots * 32 + SCAN_THREADS - 1) / SCAN_THREADS;
-    if (n <= ONE_BLOCK_MAX) pdl::launch(group_in_one, 1, threads, shared * threads / THREADS, stream, true, slot, n, *pairs);     // none: zeros in first_pair
-    else {
+    if (n <= ONE_BLOCK_MAX) {       // none: zeros in first_pair
+        const int each = n <= THREADS ? 1 : EACH, warps = warps_for((n + each - 1) / each);
+        pdl::launch(each == 1 ? group_in_one<1> : group_in_one<EACH>, 1, 32 * warps, shared_of_warp * warps, stream, true, slot, n, *pairs);
+    } else {
         pdl::launch(count_pieces, n_pieces, THREADS, 0, stream, true, slot, n, *pairs);
         pdl::launch(scan_pieces, scan_blocks, SCAN_THREADS, 0, stream, true, n_pieces, *pairs);
-        pdl::launch(place_pieces, n_pieces, THREADS, shared, stream, true, slot, n, *pairs);
+        pdl::launch(place_pieces, n_pieces, THREADS, shared_of_warp * (THREADS / 32), stream, true, slot, n, *pairs);
     }
     return gr_cuda_status(cudaGetLastError(), "group");
 }
