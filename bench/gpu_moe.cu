@@ -50,7 +50,7 @@ struct library {
 };
 
 // Experts alone with each kind of tiles; the small ones not where they take many times as long.
-static const char *const tiles_names[] = {"small", "large", "handed", "staged", "staged_3"};
+static const char *const tiles_names[] = {"small", "large", "handed", "handed_3", "staged", "staged_3"};
 
 static void add_tiles(const moe_case *c, std::vector<graph *> &graphs, std::vector<contender> &all) {
     const bool hopper = !strcmp(gr_cuda_experts_kernels(c->experts), "hopper");

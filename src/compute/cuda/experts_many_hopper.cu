@@ -273,6 +273,7 @@ extern "C" grace_status gr_cuda_experts_many(const gr_cuda_experts *e, const gr_
     if (st) return st;
     switch (tiles) {
     case GR_CUDA_TILES_HANDED: return run<memory<4, 0>, memory<4, 0>>(e, up, down, y_boxes, stream);
+    case GR_CUDA_TILES_HANDED_3: return run<memory<4, 0>, memory<3, 0>>(e, up, down, y_boxes, stream);
     case GR_CUDA_TILES_STAGED: return run<memory<4, 2>, memory<4, 2>>(e, up, down, y_boxes, stream);
     default: return run<memory<4, 2>, memory<3, 4>>(e, up, down, y_boxes, stream);
     }
