@@ -59,12 +59,12 @@ def arguments():
 class Results:
     """Rows by a key of some of their members; a new row takes the place of one with the same key."""
 
-    def __init__(s, path):
-        s.path, s.doc = path, {"grace_gpu_bench": 1}
+    def __init__(s, path, kind, table):
+        s.path, s.table, s.doc = path, table, {kind: 1}
         if os.path.exists(path):
             with open(path) as f:
                 s.doc = json.load(f)
-            if s.doc.get("grace_gpu_bench") != 1:
+            if s.doc.get(kind) != 1:
                 sys.exit("%s: expected results of this program" % path)
 
     def put(s, section, row, key):
@@ -73,7 +73,7 @@ class Results:
         s.write()
 
     def write(s):
-        for path, text in ((s.path, json.dumps(s.doc, indent=1) + "\n"), (os.path.splitext(s.path)[0] + ".md", markdown(s.doc))):
+        for path, text in ((s.path, json.dumps(s.doc, indent=1) + "\n"), (os.path.splitext(s.path)[0] + ".md", s.table(s.doc))):
             with open(path + ".partial", "w") as f:
                 f.write(text)
             os.replace(path + ".partial", path)
@@ -151,16 +151,16 @@ def measure_kernels(r, results):
                 results.write()
 
 
-def experts_hit(folder, workload):
+def experts_hit(folder, workload, odd=False):
     """Different experts that the prefill's rows, and those of a decode step, choose in a layer, on average: the rows take the tokens that
-    src/run/trace_gate.c gives them."""
+    src/run/trace_gate.c gives them. odd: of the odd sequences only (--route-tokens odd)."""
     with open(os.path.join(ROOT, folder, "meta.json")) as f:
         meta = json.load(f)
     with open(os.path.join(ROOT, folder, "topk.u8"), "rb") as f:
         topk = f.read()
     with open(os.path.join(ROOT, folder, "seqs.csv")) as f:
-        sequences = [(int(s["start"]), int(s["tokens"])) for s in csv.DictReader(f)]
-    layers, k, (batch, prefill, decode) = meta["layers"], meta["top_k"], WORKLOADS[workload]
+        sequences = [(int(s["start"]), int(s["tokens"])) for s in csv.DictReader(f)][int(odd)::1 + int(odd)]
+    layers, k, (batch, prefill, decode) = meta["layers"], meta["top_k"], workload
 
     def token(r, position):
         first, n = sequences[r % len(sequences)]
@@ -197,7 +197,7 @@ def measure_engine(r, results):
             row = dict(r.origin, model=model, workload=workload, command=" ".join(words))
             row.update({"error": wrong} if wrong else json.loads(out))
             row["model"] = model
-            rates, hit = rates_of(r, results.doc), (None, None) if r.a.own_routing else experts_hit(MODELS[model][1], workload)
+            rates, hit = rates_of(r, results.doc), (None, None) if r.a.own_routing else experts_hit(MODELS[model][1], WORKLOADS[workload])
             if rates:
                 row["floor_rates"] = {"product_tflops": rates.flops / 1e12, "read_tb_s": rates.hbm / 1e12}
             row["experts_hit"] = {"prefill": hit[0], "decode": hit[1]}
@@ -333,7 +333,7 @@ def markdown(doc):
 
 def main():
     a = arguments()
-    r, results = Run(a), Results(os.path.abspath(a.output))
+    r, results = Run(a), Results(os.path.abspath(a.output), "grace_gpu_bench", markdown)
     for part, measure in zip(PARTS, (measure_rates, measure_kernels, measure_engine, measure_peers)):
         if part not in a.parts:
             continue

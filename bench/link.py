@@ -47,15 +47,14 @@ def serve_one(s):
     try:
         while True:
             kind = s.recv(1)
-            if kind == FLOOD:           # until the other end shuts its side: bytes that came in its span of time
-                warm, span = json.loads(s.recv(64, socket.MSG_WAITALL))
-                start, n = time.perf_counter(), 0
+            if kind == FLOOD:           # until the other end shuts its side: bytes that came in its span of time, by the clock both ends have
+                first, last = json.loads(s.recv(64, socket.MSG_WAITALL))
+                n = 0
                 while True:
                     got = s.recv_into(buffer, BLOCK, socket.MSG_TRUNC)
-                    now = time.perf_counter() - start
                     if not got:
                         break
-                    n += got if warm <= now < warm + span else 0
+                    n += got if first <= time.monotonic() < last else 0
                 s.sendall(b"%20d" % n)
             elif kind == ECHO:
                 receive(s, int(s.recv(20, socket.MSG_WAITALL)), buffer)
@@ -87,11 +86,9 @@ def connect(host, port):
     sys.exit("link: %s:%d does not answer" % (host, port))
 
 
-def flood(host, port, blank, warm, span, received):
-    s = connect(host, port)
-    s.sendall(FLOOD + json.dumps([warm, span]).encode().ljust(64))
-    end = time.perf_counter() + warm + span + 0.05
-    while time.perf_counter() < end:
+def flood(s, blank, first, last, received):
+    s.sendall(FLOOD + json.dumps([first, last]).encode().ljust(64))
+    while time.monotonic() < last + 0.05:
         os.sendfile(s.fileno(), blank.fileno(), 0, CHUNK)   # pages are sent, not copied
     s.shutdown(socket.SHUT_WR)
     received.append(int(s.recv(20, socket.MSG_WAITALL)))
@@ -99,8 +96,9 @@ def flood(host, port, blank, warm, span, received):
 
 def throughput(host, port, blank, warm, span):
     """Payload bits a second; over as many connections as keep the link full."""
-    received = []
-    streams = [threading.Thread(target=flood, args=(host, port, blank, warm, span, received)) for _ in range(min(4, os.cpu_count()))]
+    received, ends = [], [connect(host, port) for _ in range(min(4, os.cpu_count()))]
+    first = time.monotonic() + warm
+    streams = [threading.Thread(target=flood, args=(s, blank, first, first + span, received)) for s in ends]
     for t in streams:
         t.start()
     for t in streams:

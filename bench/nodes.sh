@@ -7,14 +7,15 @@
 #   --per-node G      ranks of a node (default 1); rank r is local rank r % G of node r / G
 #   --gpus N          GPUs of the machine (default: as many as nvidia-smi lists); with none, CUDA_VISIBLE_DEVICES is left alone
 #   --rate RATE       each way, as tc writes it (default 25gbit)
-#   --burst SIZE      of tc tbf; default: the smallest of 256kb, 512kb and 1mb (at most 10gbit: 16kb to 256kb) that reaches 95 % of the rate, as tried now.
-#                     Given, the link is not measured
+#   --burst SIZE      of tc tbf; default: the smallest of 256kb, 512kb and 1mb (at most 10gbit: 16kb to 256kb) that reaches 95 % of the rate,
+#                     as tried now. Given, the link is not measured
 #   --patience S      seconds that other ranks get once a rank has failed (default 60)
 #
-# The link is measured by bench/link.py, and a link that is not shaped (1 MiB after 10 ms of silence in less than 0.9 x 1 MiB / rate) is an error. A rank finds RANK,
-# WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, NODE_RANK, MASTER_ADDR, MASTER_PORT, NCCL_HOSTID, NCCL_SOCKET_IFNAME, GLOO_SOCKET_IFNAME and, of its node, the GPUs in
-# CUDA_VISIBLE_DEVICES and a host name of its own. Output is the ranks' own; the exit code is that of the rank that failed first, or 0. At the end, after a
-# failure and after Ctrl-C too, nothing stays. Needs root, iproute2, util-linux, python3; builds on tools/wire.sh.
+# The link is measured by bench/link.py, and a link that is not shaped (1 MiB after 10 ms of silence in less than 0.9 x 1 MiB / rate) is an
+# error. A rank finds RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, NODE_RANK, MASTER_ADDR, MASTER_PORT, NCCL_HOSTID, NCCL_SOCKET_IFNAME,
+# GLOO_SOCKET_IFNAME and, of its node, the GPUs in CUDA_VISIBLE_DEVICES and a host name of its own. Output is the ranks' own; the exit code is
+# that of the rank that failed first, or 0. At the end, after a failure and after Ctrl-C too, nothing stays. Needs root, iproute2, util-linux,
+# python3; builds on tools/wire.sh.
 set -u
 
 here=$(cd "$(dirname "$0")" && pwd)

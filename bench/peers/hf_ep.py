@@ -285,8 +285,9 @@ def worker(a):
     agree = lambda v: v
     if a.worker == "ep":
         import torch.distributed as dist
-        torch.cuda.set_device(rank)
-        dist.init_process_group("nccl", device_id=torch.device("cuda", rank))
+        local = int(os.environ.get("LOCAL_RANK", rank))
+        torch.cuda.set_device(local)
+        dist.init_process_group("nccl", device_id=torch.device("cuda", local))
 
         def agree(v):
             x = torch.tensor([v], device="cuda")

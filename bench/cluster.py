@@ -1,0 +1,95 @@
+"""Ranks on one machine for the benchmarks: a process a GPU, as torchrun would start them; two nodes by bench/nodes.sh.  Standard library only."""
+import os, signal, socket, subprocess, sys, tempfile, time
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+PATIENCE_S = 20             # that the other ranks get once one has failed
+SAFE = {"NCCL_NVLS_ENABLE": "0", "TORCH_SYMM_MEM_DISABLE_MULTICAST": "1", "NVSHMEM_DISABLE_NVLS": "1", "PYTHONUNBUFFERED": "1"}
+
+
+class Layout:
+    """NODESxGPUS of a node, such as 2x1. More than one node: they are joined by a link."""
+
+    def __init__(s, text):
+        a, x, b = text.partition("x")
+        if not (x and a.isdigit() and b.isdigit() and int(a) in (1, 2) and int(b) > 0):
+            raise ValueError("expected 1xGPUS or 2xGPUS, found '%s'" % text)
+        s.nodes, s.per_node, s.name = int(a), int(b), text
+        s.ranks = s.nodes * s.per_node
+
+
+class Link:
+    """What joins two nodes; burst None: nobody has tried yet which one fills it."""
+
+    def __init__(s, rate, burst=None):
+        s.rate, s.burst = rate, burst
+
+    def words(s):
+        return ["--rate", s.rate] + (["--burst", s.burst] if s.burst else [])
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def of_one_node(layout, words, env):
+    """[(command, environment)] of its ranks."""
+    base = dict(env, WORLD_SIZE=str(layout.ranks), LOCAL_WORLD_SIZE=str(layout.ranks), NODE_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()))
+    if layout.ranks == 1:
+        return [(words, dict(env, CUDA_VISIBLE_DEVICES="0"))]
+    return [(words, dict(base, RANK=str(r), LOCAL_RANK=str(r))) for r in range(layout.ranks)]
+
+
+def of_two_nodes(layout, words, env, link, gpus):
+    nodes = [os.path.join(ROOT, "bench", "nodes.sh"), "--per-node", str(layout.per_node), "--gpus", str(gpus), "--patience", str(PATIENCE_S)]
+    return [(nodes + link.words() + ["--"] + words, env)]
+
+
+def end(processes):
+    """Only those, and what they started: each is a group of its own."""
+    for sig, wait in ((signal.SIGTERM, 10), (signal.SIGKILL, 10)):
+        for p in processes:
+            if p.poll() is None:
+                try:
+                    os.killpg(p.pid, sig)
+                except OSError:
+                    pass
+        limit = time.time() + wait
+        while time.time() < limit and any(p.poll() is None for p in processes):
+            time.sleep(0.05)
+
+
+def wait_all(processes, limit_s):
+    """What went wrong, or None. The first failure shortens the others' time."""
+    limit, failed = time.time() + limit_s, None
+    while any(p.poll() is None for p in processes):
+        if time.time() > limit:
+            end(processes)
+            return "exit code %d" % failed if failed else "stopped at its time limit of %.0f s" % limit_s
+        codes = [p.returncode for p in processes if p.returncode]
+        if codes and failed is None:
+            failed, limit = codes[0], min(limit, time.time() + PATIENCE_S)
+        time.sleep(0.02)
+    codes = [p.returncode for p in processes if p.returncode]
+    return "exit code %d" % (failed or codes[0]) if codes else None
+
+
+def run_ranks(layout, words, limit_s, link=None, gpus=0, env=None):
+    """Runs words once a rank. Returns (output of rank 0, error output of all, what went wrong or None)."""
+    env = dict(os.environ, **SAFE, **(env or {}))
+    starts = of_two_nodes(layout, words, env, link, gpus) if layout.nodes > 1 else of_one_node(layout, words, env)
+    print("+ %s: %s" % (layout.name, " ".join(words)), file=sys.stderr, flush=True)
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        processes = []
+        try:
+            for i, (command, e) in enumerate(starts):
+                processes.append(subprocess.Popen(command, cwd=ROOT, env=e, stdin=subprocess.DEVNULL, stdout=out if i == 0 else subprocess.DEVNULL, stderr=err,
+                                                  start_new_session=True))
+            wrong = wait_all(processes, limit_s)
+        finally:
+            end(processes)
+        out.seek(0), err.seek(0)
+        text, errors = out.read().decode(errors="replace"), err.read().decode(errors="replace")
+    lines = [l for l in errors.strip().splitlines() if not l.startswith("nodes: ")]
+    return text, errors, wrong and ("%s: %s" % (wrong, lines[0]) if lines else wrong)
