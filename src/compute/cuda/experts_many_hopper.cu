@@ -15,12 +15,14 @@ enum { BM = 128, BN = 256, GROUPS = BM / GROUP_ROWS, THREADS = WARPGROUP * (1 + 
 enum { GROUP_BYTES = GROUP_ROWS * ROW_BYTES, A_BYTES = BM * ROW_BYTES, B_BYTES = BN * ROW_BYTES };
 enum { MEET_PRODUCERS = 1, MEET_CONSUMERS };        // each group of consumers its own place
 
-// All of a block's shared memory. `BOXES` of 64 columns a group holds ready for the copy engine at once; none: every group writes by its threads.
-template <int PIECES, int BOXES> struct memory {
+// All of a block's shared memory. `BOXES` of 64 columns a group holds ready for the copy engine at once; none: every group writes by its threads. BORROW: the
+// first group holds all its boxes there, the second in the piece that both read last, and gives it back when the boxes are read.
+template <int PIECES, int BOXES, bool BORROW = false> struct memory {
     static const int STAGES = PIECES, STAGED = BOXES;
+    static const bool BORROWS = BORROW;
     char a[STAGES][A_BYTES], b[STAGES][B_BYTES], staged[GROUPS][(BOXES ? BOXES : 1) * GROUP_BYTES];     // boxes: whole atoms of the swizzle
     tile handed[STAGES];                        // the tile whose first piece lies there; no pairs: there are no more
-    uint64_t full[STAGES], empty[STAGES];
+    uint64_t full[STAGES], empty[STAGES], read;     // read: the first group has read all of a tile's pieces
     int32_t claimed[2];
     int32_t first_pair[GR_CUDA_SLOTS_MAX + 1], tiles_before[GR_CUDA_SLOTS_MAX + 1];
 };
@@ -121,11 +123,12 @@ template <class M> __device__ void produce_gathered(const product &p, M &m, cons
 // ---- consumers ----
 
 // The sums of a group of 64 rows, all of which exist, by the copy engine: boxes of 64 columns in the swizzle, as many at a time as are held ready.
-template <class M, bool UP> __device__ void write_boxes(M &m, const product &p, const CUtensorMap *outs, const tile &w, int32_t group, const float (&d)[BN / 2]) {
-    const int N_BOXES = (UP ? BN / 2 : BN) / BK, AT_ONCE = M::STAGED;
+template <int AT_ONCE, bool UP>
+__device__ void write_boxes(char *staged, const product &p, const CUtensorMap *outs, const tile &w, int32_t group, const float (&d)[BN / 2]) {
+    const int N_BOXES = (UP ? BN / 2 : BN) / BK;
     const int32_t thread = threadIdx.x % WARPGROUP, row = thread / 32 * 16 + thread % 16, half = thread % 32 / 16;
     const int32_t first_column = w.across * N_BOXES * BK;
-    const uint32_t to = hopper::shared_address(m.staged[group]) + row * ROW_BYTES;
+    const uint32_t to = hopper::shared_address(staged) + row * ROW_BYTES;
 #pragma unroll
     for (int first = 0; first < N_BOXES; first += AT_ONCE) {
         if (thread == 0) hopper::wait_stores_read();
@@ -146,7 +149,7 @@ template <class M, bool UP> __device__ void write_boxes(M &m, const product &p, 
         if (thread > 0) continue;
         for (int box = 0; box < AT_ONCE; box++) {
             const int32_t column = first_column + (first + box) * BK;
-            if (column < p.n_out) hopper::store_box(outs, column, w.first_pair + group * GROUP_ROWS, m.staged[group] + box * GROUP_BYTES);
+            if (column < p.n_out) hopper::store_box(outs, column, w.first_pair + group * GROUP_ROWS, staged + box * GROUP_BYTES);
         }
         hopper::commit_stores();
     }
@@ -161,7 +164,18 @@ template <class M> __device__ void pass(M &m, int32_t n_pieces, ring_place &at) 
     }
 }
 
-template <class M> __device__ __forceinline__ void multiply(M &m, int32_t n_pieces, int32_t group, bool by_threads, ring_place &at, float (&d)[BN / 2]) {
+// The borrowed piece goes back: for all four warps of the group, by the thread that asked for its boxes to be stored.
+template <class M> __device__ __forceinline__ void release(M &m, int32_t &borrowed) {
+    if (M::BORROWS && borrowed >= 0 && threadIdx.x % WARPGROUP == 0) {
+        hopper::wait_stores_read();
+        hopper::arrive(&m.empty[borrowed], 4);
+    }
+    borrowed = -1;
+}
+
+// The last piece's place, which is not given back yet.
+template <class M>
+__device__ __forceinline__ int32_t multiply(M &m, int32_t n_pieces, int32_t group, bool by_threads, ring_place &at, int32_t &borrowed, float (&d)[BN / 2]) {
     ring_place done = at;
     for (int32_t i = 0; i < n_pieces; i++) {
         hopper::wait(&m.full[at.stage], at.parity);
@@ -177,31 +191,44 @@ template <class M> __device__ __forceinline__ void multiply(M &m, int32_t n_piec
         wgmma::wait<1>();               // the piece before is read: its place is free
         give_back(&m.empty[done.stage]);
         advance<M::STAGES>(done);
+        if (i == 1) release(m, borrowed);
     }
     wgmma::wait<0>();
-    give_back(&m.empty[done.stage]);
+    return done.stage;
+}
+
+template <class M, bool UP>
+__device__ __forceinline__ void write_tile(M &m, const product &p, const CUtensorMap *outs, const list &all, const tile &w, int32_t group, int32_t last,
+                                           int32_t parity, int32_t &borrowed, const float (&d)[BN / 2]) {
+    const bool whole = w.n_pairs >= (group + 1) * GROUP_ROWS, borrows = M::BORROWS && group > 0 && whole && all.n_pieces >= M::STAGES;
+    if (M::BORROWS && group == 0) give_back(&m.read);
+    if (borrows) hopper::wait(&m.read, parity), borrowed = last;        // with fewer pieces than places the first group could be two tiles ahead
+    else give_back(&m.empty[last]);
+    if constexpr (M::STAGED > 0) {
+        if (whole && (borrows || group == 0 || !M::BORROWS)) {
+            char *staged = borrows ? m.b[last] : m.staged[M::BORROWS ? 0 : group];
+            return write_boxes<M::BORROWS ? BN / BK : M::STAGED, UP>(staged, p, outs, w, group, d);
+        }
+    }
+    write_group<BN, UP>(p, w, group * GROUP_ROWS, d);
 }
 
 template <class M, bool UP> __device__ void consume(const product &p, M &m, const CUtensorMap *outs, const list &all, int32_t group) {
     ring_place at = {0, 0};
-    for (;;) {
+    int32_t borrowed = -1;
+    for (int32_t parity = 0;; parity ^= 1) {
         hopper::wait(&m.full[at.stage], at.parity);
         const tile w = m.handed[at.stage];
         __syncwarp();       // read by the whole warp before one lane gives the place back
         if (w.n_pairs == 0) break;
         if (w.n_pairs <= group * GROUP_ROWS) {
+            release(m, borrowed);
             pass(m, all.n_pieces, at);
             continue;
         }
         float d[BN / 2];
-        multiply(m, all.n_pieces, group, UP, at, d);
-        if constexpr (M::STAGED > 0) {
-            if (w.n_pairs >= (group + 1) * GROUP_ROWS) {
-                write_boxes<M, UP>(m, p, outs, w, group, d);
-                continue;
-            }
-        }
-        write_group<BN, UP>(p, w, group * GROUP_ROWS, d);
+        const int32_t last = multiply(m, all.n_pieces, group, UP, at, borrowed, d);
+        write_tile<M, UP>(m, p, outs, all, w, group, last, parity, borrowed, d);
     }
     hopper::wait_stores();
 }
@@ -221,6 +248,7 @@ __global__ __launch_bounds__(THREADS, 1) void many_product(const __grid_constant
             hopper::barrier_init(&m.full[i], UP ? WARPGROUP + 1 : 1);
             hopper::barrier_init(&m.empty[i], 4 * GROUPS);
         }
+        hopper::barrier_init(&m.read, 4);
         hopper::barrier_init_done();
     }
     pdl::wait();
@@ -274,6 +302,7 @@ extern "C" grace_status gr_cuda_experts_many(const gr_cuda_experts *e, const gr_
     switch (tiles) {
     case GR_CUDA_TILES_HANDED: return run<memory<4, 0>, memory<4, 0>>(e, up, down, y_boxes, stream);
     case GR_CUDA_TILES_HANDED_3: return run<memory<4, 0>, memory<3, 0>>(e, up, down, y_boxes, stream);
+    case GR_CUDA_TILES_BORROWED: return run<memory<4, 2>, memory<4, 2, true>>(e, up, down, y_boxes, stream);
     case GR_CUDA_TILES_STAGED: return run<memory<4, 2>, memory<4, 2>>(e, up, down, y_boxes, stream);
     default: return run<memory<4, 2>, memory<3, 4>>(e, up, down, y_boxes, stream);
     }
