@@ -50,7 +50,7 @@ def arguments():
     ap.add_argument("--burst", help="of its shaper (default: tried, bench/nodes.sh)")
     ap.add_argument("--repeat", type=int, default=3, help="of whole models")
     ap.add_argument("--ladder", default="256,32,8", metavar="BATCH,PREFILL,DECODE", help="the ladder's workload")
-    ap.add_argument("--tokens", default="64,1024,4096", help="a GPU, of the layers part")
+    ap.add_argument("--tokens", default="64,4096,8192", help="a GPU, of the layers part")
     ap.add_argument("--device", default="cuda", help="of the engine; cpu to try the driver")
     ap.add_argument("--launcher", choices=("ranks", "mpirun"), default="ranks", help="how ours starts: as torchrun would (default), or grace --ranks under mpirun")
     ap.add_argument("--grace", default="", metavar="OPTIONS", help="further options of grace bench gpu")
@@ -176,8 +176,8 @@ def plan(r, results, trace, layout, words, tokens_a_gpu):
     return path, wrong
 
 
-def layer_model(r, model, layers=8):
-    """A folder whose model is the MoE layer of `model` over and over, with one attention head and a small vocabulary, so that little else takes time."""
+def layer_model(r, model, layers):
+    """A folder with a model that is the MoE layer of `model` over and over, with one attention head and a small vocabulary, so that little else takes time."""
     c = floor.MODELS[MODELS[model][0]]
     folder = os.path.join(r.work, "layers", model)
     os.makedirs(folder, exist_ok=True)
@@ -315,32 +315,33 @@ def layer_workload(tokens, ranks):
     return (tokens * ranks, 1, 16, "decode") if tokens <= 256 else (tokens * ranks // 64, 64, 1, "prefill")
 
 
-def measure_layers(r, results, layers=8):
+def measure_layers(r, results):
     for layout in r.a.layouts:
         for model in r.a.models[:1]:
             if MODELS[model][0] is None:
                 return print("layers: %s has no released shape" % model)
-            folder = layer_model(r, model, layers)
             for tokens in r.a.tokens:
                 if r.left() < 12:
                     return print("layers: no time left for %s %s" % (layout.name, model))
-                measure_layer(r, results, layout, model, folder, tokens, layers)
+                measure_layer(r, results, layout, model, tokens)
 
 
-def measure_layer(r, results, layout, model, folder, tokens, layers):
+def measure_layer(r, results, layout, model, tokens):
+    """The model has as many layers as its recording, so that each has its own routing and place; the time is their mean."""
     batch, prompt, steps, phase = layer_workload(tokens, layout.ranks)
-    row = dict(r.origin, model=model, layout=layout.name, tokens=tokens)
+    row = dict(r.origin, model=model, layout=layout.name, tokens=tokens, phase=phase)
     trace = os.path.join(ROOT, MODELS[model][1])
-    words = [r.grace, "bench", "gpu", "-m", folder, "--random-weights", "1", "--json", "--device", r.a.device, "--route-trace", trace, "--route-tokens", "odd",
-             "--repeat", "5"] + sizes((batch, prompt, steps)) + r.a.grace.split()
-    got = r.engine(layout, words)
-    if "error" in got:
-        row.update(error=got["error"], command=got["command"])
-    else:
-        row.update(command=got["command"], wall_s=got["wall_s"], ms=got[phase]["ms"] / layers, ms_low=got[phase]["ms_low"] / layers,
-                   ms_high=got[phase]["ms_high"] / layers, phase=phase)
+    with open(os.path.join(trace, "meta.json")) as f:
+        layers = json.load(f)["layers"]
+    path, wrong = plan(r, results, trace, layout, OURS[1], tokens)
+    words = [r.grace, "bench", "gpu", "-m", layer_model(r, model, layers), "--random-weights", "1", "--json", "--device", r.a.device, "--route-trace", trace,
+             "--route-tokens", "odd", "--repeat", "5", "--plan", path] + OURS[2] + sizes((batch, prompt, steps)) + r.a.grace.split()
+    got = {"error": "plan: " + wrong, "command": ""} if wrong else r.engine(layout, words)
+    row.update({k: got[k] for k in ("error", "command", "wall_s", "exchange", "route") if k in got})
+    if "error" not in row:
+        row.update({k: got[phase][k] / layers for k in ("ms", "ms_low", "ms_high")}, layers=layers, counts=got[phase]["counts"])
     results.put("layers", row, ("model", "layout", "tokens"))
-    print("layer %s %s, %d tokens a GPU: %s" % (layout.name, model, tokens, row.get("error") or "%.3f ms" % row["ms"]), flush=True)
+    print("layer %s %s, %d tokens a GPU: %s" % (layout.name, model, tokens, row.get("error") or "%.4f ms" % row["ms"]), flush=True)
 
 
 # ---- peers ----

@@ -8,7 +8,7 @@
 #   --gpus N          GPUs of the machine (default: as many as nvidia-smi lists); with none, CUDA_VISIBLE_DEVICES is left alone
 #   --rate RATE       each way, as tc writes it (default 25gbit)
 #   --burst SIZE      of tc tbf; default: the smallest of 256kb, 512kb and 1mb (at most 10gbit: 16kb to 256kb) that reaches 95 % of the rate,
-#                     as tried now. Given, the link is not measured
+#                     as tried now, or, if none does, the one that carries most. Given, the link is not measured
 #   --patience S      seconds that other ranks get once a rank has failed (default 60)
 #
 # The link is measured by bench/link.py, and a link that is not shaped (1 MiB after 10 ms of silence in less than 0.9 x 1 MiB / rate) is an
@@ -66,28 +66,30 @@ shape() {  # BURST
     for node in 0 1; do tc -n "grace-$name-$node" qdisc change dev wire0 root tbf rate "$rate" burst "$1" latency 50ms || die "tc does not take rate $rate, burst $1"; done
 }
 
-measured() { sed -n "s/.*\"$1\": \([^,}]*\).*/\1/p" <<<"$line"; }
+measured() { sed -n "s/.*\"$1\": \([^,}]*\).*/\1/p" <<<"$2"; }    # NAME LINE
+more() { awk "BEGIN { exit !($1 >= $2) }"; }
 
 bursts() {
     case $rate in *gbit) [ "${rate%%[.g]*}" -gt 10 ] && { echo 256kb 512kb 1mb; return; } ;; esac
     echo 16kb 32kb 64kb 128kb 256kb
 }
 
-# The smallest burst that fills the link; its line of numbers is left in $line.
+# The smallest burst that fills the link, else, said aloud, the one that carried most; its line of numbers is left in $line.
 measure_link() {
-    local server reached=0 candidate
+    local server best=0 candidate this
     in_node 1 python3 "$here/link.py" serve $link_port & server=$!
     for candidate in $(bursts); do
         shape "$candidate"
-        line=$(in_node 0 python3 "$here/link.py" measure "${address[1]}" $link_port "$rate" "$candidate") || { kill $server; die "the link could not be measured"; }
-        say "$(measured burst): $(measured of_rate) of $rate"
-        if awk "BEGIN { exit !($(measured of_rate) >= 0.95) }"; then reached=1; break; fi
+        this=$(in_node 0 python3 "$here/link.py" measure "${address[1]}" $link_port "$rate" "$candidate") || { kill $server; die "the link could not be measured"; }
+        say "burst $candidate: $(measured of_rate "$this") of $rate"
+        if more "$(measured of_rate "$this")" "$best"; then best=$(measured of_rate "$this") line=$this burst=$candidate; fi
+        if more "$best" 0.95; then break; fi
     done
     kill $server
     wait $server 2>/dev/null
-    [ $reached -eq 1 ] || die "no burst of $(bursts) reaches 95 % of $rate"
-    [ "$(measured shaped)" = true ] || die "the link is not shaped: 1 MiB after silence took $(measured mib_us) us, at $rate it is $(measured mib_us_at_rate)"
-    burst=$candidate
+    more "$best" 0.95 || say "no burst reaches 95 % of $rate on this machine, now: $burst carries $best"
+    shape "$burst"
+    [ "$(measured shaped "$line")" = true ] || die "the link is not shaped: 1 MiB after silence took $(measured mib_us "$line") us, at $rate it is $(measured mib_us_at_rate "$line")"
 }
 
 set_up_link() {
