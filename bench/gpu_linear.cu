@@ -12,19 +12,17 @@ struct matrix { const char *name; int n_heads, outs, cols, n_kept; bool fp32, ou
 struct world { char *w, *x, *out; size_t w_bytes; int n_processors; gr_cuda_lt *lt; double read, product; };
 
 // A _1: one block a processor instead of two.
-enum way { FEW, FEW_1, FEW_OVERLAP, FEW_OVERLAP_1, ONE, LT, TILES, FP32, N_WAYS };
-static const char *const way_names[] = {"few", "few_1", "few_overlap", "few_overlap_1", "one_overlap", "lt", "tiles", "fp32"};
+enum way { FEW, FEW_1, FEW_OVERLAP, FEW_OVERLAP_1, LT, TILES, FP32, N_WAYS };
+static const char *const way_names[] = {"few", "few_1", "few_overlap", "few_overlap_1", "lt", "tiles", "fp32"};
 
 static bool can(way how, const matrix &m, int n_rows) {
     if (m.fp32) return how == FP32;
-    if (how == ONE) return n_rows <= GR_CUDA_ONE_ROW_OR_TWO && m.n_heads == 1;
     if (how <= FEW_OVERLAP_1) return n_rows <= GR_CUDA_FEW_ROWS;
     return how == LT || (how == TILES && n_rows > GR_CUDA_FEW_ROWS);
 }
 
 static grace_status queue(const world &m, way how, const gr_cuda_product *p, cudaStream_t s) {
     switch (how) {
-    case ONE: return gr_cuda_linear_one(p, true, s);
     case LT: return gr_cuda_lt_run(m.lt, p, s);
     case TILES: return gr_cuda_linear_tiles(p, true, s);
     case FP32: return gr_cuda_linear_fp32(p, true, s);

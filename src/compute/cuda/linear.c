@@ -57,7 +57,6 @@ static bool use_lt(const gr_cuda_linears *l, const gr_cuda_product *p) { return 
 
 static grace_status run(gr_cuda_linears *l, const gr_cuda_product *p, cudaStream_t stream) {
     grace_status st = GRACE_OK;
-    if (l->lt && p->n_heads == 1 && p->n_rows <= GR_CUDA_ONE_ROW_OR_TWO) return gr_cuda_linear_one(p, l->overlap, stream);
     if (p->n_rows <= GR_CUDA_FEW_ROWS) return gr_cuda_linear_few(p, l->n_processors, l->overlap, stream);
     GR_TRY(use_lt(l, p) ? gr_cuda_lt_run(l->lt, p, stream) : gr_cuda_linear_tiles(p, l->overlap, stream));
     GR_TRY(gr_cuda_copy_kept(p, l->overlap, stream));

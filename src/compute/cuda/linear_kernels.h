@@ -7,7 +7,7 @@
 extern "C" {
 #endif
 
-enum { GR_CUDA_ONE_ROW_OR_TWO = 2, GR_CUDA_FEW_ROWS = 16 };
+enum { GR_CUDA_FEW_ROWS = 16 };
 
 /* One product, of n_heads pieces: out[i][h] = part h of W x piece h of x[i]; n_heads is 1 for a plain one. */
 typedef struct gr_cuda_product {
@@ -22,8 +22,6 @@ typedef struct gr_cuda_product {
 /* bf16 matrices. Both add in one order (linear_order.cuh): same bits, whichever computes a row. Few: at most GR_CUDA_FEW_ROWS rows, kept elements copied. */
 grace_status gr_cuda_linear_few(const gr_cuda_product *p, int32_t n_processors, bool overlap, cudaStream_t stream);
 grace_status gr_cuda_linear_tiles(const gr_cuda_product *p, bool overlap, cudaStream_t stream);
-/* The same for a row or two in an order of its own; plain products, overlap as in gr_cuda_linears_open(). */
-grace_status gr_cuda_linear_one(const gr_cuda_product *p, bool overlap, cudaStream_t stream);
 /* fp32 matrices; a row's bits depend on that row alone. */
 grace_status gr_cuda_linear_fp32(const gr_cuda_product *p, bool overlap, cudaStream_t stream);
 grace_status gr_cuda_copy_kept(const gr_cuda_product *p, bool overlap, cudaStream_t stream);
