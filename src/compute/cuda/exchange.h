@@ -7,7 +7,7 @@
  * e + 1 has settled e, so all have computed it, and who returns results of e + 1 has seen every dispatch of it, so all have settled e.
  *
  *   dispatch   rows and headers to the areas of the node; flags
- *   arrive     waits for all flags: then area.slot, area.row are as gr_cuda_group() and gr_cuda_experts_run() take them, with n_ranks * s rows
+ *   arrive     waits for all flags, takes the slots over: then area.slot, area.row are as gr_cuda_group() and gr_cuda_experts_run() take them, with n_ranks * s rows
  *   give_back  a row's weighted sum over its experts here, in fp32, rounded once, to its source's area (exact: every expert's row by itself); flags
  *   settle     waits; sums what came for each row, in order of ranks (exact: of choices)
  */
@@ -34,17 +34,20 @@ typedef struct gr_cuda_area_sizes {
 /* Where the parts of an area lie, in bytes from its start; 256-byte aligned. With s source rows of a rank in the call under way: */
 typedef struct gr_cuda_area {
     int64_t flags;              /* uint32 [2 stages][GR_CUDA_NODE_MAX], each on 128 bytes of its own: the last layer call a source has completed */
-    int64_t slot;               /* int32 [n_ranks][s][k] slots of this rank, counted from its first; -1: not here */
+    int64_t header;             /* int32 [n_ranks][s][k] slots of this rank, counted from its first, as others write them; -1: not here */
     int64_t weight;             /* float [n_ranks][s][k] */
+    int64_t slot;               /* int32 [n_ranks][s][k] the header as arrive() found it: nobody else writes here, and all are below the layer's n_slots */
     int64_t row;                /* bf16 [n_ranks][s][hidden]; this rank's own block is where its source rows are made */
-    int64_t home;               /* bf16 [n_ranks][s][hidden] sums, by the rank that made them; exact: [s][k][hidden] */
+    int64_t home;               /* bf16 [n_ranks][s][hidden] sums, by the rank that made them; exact: [s][k][hidden], each by the one rank that has its slot */
     int64_t bytes;
 } gr_cuda_area;
 gr_cuda_area gr_cuda_area_of(const gr_cuda_area_sizes *sizes);
 
-/* Memory other processes of the machine can write, zeroed; a handle is GR_CUDA_HANDLE_BYTES to send to them. */
+/* Memory on the current GPU that other processes of the machine can write, zeroed; a handle is GR_CUDA_HANDLE_BYTES to send to them. They attach it to their
+ * own current GPU, which may be another (both GPUs must be visible to them), and detach it before its owner ends the sharing. */
 enum { GR_CUDA_HANDLE_BYTES = 64 };
 grace_status gr_cuda_share(int64_t bytes, void **memory, void *handle);
+void gr_cuda_unshare(void *memory);
 grace_status gr_cuda_attach(const void *handle, void **memory);     /* not in the process that shares it */
 void gr_cuda_detach(void *memory);
 
@@ -68,13 +71,14 @@ typedef struct gr_cuda_node {
                                          * back to each rank, their entries */
 } gr_cuda_node;
 enum { GR_CUDA_EPOCH_BYTES = 1024 };
+grace_status gr_cuda_node_check(const gr_cuda_node *node);      /* once, when it is made: LIMIT for sizes the kernels do not take */
 
 /* ---- one layer, in the node ---- */
 
-/* slot, weight [n_rows, k] of the source rows in block `me` of this rank's own area. place_of_slot [slots of the layer]: local rank << 16 | the slot there; -1:
+/* n_slots: this rank's slots in the layer. slot, weight [n_rows, k] of the source rows in block `me` of this rank's own area. place_of_slot [slots of the layer]: local rank << 16 | the slot there; -1:
  * not in this node. A slot of -1 is no choice. Rows [n_rows, s) are absent: their headers say so. */
 typedef struct gr_cuda_layer {
-    int32_t layer;
+    int32_t layer, n_slots;
     int32_t n_rows, s;
     const int32_t *slot;
     const float *weight;
@@ -86,10 +90,12 @@ grace_status gr_cuda_arrive(const gr_cuda_node *node, const gr_cuda_layer *layer
 /* pairs made of area.slot with n_ranks * s rows; results [n_pairs, hidden]. */
 grace_status gr_cuda_give_back(const gr_cuda_node *node, const gr_cuda_layer *layer, const gr_cuda_pairs *pairs, const void *results, gr_cuda_stream stream);
 
-/* What settles: out[t] = residual[t] (NULL: 0) + the sums of source rows first + t * fan .. + fan - 1, t < n: fast in order of source row, then local rank; then, of
- * the wires, of what came back for t (NULL: none), in order of wire. exact (fan is 1): the sum over choices j of weight[t, j] * the row that came home for it, in order of j, a
- * choice of another node taking its row from the wires; then the residual; the bits of gr_cuda_combine() on one GPU. Rounded once. Counts the call as settled when
- * `last`. */
+/* What settles: out[t] = the sums of source rows r = first + t * fan + i, i < fan, for t < n, + residual[t] (NULL: 0; out may be residual), rounded once. Row
+ * t * fan + i of the wires is what source row r sent over them.
+ *   fast   what came home for each r, in order of r, then local rank; then what came back for it over the wires (NULL: none), in order of r, then wire
+ *   exact  over choices (r, j) in order of r, then j: weight[r, j] * the row that came home for it, that of another node from the wires; then the residual:
+ *          the bits of gr_cuda_combine() on one GPU, also with fan = k and one choice a source row
+ * Counts the call as settled when `last`. */
 typedef struct gr_cuda_settle {
     int32_t first, n, fan;
     const void *residual;
@@ -116,11 +122,13 @@ typedef struct gr_cuda_wires {
     char *home;                         /* [n_wires][capacity (exact: * k)][hidden] what came back */
 } gr_cuda_wires;
 
-/* Own rows [n, hidden] with slot, weight [n, k]: lists, then packed rows and headers. n_sent also goes to n_sent_host (pinned). */
+/* Own rows [n, hidden] with slot, weight [n, k]: lists, then packed rows and headers; behind the sent ones, up to n, headers say -1. n_sent also goes to
+ * n_sent_host (pinned; NULL: nowhere). */
 grace_status gr_cuda_pack(const gr_cuda_wires *wires, const void *rows, const int32_t *slot, const float *weight, int32_t n, int32_t top_k, int32_t hidden,
                           int32_t *n_sent_host, gr_cuda_stream stream);
-/* exact, who received: results of entries [n_entries, hidden] from area.home of received rows [first, first + n), whose slots are slot [n, k]: packed by row, then choice. */
-grace_status gr_cuda_pack_entries(const gr_cuda_node *node, int32_t s, const int32_t *slot, int32_t first, int32_t n, int32_t *entry, void *out,
+/* exact, who received: waits as settle does, then packs the results of source rows [first, first + n), which came over a wire, by row, then choice: out
+ * [n_entries, hidden]; entry [n + 1] scratch: entries before each of these rows. Before the settle that is `last`. */
+grace_status gr_cuda_pack_entries(const gr_cuda_node *node, const gr_cuda_layer *layer, int32_t first, int32_t n, int32_t *entry, void *out,
                                   gr_cuda_stream stream);
 
 #ifdef __cplusplus
