@@ -75,11 +75,28 @@ def wait_all(processes, limit_s):
     return "exit code %d" % (failed or codes[0]) if codes else None
 
 
-def run_ranks(layout, words, limit_s, link=None, gpus=0, env=None):
+def under_mpirun(layout, words, link, gpus):
+    """The command that starts its ranks with MPI instead; each sees its node's half of the GPUs."""
+    if layout.nodes == 1:
+        return words + ["--ranks", layout.name]
+    own = 'n=$(hostname); n=${n##*-}; export NCCL_HOSTID=node-$n NCCL_SOCKET_IFNAME=wire0; '
+    if gpus:
+        own += 'export CUDA_VISIBLE_DEVICES=$(seq -s, $((n * %d)) $((n * %d + %d)));' % (gpus // 2, gpus // 2, gpus // 2 - 1)
+    wire = [os.path.join(ROOT, "tools", "wire.sh"), "run", "--rate", link.rate, "--burst", link.burst or "256kb", "--per-node", str(layout.per_node), "--"]
+    return wire + ["bash", "-c", own + ' exec "$@"', "bash"] + words + ["--nodes", "2"]
+
+
+def run_ranks(layout, words, limit_s, link=None, gpus=0, env=None, mpirun=False):
     """Runs words once a rank. Returns (output of rank 0, error output of all, what went wrong or None)."""
-    env = dict(os.environ, **SAFE, **(env or {}))
-    starts = of_two_nodes(layout, words, env, link, gpus) if layout.nodes > 1 else of_one_node(layout, words, env)
+    threads = {"OMP_NUM_THREADS": str(max(1, os.cpu_count() // layout.ranks)), "OMP_WAIT_POLICY": "passive"}
+    env = {**threads, **os.environ, **SAFE, **(env or {})}
     print("+ %s: %s" % (layout.name, " ".join(words)), file=sys.stderr, flush=True)
+    if mpirun and layout.ranks > 1:
+        return run([(under_mpirun(layout, words, link, gpus), env)], limit_s)
+    return run(of_two_nodes(layout, words, env, link, gpus) if layout.nodes > 1 else of_one_node(layout, words, env), limit_s)
+
+
+def run(starts, limit_s):
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         processes = []
         try:
@@ -91,5 +108,5 @@ def run_ranks(layout, words, limit_s, link=None, gpus=0, env=None):
             end(processes)
         out.seek(0), err.seek(0)
         text, errors = out.read().decode(errors="replace"), err.read().decode(errors="replace")
-    lines = [l for l in errors.strip().splitlines() if not l.startswith("nodes: ")]
+    lines = [l for l in errors.strip().splitlines() if not l.startswith(("nodes: ", "wire: "))]
     return text, errors, wrong and ("%s: %s" % (wrong, lines[0]) if lines else wrong)

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Several GPUs, everything that is measured on them: whole models, layers, exchanges and the paper's ladder, on one node and on two nodes joined by a link, beside
-the floor and beside peers.  Standard library only; the peers need PyTorch and transformers.
+"""Several GPUs, everything that is measured on them: whole models, layers, exchanges and the paper's ladder, on one node and on two nodes joined by a link,
+beside the floor and beside peers.  Standard library only; the peers need PyTorch and transformers.
 
   ./run bench multi [OPTIONS]                          all of it, most important first; or, in pieces that fit a time limit:
   ./run bench multi --parts rates,engine --budget 60
   ./run bench multi --parts ladder --layouts 2x1 --ladder 256,128,16
 
-Parts, in this order: rates (GPU, GPU to GPU, the link), engine (grace bench gpu: the first of --models), exchange (bench_gpu_exchange), ladder (the rungs of the paper's
-Table 1 and ours), layers (one MoE layer at full shape), models (the other models), peers (PyTorch layers, transformers' expert parallelism). Results go into --output,
-a JSON file that is rewritten after every row and keeps what other runs put there, and beside it as tables (.md).  docs/multi-bench.md defines every number.
+Parts, in this order: rates (GPU, GPU to GPU, the link), engine (grace bench gpu: the first of --models), exchange (bench_gpu_exchange), ladder (the rungs of the
+paper's Table 1 and ours), layers (one MoE layer at full shape), models (the other models), peers (PyTorch layers, transformers' expert parallelism). Results go
+into --output, a JSON file that is rewritten after every row and keeps what other runs put there, and beside it as tables (.md).  docs/multi-bench.md defines every number.
 """
 import argparse, csv, json, os, shutil, subprocess, sys, time
 
@@ -52,7 +52,7 @@ def arguments():
     ap.add_argument("--ladder", default="256,32,8", metavar="BATCH,PREFILL,DECODE", help="the ladder's workload")
     ap.add_argument("--tokens", default="64,4096,8192", help="a GPU, of the layers part")
     ap.add_argument("--device", default="cuda", help="of the engine; cpu to try the driver")
-    ap.add_argument("--launcher", choices=("ranks", "mpirun"), default="ranks", help="how ours starts: as torchrun would (default), or grace --ranks under mpirun")
+    ap.add_argument("--launcher", choices=("ranks", "mpirun"), default="ranks", help="how ours starts: as torchrun would (default), or under mpirun")
     ap.add_argument("--grace", default="", metavar="OPTIONS", help="further options of grace bench gpu")
     ap.add_argument("--tflops", type=float, help="the floor's rates, instead of measured ones")
     ap.add_argument("--hbm", type=float, help="TB/s")
@@ -96,22 +96,20 @@ class Run(gpu.Run):
     def limit(s):
         return max(1, min(RUN_LIMIT_S, s.left() - 2))
 
-    def ranks(s, layout, words, env=None):
+    def ranks(s, layout, words, env=None, mpirun=False):
         """(output of rank 0, what went wrong or None, seconds). What ranks say otherwise is kept in out/multi/log.txt."""
         start = time.time()
-        out, errors, wrong = cluster.run_ranks(layout, words, s.limit(), s.link, s.a.gpus if s.a.device == "cuda" else 0, env)
+        out, errors, wrong = cluster.run_ranks(layout, words, s.limit(), s.link, s.a.gpus if s.a.device == "cuda" else 0, env, mpirun)
         with open(os.path.join(s.work, "log.txt"), "a") as f:
             f.write("+ %s: %s\n%s%s\n" % (layout.name, " ".join(words), errors, wrong or ""))
         return out, wrong, round(time.time() - start, 1)
 
     def engine(s, layout, words):
         """The object that grace bench gpu prints, or its error."""
-        if s.a.launcher == "mpirun":
-            words = words + ["--ranks", layout.name] + (["--wire", s.link.rate] if layout.nodes > 1 else [])
-            layout = cluster.Layout("1x1")
-        elif layout.ranks > 1:
+        mpirun = s.a.launcher == "mpirun"
+        if layout.ranks > 1 and not mpirun:
             words = words + ["--nodes", str(layout.nodes)]
-        out, wrong, wall = s.ranks(layout, words)
+        out, wrong, wall = s.ranks(layout, words, mpirun=mpirun)
         row = {"command": " ".join(words), "wall_s": wall}
         try:
             row.update(json.loads(out))
@@ -176,7 +174,7 @@ def plan(r, results, trace, layout, words, tokens_a_gpu):
     return path, wrong
 
 
-def layer_model(r, model, layers):
+def layer_model(r, model):
     """A folder with a model that is the MoE layer of `model` over and over, with one attention head and a small vocabulary, so that little else takes time."""
     c = floor.MODELS[MODELS[model][0]]
     folder = os.path.join(r.work, "layers", model)
@@ -185,7 +183,7 @@ def layer_model(r, model, layers):
         json.dump({"architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe", "attention_bias": False, "decoder_sparse_step": 1, "head_dim": 128,
                    "hidden_act": "silu", "hidden_size": c["h"], "intermediate_size": c["m"], "max_position_embeddings": 4096, "mlp_only_layers": [],
                    "moe_intermediate_size": c["m"], "norm_topk_prob": True, "num_attention_heads": 1, "num_key_value_heads": 1, "num_experts": c["E"],
-                   "num_experts_per_tok": c["k"], "num_hidden_layers": layers, "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "rope_scaling": None,
+                   "num_experts_per_tok": c["k"], "num_hidden_layers": moe_layers(model), "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "rope_scaling": None,
                    "tie_word_embeddings": False, "torch_dtype": "bfloat16", "vocab_size": 1024, "bos_token_id": 1, "eos_token_id": 2,
                    "sliding_window": None, "use_sliding_window": False}, f)
     return folder
@@ -243,8 +241,12 @@ def measure_rates(r, results):
 
 def bench_words(r, model, workload, repeat):
     folder = os.path.join("models/configs" if model not in SMALL else "models", model)
-    words = [r.grace, "bench", "gpu", "-m", folder, "--json", "--device", r.a.device, "--route-trace", routing(r, model), "--route-tokens", "odd", "--repeat", str(repeat)]
-    return words + sizes(workload) + ([] if model in SMALL else ["--random-weights", "1"]) + r.a.grace.split()
+    return bench_of(r, folder, routing(r, model), workload, repeat) + ([] if model in SMALL else ["--random-weights", "1"])
+
+
+def bench_of(r, folder, trace, workload, repeat):
+    return [r.grace, "bench", "gpu", "-m", folder, "--json", "--device", r.a.device, "--route-trace", trace, "--route-tokens", "odd",
+            "--repeat", str(repeat)] + sizes(workload) + r.a.grace.split()
 
 
 def sizes(workload):
@@ -302,46 +304,51 @@ def measure_exchange(r, results):
 
 
 def measure_ladder(r, results):
-    name = "%d x %d + %d" % r.a.ladder
+    """First the whole model on every rung, then its MoE layers alone."""
+    name, model = "%d x %d + %d" % r.a.ladder, r.a.models[0]
     for layout in [l for l in r.a.layouts if l.nodes > 1] or r.a.layouts:
         for rung in RUNGS:
             if r.left() < 12:
                 return print("ladder: no time left for %s %s" % (layout.name, rung[0]))
-            whole_model(r, results, r.a.models[0], layout, name, r.a.ladder, rung, "ladder", 1)
+            whole_model(r, results, model, layout, name, r.a.ladder, rung, "ladder", 1)
+        for row in [row for row in results.doc["ladder"] if (row["model"], row["layout"], row["workload"]) == (model, layout.name, name) and "error" not in row]:
+            if MODELS[model][0] is None or r.left() < 12:
+                break
+            rung = next(rung for rung in RUNGS if rung[0] == row["rung"])
+            row["moe_layer"] = one_layer(r, results, layout, model, r.a.ladder[:2] + (1,), "prefill", rung, 1)
+            results.write()
+            print("ladder %s %s: MoE layer %s" % (layout.name, row["rung"], row["moe_layer"].get("error") or "%.4f ms" % row["moe_layer"]["ms"]), flush=True)
+
+
+def one_layer(r, results, layout, model, workload, phase, rung, repeat):
+    """The mean time of the model's MoE layers in a model that has little else: each with the routing and the place it has in the whole one."""
+    trace = routing(r, model)
+    path, wrong = plan(r, results, trace, layout, rung[1], workload[0] * (workload[1] if phase == "prefill" else 1) // layout.ranks)
+    words = bench_of(r, layer_model(r, model), trace, workload, repeat) + ["--random-weights", "1"] + (["--plan", path] + rung[2] if layout.ranks > 1 else [])
+    got = {"error": "plan: " + wrong} if wrong else r.engine(layout, words)
+    row = {k: got[k] for k in ("error", "command", "wall_s", "exchange", "route") if k in got}
+    if "error" not in row:
+        row.update({k: got[phase][k] / moe_layers(model) for k in ("ms", "ms_low", "ms_high")}, phase=phase, counts=got[phase]["counts"])
+    return row
 
 
 def layer_workload(tokens, ranks):
-    """Decode steps of few tokens; prefills of many, as prompts of 64. (batch, prompt, steps, the phase that counts)"""
-    return (tokens * ranks, 1, 16, "decode") if tokens <= 256 else (tokens * ranks // 64, 64, 1, "prefill")
+    """Decode steps of few tokens; prefills of many, as prompts of 64. (workload, the phase that counts)"""
+    return ((tokens * ranks, 1, 16), "decode") if tokens <= 256 else ((tokens * ranks // 64, 64, 1), "prefill")
 
 
 def measure_layers(r, results):
+    model = r.a.models[0]
+    if MODELS[model][0] is None:
+        return print("layers: %s has no released shape" % model)
     for layout in r.a.layouts:
-        for model in r.a.models[:1]:
-            if MODELS[model][0] is None:
-                return print("layers: %s has no released shape" % model)
-            for tokens in r.a.tokens:
-                if r.left() < 12:
-                    return print("layers: no time left for %s %s" % (layout.name, model))
-                measure_layer(r, results, layout, model, tokens)
-
-
-def measure_layer(r, results, layout, model, tokens):
-    """The model has as many layers as its recording, so that each has its own routing and place; the time is their mean."""
-    batch, prompt, steps, phase = layer_workload(tokens, layout.ranks)
-    row = dict(r.origin, model=model, layout=layout.name, tokens=tokens, phase=phase)
-    trace = os.path.join(ROOT, MODELS[model][1])
-    with open(os.path.join(trace, "meta.json")) as f:
-        layers = json.load(f)["layers"]
-    path, wrong = plan(r, results, trace, layout, OURS[1], tokens)
-    words = [r.grace, "bench", "gpu", "-m", layer_model(r, model, layers), "--random-weights", "1", "--json", "--device", r.a.device, "--route-trace", trace,
-             "--route-tokens", "odd", "--repeat", "5", "--plan", path] + OURS[2] + sizes((batch, prompt, steps)) + r.a.grace.split()
-    got = {"error": "plan: " + wrong, "command": ""} if wrong else r.engine(layout, words)
-    row.update({k: got[k] for k in ("error", "command", "wall_s", "exchange", "route") if k in got})
-    if "error" not in row:
-        row.update({k: got[phase][k] / layers for k in ("ms", "ms_low", "ms_high")}, layers=layers, counts=got[phase]["counts"])
-    results.put("layers", row, ("model", "layout", "tokens"))
-    print("layer %s %s, %d tokens a GPU: %s" % (layout.name, model, tokens, row.get("error") or "%.4f ms" % row["ms"]), flush=True)
+        for tokens in r.a.tokens:
+            if r.left() < 12:
+                return print("layers: no time left for %s %d" % (layout.name, tokens))
+            workload, phase = layer_workload(tokens, layout.ranks)
+            row = dict(r.origin, model=model, layout=layout.name, tokens=tokens, **one_layer(r, results, layout, model, workload, phase, OURS, 5))
+            results.put("layers", row, ("model", "layout", "tokens"))
+            print("layer %s %s, %d tokens a GPU: %s" % (layout.name, model, tokens, row.get("error") or "%.4f ms" % row["ms"]), flush=True)
 
 
 # ---- peers ----
@@ -389,7 +396,8 @@ def measure_peers(r, results):
             if "step_ms" in row:
                 row["peer"] = "transformers %s, %s, expert parallel" % (row["transformers"], row["impl"])
             results.put("peer_models", dict(row, model=names[row["model"]], workload=row.get("wl")), ("model", "layout", "workload"))
-            print("transformers %s %s: %s" % (layout.name, row["model"], row.get("error") or "prefill %.4g ms, step %.4g ms" % (row["prefill_ms"], row["step_ms"])), flush=True)
+            print("transformers %s %s: %s" % (layout.name, row["model"], row.get("error") or "prefill %.4g ms, step %.4g ms" % (
+                row["prefill_ms"], row["step_ms"])), flush=True)
 
 
 def main():

@@ -16,7 +16,8 @@ def line_of(row):
     head = "%s %s %s, %s: " % (row["model"], row["layout"], row["workload"], row["rung"])
     if "error" in row:
         return head + row["error"]
-    return head + "; ".join("%s %s" % (p, cell(row[p])) + (", link %s ms" % number(row[p]["link_ms"]) if "link_ms" in row[p] else "") for p in ("prefill", "decode"))
+    links = {p: ", link %s ms" % number(row[p]["link_ms"]) if "link_ms" in row[p] else "" for p in ("prefill", "decode")}
+    return head + "; ".join("%s %s%s" % (p, cell(row[p]), links[p]) for p in links)
 
 
 def table(head, rows):
@@ -38,10 +39,11 @@ def engine_table(doc):
     rows = []
     for row in doc["engine"]:
         peer, pre, dec = peer_of(doc, row), row.get("prefill", {}), row.get("decode", {})
-        rows.append([row["model"], row["layout"], row["workload"], cell(pre) or row.get("error", ""), number(pre.get("link_ms")), peer_cell(peer.get("prefill_ms"), pre),
-                     cell(dec), number(dec.get("link_ms")), peer_cell(peer.get("step_ms"), dec), "%.0f" % dec["tokens_s"] if dec else ""])
-    return ["## Whole models", "", "Median [quartiles] and, in parentheses, the multiple of the floor. Link: what the bytes counted take at the link's line rate.", ""] + table(
-        ["model", "nodes x GPUs", "workload", "prefill", "link ms", "transformers", "decode step", "link ms", "transformers", "decode tokens/s"], rows)
+        rows.append([row["model"], row["layout"], row["workload"], cell(pre) or row.get("error", ""), number(pre.get("link_ms")),
+                     peer_cell(peer.get("prefill_ms"), pre), cell(dec), number(dec.get("link_ms")), peer_cell(peer.get("step_ms"), dec),
+                     "%.0f" % dec["tokens_s"] if dec else ""])
+    return ["## Whole models", "", "Median [quartiles] and, in parentheses, the multiple of the floor. Link: what the bytes counted take at the link's line rate.",
+            ""] + table(["model", "nodes x GPUs", "workload", "prefill", "link ms", "transformers", "decode step", "link ms", "transformers", "decode tokens/s"], rows)
 
 
 def versus(value, base):
@@ -53,41 +55,57 @@ def end_to_end(row):
     return row["prefill"]["ms"] + row["decode_tokens"] * row["decode"]["ms"]
 
 
+COUNTED = ("rows_cross_node", "bytes_wire_cross_node", "rows_intra_node", "idle_pairs")
+
+
+def counted(row):
+    """Of the prefill and its steps together."""
+    return {k: row["prefill"]["counts"][k] + row["decode"]["counts"][k] for k in COUNTED}
+
+
+def exchange_ms(row):
+    if row.get("device") == "cpu":
+        return sum(row[p]["counts"]["time_us"][k] for p in ("prefill", "decode") for k in ("dispatch", "combine")) / 1e3
+    return (row["prefill"].get("link_ms") or 0) + row["decode_tokens"] * (row["decode"].get("link_ms") or 0)
+
+
+def times_over(base, row):
+    return "%.2f" % (end_to_end(base) / end_to_end(row)) if base else ""
+
+
 def ladder_rows(rows):
     done = [r for r in rows if "error" not in r]
     occult = next((r for r in done if "Occult" in r["rung"]), None)
     plain = next((r for r in done if "per-expert" in r["rung"]), None)
+    base = counted(occult) if occult else {}
     for r in rows:
         if "error" in r:
-            yield [r["rung"], r["error"]] + [""] * 9
+            yield [r["rung"], r["error"]] + [""] * 11
             continue
-        both = [sum(r[p]["counts"][k] for p in ("prefill", "decode")) for k in ("rows_cross_node", "bytes_wire_cross_node", "rows_intra_node", "bytes_wire_intra_node", "idle_pairs")]
-        base = occult and [sum(occult[p]["counts"][k] for p in ("prefill", "decode")) for k in ("rows_cross_node", "rows_intra_node", "idle_pairs")]
-        times = r["prefill"]["counts"]["time_us"]
-        move = times["dispatch"] + times["combine"] + r["decode"]["counts"]["time_us"]["dispatch"] + r["decode"]["counts"]["time_us"]["combine"]
-        yield [r["rung"], number(r["prefill"]["ms"]), number(r["decode"]["ms"]), number(end_to_end(r)),
-               "%.2f" % (end_to_end(occult) / end_to_end(r)) if occult else "", "%.2f" % (end_to_end(plain) / end_to_end(r)) if plain else "",
-               "%d %s" % (both[0], versus(both[0], base and base[0])), "%.1f" % (both[1] / 1e6), "%d %s" % (both[2], versus(both[2], base and base[1])),
-               "%d %s" % (both[4], versus(both[4], base and base[2])), "%.0f" % r["stats"]["load_std"] if "load_std" in r.get("stats", {}) else "",
-               number(move / 1e3) if r.get("device") == "cpu" else number((r["prefill"].get("link_ms") or 0) + r["decode_tokens"] * (r["decode"].get("link_ms") or 0))]
+        n = counted(r)
+        beside = {k: "%d %s" % (n[k], versus(n[k], base.get(k))) for k in COUNTED}
+        yield [r["rung"], number(r["prefill"]["ms"]), number(r["decode"]["ms"]), number(end_to_end(r)), times_over(occult, r), times_over(plain, r),
+               number(r.get("moe_layer", {}).get("ms")), beside["rows_cross_node"], "%.1f" % (n["bytes_wire_cross_node"] / 1e6), beside["rows_intra_node"],
+               beside["idle_pairs"], number(r["stats"].get("load_std")), number(exchange_ms(r))]
 
 
 def ladder_table(doc):
-    lines = ["## The ladder", "", "Rows, bytes and idle are of one prefill and its steps. Idle: (token, expert) pairs the GPUs waited for. Exchange: on GPUs what the bytes between "
-             "nodes take at the link's line rate, on CPUs the measured time of dispatch and combine.", ""]
+    lines = ["## The ladder", "", "Rows, bytes and idle are of one prefill and its steps. Idle: (token, expert) pairs the GPUs waited for. Exchange: on GPUs "
+             "what the bytes between nodes take at the link's line rate, on CPUs the measured time of dispatch and combine.", ""]
     groups = sorted({(r["model"], r["layout"], r["workload"]) for r in doc["ladder"]})
     for g in groups:
         rows = [r for r in doc["ladder"] if (r["model"], r["layout"], r["workload"]) == g]
         lines += ["**%s, %s, %s**" % g, ""] + table(
-            ["rung", "prefill ms", "step ms", "end to end ms", "x over uniform + flat", "x over per-expert", "rows between nodes", "MB there", "rows in nodes", "idle pairs",
-             "load std", "exchange ms"], list(ladder_rows(rows)))
+            ["rung", "prefill ms", "step ms", "end to end ms", "x over uniform + flat", "x over per-expert", "MoE layer ms", "rows between nodes",
+             "MB there", "rows in nodes", "idle pairs", "load std", "exchange ms"], list(ladder_rows(rows)))
     return lines
 
 
 def layers_table(doc):
     rows = []
     for r in doc.get("layers", []):
-        peers = [p for p in doc.get("peer_layers", []) if (p["model"], p["layout"], p["tokens"]) == (r["model"], r["layout"], r["tokens"]) and p["routing"].startswith("trace") and "ms" in p]
+        case = (r["model"], r["layout"], r["tokens"])
+        peers = [p for p in doc.get("peer_layers", []) if (p["model"], p["layout"], p["tokens"]) == case and p["routing"].startswith("trace") and "ms" in p]
         best = {mode: min((p["ms"] for p in peers if p["mode"] == mode), default=None) for mode in ("a2a", "agrs", "graph")}
         floors = [p["floor_ms"] for p in peers]
         rows.append([r["model"], r["layout"], str(r["tokens"]), r.get("error") or "%.4f ms [%.4f, %.4f]" % (r["ms"], r["ms_low"], r["ms_high"]),
@@ -96,18 +114,23 @@ def layers_table(doc):
         ["model", "nodes x GPUs", "tokens", "ours", "floor", "PyTorch all-to-all", "all-gather", "the same in a graph"], rows)
 
 
+def text_of(value):
+    return "" if value is None else number(value) if isinstance(value, float) else str(value)
+
+
 def plain_table(title, rows, leave=("date", "commit", "device", "gpus")):
     keys = [k for k in rows[0] if k not in leave]
-    return ["## " + title, ""] + table(keys, [[number(r.get(k)) if isinstance(r.get(k), float) else str(r.get(k, "")) for k in keys] for r in rows])
+    return ["## " + title, ""] + table(keys, [[text_of(r.get(k)) for k in keys] for r in rows])
 
 
 def rates_lines(doc):
     lines, rates, link = [], doc.get("rates"), doc.get("link")
     if rates and "read_tb_s" in rates:
-        lines.append("- %s: %.2f TB/s read, %.0f TFLOP/s in bf16; %s GB/s from GPU to GPU" % (rates["device"], rates["read_tb_s"], rates["product_tflops"], rates.get("peer_gb_s", "?")))
+        lines.append("- %s: %.2f TB/s read, %.0f TFLOP/s in bf16; %s GB/s from GPU to GPU" % (rates["device"], rates["read_tb_s"], rates["product_tflops"],
+                                                                                          rates.get("peer_gb_s", "?")))
     if link:
-        lines.append("- link: %s, burst %s: %.2f Gbit/s of payload (%.1f %% of the rate with headers), %.1f us one way; 1 MiB after silence %.0f us (%.0f at the rate)" % (
-            link["rate"], link["burst"], link["gbit_s"], 100 * link["of_rate"], link["latency_us"], link["mib_us"], link["mib_us_at_rate"]))
+        lines.append("- link: %s, burst %s: %.2f Gbit/s of payload (%.1f %% of the rate with headers), %.1f us one way; 1 MiB after silence %.0f us (%.0f at the "
+                     "rate)" % (link["rate"], link["burst"], link["gbit_s"], 100 * link["of_rate"], link["latency_us"], link["mib_us"], link["mib_us_at_rate"]))
     return ["Measured rates:", ""] + lines + [""] if lines else []
 
 
@@ -122,8 +145,8 @@ def markdown(doc):
     if doc.get("exchange"):
         lines += plain_table("Exchange in a node", doc["exchange"])
     if doc.get("peer_layers"):
-        rows = [{k: p.get(k) for k in ("model", "layout", "tokens", "routing", "mode", "ms", "route_ms", "dispatch_ms", "gemm_ms", "combine_ms", "floor_ms", "error")} for p in doc["peer_layers"]]
-        lines += plain_table("MoE layers of PyTorch", rows)
+        keys = ("model", "layout", "tokens", "routing", "mode", "ms", "route_ms", "dispatch_ms", "gemm_ms", "combine_ms", "floor_ms", "error")
+        lines += plain_table("MoE layers of PyTorch", [{k: p.get(k) for k in keys} for p in doc["peer_layers"]])
     origins = sorted({"%s%s, commit %s, %s" % ("%d x " % r["gpus"] if "gpus" in r else "", r["device"], r["commit"], r["date"])
                       for part in ("engine", "ladder", "layers", "exchange", "peer_layers", "peer_models") for r in doc.get(part, [])})
     return "\n".join(lines + ["Made on:", ""] + ["- " + o for o in origins]) + "\n"

@@ -63,7 +63,9 @@ clean() {
 
 shape() {  # BURST
     local node
-    for node in 0 1; do tc -n "grace-$name-$node" qdisc change dev wire0 root tbf rate "$rate" burst "$1" latency 50ms || die "tc does not take rate $rate, burst $1"; done
+    for node in 0 1; do
+        tc -n "grace-$name-$node" qdisc change dev wire0 root tbf rate "$rate" burst "$1" latency 50ms || die "tc does not take rate $rate, burst $1"
+    done
 }
 
 measured() { sed -n "s/.*\"$1\": \([^,}]*\).*/\1/p" <<<"$2"; }    # NAME LINE
@@ -80,7 +82,7 @@ measure_link() {
     in_node 1 python3 "$here/link.py" serve $link_port & server=$!
     for candidate in $(bursts); do
         shape "$candidate"
-        this=$(in_node 0 python3 "$here/link.py" measure "${address[1]}" $link_port "$rate" "$candidate") || { kill $server; die "the link could not be measured"; }
+        this=$(in_node 0 python3 "$here/link.py" measure "${address[1]}" $link_port "$rate" "$candidate") || die "the link could not be measured"
         say "burst $candidate: $(measured of_rate "$this") of $rate"
         if more "$(measured of_rate "$this")" "$best"; then best=$(measured of_rate "$this") line=$this burst=$candidate; fi
         if more "$best" 0.95; then break; fi
@@ -89,7 +91,8 @@ measure_link() {
     wait $server 2>/dev/null
     more "$best" 0.95 || say "no burst reaches 95 % of $rate on this machine, now: $burst carries $best"
     shape "$burst"
-    [ "$(measured shaped "$line")" = true ] || die "the link is not shaped: 1 MiB after silence took $(measured mib_us "$line") us, at $rate it is $(measured mib_us_at_rate "$line")"
+    [ "$(measured shaped "$line")" = true ] ||
+        die "the link is not shaped: 1 MiB after silence took $(measured mib_us "$line") us, at $rate it is $(measured mib_us_at_rate "$line")"
 }
 
 set_up_link() {
