@@ -7,7 +7,8 @@
  * e + 1 has settled e, so all have computed it, and who returns results of e + 1 has seen every dispatch of it, so all have settled e.
  *
  *   dispatch   rows and headers to the areas of the node; flags
- *   arrive     waits for all flags, takes the slots over: then area.slot, area.row are as gr_cuda_group() and gr_cuda_experts_run() take them, with n_ranks * s rows
+ *   arrive     waits for all flags, takes the slots over: then area.slot, area.row are as gr_cuda_group() and gr_cuda_experts_run() take them, with
+ *              n_ranks * s rows
  *   give_back  a row's weighted sum over its experts here, in fp32, rounded once, to its source's area (exact: every expert's row by itself); flags
  *   settle     waits; sums what came for each row, in order of ranks (exact: of choices)
  */
@@ -75,8 +76,8 @@ grace_status gr_cuda_node_check(const gr_cuda_node *node);      /* once, when it
 
 /* ---- one layer, in the node ---- */
 
-/* n_slots: this rank's slots in the layer. slot, weight [n_rows, k] of the source rows in block `me` of this rank's own area. place_of_slot [slots of the layer]: local rank << 16 | the slot there; -1:
- * not in this node. A slot of -1 is no choice. Rows [n_rows, s) are absent: their headers say so. */
+/* n_slots: this rank's slots in the layer. slot, weight [n_rows, k] of the source rows in block `me` of this rank's own area; a slot of -1 is no choice.
+ * place_of_slot [slots of the layer]: local rank << 16 | the slot there; -1: not in this node. Rows [n_rows, s) are absent: their headers say so. */
 typedef struct gr_cuda_layer {
     int32_t layer, n_slots;
     int32_t n_rows, s;
@@ -108,8 +109,8 @@ grace_status gr_cuda_settle_rows(const gr_cuda_node *node, const gr_cuda_layer *
 
 /* ---- between nodes ---- */
 
-/* Wire w leads to another rank, which takes rows for a part of the slots (hsc: its node's; flat: its own). What is sent over it: the rows, in order, that have a slot of
- * that part, each with its header of k global slots (others -1) and k weights. */
+/* Wire w leads to another rank, which takes rows for a part of the slots (hsc: its node's; flat: its own). What is sent over it: the rows, in order, that have
+ * a slot of that part, each with its header of k global slots (others -1) and k weights. */
 typedef struct gr_cuda_wires {
     int32_t n_wires, capacity;          /* rows a wire carries at most: own rows of a rank */
     const int32_t *wire_of_slot;        /* [slots of the layer]; -1: this node */
