@@ -97,7 +97,7 @@ done:
 int gr_cmd_report(int argc, char **argv) {
     static const struct argp argp = {options, parse, "FILE...", "Draw numbers as a self-contained HTML page, and print their table: of a ladder "
                                      "('grace bench ladder'), of placements ('grace bench placements'), of simulations ('grace sim --json'), or of one or "
-                                     "several plans measured on a trace; or, of models on a GPU ('./run bench gpu'), as an SVG chart.", 0, 0, 0};
+                                     "several plans measured on a trace; or, of models on GPUs ('./run bench gpu', '... multi'), as an SVG chart.", 0, 0, 0};
     arguments a = {.output = "report.html", .inputs = {.rates = "h200-25g"}};
     gr_arg_parse(&argp, 2, argc, argv, &a);
     grace_status st = report(&a);

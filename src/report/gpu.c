@@ -1,4 +1,5 @@
-/* What ./run bench gpu measured of whole models (docs/gpu-bench.md): times as multiples of the floor, beside peers on the same GPU. */
+/* What ./run bench gpu and ./run bench multi measured of whole models (docs/gpu-bench.md, docs/multi-bench.md): times as multiples of the floor, beside
+ * peers on the same GPUs. */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -13,13 +14,16 @@ enum { VERSION = 1, ROWS_MAX = 256, PHASES = 2, TERMINAL_WIDTH = 120 };
 
 /* One phase of one workload; NaN: not measured. */
 typedef struct gpu_time { double ms, floor_ms, peer_ms; } gpu_time;
-typedef struct gpu_row { const char *model, *workload, *peer; gpu_time of[PHASES]; } gpu_row;
+/* layout: NODESxGPUS; "": one GPU. */
+typedef struct gpu_row { const char *model, *layout, *workload, *peer; gpu_time of[PHASES]; } gpu_row;
 typedef struct gpu_data { const char *device; gpu_row *rows; int32_t n; gr_arena *arena; } gpu_data;
 
 static const char *const phases[PHASES] = {"prefill", "decode"}, *const phase_titles[PHASES] = {"prefill", "decode step"};
 static const char *const peer_keys[PHASES] = {"prefill_ms", "step_ms"};
 
-bool gr_report_is_gpu(const gr_json *doc) { return gr_json_get(doc, "grace_gpu_bench") != NULL; }
+static const char *kind_of(const gr_json *doc) { return gr_json_get(doc, "grace_multi_bench") ? "grace_multi_bench" : "grace_gpu_bench"; }
+
+bool gr_report_is_gpu(const gr_json *doc) { return gr_json_get(doc, kind_of(doc)) != NULL; }
 
 /* ---- reading ---- */
 
@@ -36,11 +40,24 @@ done:
     return st;
 }
 
-static grace_status read_row(const gr_json *json, const char *where, gpu_row *row) {
+/* What was run, of a row of ours or of a peer's. */
+static grace_status read_case(const gr_json *json, const char *where, gpu_row *row) {
     grace_status st = GRACE_OK;
     *row = (gpu_row){0};
     GR_TRY(gr_json_string(json, where, "model", &row->model));
     GR_TRY(gr_json_string(json, where, "workload", &row->workload));
+    GR_TRY(gr_json_string_or(json, where, "layout", "", &row->layout));
+done:
+    return st;
+}
+
+static bool same_case(const gpu_row *a, const gpu_row *b) {
+    return strcmp(a->model, b->model) == 0 && strcmp(a->workload, b->workload) == 0 && strcmp(a->layout, b->layout) == 0;
+}
+
+static grace_status read_row(const gr_json *json, const char *where, gpu_row *row) {
+    grace_status st = GRACE_OK;
+    GR_TRY(read_case(json, where, row));
     for (int p = 0; p < PHASES; p++) GR_TRY(read_phase(json, where, phases[p], &row->of[p]));
 done:
     return st;
@@ -52,10 +69,10 @@ static grace_status read_peer(const gr_json *peers, size_t n, gpu_row *row) {
     for (size_t i = 0; i < n && !row->peer; i++) {
         const gr_json *peer = gr_json_at(peers, i);
         const gr_place where = gr_place_at("peer_models", i);
-        const char *model, *workload;
-        GR_TRY(gr_json_string(peer, where.text, "model", &model));
-        GR_TRY(gr_json_string(peer, where.text, "workload", &workload));
-        if (strcmp(model, row->model) != 0 || strcmp(workload, row->workload) != 0) continue;
+        gpu_row other;
+        if (gr_json_kind_of(gr_json_get(peer, "error")) != GR_JSON_NULL) continue;
+        GR_TRY(read_case(peer, where.text, &other));
+        if (!same_case(&other, row)) continue;
         GR_TRY(gr_json_string(peer, where.text, "peer", &row->peer));
         for (int p = 0; p < PHASES; p++) GR_TRY(gr_read_real_or_none(peer, where.text, peer_keys[p], &row->of[p].peer_ms));
     }
@@ -86,7 +103,7 @@ done:
 static grace_status read_document(const gr_json *doc, gpu_data *d) {
     grace_status st = GRACE_OK;
     int64_t version;
-    GR_TRY(gr_json_int(doc, "report", "grace_gpu_bench", VERSION, VERSION, &version));
+    GR_TRY(gr_json_int(doc, "report", kind_of(doc), VERSION, VERSION, &version));
     GR_CHECK((d->arena = gr_arena_new()), GRACE_ERR_MEMORY, "no memory to read the document");
     GR_TRY(read_rows(doc, d));
 done:
@@ -102,9 +119,10 @@ static void put_time(gr_table *table, double ms, double floor_ms) {
 }
 
 grace_status gr_report_gpu_text(const gr_json *doc, gr_buf *buf) {
-    static const gr_column columns[] = {{"model", GR_COLUMN_TEXT},         {"workload", GR_COLUMN_TEXT},     {"prefill\nms (x floor)", GR_COLUMN_NUMBER},
-                                        {"peer", GR_COLUMN_NUMBER},        {"step\nms (x floor)", GR_COLUMN_NUMBER}, {"peer", GR_COLUMN_NUMBER},
-                                        {"which peer", GR_COLUMN_TEXT}};
+    static const gr_column columns[] = {{"model", GR_COLUMN_TEXT},           {"nodes x\nGPUs", GR_COLUMN_TEXT},
+                                        {"workload", GR_COLUMN_TEXT},        {"prefill\nms (x floor)", GR_COLUMN_NUMBER},
+                                        {"peer", GR_COLUMN_NUMBER},          {"step\nms (x floor)", GR_COLUMN_NUMBER},
+                                        {"peer", GR_COLUMN_NUMBER},          {"which peer", GR_COLUMN_TEXT}};
     grace_status st = GRACE_OK;
     gpu_data d = {0};
     gr_table *table = NULL;
@@ -113,6 +131,7 @@ grace_status gr_report_gpu_text(const gr_json *doc, gr_buf *buf) {
     for (const gpu_row *row = d.rows; row < d.rows + d.n; row++) {
         gr_table_row(table, false);
         gr_table_put(table, "%s", row->model);
+        gr_table_put(table, "%s", row->layout[0] ? row->layout : "1x1");
         gr_table_put(table, "%s", row->workload);
         for (int p = 0; p < PHASES; p++) {
             put_time(table, row->of[p].ms, row->of[p].floor_ms);
@@ -168,7 +187,7 @@ static double draw_phase(gr_out *out, const gpu_data *d, int phase, double most,
     y += HEADING;
     for (int32_t i = 0; i < d->n; i++, y += PITCH) {
         char name[128];
-        snprintf(name, sizeof name, "%.60s, %.20s", d->rows[i].model, d->rows[i].workload);
+        snprintf(name, sizeof name, "%.60s, %.20s%s%.20s", d->rows[i].model, d->rows[i].layout, d->rows[i].layout[0] ? ", " : "", d->rows[i].workload);
         gr_svg_text(out, GUTTER - 10, y + 15, "end", GR_SVG_SOFT, 12, 32, name);
         draw_bar(out, &d->rows[i].of[phase], false, most, y);
         draw_bar(out, &d->rows[i].of[phase], true, most, y + BAR + 1);

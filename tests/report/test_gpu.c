@@ -66,6 +66,28 @@ static void the_table_has_a_line_for_every_row_that_was_measured(void **state) {
     gr_json_free(doc);
 }
 
+/* Of several GPUs: a peer stands beside the row with its layout, and one that failed nowhere. */
+static void a_peer_stands_beside_its_own_layout(void **state) {
+    (void)state;
+    static const char several[] =
+        "{\"grace_multi_bench\": 1, \"engine\": ["
+        "{\"model\": \"m\", \"workload\": \"i\", \"layout\": \"1x2\", \"prefill\": {\"ms\": 30, \"floor_ms\": 20}, \"decode\": {\"ms\": 5, \"floor_ms\": 4}},"
+        "{\"model\": \"m\", \"workload\": \"i\", \"layout\": \"2x1\", \"prefill\": {\"ms\": 50, \"floor_ms\": 40}, \"decode\": {\"ms\": 9, \"floor_ms\": 8}}],"
+        "\"peer_models\": [{\"model\": \"m\", \"workload\": null, \"layout\": \"1x2\", \"error\": \"out of memory\"},"
+        "{\"model\": \"m\", \"workload\": \"i\", \"layout\": \"2x1\", \"peer\": \"peer\", \"prefill_ms\": 120, \"step_ms\": 16}]}";
+    gr_json *doc = NULL;
+    gr_buf svg = {0}, text = {0};
+    assert_int_equal(gr_json_parse("test", several, sizeof several - 1, &doc), GRACE_OK);
+    assert_true(gr_report_is_gpu(doc));
+    assert_int_equal(gr_report_gpu_svg(doc, &svg), GRACE_OK);
+    assert_int_equal(gr_report_gpu_text(doc, &text), GRACE_OK);
+    has(&svg, ">m, 1x2, i<"), has(&svg, ">m, 2x1, i<"), has(&svg, ">3.00  (120 ms)<"), has(&svg, ">2.00  (16.0 ms)<");
+    has(&text, "2x1"), has(&text, "120 (3.00)");
+    assert_null(strstr(svg.data, ">6.00"));     /* 120 ms on the floor of 1x2 */
+    gr_buf_free(&svg), gr_buf_free(&text);
+    gr_json_free(doc);
+}
+
 static void documents_that_are_none_are_refused_by_the_key(void **state) {
     (void)state;
     const struct { const char *from, *to, *key; } bad[] = {
@@ -104,6 +126,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_chart_has_a_bar_for_every_time_with_a_floor),
         cmocka_unit_test(the_table_has_a_line_for_every_row_that_was_measured),
+        cmocka_unit_test(a_peer_stands_beside_its_own_layout),
         cmocka_unit_test(documents_that_are_none_are_refused_by_the_key),
         cmocka_unit_test(extremes_are_drawn),
     };
