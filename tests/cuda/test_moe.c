@@ -117,7 +117,7 @@ static bool bits_are_a_matter_of_the_row(const moe_case *c) {
 
 /* All tiles that the kernels have, whichever a run of this size would take. */
 static bool tiles_agree(const moe_case *c) {
-    static const char *const names[] = {"small", "large", "handed", "handed in three", "staged", "staged in three", "borrowed"};
+    static const char *const names[] = {"small", "large", "small handed", "handed", "handed in three", "staged", "staged in three", "borrowed"};
     size_t n = (size_t)c->n_rows * c->hidden;
     uint16_t *whole = malloc(n * 2 + 2), *found = malloc(n * 2 + 2);
     bool hopper = strcmp(gr_cuda_experts_kernels(c->experts), "hopper") == 0, good = true;

@@ -11,16 +11,15 @@ namespace {
 
 using namespace experts;
 
-enum { BM = 128, BN = 256, GROUPS = BM / GROUP_ROWS, THREADS = WARPGROUP * (1 + GROUPS) };
-enum { GROUP_BYTES = GROUP_ROWS * ROW_BYTES, A_BYTES = BM * ROW_BYTES, B_BYTES = BN * ROW_BYTES };
+enum { GROUP_BYTES = GROUP_ROWS * ROW_BYTES };
 enum { MEET_PRODUCERS = 1, MEET_CONSUMERS };        // each group of consumers its own place
 
 // All of a block's shared memory. `BOXES` of 64 columns a group holds ready for the copy engine at once; none: every group writes by its threads. BORROW: the
 // first group holds all its boxes there, the second in the piece that both read last, and gives it back when the boxes are read.
-template <int PIECES, int BOXES, bool BORROW = false> struct memory {
-    static const int STAGES = PIECES, STAGED = BOXES;
+template <int ROWS, int OUTS, int PIECES, int BOXES = 0, bool BORROW = false> struct memory {
+    static const int BM = ROWS, BN = OUTS, STAGES = PIECES, STAGED = BOXES, GROUPS = BM / GROUP_ROWS, THREADS = WARPGROUP * (1 + GROUPS);
     static const bool BORROWS = BORROW;
-    char a[STAGES][A_BYTES], b[STAGES][B_BYTES], staged[GROUPS][(BOXES ? BOXES : 1) * GROUP_BYTES];     // boxes: whole atoms of the swizzle
+    char a[STAGES][BM * ROW_BYTES], b[STAGES][BN * ROW_BYTES], staged[GROUPS][(BOXES ? BOXES : 1) * GROUP_BYTES];      // whole atoms of the swizzle
     tile handed[STAGES];                        // the tile whose first piece lies there; no pairs: there are no more
     uint64_t full[STAGES], empty[STAGES], read;     // read: the first group has read all of a tile's pieces
     int32_t claimed[2];
@@ -29,15 +28,15 @@ template <int PIECES, int BOXES, bool BORROW = false> struct memory {
 
 // ---- the list of tiles ----
 
-struct list {
+template <int BM> struct list {
     view pairs;                                 // first_pair in shared memory
     const int32_t *tiles_before;
     int32_t n_across, n_tiles, n_pieces;
     __device__ __forceinline__ tile at(int32_t t) const { return tile_at<BM>(pairs, tiles_before, n_across, t); }
 };
 
-template <class M> __device__ list list_of(const product &p, const M &m) {
-    const int32_t n_across = (p.n_weight_rows + BN - 1) / BN;
+template <class M> __device__ list<M::BM> list_of(const product &p, const M &m) {
+    const int32_t n_across = (p.n_weight_rows + M::BN - 1) / M::BN;
     return {{m.first_pair, p.pairs.row_of_pair, p.pairs.n_slots, p.pairs.n_rows}, m.tiles_before, n_across, m.tiles_before[p.pairs.n_slots] * n_across,
             (p.k + BK - 1) / BK};
 }
@@ -47,15 +46,15 @@ template <class M> __device__ list list_of(const product &p, const M &m) {
 // The tile's weights, and the tile itself with its first piece; `bytes` more are expected for the same piece.
 template <class M>
 __device__ __forceinline__ void hand_piece(const product &p, M &m, const CUtensorMap *weights, const tile &w, int32_t stage, int32_t piece, int32_t bytes) {
-    const int32_t first = w.slot * p.n_weight_rows + w.across * BN;
+    const int32_t first = w.slot * p.n_weight_rows + w.across * M::BN;
     if (piece == 0) m.handed[stage] = w;
-    hopper::arrive_expecting(&m.full[stage], B_BYTES + bytes);
-    for (int i = 0; i < BN; i += GR_CUDA_WEIGHT_BOX_ROWS) hopper::copy_box(m.b[stage] + i * ROW_BYTES, weights, piece * BK, first + i, &m.full[stage]);
+    hopper::arrive_expecting(&m.full[stage], sizeof m.b[0] + bytes);
+    for (int i = 0; i < M::BN; i += GR_CUDA_WEIGHT_BOX_ROWS) hopper::copy_box(m.b[stage] + i * ROW_BYTES, weights, piece * BK, first + i, &m.full[stage]);
 }
 
 // One thread feeds both operands; of the rows as many groups as exist.
 template <class M>
-__device__ void produce_boxes(const product &p, M &m, const CUtensorMap *rows, const CUtensorMap *weights, const list &all, int32_t *claims) {
+__device__ void produce_boxes(const product &p, M &m, const CUtensorMap *rows, const CUtensorMap *weights, const list<M::BM> &all, int32_t *claims) {
     ring_place at = {0, 1};
     tile w, next;
     int32_t t = blockIdx.x;
@@ -79,8 +78,8 @@ __device__ void produce_boxes(const product &p, M &m, const CUtensorMap *rows, c
     hopper::arrive(&m.full[at.stage]);
 }
 
-template <class M> __device__ void produce_gathered(const product &p, M &m, const CUtensorMap *weights, const list &all, int32_t *claims) {
-    typedef gather<BM> G;
+template <class M> __device__ void produce_gathered(const product &p, M &m, const CUtensorMap *weights, const list<M::BM> &all, int32_t *claims) {
+    typedef gather<M::BM> G;
     const int32_t row = threadIdx.x / 8, chunk = threadIdx.x % 8;
     const uint32_t place = row * ROW_BYTES + ((chunk ^ row % 8) << 4);
     ring_place at = {0, 1};
@@ -123,7 +122,7 @@ template <class M> __device__ void produce_gathered(const product &p, M &m, cons
 // ---- consumers ----
 
 // The sums of a group of 64 rows, all of which exist, by the copy engine: boxes of 64 columns in the swizzle, as many at a time as are held ready.
-template <int AT_ONCE, bool UP>
+template <int BN, int AT_ONCE, bool UP>
 __device__ void write_boxes(char *staged, const product &p, const CUtensorMap *outs, const tile &w, int32_t group, const float (&d)[BN / 2]) {
     const int N_BOXES = (UP ? BN / 2 : BN) / BK;
     const int32_t thread = threadIdx.x % WARPGROUP, row = thread / 32 * 16 + thread % 16, half = thread % 32 / 16;
@@ -175,7 +174,7 @@ template <class M> __device__ __forceinline__ void release(M &m, int32_t &borrow
 
 // The last piece's place, which is not given back yet.
 template <class M>
-__device__ __forceinline__ int32_t multiply(M &m, int32_t n_pieces, int32_t group, bool by_threads, ring_place &at, int32_t &borrowed, float (&d)[BN / 2]) {
+__device__ __forceinline__ int32_t multiply(M &m, int32_t n_pieces, int32_t group, bool by_threads, ring_place &at, int32_t &borrowed, float (&d)[M::BN / 2]) {
     ring_place done = at;
     for (int32_t i = 0; i < n_pieces; i++) {
         hopper::wait(&m.full[at.stage], at.parity);
@@ -184,7 +183,7 @@ __device__ __forceinline__ int32_t multiply(M &m, int32_t n_pieces, int32_t grou
         uint64_t b = wgmma::descriptor(hopper::shared_address(m.b[at.stage]));
         wgmma::fence();
 #pragma unroll
-        for (int step = 0; step < BK / 16; step++) wgmma::mma<BN>(d, a + 2 * step, b + 2 * step, i > 0 || step > 0);
+        for (int step = 0; step < BK / 16; step++) wgmma::mma<M::BN>(d, a + 2 * step, b + 2 * step, i > 0 || step > 0);
         wgmma::commit();
         advance<M::STAGES>(at);
         if (i == 0) continue;
@@ -198,8 +197,8 @@ __device__ __forceinline__ int32_t multiply(M &m, int32_t n_pieces, int32_t grou
 }
 
 template <class M, bool UP>
-__device__ __forceinline__ void write_tile(M &m, const product &p, const CUtensorMap *outs, const list &all, const tile &w, int32_t group, int32_t last,
-                                           int32_t parity, int32_t &borrowed, const float (&d)[BN / 2]) {
+__device__ __forceinline__ void write_tile(M &m, const product &p, const CUtensorMap *outs, const list<M::BM> &all, const tile &w, int32_t group, int32_t last,
+                                           int32_t parity, int32_t &borrowed, const float (&d)[M::BN / 2]) {
     const bool whole = w.n_pairs >= (group + 1) * GROUP_ROWS, borrows = M::BORROWS && group > 0 && whole && all.n_pieces >= M::STAGES;
     if (M::BORROWS && group == 0) give_back(&m.read);
     if (borrows) hopper::wait(&m.read, parity), borrowed = last;        // with fewer pieces than places the first group could be two tiles ahead
@@ -207,13 +206,13 @@ __device__ __forceinline__ void write_tile(M &m, const product &p, const CUtenso
     if constexpr (M::STAGED > 0) {
         if (whole && (borrows || group == 0 || !M::BORROWS)) {
             char *staged = borrows ? m.b[last] : m.staged[M::BORROWS ? 0 : group];
-            return write_boxes<M::BORROWS ? BN / BK : M::STAGED, UP>(staged, p, outs, w, group, d);
+            return write_boxes<M::BN, M::BORROWS ? M::BN / BK : M::STAGED, UP>(staged, p, outs, w, group, d);
         }
     }
-    write_group<BN, UP>(p, w, group * GROUP_ROWS, d);
+    write_group<M::BN, UP>(p, w, group * GROUP_ROWS, d);
 }
 
-template <class M, bool UP> __device__ void consume(const product &p, M &m, const CUtensorMap *outs, const list &all, int32_t group) {
+template <class M, bool UP> __device__ void consume(const product &p, M &m, const CUtensorMap *outs, const list<M::BM> &all, int32_t group) {
     ring_place at = {0, 0};
     int32_t borrowed = -1;
     for (int32_t parity = 0;; parity ^= 1) {
@@ -226,7 +225,7 @@ template <class M, bool UP> __device__ void consume(const product &p, M &m, cons
             pass(m, all.n_pieces, at);
             continue;
         }
-        float d[BN / 2];
+        float d[M::BN / 2];
         const int32_t last = multiply(m, all.n_pieces, group, UP, at, borrowed, d);
         write_tile<M, UP>(m, p, outs, all, w, group, last, parity, borrowed, d);
     }
@@ -236,7 +235,7 @@ template <class M, bool UP> __device__ void consume(const product &p, M &m, cons
 // ---- the kernel: as many blocks as the device has processors; own counts this kernel's claims, from 0, the other kernel's is made 0 ----
 
 template <class M, bool UP>
-__global__ __launch_bounds__(THREADS, 1) void many_product(const __grid_constant__ CUtensorMap rows, const __grid_constant__ CUtensorMap weights,
+__global__ __launch_bounds__(M::THREADS, 1) void many_product(const __grid_constant__ CUtensorMap rows, const __grid_constant__ CUtensorMap weights,
                                                            const __grid_constant__ CUtensorMap outs, product p, int32_t *own, int32_t *other) {
     extern __shared__ __align__(1024) char shared[];
     M &m = *reinterpret_cast<M *>(shared);
@@ -246,23 +245,23 @@ __global__ __launch_bounds__(THREADS, 1) void many_product(const __grid_constant
         if (hopper::shared_address(shared) % 1024) __trap();        // the swizzle goes by addresses
         for (int i = 0; i < M::STAGES; i++) {
             hopper::barrier_init(&m.full[i], UP ? WARPGROUP + 1 : 1);
-            hopper::barrier_init(&m.empty[i], 4 * GROUPS);
+            hopper::barrier_init(&m.empty[i], 4 * M::GROUPS);
         }
         hopper::barrier_init(&m.read, 4);
         hopper::barrier_init_done();
     }
     pdl::wait();
     if (blockIdx.x == 0 && threadIdx.x == 64) *other = 0;
-    if (threadIdx.x < 32) count_tiles<BM>(p.pairs, m.tiles_before);
-    for (int32_t s = threadIdx.x; s <= p.pairs.n_slots; s += THREADS) m.first_pair[s] = p.pairs.first(s);
+    if (threadIdx.x < 32) count_tiles<M::BM>(p.pairs, m.tiles_before);
+    for (int32_t s = threadIdx.x; s <= p.pairs.n_slots; s += M::THREADS) m.first_pair[s] = p.pairs.first(s);
     __syncthreads();        // tables and barriers are there
-    const list all = list_of(p, m);
+    const list<M::BM> all = list_of(p, m);
     if (group < 0) {
-        hopper::registers_give<PRODUCER_REGISTERS>();
+        if (M::GROUPS > 1) hopper::registers_give<PRODUCER_REGISTERS>();
         if constexpr (UP) produce_gathered(p, m, &weights, all, own);
         else if (threadIdx.x == 0) produce_boxes(p, m, &rows, &weights, all, own);
     } else {
-        hopper::registers_take<CONSUMER_REGISTERS>();
+        if (M::GROUPS > 1) hopper::registers_take<CONSUMER_REGISTERS>();
         if (group > 0 && (int32_t)blockIdx.x < all.n_tiles)         // groups out of step: one writes its tile while the other multiplies
             hopper::wait(&m.full[min(M::STAGES / 2, all.n_pieces - 1)], 0);
         consume<M, UP>(p, m, &outs, all, group);
@@ -281,7 +280,7 @@ grace_status launch(const CUtensorMap &rows, const CUtensorMap &weights, const C
         if (st) return st;
         ready = true;
     }
-    pdl::launch(kernel, e->n_processors, THREADS, sizeof(M), stream, true, rows, weights, outs, p, e->claims + !UP, e->claims + UP);
+    pdl::launch(kernel, e->n_processors, M::THREADS, sizeof(M), stream, true, rows, weights, outs, p, e->claims + !UP, e->claims + UP);
     return gr_cuda_status(cudaGetLastError(), "many_product");
 }
 
@@ -299,11 +298,14 @@ extern "C" grace_status gr_cuda_experts_many(const gr_cuda_experts *e, const gr_
     CUtensorMap y_boxes;
     grace_status st = gr_cuda_map_open(y, (int64_t)pairs->n_rows * pairs->top_k, e->options.hidden, GR_CUDA_PAIR_BOX_ROWS, &y_boxes);
     if (st) return st;
+    typedef memory<128, 256, 4> handed;
+    typedef memory<128, 256, 4, 2> staged;
     switch (tiles) {
-    case GR_CUDA_TILES_HANDED: return run<memory<4, 0>, memory<4, 0>>(e, up, down, y_boxes, stream);
-    case GR_CUDA_TILES_HANDED_3: return run<memory<4, 0>, memory<3, 0>>(e, up, down, y_boxes, stream);
-    case GR_CUDA_TILES_BORROWED: return run<memory<4, 2>, memory<4, 2, true>>(e, up, down, y_boxes, stream);
-    case GR_CUDA_TILES_STAGED: return run<memory<4, 2>, memory<4, 2>>(e, up, down, y_boxes, stream);
-    default: return run<memory<4, 2>, memory<3, 4>>(e, up, down, y_boxes, stream);
+    case GR_CUDA_TILES_SMALL_HANDED: return run<memory<64, 128, 8>, memory<64, 128, 8>>(e, up, down, y_boxes, stream);
+    case GR_CUDA_TILES_HANDED: return run<handed, handed>(e, up, down, y_boxes, stream);
+    case GR_CUDA_TILES_HANDED_3: return run<handed, memory<128, 256, 3>>(e, up, down, y_boxes, stream);
+    case GR_CUDA_TILES_STAGED: return run<staged, staged>(e, up, down, y_boxes, stream);
+    case GR_CUDA_TILES_STAGED_3: return run<staged, memory<128, 256, 3, 4>>(e, up, down, y_boxes, stream);
+    default: return run<staged, memory<128, 256, 4, 2, true>>(e, up, down, y_boxes, stream);
     }
 }
