@@ -43,6 +43,8 @@ template <class M> __device__ list<M::BM> list_of(const product &p, const M &m) 
 
 // ---- producers ----
 
+__device__ __forceinline__ int32_t n_groups_of(const tile &w) { return (w.n_pairs + GROUP_ROWS - 1) / GROUP_ROWS; }
+
 // The tile's weights, and the tile itself with its first piece; `bytes` more are expected for the same piece.
 template <class M>
 __device__ __forceinline__ void hand_piece(const product &p, M &m, const CUtensorMap *weights, const tile &w, int32_t stage, int32_t piece, int32_t bytes) {
@@ -52,19 +54,25 @@ __device__ __forceinline__ void hand_piece(const product &p, M &m, const CUtenso
     for (int i = 0; i < M::BN; i += GR_CUDA_WEIGHT_BOX_ROWS) hopper::copy_box(m.b[stage] + i * ROW_BYTES, weights, piece * BK, first + i, &m.full[stage]);
 }
 
-// One thread feeds both operands; of the rows as many groups as exist.
+// One thread feeds both operands; of the rows as many groups as exist. The weights of the first tile are asked for before the kernel in front has ended.
 template <class M>
-__device__ void produce_boxes(const product &p, M &m, const CUtensorMap *rows, const CUtensorMap *weights, const list<M::BM> &all, int32_t *claims) {
+__device__ void produce_boxes(const product &p, M &m, const CUtensorMap *rows, const CUtensorMap *weights, const list<M::BM> &all, int32_t *own,
+                              int32_t *other) {
     ring_place at = {0, 1};
+    int32_t t = blockIdx.x, n_early = t < all.n_tiles ? min(M::STAGES, all.n_pieces) : 0;
     tile w, next;
-    int32_t t = blockIdx.x;
     if (t < all.n_tiles) next = all.at(t);
+    for (int32_t i = 0; i < n_early; i++) hand_piece(p, m, weights, next, i, i, n_groups_of(next) * GROUP_BYTES);
+    pdl::wait();
+    if (t == 0) *other = 0;
     while (t < all.n_tiles) {
         w = next;
-        const int32_t claim = atomicAdd(claims, 1), n_groups = (w.n_pairs + GROUP_ROWS - 1) / GROUP_ROWS;
-        for (int32_t i = 0; i < all.n_pieces; i++) {
-            hopper::wait(&m.empty[at.stage], at.parity);
-            hand_piece(p, m, weights, w, at.stage, i, n_groups * GROUP_BYTES);
+        const int32_t claim = atomicAdd(own, 1), n_groups = n_groups_of(w);
+        for (int32_t i = 0; i < all.n_pieces; i++, n_early--) {
+            if (n_early <= 0) {
+                hopper::wait(&m.empty[at.stage], at.parity);
+                hand_piece(p, m, weights, w, at.stage, i, n_groups * GROUP_BYTES);
+            }
             for (int32_t g = 0; g < n_groups; g++)
                 hopper::copy_box(m.a[at.stage] + g * GROUP_BYTES, rows, i * BK, w.first_pair + GROUP_ROWS * g, &m.full[at.stage]);
             advance<M::STAGES>(at);
@@ -78,7 +86,7 @@ __device__ void produce_boxes(const product &p, M &m, const CUtensorMap *rows, c
     hopper::arrive(&m.full[at.stage]);
 }
 
-template <class M> __device__ void produce_gathered(const product &p, M &m, const CUtensorMap *weights, const list<M::BM> &all, int32_t *claims) {
+template <class M> __device__ void produce_gathered(const product &p, M &m, const CUtensorMap *weights, const list<M::BM> &all, int32_t *own) {
     typedef gather<M::BM> G;
     const int32_t row = threadIdx.x / 8, chunk = threadIdx.x % 8;
     const uint32_t place = row * ROW_BYTES + ((chunk ^ row % 8) << 4);
@@ -91,7 +99,7 @@ template <class M> __device__ void produce_gathered(const product &p, M &m, cons
         const bf16 *from[G::TURNS];
 #pragma unroll
         for (int i = 0; i < G::TURNS; i++) from[i] = p.in + (int64_t)next.source[i] * p.k + chunk * 8;
-        if (threadIdx.x == 0) claim = atomicAdd(claims, 1);
+        if (threadIdx.x == 0) claim = atomicAdd(own, 1);
         for (int32_t i = 0; i < all.n_pieces; i++) {
             hopper::wait(&m.empty[at.stage], at.parity);
             if (threadIdx.x == 0) hand_piece(p, m, weights, w, at.stage, i, 0);
@@ -240,7 +248,7 @@ __global__ __launch_bounds__(M::THREADS, 1) void many_product(const __grid_const
     extern __shared__ __align__(1024) char shared[];
     M &m = *reinterpret_cast<M *>(shared);
     const int32_t group = (int32_t)threadIdx.x / WARPGROUP - 1;
-    pdl::release_next();
+    if (!UP) pdl::release_next();
     if (threadIdx.x == 32) {
         if (hopper::shared_address(shared) % 1024) __trap();        // the swizzle goes by addresses
         for (int i = 0; i < M::STAGES; i++) {
@@ -250,8 +258,11 @@ __global__ __launch_bounds__(M::THREADS, 1) void many_product(const __grid_const
         hopper::barrier_init(&m.read, 4);
         hopper::barrier_init_done();
     }
-    pdl::wait();
-    if (blockIdx.x == 0 && threadIdx.x == 64) *other = 0;
+    if (UP) {
+        pdl::wait();
+        pdl::release_next();        // not before the tables are there: down looks into them before this kernel has ended
+        if (blockIdx.x == 0 && threadIdx.x == 64) *other = 0;
+    }
     if (threadIdx.x < 32) count_tiles<M::BM>(p.pairs, m.tiles_before);
     for (int32_t s = threadIdx.x; s <= p.pairs.n_slots; s += M::THREADS) m.first_pair[s] = p.pairs.first(s);
     __syncthreads();        // tables and barriers are there
@@ -259,7 +270,7 @@ __global__ __launch_bounds__(M::THREADS, 1) void many_product(const __grid_const
     if (group < 0) {
         if (M::GROUPS > 1) hopper::registers_give<PRODUCER_REGISTERS>();
         if constexpr (UP) produce_gathered(p, m, &weights, all, own);
-        else if (threadIdx.x == 0) produce_boxes(p, m, &rows, &weights, all, own);
+        else if (threadIdx.x == 0) produce_boxes(p, m, &rows, &weights, all, own, other);
     } else {
         if (M::GROUPS > 1) hopper::registers_take<CONSUMER_REGISTERS>();
         if (group > 0 && (int32_t)blockIdx.x < all.n_tiles)         // groups out of step: one writes its tile while the other multiplies
