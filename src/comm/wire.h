@@ -22,16 +22,17 @@ typedef struct gr_wire_piece {
     size_t n_recv;
 } gr_wire_piece;
 
-/* Collective over world, which is borrowed until close. Every rank gives the same kind; device is this rank's, made current. Nothing waits longer than deadline_s. Fails
- * with UNSUPPORTED (nccl asked for, but the build has none, or two ranks share a GPU), COMM, MEMORY. All ranks fail, or none, except for a late one. */
+/* Collective over world, which is borrowed until close. Every rank gives the same kind; device is this rank's, made current. No wait here or later is longer than
+ * deadline_s, nor one of world's longer than its own. Fails with UNSUPPORTED (nccl asked for, but there is none, or two ranks share a GPU), COMM, MEMORY; on all
+ * ranks or on none, but for one that is late. */
 grace_status gr_wire_open(gr_comm *world, const char *kind, int32_t device, double deadline_s, gr_wire **out);
 
-/* Move the pieces, after what is queued on the stream; what is queued later sees them moved. Collective: every rank of the world calls it in the same order, also with
- * n = 0; two peers name the same sizes for each other, in the same order. A peer may be named several times (rows, then their headers). */
+/* Move the pieces, after what is queued on the stream; what is queued later sees them moved. Collective: every rank of the world calls it in the same order, also
+ * with n = 0; two peers name the same sizes for each other, in the same order. A peer may be named several times (rows, then their headers). */
 grace_status gr_wire_move(gr_wire *w, const gr_wire_piece *pieces, int32_t n, struct CUstream_st *stream);
 
-/* For the host while it waits for the stream: COMM with the peer and what is missing, when a peer is gone or a move has come no further for the deadline (a move in a
- * graph: only when the peer is known to be gone). After a failure the wire can only be closed, and the stream is of no use before that. */
+/* For the host while it waits for the stream: COMM with the peer and what is missing, when a peer is gone or no move has ended for the deadline. Moves in a graph are
+ * not timed: of those it says only when a peer is known to be gone. After a failure the wire can only be closed, and its streams are of no use before that. */
 grace_status gr_wire_check(gr_wire *w);
 
 const char *gr_wire_kind(const gr_wire *w);     /* "nccl" or "staged" */

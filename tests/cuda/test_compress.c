@@ -90,8 +90,8 @@ static size_t reference_pack(const uint16_t *rows, int32_t n, int32_t hidden, ui
 /* ---- rows ---- */
 
 typedef enum look { NORMAL, TINY, HUGE_ONES, BITS, ZEROS, OUTLIER, NANS, CHANNELS, EDGES, MIXED, N_LOOKS } look;
-static const char *const look_names[N_LOOKS] = {"normal", "subnormal and less", "huge", "random bits", "zeros", "one outlier a row", "nan payloads and infinities",
-                                                "channels of many scales", "exponents 0 and 255", "every row another look"};
+static const char *const look_names[N_LOOKS] = {"normal", "subnormal and less", "huge", "random bits", "zeros", "one outlier a row",
+                                                "nan payloads and infinities", "channels of many scales", "exponents 0 and 255", "every row another look"};
 
 static uint16_t value_of(look how, gr_rng *rng, uint16_t normal, int32_t i) {
     uint64_t r = gr_rng_next(rng);
