@@ -1,9 +1,8 @@
 // Choices by token -> pairs by slot, stable: pairs of a slot stand by row, then choice; choices of no slot (negative) make none. A counting sort in pieces
-// of 1024 choices:
+// of 4096 choices:
 //
 //     count    a block a piece: how many choices of each slot
-//     scan     a warp a slot: how many in the pieces before
-//     place    a block a piece: every choice to its place
+//     place    a block a piece: adds up the pieces before and all pieces, and puts every choice in its place
 //
 // Few choices (a decode step) take one block and one launch. Agrees with gr_exchange_build() of a single rank.
 #include "compute/cuda/cuda.h"
@@ -12,7 +11,7 @@
 
 namespace {
 
-enum { THREADS = 1024, EACH = 4, ONE_BLOCK_MAX = EACH * THREADS, SCAN_THREADS = 256 };
+enum { THREADS = 1024, EACH = 4, PIECE = EACH * THREADS };
 
 // Rank of each lane's slot among the lower lanes with the same slot; lanes without a pair have slot -1.
 __device__ int32_t rank_in_warp(int32_t slot, int32_t *n_alike, bool *is_first) {
@@ -113,57 +112,54 @@ template <int N> __global__ __launch_bounds__(THREADS) void group_in_one(const i
     c.place(p, 0, n_choices, start);
 }
 
+__device__ __forceinline__ int64_t end_of_piece(int64_t from, int64_t n_choices) { return from + PIECE < n_choices ? from + PIECE : n_choices; }
+
 __global__ __launch_bounds__(THREADS) void count_pieces(const int32_t *slot_of_choice, int64_t n_choices, gr_cuda_pairs p) {
     pdl::release_next();
     pdl::wait();
     __shared__ int32_t count[GR_CUDA_SLOTS_MAX];
-    int64_t from = (int64_t)blockIdx.x * THREADS, to = from + THREADS < n_choices ? from + THREADS : n_choices;
-    count_slots(slot_of_choice, from, to, p.n_slots, count);
+    const int64_t from = (int64_t)blockIdx.x * PIECE;
+    count_slots(slot_of_choice, from, end_of_piece(from, n_choices), p.n_slots, count);
     for (int32_t i = threadIdx.x; i < p.n_slots; i += THREADS) p.scratch[(int64_t)blockIdx.x * p.n_slots + i] = count[i];
 }
 
-// A warp a slot: what pieces hold becomes what those before hold; the sum goes behind them.
-__global__ void scan_pieces(int32_t n_pieces, gr_cuda_pairs p) {
-    pdl::release_next();
-    pdl::wait();
-    int32_t slot = (blockIdx.x * blockDim.x + threadIdx.x) / 32, lane = threadIdx.x % 32, carry = 0;
-    if (slot >= p.n_slots) return;
-    for (int32_t base = 0; base < n_pieces; base += 32) {
-        int64_t at = (int64_t)(base + lane) * p.n_slots + slot;
-        int32_t n = base + lane < n_pieces ? p.scratch[at] : 0, sum = n;
-        for (int d = 1; d < 32; d *= 2) {
-            int32_t left = __shfl_up_sync(~0u, sum, d);
-            if (lane >= d) sum += left;
-        }
-        if (base + lane < n_pieces) p.scratch[at] = carry + sum - n;
-        carry += __shfl_sync(~0u, sum, 31);
+// Of each slot what this block's piece finds before it and what all pieces have; as many threads a slot as there are.
+__device__ void add_pieces(const gr_cuda_pairs &p, int32_t *before, int32_t *total) {
+    const int32_t slot = threadIdx.x % p.n_slots, each = blockDim.x / p.n_slots;
+    int32_t of_before = 0, of_all = 0;
+    for (int32_t i = threadIdx.x; i < p.n_slots; i += blockDim.x) before[i] = total[i] = 0;
+    __syncthreads();
+    for (int32_t piece = threadIdx.x / p.n_slots; piece < gridDim.x && threadIdx.x < each * p.n_slots; piece += each) {
+        const int32_t n = p.scratch[(int64_t)piece * p.n_slots + slot];
+        of_all += n;
+        if (piece < blockIdx.x) of_before += n;
     }
-    if (lane == 0) p.scratch[(int64_t)n_pieces * p.n_slots + slot] = carry;
+    if (of_before > 0) atomicAdd(&before[slot], of_before);
+    if (of_all > 0) atomicAdd(&total[slot], of_all);
+    __syncthreads();
 }
 
 __global__ __launch_bounds__(THREADS) void place_pieces(const int32_t *slot_of_choice, int64_t n_choices, gr_cuda_pairs p) {
     pdl::release_next();
     pdl::wait();
     extern __shared__ int32_t in_warp[];
-    __shared__ int32_t at[GR_CUDA_SLOTS_MAX], first_pair[GR_CUDA_SLOTS_MAX + 1];
-    __shared__ int32_t n_of_slot[GR_CUDA_SLOTS_MAX];
-    int64_t from = (int64_t)blockIdx.x * THREADS;
-    choices<1> c;
-    c.read(slot_of_choice, from, n_choices);
-    for (int32_t i = threadIdx.x; i < p.n_slots; i += THREADS) at[i] = p.scratch[(int64_t)gridDim.x * p.n_slots + i];
-    __syncthreads();        // totals of all slots are there
-    scan_slots(p.n_slots, at, first_pair);
+    __shared__ int32_t before[GR_CUDA_SLOTS_MAX], start[GR_CUDA_SLOTS_MAX], n_of_slot[GR_CUDA_SLOTS_MAX], first_pair[GR_CUDA_SLOTS_MAX + 1];
+    const int64_t from = (int64_t)blockIdx.x * PIECE, to = end_of_piece(from, n_choices);
+    choices<EACH> c;
+    c.read(slot_of_choice, from, to);
+    add_pieces(p, before, start);
+    scan_slots(p.n_slots, start, first_pair);
     for (int32_t i = threadIdx.x; i <= p.n_slots; i += THREADS) {
         if (blockIdx.x == 0) p.first_pair[i] = first_pair[i];
-        if (i < p.n_slots) at[i] += p.scratch[(int64_t)blockIdx.x * p.n_slots + i];
+        if (i < p.n_slots) start[i] += before[i];
     }
     rank_choices(c, p.n_slots, in_warp, n_of_slot);         // its meetings: this piece's starts are there
-    c.place(p, from, n_choices, at);
+    c.place(p, from, to, start);
 }
 
 }  // namespace
 
-static int32_t n_pieces_of(int64_t n_choices) { return (int32_t)((n_choices + THREADS - 1) / THREADS); }
+static int32_t n_pieces_of(int64_t n_choices) { return (int32_t)((n_choices + PIECE - 1) / PIECE); }
 
 static unsigned warps_for(int64_t n_threads) {
     unsigned warps = 1;
@@ -171,19 +167,17 @@ static unsigned warps_for(int64_t n_threads) {
     return warps;
 }
 
-extern "C" int64_t gr_cuda_group_scratch(int64_t n_choices, int32_t n_slots) { return ((int64_t)n_pieces_of(n_choices) + 1) * n_slots; }
+extern "C" int64_t gr_cuda_group_scratch(int64_t n_choices, int32_t n_slots) { return (int64_t)n_pieces_of(n_choices) * n_slots; }
 
 extern "C" grace_status gr_cuda_group(const int32_t *slot, const gr_cuda_pairs *pairs, gr_cuda_stream stream) {
     int64_t n = (int64_t)pairs->n_rows * pairs->top_k;
     int32_t n_pieces = n_pieces_of(n);
     const size_t shared_of_warp = sizeof(int32_t) * (size_t)in_warp_step(pairs->n_slots);
-    const unsigned scan_blocks = (unsigned)(pairs->n_slots * 32 + SCAN_THREADS - 1) / SCAN_THREADS;
-    if (n <= ONE_BLOCK_MAX) {       // none: zeros in first_pair
+    if (n <= PIECE) {       // none: zeros in first_pair
         const int each = n <= THREADS ? 1 : EACH, warps = warps_for((n + each - 1) / each);
         pdl::launch(each == 1 ? group_in_one<1> : group_in_one<EACH>, 1, 32 * warps, shared_of_warp * warps, stream, true, slot, n, *pairs);
     } else {
         pdl::launch(count_pieces, n_pieces, THREADS, 0, stream, true, slot, n, *pairs);
-        pdl::launch(scan_pieces, scan_blocks, SCAN_THREADS, 0, stream, true, n_pieces, *pairs);
         pdl::launch(place_pieces, n_pieces, THREADS, shared_of_warp * (THREADS / 32), stream, true, slot, n, *pairs);
     }
     return gr_cuda_status(cudaGetLastError(), "group");
