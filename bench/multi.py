@@ -6,9 +6,9 @@ beside the floor and beside peers.  Standard library only; the peers need PyTorc
   ./run bench multi --parts rates,engine --budget 60
   ./run bench multi --parts ladder --layouts 2x1 --ladder 256,128,16
 
-Parts, in this order: rates (GPU, GPU to GPU, the link), engine (grace bench gpu: the first of --models), exchange (bench_gpu_exchange), ladder (the rungs of the
-paper's Table 1 and ours), layers (one MoE layer at full shape), models (the other models), peers (PyTorch layers, transformers' expert parallelism). Results go
-into --output, a JSON file that is rewritten after every row and keeps what other runs put there, and beside it as tables (.md).  docs/multi-bench.md defines every number.
+Parts, in this order: rates (GPU, GPU to GPU, the link), engine (grace bench gpu: the first of --models), exchange (bench_gpu_exchange), ladder (the rungs of
+the paper's Table 1 and ours), layers (one MoE layer at full shape), models (the other models), peers (PyTorch layers, transformers' expert parallelism).
+Results go into --output, a JSON file that is rewritten after every row and keeps what other runs put there, and beside it as tables (.md).  docs/multi-bench.md defines every number.
 """
 import argparse, csv, json, os, shutil, subprocess, sys, time
 
@@ -32,8 +32,8 @@ RUNGS = (
     ("HG + HSC + DR + WRR", ["--planner", "grace", "--replication", "dynamic"], ["--exchange", "hsc", "--route", "wrr"]),
     ("HG + HSC + DR + TAR", ["--planner", "grace", "--replication", "dynamic"], ["--exchange", "hsc", "--route", "tar"]),
     ("auto", ["--planner", "auto", "--memory", MEMORY, "--balance", BALANCE], ["--exchange", "hsc", "--route", "tar"]),
-    ("auto + homes", ["--planner", "auto", "--memory", MEMORY, "--balance", BALANCE], ["--exchange", "hsc", "--route", "tar", "--homes", "histogram"]),
-    ("auto + homes + phases", ["--planner", "auto", "--memory", MEMORY, "--balance", BALANCE, "--phases"],
+    ("auto + phases", ["--planner", "auto", "--memory", MEMORY, "--balance", BALANCE, "--phases"], ["--exchange", "hsc", "--route", "tar"]),
+    ("auto + phases + homes", ["--planner", "auto", "--memory", MEMORY, "--balance", BALANCE, "--phases"],
      ["--exchange", "hsc", "--route", "tar", "--homes", "histogram"]),
 )
 OURS = RUNGS[7]

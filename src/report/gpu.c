@@ -148,7 +148,7 @@ done:
 
 /* ---- the chart: a pair of bars a row, on a scale of powers that starts at the floor ---- */
 
-enum { WIDTH = 860, GUTTER = 210, RIGHT = 90, BAR = 11, PITCH = 32, HEADING = 28 };
+enum { WIDTH = 880, GUTTER = 210, RIGHT = 110, BAR = 11, PITCH = 32, HEADING = 28 };
 
 static double ratio_of(const gpu_time *t, bool peer) { return (peer ? t->peer_ms : t->ms) / t->floor_ms; }
 
