@@ -77,6 +77,7 @@ typedef struct gr_experts {
     const int32_t *first_pair;          /* [n_slots + 1] */
     const int32_t *row_of_pair;         /* [n_pairs] */
     const gr_pairs *pairs;              /* packed: in place of these two; NULL: one slot, all n_rows rows in their order */
+    const void *shared;                 /* packed, with pairs, where takes_shared() says so: an MLP of every row; `combine` adds it. NULL: none */
     int32_t n_rows;                     /* with packed */
     const void *in;                     /* [n_rows, hidden] */
     void *out;                          /* [n_pairs, hidden] */
@@ -165,6 +166,8 @@ typedef struct gr_compute_ops {
     grace_status (*group)(gr_compute *c, const int32_t *slots, int32_t n_rows, int32_t top_k, int32_t n_slots, const gr_pairs **out);
     /* packs only. x[i] += sum over the choices of row i of weight * in[its pair], in order of choice. */
     grace_status (*combine)(gr_compute *c, const gr_pairs *pairs, const float *weights, const void *in, int32_t width, void *x);
+    /* packs only. Whether `experts` of so many rows takes a shared MLP along, which is less work than the two apart. */
+    bool (*takes_shared)(gr_compute *c, const gr_mlps *shared, int32_t n_rows, int32_t top_k);
     /* y[i] *= sigmoid(w x[i]), w [1, hidden], y [n_rows, hidden] */
     grace_status (*scale_rows)(gr_compute *c, const gr_weight *w, const void *x, int32_t n_rows, void *y);
     grace_status (*experts)(gr_compute *c, const gr_experts *e);

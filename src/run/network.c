@@ -139,11 +139,18 @@ static gr_route place(gr_network *net, const gr_step *step, int32_t moe) {
                       .n_slots_all = pl->n_slots, .first_slot = first, .n_slots = n_slots};
 }
 
+/* Whether the shared expert is computed with the routed ones: where no row leaves, and the backend does it. */
+static bool shared_rides(const gr_network *net, const gr_layer *layer) {
+    const gr_compute_ops *ops = net->compute->ops;
+    if (!layer->shared.n || layer->shared_gate || net->comm->n_ranks > 1 || !ops->packs) return false;
+    return ops->takes_shared(net->compute, &layer->shared, net->rows.n, net->info->top_k);
+}
+
 static grace_status run_experts(gr_network *net, const gr_layer *layer, int32_t moe, const gr_arrived *arrived) {
     double mark = gr_now_us();
     gr_experts e = {.n_slots = layer->slots.n, .slots = layer->slots.slots, .packed = layer->slots.packed, .swiglu_limit = net->info->swiglu_limit,
                     .first_pair = arrived->first_pair, .row_of_pair = arrived->row_of_pair, .pairs = arrived->pairs, .n_rows = arrived->n_rows,
-                    .in = arrived->rows, .out = arrived->results};
+                    .shared = shared_rides(net, layer) ? layer->shared.packed : NULL, .in = arrived->rows, .out = arrived->results};
     grace_status st = net->compute->ops->experts(net->compute, &e);
     net->step_load[moe] = arrived->n_pairs;
     net->step_expert_us[moe] = net->compute->ops->packs ? 0 : gr_now_us() - mark;
@@ -154,7 +161,7 @@ static grace_status run_experts(gr_network *net, const gr_layer *layer, int32_t 
 /* The expert that every token uses stays with its rows. */
 static grace_status shared(gr_network *net, const gr_layer *layer) {
     double mark = gr_now_us();
-    if (!layer->shared.n) return GRACE_OK;
+    if (!layer->shared.n || shared_rides(net, layer)) return GRACE_OK;
     grace_status st = add_mlp(net, &layer->shared, layer->shared_gate, gr_exchange_rows(net->exchange));
     lap(net, &mark, GRACE_TIME_ATTENTION);
     return st;

@@ -263,25 +263,31 @@ static grace_status cuda_group(gr_compute *base, const int32_t *slots, int32_t n
     return c->pairs.single ? GRACE_OK : gr_cuda_group(slots, p, c->stream);
 }
 
+static bool cuda_takes_shared(gr_compute *base, const gr_mlps *shared, int32_t n_rows, int32_t top_k) {
+    const gr_cuda_mlps *m = shared->packed;
+    return singles_pay(gr_cuda_of(base), n_rows, top_k) && gr_cuda_experts_one_fits(m->experts, n_rows, 1);
+}
+
 static grace_status cuda_experts(gr_compute *base, const gr_experts *e) {
     gr_cuda *c = gr_cuda_of(base);
     const gr_cuda_mlps *m = e->packed;
     const gr_cuda_pairs every = {.n_slots = 1, .n_rows = e->n_rows, .top_k = 1};
     const gr_cuda_one each = {.n_rows = e->n_rows, .top_k = 1};
-    if (e->pairs && e->pairs->single) {         /* down follows in combine */
-        c->pairs.experts = m->experts;
-        return gr_cuda_experts_one_up(m->experts, &c->pairs.one, e->in, c->stream);
+    if (e->pairs && e->pairs->single) {         /* combine runs them */
+        const gr_cuda_mlps *shared = e->shared;
+        c->pairs.experts = m->experts, c->pairs.in = e->in;
+        c->pairs.one.shared = shared ? shared->experts : NULL, c->pairs.one.shared_act = c->shared_act;
+        return GRACE_OK;
     }
     if (e->pairs || !singles_pay(c, e->n_rows, 1))
         return gr_cuda_experts_run(m->experts, e->pairs ? &e->pairs->pairs : &every, e->in, e->out, c->stream);
-    const grace_status st = gr_cuda_experts_one_up(m->experts, &each, e->in, c->stream);
-    return st ? st : gr_cuda_experts_one_down(m->experts, &each, NULL, e->out, c->stream);
+    return gr_cuda_experts_one(m->experts, &each, e->in, NULL, e->out, c->stream);
 }
 
 static grace_status cuda_combine(gr_compute *base, const gr_pairs *pairs, const float *weights, const void *in, int32_t width, void *x) {
     gr_cuda_one one = pairs->one;
     one.weight = weights;
-    if (pairs->single) return gr_cuda_experts_one_down(pairs->experts, &one, x, x, gr_cuda_of(base)->stream);
+    if (pairs->single) return gr_cuda_experts_one(pairs->experts, &one, pairs->in, x, x, gr_cuda_of(base)->stream);
     return gr_cuda_combine(&pairs->pairs, weights, in, x, width, x, gr_cuda_of(base)->stream);
 }
 
@@ -290,7 +296,7 @@ static grace_status cuda_combine(gr_compute *base, const gr_pairs *pairs, const 
 static void cuda_free(gr_compute *base) {
     if (!base) return;
     gr_cuda *c = gr_cuda_of(base);
-    void *const all[] = {c->act, c->router_logits, c->router_done, c->sample_scratch, c->flaws, c->pairs.pairs.first_pair, c->pairs.pairs.row_of_pair,
+    void *const all[] = {c->act, c->shared_act, c->router_logits, c->router_done, c->sample_scratch, c->flaws, c->pairs.pairs.first_pair, c->pairs.pairs.row_of_pair,
                          c->pairs.pairs.pair_of_choice, c->pairs.pairs.scratch};
     for (int32_t i = 0; i <= GR_CUDA_REPLAYS_MAX; i++)
         if (c->replays[i]) cudaGraphExecDestroy(c->replays[i]);
@@ -309,7 +315,7 @@ static const gr_compute_ops cuda_ops = {
     .weight_close = gr_cuda_weight_close, .mlps_open = gr_cuda_mlps_open, .mlps_close = gr_cuda_mlps_close, .padded = cuda_padded, .replay = cuda_replay,
     .begin = cuda_begin, .embed = cuda_embed, .norm = cuda_norm, .linear = cuda_linear, .linear_add = cuda_linear_add, .logits = cuda_logits,
     .linear_heads = cuda_linear_heads, .attention = cuda_attention, .gate = cuda_gate, .recall = cuda_recall, .group = cuda_group, .combine = cuda_combine,
-    .scale_rows = cuda_scale_rows, .experts = cuda_experts, .gather = cuda_gather, .add = cuda_add, .sample = cuda_sample, .free = cuda_free,
+    .takes_shared = cuda_takes_shared, .scale_rows = cuda_scale_rows, .experts = cuda_experts, .gather = cuda_gather, .add = cuda_add, .sample = cuda_sample, .free = cuda_free,
 };
 
 static grace_status choose_kernels(gr_cuda *c, const char *name) {
@@ -336,6 +342,7 @@ static grace_status alloc_scratch(gr_cuda *c) {
     gr_cuda_pairs *p = &c->pairs.pairs;
     c->act_elements = act_elements(&c->opt);
     GR_TRY(gr_cuda_alloc(&c->act, (size_t)c->act_elements * sizeof(uint16_t), "activations of experts"));
+    GR_TRY(gr_cuda_alloc(&c->shared_act, (size_t)GR_CUDA_ONE_ROWS * (size_t)m->shared_width * sizeof(uint16_t), "activations of experts"));
     GR_TRY(gr_cuda_alloc(&c->router_logits, (size_t)(rows * m->n_experts) * sizeof(float), "router logits"));
     GR_TRY(cuda_alloc(&c->base, (size_t)rows * sizeof(int32_t), (void **)&c->router_done));
     GR_TRY(cuda_alloc(&c->base, GR_CUDA_N_FLAWS * sizeof *c->flaws, (void **)&c->flaws));

@@ -23,12 +23,13 @@ typedef struct gr_cuda_mlps {
     float *gate_up_bias, *down_bias;
 } gr_cuda_mlps;
 
-/* Pairs by slot, or, of a row or two, every choice by itself: then experts run in two parts, down with the sum over choices in `combine`. */
+/* Pairs by slot, or, of a row or two, every choice by itself: then `experts` only says which, and of what, and `combine` runs them. */
 struct gr_pairs {
     gr_cuda_pairs pairs;
     bool single;
     gr_cuda_one one;
-    const gr_cuda_experts *experts;     /* that up ran with */
+    const gr_cuda_experts *experts;
+    const void *in;
 };
 
 /* Pinned memory that weights pass through: one piece is filled while the other travels. */
@@ -53,6 +54,7 @@ typedef struct gr_cuda {
     gr_pairs pairs;                     /* of the last group */
     void *act;                          /* experts' activations: [elements] of the widest run */
     int64_t act_elements;
+    void *shared_act;                   /* [GR_CUDA_ONE_ROWS, shared_width], of a shared MLP beside the routed ones */
     float *router_logits;               /* [n_rows_max, n_experts] */
     int32_t *router_done;               /* [n_rows_max] */
     void *sample_scratch;

@@ -1,7 +1,8 @@
 // Programmatic dependent launch: a kernel may start while the one before it on the stream still runs, so that its start, and what it reads that no kernel
 // writes (weights), hides under the other's end. A kernel launched with overlap calls wait() in every thread before it touches anything that an earlier
 // kernel writes or reads: its inputs, its outputs, scratch. release_next() lets the next kernel of the stream start; it may come first of all, since the
-// next one waits for the whole of this one anyway. Below sm_90, and in a launch without overlap, both do nothing.
+// next one waits for the whole of this one anyway. Where every thread waits before it releases, all that came before this kernel is over when the next one
+// starts: the next may read that, past the first cache, before its own wait. Below sm_90, and in a launch without overlap, both do nothing.
 #ifndef GR_COMPUTE_CUDA_PDL_CUH
 #define GR_COMPUTE_CUDA_PDL_CUH
 #include <cuda_runtime.h>
