@@ -6,7 +6,7 @@
 #include "compute/cuda/attention.h"
 #include "gpu.cuh"
 
-struct model { const char *name; int n_heads, n_kv_heads, key_dim, value_dim; bool latent; };
+struct model { const char *name; int n_heads, n_kv_heads, key_dim, value_dim; bool latent; int made_key_dim, made_value_dim; };     // made: prompts by them
 struct load { const char *kind; int n_sequences, n_before, n_new; };       // positions in the cache, and rows of each sequence that meet them
 
 struct bench_case {
@@ -16,7 +16,8 @@ struct bench_case {
     size_t layer_cells;
     gr_cuda_attention *a;
     gr_cuda_attention_step step;
-    void *k_pages, *v_pages, *rows, *out, *norm;
+    void *k_pages, *v_pages, *rows, *made_k, *made_v, *out, *norm;
+    int turning() const { return m.latent ? m.key_dim - m.value_dim : m.key_dim; }
 };
 
 static int32_t *ints_to_device(const std::vector<int32_t> &x) { return (int32_t *)to_device(x.data(), x.size() * 4); }
@@ -35,7 +36,7 @@ static void open_step(bench_case *c) {
         for (int i = 0; i < w.n_new; i++) sequence.push_back(s), position.push_back(w.n_before + i);
     for (size_t i = 0; i < table.size(); i++) table[i] = (int32_t)(i * 7919 % table.size());      // scattered: 7919 is prime to all sizes here
     c->step = {c->n_rows, ints_to_device(sequence), ints_to_device(position), ints_to_device(std::vector<int32_t>(c->n_rows, decode)), ints_to_device(table),
-               c->pages_max, !decode, decode};
+               c->pages_max, c->m.made_key_dim ? c->n_rows : 0, !decode && !c->m.made_key_dim, decode};
 }
 
 static bench_case open_case(const model &m, const load &w) {
@@ -46,11 +47,13 @@ static bench_case open_case(const model &m, const load &w) {
     c.n_layers = w.n_new > 1 ? 2 : (int)std::min<size_t>(16, 1 + ((size_t)400 << 20) / (c.layer_cells * (c.k_width + c.v_width) * 2));
     c.k_pages = random_to_device(c.layer_cells * c.n_layers * c.k_width), c.v_pages = random_to_device(c.layer_cells * c.n_layers * c.v_width);
     c.rows = random_to_device((size_t)c.n_rows * (c.q_width + c.k_width + c.v_width)), c.out = to_device(NULL, (size_t)c.n_rows * m.n_heads * m.value_dim * 2);
+    c.made_k = random_to_device((size_t)c.n_rows * m.n_heads * (m.made_key_dim ? m.made_key_dim - c.turning() : 0));
+    c.made_v = random_to_device((size_t)c.n_rows * m.n_heads * m.made_value_dim);
     std::vector<float> ones(c.q_width, 1.0f);
     c.norm = to_device(ones.data(), ones.size() * 4);
     grace_rope rope = {};
-    rope.dim = m.latent ? m.key_dim - m.value_dim : m.key_dim, rope.neighbours = m.latent, rope.magnitude = 1;
-    gr_cuda_attention_sizes sizes = {m.n_heads, m.n_kv_heads, m.key_dim, m.value_dim, m.latent, false, c.n_rows, (int64_t)c.layer_cells,
+    rope.dim = c.turning(), rope.neighbours = m.latent, rope.magnitude = 1;
+    gr_cuda_attention_sizes sizes = {m.n_heads, m.n_kv_heads, m.key_dim, m.value_dim, m.latent, m.made_key_dim, m.made_value_dim, false, c.n_rows, (int64_t)c.layer_cells,
                                      w.n_before + w.n_new, &rope};
     must(!gr_cuda_attention_open(&sizes, &c.a), "attention_open");
     open_step(&c);
@@ -58,7 +61,8 @@ static bench_case open_case(const model &m, const load &w) {
 }
 
 static void close_case(bench_case *c) {
-    const void *device[] = {c->k_pages, c->v_pages, c->rows, c->out, c->norm, c->step.kv_sequence, c->step.position, c->step.decode, c->step.page_table};
+    const void *device[] = {c->k_pages, c->v_pages, c->rows, c->made_k, c->made_v, c->out, c->norm, c->step.kv_sequence, c->step.position, c->step.decode,
+                            c->step.page_table};
     for (const void *d : device) cudaFree((void *)d);
     gr_cuda_attention_close(c->a);
 }
@@ -73,6 +77,7 @@ static gr_cuda_attention_layer layer_of(const bench_case &c, int l) {
     layer.k_norm = (float *)c.norm, layer.k_norm_size = m.latent ? m.value_dim : c.k_width, layer.out = c.out;
     if (!m.latent) layer.q_norm = (float *)c.norm, layer.q_norm_size = c.q_width;
     layer.norm_eps = 1e-5f, layer.scale = 0.08f;
+    layer.made.q = c.rows, layer.made.k = c.made_k, layer.made.v = c.made_v, layer.made.out = c.out;
     return layer;
 }
 
@@ -90,7 +95,11 @@ static void bench(const model &m, const load &w, double read, double product) {
     double spread, seen = 0, last = w.n_before + w.n_new;
     for (int i = 0; i < w.n_new; i++) seen += (double)w.n_sequences * (w.n_before + i + 1);
     double cache = w.n_sequences * last * (c.k_width + c.v_width) * 2, flops = 2 * seen * m.n_heads * (m.key_dim + m.value_dim);
-    double bytes = cache + 2.0 * c.n_rows * (c.q_width + m.n_heads * m.value_dim), turned = m.latent ? m.n_heads * (m.key_dim - m.value_dim) : c.q_width;
+    double bytes = cache + 2.0 * c.n_rows * (c.q_width + m.n_heads * m.value_dim), turned = m.n_heads * c.turning();
+    if (m.made_key_dim) {       // queries, own parts of keys, values, results of every head; turned keys once
+        flops = 2 * seen * m.n_heads * (m.made_key_dim + m.made_value_dim);
+        bytes = 2.0 * c.n_rows * (m.n_heads * (2.0 * m.made_key_dim - c.turning() + 2 * m.made_value_dim) + c.turning());
+    }
     double moved = 2.0 * c.n_rows * 2 * (turned + c.k_width + c.v_width);
     double floor_us = 1e6 * std::max(bytes / read, flops / product);
     graph lists([&](cudaStream_t s) { gr_cuda_attention_lists(c.a, &c.step, s); });
@@ -110,13 +119,14 @@ static void bench(const model &m, const load &w, double read, double product) {
 }
 
 int main(int argc, char **argv) {
-    static const model models[] = {{"olmoe", 16, 16, 128, 128, false}, {"qwen3-30b", 32, 4, 128, 128, false}, {"deepseek-v2-lite", 16, 1, 576, 512, true}};
+    static const model models[] = {{"olmoe", 16, 16, 128, 128, false}, {"qwen3-30b", 32, 4, 128, 128, false}, {"deepseek-v2-lite", 16, 1, 576, 512, true},
+                                   {"deepseek-v2-lite-made", 16, 1, 576, 512, true, 192, 128}};
     static const load loads[] = {{"decode", 256, 135, 1}, {"decode", 512, 79, 1}, {"decode", 1, 135, 1}, {"decode", 1, 8191, 1}, {"prompt", 256, 0, 128},
                                  {"prompt", 4, 0, 4096}};
     double read = measure_read(), product = measure_product();
     print_ceilings(read, product);
     for (const model &m : models)
         for (const load &w : loads)
-            if (argc < 2 || !strcmp(argv[1], m.name)) bench(m, w, read, product);
+            if ((argc < 2 || !strcmp(argv[1], m.name)) && (!m.made_key_dim || !strcmp(w.kind, "prompt"))) bench(m, w, read, product);
     return 0;
 }

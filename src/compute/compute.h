@@ -30,8 +30,19 @@ typedef struct gr_step_rows {
     const int32_t *kv_sequence;         /* [n] row of the page table */
     const int32_t *decode;              /* [n] 1: a generated token's row; these come first */
     const int32_t *recorded;            /* [n] `recall`: the token whose choices the row takes; below 0: none, padding */
-    bool has_prompt, has_decode;
+    int32_t n_made;                     /* the last of them: prompts that begin in this step, by gr_attention.made; padding may follow */
+    bool has_prompt, has_decode;        /* of the others */
 } gr_step_rows;
+
+/* Latent attention in its other form, of the step's n_made last rows: every head has keys and values of its own, made from the rows' latents by the
+ * halves of kv_b; the turned key is shared. What is appended to the cache is the same. The first of these rows is row 0 here. */
+typedef struct gr_made {
+    const gr_weight *keys, *values;     /* [n_heads * (key_dim - rope->dim), rank], [n_heads * value_dim, rank] */
+    int32_t key_dim, value_dim;
+    void *q;                            /* [n_made, n_heads * key_dim] projections; overwritten */
+    void *k, *v;                        /* scratch for as many rows of keys and values */
+    void *out;                          /* [n_made, n_heads * value_dim] */
+} gr_made;
 
 /* One layer's attention over n_rows rows of several sequences (ragged batch). Rows of one sequence are consecutive, positions ascending.
  * Latent attention is the same with one kv head: a key is a latent and the turned key behind it, the latent is the value too, and queries and
@@ -55,6 +66,7 @@ typedef struct gr_attention {
     void *q, *k, *v;                    /* [n_rows, heads * dim] projections; overwritten. v NULL as v_pages */
     int64_t q_step, kv_step;            /* elements from row to row of q, and of k and v; 0: side by side */
     void *out;                          /* [n_rows, n_heads * value_dim] */
+    gr_made made;                       /* of rows that have nothing in q and out */
 } gr_attention;
 
 typedef struct gr_mlp {
@@ -207,5 +219,7 @@ typedef struct gr_cuda_options {
 grace_status gr_compute_cuda_open(const gr_cuda_options *opt, gr_compute **out);
 /* Whether n_bytes more fit; fails with MEMORY and says what is free and what to ask less of. */
 grace_status gr_compute_cuda_room(gr_compute *c, int64_t weights, int64_t kv, int64_t buffers);
+/* Whether its `attention` takes rows->n_made: latents, not exact (their form depends on where prompts are cut), and a kernel for the heads. */
+bool gr_compute_cuda_makes(const gr_compute *c);
 
 #endif

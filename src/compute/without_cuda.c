@@ -10,3 +10,8 @@ grace_status gr_compute_cuda_room(gr_compute *c, int64_t weights, int64_t kv, in
     (void)c, (void)weights, (void)kv, (void)buffers;
     return GRACE_OK;
 }
+
+bool gr_compute_cuda_makes(const gr_compute *c) {
+    (void)c;
+    return false;
+}

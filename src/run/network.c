@@ -39,26 +39,37 @@ done:
     return st;
 }
 
-/* h -> attn by latents, in the absorbed form for every row (docs/adr/0006-latent-attention.md): each head's query goes to the latent, where all
- * heads share one key and value, and its result comes back. */
+/* Rows by made keys and values: they need no room in the latents' queries and results, so theirs is room for keys and values. */
+static gr_made made_of(const gr_network *net, const gr_layer *layer) {
+    const grace_model_info *m = net->info;
+    const int64_t first_head = (int64_t)(net->rows.n - net->rows.n_made) * m->n_heads;
+    return (gr_made){
+        .keys = layer->to_keys, .values = layer->from_latent, .key_dim = m->head_dim, .value_dim = m->v_dim,
+        .q = gr_behind(net, net->q, first_head * m->head_dim), .k = gr_behind(net, net->q_latent, first_head * (m->kv_rank + m->rope.dim)),
+        .v = gr_behind(net, net->attn_latent, first_head * m->kv_rank), .out = gr_behind(net, net->attn, first_head * m->v_dim),
+    };
+}
+
+/* h -> attn by latents (docs/adr/0006-latent-attention.md), of most rows in the absorbed form: each head's query goes to the latent, where all heads share
+ * one key and value, and its result comes back. Rows whose prompt begins in this step have all that they see beside them: of them keys and values are made. */
 static grace_status attend_latent(gr_network *net, int32_t l) {
     grace_status st = GRACE_OK;
     const grace_model_info *m = net->info;
     const gr_layer *layer = &net->w.layers[l];
     const gr_compute_ops *ops = net->compute->ops;
-    int32_t n = net->rows.n;
+    const int32_t n = net->rows.n, n_absorbed = n - net->rows.n_made;
     gr_attention a = attention_of(net, l);
     a.n_kv_heads = 1, a.key_dim = m->kv_rank + m->rope.dim, a.value_dim = m->kv_rank, a.norm_eps = m->latent_eps;
-    a.q = net->q_latent, a.v = NULL, a.out = net->attn_latent;
+    a.q = net->q_latent, a.v = NULL, a.out = net->attn_latent, a.made = made_of(net, layer);
     if (layer->q_a) {
         GR_TRY(ops->linear(net->compute, layer->q_a, net->h, n, net->q_a));
         GR_TRY(ops->norm(net->compute, layer->q_a_norm, m->latent_eps, net->q_a, n, net->q_a));
     }
     GR_TRY(ops->linear(net->compute, layer->q_a ? layer->q_b : layer->q, layer->q_a ? net->q_a : net->h, n, net->q));
     GR_TRY(ops->linear(net->compute, layer->kv_a, net->h, n, net->k));
-    GR_TRY(ops->linear_heads(net->compute, layer->to_latent, m->n_heads, m->rope.dim, net->q, n, net->q_latent));
+    GR_TRY(ops->linear_heads(net->compute, layer->to_latent, m->n_heads, m->rope.dim, net->q, n_absorbed, net->q_latent));
     GR_TRY(ops->attention(net->compute, &a));
-    GR_TRY(ops->linear_heads(net->compute, layer->from_latent, m->n_heads, 0, net->attn_latent, n, net->attn));
+    GR_TRY(ops->linear_heads(net->compute, layer->from_latent, m->n_heads, 0, net->attn_latent, n_absorbed, net->attn));
 done:
     return st;
 }

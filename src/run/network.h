@@ -42,6 +42,7 @@ typedef struct gr_network {
     gr_kv kv;
     gr_weights w;
     int32_t n_rows_max, n_logits_max;   /* rows of a step; rows of logits computed at once */
+    bool makes_keys;                    /* latent attention, of prompts that begin in a step */
     /* backend memory */
     gr_block step_block, draw_block;
     gr_step_rows rows;                  /* of the step under way, in step_block */

@@ -16,8 +16,6 @@ static grace_status alloc_rows(gr_network *net, void **out, int64_t rows, int64_
     return alloc_bytes(net, out, rows * width, net->compute->ops->element);
 }
 
-static void *behind(const gr_network *net, void *rows, int64_t n) { return (char *)rows + n * (int64_t)net->compute->ops->element; }
-
 static grace_status alloc_projections(gr_network *net, int32_t rows) {
     grace_status st = GRACE_OK;
     const grace_model_info *m = net->info;
@@ -27,8 +25,8 @@ static grace_status alloc_projections(gr_network *net, int32_t rows) {
     GR_TRY(alloc_rows(net, &net->q, rows, m->kv_rank ? q : gr_qkv_width(m)));
     GR_TRY(alloc_rows(net, &net->attn, rows, (int64_t)m->n_heads * m->v_dim));
     if (!m->kv_rank) {
-        net->k = behind(net, net->q, q);
-        net->v = behind(net, net->k, key);
+        net->k = gr_behind(net, net->q, q);
+        net->v = gr_behind(net, net->k, key);
         goto done;
     }
     GR_TRY(alloc_rows(net, &net->k, rows, key));
@@ -101,6 +99,18 @@ done:
     return st;
 }
 
+/* Made keys and values lie in the room of the latents' queries and results; the keys' half of kv_b is there a second time. */
+static bool makes_keys(const gr_network *net) {
+    const grace_model_info *m = net->info;
+    return m->kv_rank && m->head_dim <= m->kv_rank + 2 * m->rope.dim && m->v_dim <= m->kv_rank && gr_compute_cuda_makes(net->compute);
+}
+
+static int64_t made_bytes(const gr_network *net) {
+    const grace_model_info *m = net->info;
+    const int64_t keys = (int64_t)m->n_heads * (m->head_dim - m->rope.dim);
+    return net->makes_keys ? m->n_layers * keys * m->kv_rank * (int64_t)sizeof(uint16_t) : 0;
+}
+
 /* Bytes of the buffers of a step, about: rows as they pass through, and what experts read and write. */
 static int64_t step_bytes(const grace_model_info *m, int64_t rows) {
     const int64_t choices = (int64_t)m->top_k * (m->hidden + m->expert_width), key = m->kv_rank ? m->kv_rank + m->rope.dim : 0;
@@ -114,7 +124,8 @@ static grace_status open_cuda(gr_network *net, const grace_model *model, const g
     const gr_cuda_options cuda = {.info = m, .n_rows_max = opt->n_tokens_max, .kv_tokens = opt->kv_tokens, .exact = opt->exact, .kernels = opt->kernels,
                                   .n_draws_max = opt->n_tokens_max < LOGITS_THERE ? opt->n_tokens_max : LOGITS_THERE};
     GR_TRY(gr_compute_cuda_open(&cuda, &net->compute));
-    GR_TRY(gr_compute_cuda_room(net->compute, grace_rank_memory_of(model, net->plan, net->comm->rank).weights,
+    net->makes_keys = net->w.makes_keys = makes_keys(net);
+    GR_TRY(gr_compute_cuda_room(net->compute, grace_rank_memory_of(model, net->plan, net->comm->rank).weights + made_bytes(net),
                                 grace_kv_bytes(m, opt->kv_tokens) / 2, step_bytes(m, opt->n_tokens_max)));
 done:
     return st;

@@ -7,6 +7,8 @@
 /* Of a row in the blocks of a step and of its draws: id, sequence, position, kv_sequence, decode, recorded; u, temperature, top_p, top_k, index. */
 enum { GR_STEP_BYTES = 6 * sizeof(int32_t), GR_DRAW_BYTES = sizeof(double) + 4 * sizeof(int32_t) };
 
+/* n elements on. */
+static inline void *gr_behind(const gr_network *net, void *rows, int64_t n) { return (char *)rows + n * (int64_t)net->compute->ops->element; }
 /* Elements of a row of the stacked projections: heads of q, then of k, then of v. */
 int64_t gr_qkv_width(const grace_model_info *m);
 /* From net->rows to the final hidden rows. Collective. */

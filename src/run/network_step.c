@@ -33,6 +33,17 @@ static gr_draws draws_of(char *block, int32_t n, const int32_t **index) {
     return d;
 }
 
+/* The last rows whose prompts begin in this step: each has all the rows before it beside it. */
+static int32_t count_begun(const gr_step *step) {
+    int32_t first = step->n_rows;
+    while (first > step->n_decode) {
+        const int32_t last = first - 1, start = last - step->position[last];
+        if (start < step->n_decode || step->position[start] != 0 || step->kv_sequence[start] != step->kv_sequence[last]) break;
+        first = start;
+    }
+    return step->n_rows - first;
+}
+
 /* n >= step->n_rows: padding rows at the end. */
 static grace_status send_rows(gr_network *net, const gr_step *step, int32_t n) {
     const gr_step_rows here = rows_of(net->step_block.host, n);
@@ -46,8 +57,10 @@ static grace_status send_rows(gr_network *net, const gr_step *step, int32_t n) {
         ((int32_t *)here.recorded)[i] = real && net->trace_gate ? gr_trace_gate_token(net->trace_gate, step->sequence[i], step->position[i]) : -1;
     }
     net->rows = rows_of(net->step_block.there, n);
+    const int32_t n_begun = net->makes_keys ? count_begun(step) : 0;
+    net->rows.n_made = n_begun ? n_begun + n - step->n_rows : 0;
     net->rows.has_decode = step->n_decode > 0;
-    net->rows.has_prompt = step->n_decode < step->n_rows;
+    net->rows.has_prompt = step->n_decode + n_begun < step->n_rows;
     return net->compute->ops->upload(net->compute, net->step_block.there, net->step_block.host, (size_t)n * GR_STEP_BYTES);
 }
 

@@ -166,7 +166,7 @@ done:
     return st;
 }
 
-/* Keys and values are never made: q k = q (kv_b latent) = (q kv_b) latent, so queries go to the latent once, and so come results back. */
+/* Where keys and values are not made: q k = q (kv_b latent) = (q kv_b) latent, so queries go to the latent once, and so come results back. */
 static grace_status open_latent(gr_weights *w, const grace_model_info *m, const grace_tensor *kv_b, gr_layer *layer) {
     grace_status st = GRACE_OK;
     grace_tensor plain;
@@ -177,6 +177,9 @@ static grace_status open_latent(gr_weights *w, const grace_model_info *m, const 
     w->bytes = bytes;       /* its pieces count */
     GR_TRY(open_pieces(w, &plain, m->n_heads, 0, nope, true, &layer->to_latent));
     GR_TRY(open_pieces(w, &plain, m->n_heads, nope, m->v_dim, false, &layer->from_latent));
+    const int64_t counted = w->bytes;
+    if (w->makes_keys) GR_TRY(open_pieces(w, &plain, m->n_heads, 0, nope, false, &layer->to_keys));
+    w->bytes = counted;     /* what the file has counts once */
     drop_unpacked(w, first);
 done:
     return st;

@@ -16,6 +16,8 @@ static grace_status check_sizes(const gr_cuda_attention_sizes *s) {
              s->key_dim, s->value_dim, DIMS_MAX);
     GR_CHECK(!s->latent || (s->value_dim <= s->key_dim && s->n_kv_heads == 1), GRACE_ERR_LIMIT,
              "cuda: values of %d elements in %d keys of %d: expected one key that holds its value", s->value_dim, s->n_kv_heads, s->key_dim);
+    GR_CHECK(!s->made_key_dim || (s->latent && s->made_key_dim > s->rope->dim && s->rope->dim % DIM_STEP == 0), GRACE_ERR_LIMIT,
+             "cuda: made keys of %d elements with %d that turn: expected latents, more elements, and a multiple of %d", s->made_key_dim, s->rope->dim, DIM_STEP);
     GR_CHECK(s->rope->dim >= 0 && s->rope->dim <= s->key_dim && s->rope->dim % (s->rope->neighbours ? 2 : 4) == 0, GRACE_ERR_LIMIT,
              "cuda: %d of %d elements turn: attention takes multiples of %d", s->rope->dim, s->key_dim, s->rope->neighbours ? 2 : 4);
     GR_CHECK(s->n_rows_max >= 1 && s->kv_tokens >= 1 && s->kv_tokens <= INT32_MAX && s->n_positions >= 1, GRACE_ERR_LIMIT,
@@ -50,6 +52,7 @@ static grace_status open_scratch(gr_cuda_attention *a) {
     a->n_partials_max = 2 * n_splits;
     GR_TRY(open_list(&a->prompt, s->n_rows_max));
     GR_TRY(open_list(&a->decode, s->n_rows_max + n_splits));
+    if (a->made_flash) GR_TRY(open_list(&a->made, s->n_rows_max));
     if (!a->flash) goto done;
     GR_TRY(open_array(&a->partial_out, n_results * (size_t)s->value_dim, sizeof *a->partial_out, "attention's partial results"));
     GR_TRY(open_array(&a->partial_sum, n_results * 2, sizeof *a->partial_sum, "attention's partial results"));
@@ -95,16 +98,19 @@ done:
 
 void gr_cuda_attention_close(gr_cuda_attention *a) {
     if (!a) return;
-    void *device[] = {a->cosine, a->sine, a->prompt.work, a->prompt.n, a->decode.work, a->decode.n, a->partial_out, a->partial_sum, a->n_done};
+    void *device[] = {a->cosine, a->sine, a->prompt.work, a->prompt.n, a->decode.work, a->decode.n, a->made.work, a->made.n, a->partial_out,
+                      a->partial_sum, a->n_done};
     for (size_t i = 0; i < sizeof device / sizeof *device; i++) cudaFree(device[i]);
     free(a);
 }
 
 bool gr_cuda_attention_is_plain(const gr_cuda_attention *a) { return !a->flash; }
 
+bool gr_cuda_attention_makes(const gr_cuda_attention *a) { return a->made_flash; }
+
 grace_status gr_cuda_attention_run(const gr_cuda_attention *a, const gr_cuda_attention_step *step, const gr_cuda_attention_layer *layer,
                                    gr_cuda_stream stream) {
-    GR_ASSERT(step->n_rows <= a->sizes.n_rows_max);
+    GR_ASSERT(step->n_rows <= a->sizes.n_rows_max && step->n_made <= step->n_rows && (step->n_made == 0 || a->made_flash));
     if (step->n_rows == 0) return GRACE_OK;
     return a->flash ? gr_cuda_flash_run(a, step, layer, stream) : gr_cuda_attention_plain(a, step, layer, stream);
 }

@@ -55,7 +55,7 @@ template <int VD> __device__ void write_combined(const flash_args &x, const unit
 }
 
 // grid: at most as many as the list may have; blocks walk it.
-template <int KD, int VD, bool LATENT, int WM, int WN, int KEYS, int STAGES>
+template <int KD, int VD, form FORM, int WM, int WN, int KEYS, int STAGES>
 __global__ __launch_bounds__(32 * WM *WN, 2) void attend(flash_args x) {
     extern __shared__ __align__(16) char shared[];
     pdl::release_next();
@@ -71,7 +71,7 @@ __global__ __launch_bounds__(32 * WM *WN, 2) void attend(flash_args x) {
         if (u.from >= u.to) continue;       // all of it lies before the window
         const int32_t seen_from = x.layer.window > 0 ? max(0, u.w.first - x.layer.window + 1) : 0;
         const int32_t first_split = seen_from / GR_CUDA_SPLIT, end_split = u.w.first / GR_CUDA_SPLIT + 1;
-        flash<KD, VD, LATENT, WM, WN, KEYS, STAGES> f(x, u, shared);
+        flash<KD, VD, FORM, WM, WN, KEYS, STAGES> f(x, u, shared);
         f.walk();
         f.finish_sums();
         if (WM > 1 || u.w.partial < 0 || end_split - first_split == 1) f.write_result();
@@ -90,23 +90,30 @@ __global__ __launch_bounds__(32 * WM *WN, 2) void attend(flash_args x) {
 typedef void (*attend_kernel)(flash_args);
 typedef struct launch_shape { attend_kernel kernel; int32_t threads, queries, bytes; } launch_shape;
 
-struct gr_cuda_flash { int32_t key_dim, value_dim; bool latent; launch_shape prompt, decode; };
+struct gr_cuda_flash { int32_t key_dim, value_dim; attention::form form; launch_shape prompt, decode; };       // made keys: prompts alone
 
 namespace {
 
-template <int KD, int VD, bool LATENT, int WM, int WN, int KEYS, int STAGES> constexpr launch_shape shape_of() {
-    typedef shape<KD, VD, LATENT, WM, WN, KEYS, STAGES> S;
-    return {attend<KD, VD, LATENT, WM, WN, KEYS, STAGES>, S::THREADS, S::QUERIES, S::BYTES};
+template <int KD, int VD, form FORM, int WM, int WN, int KEYS, int STAGES> constexpr launch_shape shape_of() {
+    typedef shape<KD, VD, FORM, WM, WN, KEYS, STAGES> S;
+    return {attend<KD, VD, FORM, WM, WN, KEYS, STAGES>, S::THREADS, S::QUERIES, S::BYTES};
 }
 
 const gr_cuda_flash kernels[] = {
-    {32, 32, false, shape_of<32, 32, false, 4, 1, 64, 2>(), shape_of<32, 32, false, 1, 2, 64, 3>()},
-    {64, 64, false, shape_of<64, 64, false, 4, 1, 64, 2>(), shape_of<64, 64, false, 1, 4, 64, 3>()},
-    {128, 128, false, shape_of<128, 128, false, 4, 1, 64, 2>(), shape_of<128, 128, false, 1, 4, 64, 3>()},
-    {192, 128, false, shape_of<192, 128, false, 4, 1, 64, 2>(), shape_of<192, 128, false, 1, 4, 64, 2>()},
-    {80, 64, true, shape_of<80, 64, true, 4, 1, 64, 2>(), shape_of<80, 64, true, 1, 4, 64, 3>()},
-    {576, 512, true, shape_of<576, 512, true, 2, 4, 32, 2>(), shape_of<576, 512, true, 1, 4, 32, 2>()},
+    {32, 32, HEADS, shape_of<32, 32, HEADS, 4, 1, 64, 2>(), shape_of<32, 32, HEADS, 1, 2, 64, 3>()},
+    {64, 64, HEADS, shape_of<64, 64, HEADS, 4, 1, 64, 2>(), shape_of<64, 64, HEADS, 1, 4, 64, 3>()},
+    {128, 128, HEADS, shape_of<128, 128, HEADS, 4, 1, 64, 2>(), shape_of<128, 128, HEADS, 1, 4, 64, 3>()},
+    {80, 64, LATENT, shape_of<80, 64, LATENT, 4, 1, 64, 2>(), shape_of<80, 64, LATENT, 1, 4, 64, 3>()},
+    {576, 512, LATENT, shape_of<576, 512, LATENT, 2, 4, 32, 2>(), shape_of<576, 512, LATENT, 1, 4, 32, 2>()},
+    {48, 32, MADE, shape_of<48, 32, MADE, 4, 1, 64, 2>(), {}},
+    {192, 128, MADE, shape_of<192, 128, MADE, 4, 1, 64, 2>(), {}},
 };
+
+const gr_cuda_flash *find_kernels(int32_t key_dim, int32_t value_dim, form form) {
+    for (const gr_cuda_flash &f : kernels)
+        if (f.key_dim == key_dim && f.value_dim == value_dim && f.form == form) return &f;
+    return NULL;
+}
 
 gr_cuda_heads heads_of(int32_t group, int32_t queries) {
     const int32_t heads = group < queries ? group : queries;
@@ -129,21 +136,30 @@ grace_status open_shape(const launch_shape &shape, int32_t *n_blocks) {
 
 }  // namespace
 
+static grace_status open_made(gr_cuda_attention *a) {
+    const gr_cuda_attention_sizes *s = &a->sizes;
+    const gr_cuda_flash *f = s->made_key_dim ? find_kernels(s->made_key_dim, s->made_value_dim, MADE) : NULL;
+    if (!f) return GRACE_OK;
+    const grace_status st = open_shape(f->prompt, &a->made_blocks);
+    if (st || !a->made_blocks) return st;
+    a->made_flash = f;
+    a->made_rows_per_tile = f->prompt.queries;
+    return GRACE_OK;
+}
+
 extern "C" grace_status gr_cuda_flash_open(gr_cuda_attention *a) {
     const gr_cuda_attention_sizes *s = &a->sizes;
     const int32_t group = s->n_heads / s->n_kv_heads;
-    for (const gr_cuda_flash &f : kernels) {
-        if (f.key_dim != s->key_dim || f.value_dim != s->value_dim || f.latent != s->latent) continue;
-        grace_status st = open_shape(f.prompt, &a->prompt_blocks);
-        if (!st) st = open_shape(f.decode, &a->decode_blocks);
-        if (st) return st;
-        if (!a->prompt_blocks || !a->decode_blocks) return GRACE_OK;
-        a->flash = &f;
-        a->prompt_heads = heads_of(group, f.prompt.queries);
-        a->decode_heads = heads_of(group, f.decode.queries);
-        a->rows_per_tile = f.prompt.queries / a->prompt_heads.heads;
-    }
-    return GRACE_OK;
+    const gr_cuda_flash *f = find_kernels(s->key_dim, s->value_dim, s->latent ? LATENT : HEADS);
+    if (!f) return GRACE_OK;
+    grace_status st = open_shape(f->prompt, &a->prompt_blocks);
+    if (!st) st = open_shape(f->decode, &a->decode_blocks);
+    if (st || !a->prompt_blocks || !a->decode_blocks) return st;
+    a->flash = f;
+    a->prompt_heads = heads_of(group, f->prompt.queries);
+    a->decode_heads = heads_of(group, f->decode.queries);
+    a->rows_per_tile = f->prompt.queries / a->prompt_heads.heads;
+    return open_made(a);
 }
 
 static grace_status launch(const launch_shape &shape, int32_t n_blocks, flash_args args, const gr_cuda_list &list, gr_cuda_heads heads, cudaStream_t stream) {
@@ -153,14 +169,33 @@ static grace_status launch(const launch_shape &shape, int32_t n_blocks, flash_ar
     return gr_cuda_status(cudaGetLastError(), "attention");
 }
 
+static flash_args args_of(const gr_cuda_attention *a, const gr_cuda_attention_step &step, const gr_cuda_attention_layer *l) {
+    flash_args args = {};
+    args.step = step, args.layer = *l, args.n_heads = a->sizes.n_heads, args.n_kv_heads = a->sizes.n_kv_heads, args.scale = l->scale * LOG2_E;
+    args.partial_out = a->partial_out, args.partial_sum = (float2 *)a->partial_sum, args.n_done = a->n_done;
+    return args;
+}
+
+// Every head by itself, against the rows of the step.
+static flash_args made_args(const gr_cuda_attention *a, const gr_cuda_attention_step *step, const gr_cuda_attention_layer *l) {
+    const gr_cuda_attention_sizes *s = &a->sizes;
+    const int64_t latents = (step->n_rows - step->n_made) * l->k_step;
+    flash_args args = args_of(a, gr_cuda_made_step(step), l);
+    args.n_kv_heads = s->n_heads;
+    args.made = {(const bf16 *)l->made.k, (const bf16 *)l->made.v, (const bf16 *)l->k + latents + s->key_dim - a->rope_dim, l->k_step,
+                 s->made_key_dim - a->rope_dim};
+    args.layer.q = l->made.q, args.layer.q_step = (int64_t)s->n_heads * s->made_key_dim, args.layer.out = l->made.out;
+    args.from_end = true;
+    return args;
+}
+
 extern "C" grace_status gr_cuda_flash_run(const gr_cuda_attention *a, const gr_cuda_attention_step *step, const gr_cuda_attention_layer *l,
                                           cudaStream_t stream) {
     grace_status st = GRACE_OK;
-    flash_args args = {};
-    args.step = *step, args.layer = *l, args.n_heads = a->sizes.n_heads, args.n_kv_heads = a->sizes.n_kv_heads, args.scale = l->scale * LOG2_E;
-    args.partial_out = a->partial_out, args.partial_sum = (float2 *)a->partial_sum, args.n_done = a->n_done;
+    flash_args args = args_of(a, gr_cuda_other_step(step), l);
+    if (step->n_made > 0) st = launch(a->made_flash->prompt, a->made_blocks, made_args(a, step, l), a->made, {1, 1}, stream);
     args.from_end = true;
-    if (step->has_prompt) st = launch(a->flash->prompt, a->prompt_blocks, args, a->prompt, a->prompt_heads, stream);
+    if (!st && step->has_prompt) st = launch(a->flash->prompt, a->prompt_blocks, args, a->prompt, a->prompt_heads, stream);
     args.from_end = false;
     if (!st && step->has_decode) st = launch(a->flash->decode, a->decode_blocks, args, a->decode, a->decode_heads, stream);
     return st;

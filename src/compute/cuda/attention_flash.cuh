@@ -21,6 +21,16 @@ namespace attention {
 
 typedef __nv_bfloat16 bf16;
 
+// Where keys and values are: in pages, every kv head's; in pages, a latent that holds its value; in rows of the step, every head's, made of latents.
+enum form { HEADS, LATENT, MADE };
+
+struct made_rows {
+    const bf16 *k, *v;              // [rows, n_heads, n_own], [rows, n_heads, value_dim]
+    const bf16 *turned;             // the rest of a row's keys, the same for all heads
+    int64_t turned_step;            // from row to row
+    int32_t n_own;
+};
+
 const float LOG2_E = 1.4426950408889634f;
 
 struct flash_args {
@@ -30,6 +40,7 @@ struct flash_args {
     gr_cuda_attention_step step;
     gr_cuda_attention_layer layer;
     int32_t n_heads, n_kv_heads;
+    made_rows made;                 // of form MADE
     float scale;                    // of scores, times log2 e
     float *partial_out;
     float2 *partial_sum;
@@ -84,9 +95,9 @@ __device__ __forceinline__ float sum_of_quad(float x) {
 // Rows in shared memory are 16 bytes longer than their elements, so that eight of them at one column lie in different banks.
 __host__ __device__ constexpr int32_t row_bytes(int32_t n) { return 2 * n + 16; }
 
-template <int KD, int VD, bool LATENT, int WM, int WN, int KEYS, int STAGES> struct shape {
+template <int KD, int VD, form FORM, int WM, int WN, int KEYS, int STAGES> struct shape {
     static const int32_t THREADS = 32 * WM * WN, QUERIES = 16 * WM;
-    static const int32_t K_BYTES = KEYS * row_bytes(KD), V_BYTES = LATENT ? 0 : KEYS * row_bytes(VD), STAGE_BYTES = K_BYTES + V_BYTES;
+    static const int32_t K_BYTES = KEYS * row_bytes(KD), V_BYTES = FORM == LATENT ? 0 : KEYS * row_bytes(VD), STAGE_BYTES = K_BYTES + V_BYTES;
     static const bool SPLIT_KEYS = WN > 1 && KD <= 192, SPLIT_DIMS = WN > 1 && KD > 192;
     static const int32_t P_BYTES = SPLIT_KEYS ? QUERIES * row_bytes(KEYS) : 0, TOP_BYTES = SPLIT_KEYS ? WN * QUERIES * 4 : 0;
     static const int32_t PART_BYTES = SPLIT_DIMS ? WN * QUERIES * KEYS * 4 : 0;
@@ -94,8 +105,8 @@ template <int KD, int VD, bool LATENT, int WM, int WN, int KEYS, int STAGES> str
     static_assert(QUERIES * row_bytes(KD) <= STAGE_BYTES, "queries pass through a stage");
 };
 
-template <int KD, int VD, bool LATENT, int WM, int WN, int KEYS, int STAGES> struct flash {
-    typedef shape<KD, VD, LATENT, WM, WN, KEYS, STAGES> S;
+template <int KD, int VD, form FORM, int WM, int WN, int KEYS, int STAGES> struct flash {
+    typedef shape<KD, VD, FORM, WM, WN, KEYS, STAGES> S;
     static const int32_t OWN_KEYS = S::SPLIT_KEYS ? KEYS / WN : KEYS, OWN_DIMS = VD / WN;       // of a warp's scores and sums
     static const int32_t Q_DIMS = S::SPLIT_DIMS ? KD / WN : KD;                                 // elements of keys it multiplies
     static_assert(OWN_KEYS % 16 == 0 && OWN_DIMS % 16 == 0 && Q_DIMS % 16 == 0 && KEYS % GR_KV_PAGE == 0 && GR_CUDA_SPLIT % KEYS == 0, "");
@@ -105,7 +116,7 @@ template <int KD, int VD, bool LATENT, int WM, int WN, int KEYS, int STAGES> str
     const flash_args &x;
     const unit &u;
     char *ring;
-    int32_t page[PAGES];            // of the tile to be asked for next
+    int32_t page[PAGES];            // of the tile to be asked for next; MADE: the row of each page's first position
     uint32_t p_at;                  // shared address
     float *tops;                    // [WN, QUERIES]
     float4 *parts;                  // [WM, WN, KEYS / 8, 32] fragments of scores
@@ -148,24 +159,48 @@ template <int KD, int VD, bool LATENT, int WM, int WN, int KEYS, int STAGES> str
     // The pages of a tile: looked up a tile before they are needed. Where there is none any more, a page that exists stands for it and is not read.
     __device__ void find_pages(int32_t tile) {
         const int32_t *page_of = x.step.page_table + (int64_t)u.w.sequence * x.step.pages_max + tile * PAGES;
+        const int32_t row = u.w.row - u.w.first + tile * KEYS;      // MADE: of the tile's first position
 #pragma unroll
-        for (int i = 0; i < PAGES; i++) page[i] = tile * KEYS + i * GR_KV_PAGE < u.to ? page_of[i] : 0;
+        for (int i = 0; i < PAGES; i++) page[i] = tile * KEYS + i * GR_KV_PAGE >= u.to ? 0 : FORM == MADE ? row + i * GR_KV_PAGE : page_of[i];
     }
 
-    // The kv head's part of a page, of which n_there positions have been written; zeros for the rest. Warps take positions, so that a thread's addresses are
-    // one plus constants.
-    template <int D> __device__ void ask_page(const bf16 *pages, int32_t index, int32_t n_there, uint32_t to) const {
+    // The kv head's part of a page, positions `width` elements apart, of which n_there have been written; zeros for the rest. Warps take positions, so that
+    // a thread's addresses are one plus constants.
+    template <int D> __device__ void ask_page(const bf16 *from, int32_t width, int32_t n_there, uint32_t to) const {
         const int32_t CHUNKS = D / 8, ROWS = 32 % CHUNKS == 0 ? 32 / CHUNKS : 1, STEP = ROWS * S::THREADS / 32;    // positions of a warp, and of all, at a time
-        const int32_t key = threadIdx.x / 32 * ROWS + (ROWS > 1 ? lane / CHUNKS : 0), chunk = ROWS > 1 ? lane % CHUNKS : lane, width = x.n_kv_heads * D;
-        const bf16 *from = pages + ((int64_t)index * GR_KV_PAGE * x.n_kv_heads + u.kv_head) * D + key * width + chunk * 8;
+        const int32_t key = threadIdx.x / 32 * ROWS + (ROWS > 1 ? lane / CHUNKS : 0), chunk = ROWS > 1 ? lane % CHUNKS : lane;
+        const bf16 *some = from + chunk * 8;        // an address where there is none
+        from = some + key * width;
         to += key * row_bytes(D) + chunk * 16;
 #pragma unroll
         for (int i = 0; i < (GR_KV_PAGE + STEP - 1) / STEP; i++)
 #pragma unroll
             for (int c = 0; c < CHUNKS; c += 32) {
                 if ((GR_KV_PAGE % STEP && key + i * STEP >= GR_KV_PAGE) || (ROWS == 1 && c + lane >= CHUNKS)) continue;
-                ampere::copy_16(to + i * STEP * row_bytes(D) + c * 16, from + i * STEP * width + c * 8, key + i * STEP < n_there);
+                const bool is_there = key + i * STEP < n_there;
+                ampere::copy_16(to + i * STEP * row_bytes(D) + c * 16, FORM == MADE && !is_there ? some : from + i * STEP * width + c * 8, is_there);
             }
+    }
+
+    // The same of the rows of the step: a lane has a piece of the head's own part of keys, or of the turned part.
+    __device__ void ask_made_keys(int32_t row, int32_t n_there, uint32_t to) const {
+        static_assert(FORM != MADE || (KD / 8 <= 32 && 32 % (KD / 8) != 0), "a warp takes a key at a time");
+        const made_rows &made = x.made;
+        const bool own = 8 * lane < made.n_own;
+        const bf16 *from = own ? made.k + ((int64_t)row * x.n_heads + u.kv_head) * made.n_own : made.turned + row * made.turned_step - made.n_own;
+        ask_page<KD>(from, own ? x.n_heads * made.n_own : (int32_t)made.turned_step, n_there, to);
+    }
+
+    __device__ void ask_keys(int32_t index, int32_t n_there, uint32_t to) const {
+        const bf16 *pages = (const bf16 *)x.layer.k_pages;
+        if constexpr (FORM == MADE) ask_made_keys(index, n_there, to);
+        else ask_page<KD>(pages + ((int64_t)index * GR_KV_PAGE * x.n_kv_heads + u.kv_head) * KD, x.n_kv_heads * KD, n_there, to);
+    }
+
+    __device__ void ask_values(int32_t index, int32_t n_there, uint32_t to) const {
+        const bf16 *values = FORM == MADE ? x.made.v : (const bf16 *)x.layer.v_pages;
+        const int64_t first = FORM == MADE ? index : (int64_t)index * GR_KV_PAGE;
+        ask_page<VD>(values + (first * x.n_kv_heads + u.kv_head) * VD, x.n_kv_heads * VD, n_there, to);
     }
 
     // The tile whose pages were found last; then finds the next one's.
@@ -174,8 +209,8 @@ template <int KD, int VD, bool LATENT, int WM, int WN, int KEYS, int STAGES> str
 #pragma unroll
         for (int i = 0; i < PAGES; i++) {
             const int32_t n_there = u.to - tile * KEYS - i * GR_KV_PAGE;
-            ask_page<KD>((const bf16 *)x.layer.k_pages, page[i], n_there, to + i * GR_KV_PAGE * row_bytes(KD));
-            if (!LATENT) ask_page<VD>((const bf16 *)x.layer.v_pages, page[i], n_there, to + S::K_BYTES + i * GR_KV_PAGE * row_bytes(VD));
+            ask_keys(page[i], n_there, to + i * GR_KV_PAGE * row_bytes(KD));
+            if constexpr (FORM != LATENT) ask_values(page[i], n_there, to + S::K_BYTES + i * GR_KV_PAGE * row_bytes(VD));
         }
         find_pages(tile + 1);
     }
@@ -296,7 +331,7 @@ template <int KD, int VD, bool LATENT, int WM, int WN, int KEYS, int STAGES> str
     }
 
     __device__ void add_values(const float (&score)[OWN_KEYS / 8][4], uint32_t v_at) {
-        const int32_t bytes = row_bytes(LATENT ? KD : VD);
+        const int32_t bytes = row_bytes(FORM == LATENT ? KD : VD);
 #pragma unroll
         for (int k = 0; k < KEYS / 16; k++) {
             uint32_t p[4];
@@ -342,7 +377,7 @@ template <int KD, int VD, bool LATENT, int WM, int WN, int KEYS, int STAGES> str
             if (!is_seen(tile * KEYS)) hide_unseen(tile * KEYS, score);
             weigh(score);
             if (S::SPLIT_KEYS) share_weights(score);
-            add_values(score, LATENT ? k_at : k_at + S::K_BYTES);
+            add_values(score, FORM == LATENT ? k_at : k_at + S::K_BYTES);
             stage = stage == STAGES - 1 ? 0 : stage + 1;
         }
     }

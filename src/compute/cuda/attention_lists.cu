@@ -36,7 +36,7 @@ __device__ counts sum_before(counts own, counts *all) {
 
 struct list_args {
     gr_cuda_attention_step step;
-    gr_cuda_list prompt, decode;
+    gr_cuda_list prompt, decode;    // decode may be none: then no row is
     int32_t rows_per_tile, n_partials_max;
 };
 
@@ -81,14 +81,16 @@ __global__ __launch_bounds__(LIST_THREADS) void build_lists(list_args x) {
         if (is_real(x, row) && !x.step.decode[row]) add_tile(x, row, own.tiles, x.prompt.work + at.tiles + own.tiles - 1);
         if (own.splits) add_splits(x, row, own.splits, at.partials, x.decode.work + at.splits);
     }
-    if (threadIdx.x == 0) *x.prompt.n = done.tiles, *x.decode.n = done.splits;
+    if (threadIdx.x == 0) *x.prompt.n = done.tiles;
+    if (threadIdx.x == 0 && x.decode.n) *x.decode.n = done.splits;
 }
 
 }  // namespace
 
 extern "C" grace_status gr_cuda_attention_lists(gr_cuda_attention *a, const gr_cuda_attention_step *step, gr_cuda_stream stream) {
     GR_ASSERT(step->n_rows <= a->sizes.n_rows_max);
-    if (step->n_rows == 0) return GRACE_OK;
-    build_lists<<<1, LIST_THREADS, 0, stream>>>({*step, a->prompt, a->decode, a->rows_per_tile, a->n_partials_max});
+    if (step->n_made > 0) build_lists<<<1, LIST_THREADS, 0, stream>>>({gr_cuda_made_step(step), a->made, {}, a->made_rows_per_tile, 0});
+    if (step->n_made < step->n_rows)
+        build_lists<<<1, LIST_THREADS, 0, stream>>>({gr_cuda_other_step(step), a->prompt, a->decode, a->rows_per_tile, a->n_partials_max});
     return gr_cuda_status(cudaGetLastError(), "attention_lists");
 }

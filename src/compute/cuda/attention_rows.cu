@@ -13,9 +13,10 @@ enum { ROW_THREADS = 128 };
 struct row_args {
     gr_cuda_attention_step step;
     gr_cuda_attention_layer layer;
-    int32_t n_heads, n_kv_heads, key_dim, value_dim;
+    int32_t n_heads, n_kv_heads, q_dim, k_dim, value_dim;
     int32_t rope_dim;
     bool rope_neighbours;
+    bool keeps_k;                   // k is written in place, too
     int32_t q_first;                // from which element of a head on q is written: the others are already what they should be
     int32_t q_lanes, k_lanes;       // threads that share a head: a power of two, at most 32
     const float *cosine, *sine;
@@ -81,6 +82,7 @@ __device__ float scale_of(float squares, const norm_args &norm) { return 1.0f / 
 // ---- one head ----
 struct head_view {
     const bf16 *x;
+    int32_t dim;
     const float *weight;            // of the head's first element; NULL: no norm
     int32_t n_normed;
     float scale, clip;
@@ -113,48 +115,56 @@ template <int W> __device__ void turn_halves(piece<W> &p, piece<W> &q, const flo
     }
 }
 
-// The lanes of a head write it from `first` on: plain elements, then those that turn. `to` may be where the head comes from: a thread writes only what it
-// alone reads.
-template <int W> __device__ void write_head(const row_args &a, const head_view &head, int32_t first, int32_t lanes, int32_t position, bf16 *to) {
-    const int32_t still = a.key_dim - a.rope_dim, half = a.rope_dim / 2, step = W * lanes;
+// One place or two; `also` may be NULL.
+template <int W> __device__ void store_both(bf16 *to, bf16 *also, int32_t i, const piece<W> &p) {
+    store<W>(to + i, p);
+    if (also) store<W>(also + i, p);
+}
+
+// The lanes of a head write it from `first` on: plain elements, then those that turn. `to` or `also` may be where the head comes from: a thread writes only
+// what it alone reads.
+template <int W>
+__device__ void write_head(const row_args &a, const head_view &head, int32_t first, int32_t lanes, int32_t position, bf16 *to, bf16 *also) {
+    const int32_t still = head.dim - a.rope_dim, half = a.rope_dim / 2, step = W * lanes;
     const float *cosine = a.cosine + (int64_t)position * half, *sine = a.sine + (int64_t)position * half;
     int32_t i = first + W * (threadIdx.x % lanes);
-    for (; i < still; i += step) store<W>(to + i, enter<W>(head, i));
+    for (; i < still; i += step) store_both<W>(to, also, i, enter<W>(head, i));
     if (a.rope_neighbours)
-        for (; i < a.key_dim; i += step) {
+        for (; i < head.dim; i += step) {
             piece<W> p = enter<W>(head, i);
             turn_neighbours<W>(p, cosine + (i - still) / 2, sine + (i - still) / 2);
-            store<W>(to + i, p);
+            store_both<W>(to, also, i, p);
         }
     else
         for (; i < still + half; i += step) {
             piece<W> p = enter<W>(head, i), q = enter<W>(head, i + half);
             turn_halves<W>(p, q, cosine + i - still, sine + i - still);
-            store<W>(to + i, p);
-            store<W>(to + i + half, q);
+            store_both<W>(to, also, i, p);
+            store_both<W>(to, also, i + half, q);
         }
 }
 
 // A row of q or k, and how it is shared out.
 struct head_rows {
     const bf16 *row;                // all heads
-    int32_t n_heads;
+    int32_t n_heads, dim;
     norm_args norm;
     int32_t first;                  // element of every head that is written first
     int32_t lanes;                  // threads that share a head
 };
 
-template <int W> __device__ void write_heads(const row_args &a, const head_rows &r, int32_t position, bf16 *to) {
-    const bool whole = r.norm.weight && r.norm.size == r.n_heads * a.key_dim;
+template <int W> __device__ void write_heads(const row_args &a, const head_rows &r, int32_t position, bf16 *to, bf16 *also) {
+    const bool whole = r.norm.weight && r.norm.size == r.n_heads * r.dim;
     float scale = 0;
     if (whole) scale = scale_of(sum_of_block(add_squares<W>(r.row, r.norm.size, threadIdx.x, blockDim.x)), r.norm);
     for (int32_t base = 0; base < r.n_heads; base += blockDim.x / r.lanes) {
         const int32_t wanted = base + threadIdx.x / r.lanes, h = min(wanted, r.n_heads - 1);       // lanes of all heads meet in the sum
-        head_view head = {r.row + (int64_t)h * a.key_dim, r.norm.weight, whole ? a.key_dim : r.norm.size, scale, a.layer.clip};
-        if (whole) head.weight += h * a.key_dim;
+        const int32_t at = h * r.dim;
+        head_view head = {r.row + at, r.dim, r.norm.weight, whole ? r.dim : r.norm.size, scale, a.layer.clip};
+        if (whole) head.weight += at;
         else if (r.norm.weight)
             head.scale = scale_of(sum_of_lanes(add_squares<W>(head.x, r.norm.size, threadIdx.x % r.lanes, r.lanes), r.lanes), r.norm);
-        if (wanted < r.n_heads) write_head<W>(a, head, r.first, r.lanes, position, to + (int64_t)h * a.key_dim);
+        if (wanted < r.n_heads) write_head<W>(a, head, r.first, r.lanes, position, to + at, also ? also + at : NULL);
     }
 }
 
@@ -189,36 +199,64 @@ template <int W> __global__ __launch_bounds__(ROW_THREADS) void prepare_rows(row
     }
     if (blockIdx.y == 0) {
         bf16 *q = (bf16 *)l.q + row * l.q_step;
-        write_heads<W>(a, {q, a.n_heads, {l.q_norm, l.q_norm_size, l.norm_eps}, a.q_first, a.q_lanes}, position, q);
+        write_heads<W>(a, {q, a.n_heads, a.q_dim, {l.q_norm, l.q_norm_size, l.norm_eps}, a.q_first, a.q_lanes}, position, q, NULL);
         return;
     }
     const int64_t place = place_of(a, sequence, position);
-    const int32_t k_width = a.n_kv_heads * a.key_dim, v_width = a.n_kv_heads * a.value_dim;
-    if (blockIdx.y == 1)
-        write_heads<W>(a, {(const bf16 *)l.k + row * l.k_step, a.n_kv_heads, {l.k_norm, l.k_norm_size, l.norm_eps}, 0, a.k_lanes}, position,
-                       (bf16 *)l.k_pages + place * k_width);
-    else copy_values((const bf16 *)l.v + row * l.v_step, v_width, l.clip, (bf16 *)l.v_pages + place * v_width);
+    const int32_t k_width = a.n_kv_heads * a.k_dim, v_width = a.n_kv_heads * a.value_dim;
+    if (blockIdx.y == 1) {
+        bf16 *k = (bf16 *)l.k + row * l.k_step;
+        write_heads<W>(a, {k, a.n_kv_heads, a.k_dim, {l.k_norm, l.k_norm_size, l.norm_eps}, 0, a.k_lanes}, position, (bf16 *)l.k_pages + place * k_width,
+                       a.keeps_k ? k : NULL);
+    } else copy_values((const bf16 *)l.v + row * l.v_step, v_width, l.clip, (bf16 *)l.v_pages + place * v_width);
 }
 
 // ---- host ----
 // Threads of a head whose elements from `first` on are written w at a time: as many as there are pieces, a power of two.
-int32_t lanes_for(const gr_cuda_attention *a, int32_t first, int32_t w) {
-    const int32_t n_pieces = (a->sizes.key_dim - first - (a->rope_neighbours ? 0 : a->rope_dim / 2)) / w;
+int32_t lanes_for(const row_args &a, int32_t dim, int32_t first, int32_t w) {
+    const int32_t n_pieces = (dim - first - (a.rope_neighbours ? 0 : a.rope_dim / 2)) / w;
     int32_t lanes = 1;
     while (lanes < 32 && 2 * lanes <= n_pieces) lanes *= 2;
     return lanes;
+}
+
+row_args args_of(const gr_cuda_attention *a, const gr_cuda_attention_step &step, const gr_cuda_attention_layer &layer) {
+    const gr_cuda_attention_sizes &s = a->sizes;
+    row_args args = {};
+    args.step = step, args.layer = layer;
+    args.n_heads = s.n_heads, args.n_kv_heads = s.n_kv_heads, args.q_dim = args.k_dim = s.key_dim, args.value_dim = s.value_dim;
+    args.rope_dim = a->rope_dim, args.rope_neighbours = a->rope_neighbours, args.cosine = a->cosine, args.sine = a->sine;
+    return args;
+}
+
+// The rows before the made ones.
+row_args other_args(const gr_cuda_attention *a, const gr_cuda_attention_step *step, const gr_cuda_attention_layer *layer) {
+    return args_of(a, gr_cuda_other_step(step), *layer);
+}
+
+// Their queries are as long as made keys; their latents stay in place, for keys and values to be made of.
+row_args made_args(const gr_cuda_attention *a, const gr_cuda_attention_step *step, const gr_cuda_attention_layer *layer) {
+    row_args args = args_of(a, gr_cuda_made_step(step), *layer);
+    args.q_dim = a->sizes.made_key_dim, args.value_dim = a->sizes.made_value_dim, args.keeps_k = true;
+    args.layer.q = layer->made.q, args.layer.q_step = (int64_t)args.n_heads * args.q_dim, args.layer.out = layer->made.out;
+    args.layer.k = (bf16 *)layer->k + (step->n_rows - step->n_made) * layer->k_step;
+    return args;
+}
+
+void launch(row_args args, bool latent, cudaStream_t stream) {
+    const bool wide = args.rope_dim % (args.rope_neighbours ? 8 : 16) == 0;     // what turns is cut in pieces of 8
+    const int32_t w = wide ? 8 : 2;
+    if (args.step.n_rows == 0) return;
+    args.q_first = args.layer.q_norm || args.layer.clip > 0 ? 0 : args.q_dim - args.rope_dim;
+    args.q_lanes = lanes_for(args, args.q_dim, args.q_first, w), args.k_lanes = lanes_for(args, args.k_dim, 0, w);
+    pdl::launch(wide ? prepare_rows<8> : prepare_rows<2>, dim3((unsigned)args.step.n_rows, latent ? 2 : 3), ROW_THREADS, 0, stream, true, args);
 }
 
 }  // namespace
 
 extern "C" grace_status gr_cuda_attention_prepare(const gr_cuda_attention *a, const gr_cuda_attention_step *step, const gr_cuda_attention_layer *layer,
                                                   gr_cuda_stream stream) {
-    const gr_cuda_attention_sizes *s = &a->sizes;
-    const bool wide = a->rope_dim % (a->rope_neighbours ? 8 : 16) == 0;        // what turns is cut in pieces of 8
-    const int32_t w = wide ? 8 : 2, q_first = layer->q_norm || layer->clip > 0 ? 0 : s->key_dim - a->rope_dim;
-    const row_args args = {*step, *layer, s->n_heads, s->n_kv_heads, s->key_dim, s->value_dim, a->rope_dim, a->rope_neighbours, q_first,
-                           lanes_for(a, q_first, w), lanes_for(a, 0, w), a->cosine, a->sine};
-    if (step->n_rows == 0) return GRACE_OK;
-    pdl::launch(wide ? prepare_rows<8> : prepare_rows<2>, dim3((unsigned)step->n_rows, s->latent ? 2 : 3), ROW_THREADS, 0, stream, true, args);
+    launch(other_args(a, step, layer), a->sizes.latent, stream);
+    launch(made_args(a, step, layer), a->sizes.latent, stream);
     return gr_cuda_status(cudaGetLastError(), "attention_prepare");
 }

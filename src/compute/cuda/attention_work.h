@@ -40,18 +40,35 @@ struct gr_cuda_attention {
     int32_t rows_per_tile;          /* of a prompt */
     gr_cuda_heads prompt_heads, decode_heads;
     gr_cuda_list prompt, decode;
+    const gr_cuda_flash *made_flash;        /* NULL: no rows by made keys */
+    int32_t made_blocks, made_rows_per_tile;
+    gr_cuda_list made;
     int32_t n_partials_max;
     float *partial_out;             /* [n_partials_max, n_heads, value_dim] sums of a split, weights relative to its top */
     float *partial_sum;             /* [n_partials_max, n_heads, 2] its top score (times log2 e) and sum of weights */
     int32_t *n_done;                /* [n_partials_max, n_kv_heads * decode parts] splits of a row that are there; zero between launches */
 };
 
-/* Which fast kernel there is for a->sizes on this device: sets flash to prompt_heads, flash NULL when there is none. */
+/* Which fast kernels there are for a->sizes on this device: sets flash to decode_heads, and made_flash to made_rows_per_tile; NULL where there is none. */
 grace_status gr_cuda_flash_open(gr_cuda_attention *a);
 grace_status gr_cuda_flash_run(const gr_cuda_attention *a, const gr_cuda_attention_step *step, const gr_cuda_attention_layer *layer, cudaStream_t stream);
 /* Any dimensions: a warp a row and head. */
 grace_status gr_cuda_attention_plain(const gr_cuda_attention *a, const gr_cuda_attention_step *step, const gr_cuda_attention_layer *layer,
                                      cudaStream_t stream);
+
+/* The n_made last rows of a step as a step of their own, and those before them. */
+static inline gr_cuda_attention_step gr_cuda_made_step(const gr_cuda_attention_step *step) {
+    gr_cuda_attention_step made = *step;
+    const int32_t first = step->n_rows - step->n_made;
+    made.n_rows = step->n_made, made.kv_sequence += first, made.position += first, made.decode += first;
+    return made;
+}
+
+static inline gr_cuda_attention_step gr_cuda_other_step(const gr_cuda_attention_step *step) {
+    gr_cuda_attention_step other = *step;
+    other.n_rows -= step->n_made;
+    return other;
+}
 
 #ifdef __cplusplus
 }

@@ -197,7 +197,21 @@ static gr_cuda_attention_layer layer_of(const gr_attention *a) {
         .q_norm_size = a->q_norm ? a->q_norm->cols : 0, .k_norm_size = a->k_norm ? a->k_norm->cols : 0, .sinks = a->sinks ? a->sinks->fp32 : NULL,
         .norm_eps = a->norm_eps, .clip = a->clip_qkv, .scale = a->scale, .window = a->window, .q = a->q, .k = a->k, .v = a->v,
         .q_step = q, .k_step = kv, .v_step = a->kv_step ? a->kv_step : (int64_t)a->n_kv_heads * a->value_dim, .out = a->out,
+        .made = {.q = a->made.q, .k = a->made.k, .v = a->made.v, .out = a->made.out},
     };
+}
+
+/* Keys and values of every head from the latents that gr_cuda_attention_prepare() left in place. */
+static grace_status make_keys(gr_cuda *c, const gr_attention *a, const gr_cuda_attention_layer *layer) {
+    grace_status st = GRACE_OK;
+    const int32_t n = c->rows.n_made;
+    if (n == 0) return st;
+    const uint16_t *latents = (const uint16_t *)layer->k + (a->n_rows - n) * layer->k_step;
+    const gr_cuda_matrix keys = matrix_of(a->made.keys), values = matrix_of(a->made.values);
+    GR_TRY(gr_cuda_linear(c->linears, &keys, latents, layer->k_step, n, false, a->made.k, keys.rows, false, c->stream));
+    GR_TRY(gr_cuda_linear(c->linears, &values, latents, layer->k_step, n, false, a->made.v, values.rows, false, c->stream));
+done:
+    return st;
 }
 
 static grace_status cuda_attention(gr_compute *base, const gr_attention *a) {
@@ -205,11 +219,12 @@ static grace_status cuda_attention(gr_compute *base, const gr_attention *a) {
     gr_cuda *c = gr_cuda_of(base);
     const gr_cuda_attention_layer layer = layer_of(a);
     c->step = (gr_cuda_attention_step){.n_rows = a->n_rows, .kv_sequence = a->sequence_of_row, .position = a->position_of_row, .decode = c->rows.decode,
-                                       .page_table = a->page_table, .pages_max = a->pages_max, .has_prompt = c->rows.has_prompt,
-                                       .has_decode = c->rows.has_decode};
+                                       .page_table = a->page_table, .pages_max = a->pages_max, .n_made = c->rows.n_made,
+                                       .has_prompt = c->rows.has_prompt, .has_decode = c->rows.has_decode};
     if (c->wants_lists) GR_TRY(gr_cuda_attention_lists(c->attention, &c->step, c->stream));
     c->wants_lists = false;
     GR_TRY(gr_cuda_attention_prepare(c->attention, &c->step, &layer, c->stream));
+    GR_TRY(make_keys(c, a, &layer));
     GR_TRY(gr_cuda_attention_run(c->attention, &c->step, &layer, c->stream));
 done:
     return st;
@@ -356,16 +371,19 @@ done:
     return st;
 }
 
+/* Of exact mode no keys are made: a row's form may not depend on where its prompt is cut. */
 static grace_status open_attention(gr_cuda *c) {
     const grace_model_info *m = &c->info;
+    const bool makes = m->kv_rank && !c->opt.exact && m->rope.dim % 8 == 0 && m->rope.dim < m->head_dim;
     const gr_cuda_attention_sizes sizes = {
         .n_heads = m->n_heads, .n_kv_heads = m->kv_rank ? 1 : m->n_kv_heads, .key_dim = m->kv_rank ? m->kv_rank + m->rope.dim : m->head_dim,
         .value_dim = m->kv_rank ? m->kv_rank : m->v_dim, .latent = m->kv_rank > 0, .plain = c->kernels == GR_CUDA_KERNELS_PLAIN,
+        .made_key_dim = makes ? m->head_dim : 0, .made_value_dim = makes ? m->v_dim : 0,
         .n_rows_max = c->opt.n_rows_max, .kv_tokens = c->opt.kv_tokens, .n_positions = m->context_max, .rope = &m->rope,
     };
     const grace_status st = gr_cuda_attention_open(&sizes, &c->attention);
     if (!st && gr_cuda_attention_is_plain(c->attention) && !sizes.plain)
-        gr_log(GR_WARN, "cuda", "attention with heads of %d and %d elements runs on the plain kernel: fast ones take 32, 64, 128, 192/128, "
+        gr_log(GR_WARN, "cuda", "attention with heads of %d and %d elements runs on the plain kernel: fast ones take 32, 64, 128, "
                "latents of 80/64, 576/512", sizes.key_dim, sizes.value_dim);
     return st;
 }
@@ -397,6 +415,8 @@ static grace_status find_device(void) {
 done:
     return st;
 }
+
+bool gr_compute_cuda_makes(const gr_compute *c) { return gr_cuda_attention_makes(gr_cuda_of((gr_compute *)c)->attention); }
 
 grace_status gr_compute_cuda_open(const gr_cuda_options *opt, gr_compute **out) {
     grace_status st = GRACE_OK;
