@@ -26,6 +26,7 @@ typedef struct gr_run_options {
     const char *wire;               /* --wire RATE: nodes in network namespaces, joined at that rate */
     const char *plan;               /* --plan FILE */
     int32_t n_nodes;                /* --nodes; 0: as the launcher says */
+    grace_transport transport;      /* --transport; AUTO */
     double deadline_s;
     bool json, verbose;
     bool random;                    /* --random-weights: model is a folder with a config.json only */

@@ -6,7 +6,7 @@
 #include "base/log.h"
 #include "cli.h"
 
-enum { KEY_RANKS = 0x100, KEY_NODES, KEY_WIRE, KEY_PLAN, KEY_EXCHANGE, KEY_ROUTE, KEY_HOMES, KEY_EXACT, KEY_THREADS, KEY_SIMD,
+enum { KEY_RANKS = 0x100, KEY_NODES, KEY_WIRE, KEY_TRANSPORT, KEY_PLAN, KEY_EXCHANGE, KEY_ROUTE, KEY_HOMES, KEY_EXACT, KEY_THREADS, KEY_SIMD,
         KEY_DEVICE, KEY_KERNELS, KEY_KV, KEY_BATCH, KEY_DEADLINE, KEY_JSON };
 
 static const struct argp_option options[] = {
@@ -23,6 +23,7 @@ static const struct argp_option options[] = {
     {"ranks", KEY_RANKS, "NxG", 0, "start N nodes x G ranks on this machine under mpirun", 2},
     {"nodes", KEY_NODES, "N", 0, "cut the ranks into N nodes (default: ranks that share a machine are a node)", 2},
     {"wire", KEY_WIRE, "RATE", 0, "with --ranks, as root: join the nodes by a link of that rate, e.g. 1gbit", 2},
+    {"transport", KEY_TRANSPORT, "KIND", 0, "auto (default): as the ranks were started; mpi, tcp (torchrun, srun, by hand: docs/launch.md) or self", 2},
     {"deadline", KEY_DEADLINE, "SECONDS", 0, "longest wait for another rank (default 30)", 2},
     {0, 0, 0, 0, "Sizes and threads:", 3},
     {"batch-tokens", KEY_BATCH, "N", 0, "rows a rank computes in one step (default 512)", 3},
@@ -39,6 +40,7 @@ static const struct argp_option options[] = {
 
 static const char *const exchange_names[] = {"per-expert", "flat", "hsc"};
 static const char *const route_names[GRACE_N_ROUTES] = {"primary", "wrr", "tar", "tar-entry", "joint"};
+static const char *const transport_names[] = {"self", "mpi", "tcp", "auto"};    /* grace_transport */
 static const char *const homes_names[GRACE_N_HOMES] = {"round-robin", "vocab", "histogram"};
 const char *gr_exchange_name(grace_exchange exchange) { return exchange_names[exchange]; }
 const char *gr_route_name(grace_route route) { return route_names[route]; }
@@ -83,7 +85,7 @@ int gr_arg_choice(struct argp_state *state, const char *option, const char *text
     return 0;
 }
 
-gr_run_options gr_run_defaults(void) { return (gr_run_options){.deadline_s = 30, .engine = grace_engine_defaults()}; }
+gr_run_options gr_run_defaults(void) { return (gr_run_options){.transport = GRACE_TRANSPORT_AUTO, .deadline_s = 30, .engine = grace_engine_defaults()}; }
 
 static error_t parse(int key, char *arg, struct argp_state *state) {
     gr_run_options *o = state->input;
@@ -102,6 +104,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case KEY_ROUTE: o->engine.route = (grace_route)gr_arg_choice(state, "route", arg, route_names, GRACE_N_ROUTES); break;
     case KEY_HOMES: o->engine.homes = (grace_homes)gr_arg_choice(state, "homes", arg, homes_names, GRACE_N_HOMES); break;
     case KEY_NODES: o->n_nodes = (int32_t)gr_arg_int(state, "nodes", arg, 1, GRACE_RANKS_MAX); break;
+    case KEY_TRANSPORT: o->transport = (grace_transport)gr_arg_choice(state, "transport", arg, transport_names, 4); break;
     case KEY_THREADS: o->engine.n_threads = (int32_t)gr_arg_int(state, "threads", arg, 1, 1024); break;
     case KEY_KV: o->engine.kv_tokens = gr_arg_int(state, "kv-tokens", arg, 1, INT64_C(1) << 33); break;
     case KEY_BATCH: o->engine.n_tokens_max = (int32_t)gr_arg_int(state, "batch-tokens", arg, 1, 1 << 20); break;

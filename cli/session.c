@@ -49,9 +49,8 @@ done:
 
 grace_status gr_session_open(gr_run_options *opt, gr_session *s) {
     grace_status st = GRACE_OK, job = check_job(opt);
-    grace_transport transport = grace_comm_launched() ? GRACE_TRANSPORT_MPI : GRACE_TRANSPORT_SELF;
     *s = (gr_session){.n_ranks = 1};
-    GR_TRY(grace_comm_open(transport, opt->n_nodes, opt->deadline_s, &s->comm));
+    GR_TRY(grace_comm_open(opt->transport, opt->n_nodes, opt->deadline_s, &s->comm));
     s->rank = grace_comm_rank(s->comm);
     s->n_ranks = grace_cluster_ranks(grace_comm_cluster(s->comm));
     GR_TRY(grace_comm_agree(s->comm, job ? job : open_files(opt, s)));

@@ -13,18 +13,20 @@ extern "C" {
 
 /* ---- ranks ---- */
 typedef struct gr_comm grace_comm;
-typedef enum grace_transport { GRACE_TRANSPORT_SELF, GRACE_TRANSPORT_MPI } grace_transport;
+/* AUTO: as the launcher's variables say (docs/launch.md): mpi under mpirun, tcp under torchrun and plain srun, self when nobody started ranks. */
+typedef enum grace_transport { GRACE_TRANSPORT_SELF, GRACE_TRANSPORT_MPI, GRACE_TRANSPORT_TCP, GRACE_TRANSPORT_AUTO } grace_transport;
 
-/* Join the job. n_nodes 0: ask the launcher which ranks share a machine; else cut the ranks into that many equal runs.
- * deadline_s bounds every wait for a peer. Collective. Fails with ARG (ranks not divisible), UNSUPPORTED (built without MPI), COMM. */
+/* Join the job. n_nodes 0: ranks that share a machine are a node; else cut the ranks into that many equal runs.
+ * deadline_s bounds every wait for a peer. Collective. Fails with ARG (ranks not divisible, a launcher's variables that do not fit together),
+ * UNSUPPORTED (built without MPI), COMM. */
 grace_status grace_comm_open(grace_transport transport, int32_t n_nodes, double deadline_s, grace_comm **out);
 void grace_comm_close(grace_comm *comm);
-bool grace_comm_launched(void);             /* was this process started by mpirun or srun? */
+bool grace_comm_launched(void);             /* was this process started as a rank: does AUTO give anything but self? */
 int32_t grace_comm_rank(const grace_comm *comm);
 grace_cluster grace_comm_cluster(const grace_comm *comm);
 /* Collective: every rank passes its own status and gets the worst; the message names the first failing rank. */
 grace_status grace_comm_agree(grace_comm *comm, grace_status mine);
-/* For a rank that must leave a running job: end the other ranks too. Does not return under MPI. */
+/* For a rank that must leave a running job: end the other ranks too. Does not return under MPI; over tcp the caller closes and leaves. */
 void grace_comm_abort(grace_comm *comm, int exit_code);
 
 /* ---- engine ---- */

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "comm/launcher.h"
 
 int32_t gr_comm_node(const gr_comm *c, int32_t rank) { return rank / c->gpus_per_node; }
 
@@ -20,6 +21,15 @@ grace_status gr_comm_alltoallv_start(gr_comm *c, const gr_xfer *xfer, gr_request
 }
 
 grace_status gr_comm_wait(gr_comm *c, gr_request *request) { return request ? c->ops->wait(c, request) : GRACE_OK; }
+
+void gr_comm_copy_own(const gr_comm *c, const gr_xfer *x) {
+    size_t before_send = 0, before_recv = 0, n = (size_t)x->send_rows[c->rank] * x->row_bytes;
+    for (int32_t p = 0; p < c->rank; p++) {
+        before_send += (size_t)x->send_rows[p];
+        before_recv += (size_t)x->recv_rows[p];
+    }
+    if (n > 0) memcpy((char *)x->recv + before_recv * x->row_bytes, (const char *)x->send + before_send * x->row_bytes, n);
+}
 
 grace_status gr_comm_alltoallv(gr_comm *c, const gr_xfer *xfer) {
     gr_request *request = NULL;
@@ -104,10 +114,14 @@ grace_status gr_comm_split(gr_comm *c, int32_t color, gr_comm **out) { return c-
 
 grace_status grace_comm_open(grace_transport transport, int32_t n_nodes, double deadline_s, grace_comm **out) {
     grace_status st = GRACE_OK;
+    gr_launcher job = {0};
     GR_CHECK(n_nodes >= 0, GRACE_ERR_ARG, "number of nodes: expected 0 (ask the launcher) or more, found %d", n_nodes);
     GR_CHECK(deadline_s > 0, GRACE_ERR_ARG, "deadline: expected more than 0 seconds, found %g", deadline_s);
+    GR_CHECK((unsigned)transport <= GRACE_TRANSPORT_AUTO, GRACE_ERR_ARG, "transport %d: expected self (0), mpi (1), tcp (2) or auto (3)", (int)transport);
+    if (transport == GRACE_TRANSPORT_AUTO || transport == GRACE_TRANSPORT_TCP) GR_TRY(gr_launcher_find(transport, &job));
+    if (transport == GRACE_TRANSPORT_AUTO) transport = job.transport;
     if (transport == GRACE_TRANSPORT_MPI) return gr_comm_mpi_open(n_nodes, deadline_s, out);
-    GR_CHECK(transport == GRACE_TRANSPORT_SELF, GRACE_ERR_ARG, "transport %d: expected self (0) or mpi (1)", (int)transport);
+    if (transport == GRACE_TRANSPORT_TCP) return gr_comm_tcp_open(&job, n_nodes, deadline_s, out);
     GR_CHECK(n_nodes <= 1, GRACE_ERR_ARG, "one rank by itself cannot be %d nodes", n_nodes);
     GR_TRY(gr_comm_self_open(out));
 done:
@@ -118,10 +132,10 @@ void grace_comm_close(grace_comm *comm) {
     if (comm) comm->ops->free(comm);
 }
 
-/* mpirun and srun --mpi=pmix say so; srun without PMIx starts strangers, which gr_comm_mpi_open() then explains. */
+/* Variables that do not fit together are a launcher's too: opening says what is wrong with them. */
 bool grace_comm_launched(void) {
-    const char *tasks = getenv("SLURM_STEP_NUM_TASKS");
-    return getenv("OMPI_COMM_WORLD_RANK") || getenv("PMIX_RANK") || getenv("PMI_RANK") || (tasks && atoi(tasks) > 1);
+    gr_launcher job;
+    return gr_launcher_find(GRACE_TRANSPORT_AUTO, &job) != GRACE_OK || job.transport != GRACE_TRANSPORT_SELF;
 }
 
 int32_t grace_comm_rank(const grace_comm *comm) { return comm->rank; }

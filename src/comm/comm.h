@@ -59,7 +59,10 @@ grace_status gr_comm_split(gr_comm *c, int32_t color, gr_comm **out);   /* calle
 void gr_comm_at(const char *stage, int32_t layer);
 
 /* The transports. mpi is there when built with MPI. */
+typedef struct gr_launcher gr_launcher;
 grace_status gr_comm_self_open(gr_comm **out);
 grace_status gr_comm_mpi_open(int32_t n_nodes, double deadline_s, gr_comm **out);
+grace_status gr_comm_tcp_open(const gr_launcher *job, int32_t n_nodes, double deadline_s, gr_comm **out);
+void gr_comm_copy_own(const gr_comm *c, const gr_xfer *xfer);           /* for transports: the rows to ourselves */
 
 #endif

@@ -32,9 +32,7 @@ bool gr_mpi_broken(void) { return broken; }
 static const char *here(char *text, size_t size) {      /* "rank 3: dispatch of layer 7: " */
     int rank = 0;
     MPI_Comm_rank(MPI_COMM_WORLD, &rank);
-    int n = snprintf(text, size, "rank %d: ", rank);
-    gr_place_text(text + n, size - (size_t)n);
-    return text;
+    return gr_place_here(rank, text, size);
 }
 
 grace_status gr_mpi_status(int code, const char *what) {
@@ -152,15 +150,6 @@ done:
     return st;
 }
 
-static void copy_own(const mpi_comm *c, const gr_xfer *x) {
-    size_t before_send = 0, before_recv = 0, n = (size_t)x->send_rows[c->base.rank] * x->row_bytes;
-    for (int32_t p = 0; p < c->base.rank; p++) {
-        before_send += (size_t)x->send_rows[p];
-        before_recv += (size_t)x->recv_rows[p];
-    }
-    if (n > 0) memcpy((char *)x->recv + before_recv * x->row_bytes, (const char *)x->send + before_send * x->row_bytes, n);
-}
-
 static grace_status mpi_alltoallv_start(gr_comm *base, const gr_xfer *x, gr_request **out) {
     grace_status st = GRACE_OK;
     mpi_comm *c = (mpi_comm *)base;
@@ -173,7 +162,7 @@ static grace_status mpi_alltoallv_start(gr_comm *base, const gr_xfer *x, gr_requ
     GR_TRY(start_recvs(c, x, type, r));
     GR_TRY(start_sends(c, x, type, r));
     c->tag = c->tag % TAG_MAX + 1;
-    copy_own(c, x);                     /* while the others travel */
+    gr_comm_copy_own(base, x);          /* while the others travel */
     *out = r;
 done:
     return st;
@@ -183,20 +172,25 @@ done:
 
 static const char *unit_of(const gr_request *r) { return r->row_bytes == 1 ? "bytes" : "rows"; }
 
-/* "12 rows from rank 1 missing after 30 s (2 of 3 senders late)" */
+static int32_t first_late(const gr_request *r, int32_t begin, int32_t end, int32_t *n_late) {
+    int32_t first = -1;
+    *n_late = 0;
+    for (int32_t i = begin; i < end; i++)
+        if (r->mpi[i] != MPI_REQUEST_NULL && (*n_late)++ == 0) first = i;
+    return first;
+}
+
+/* Senders first: who has not sent is the likelier cause. */
 static grace_status late(const mpi_comm *c, const gr_request *r) {
-    char where[128];
-    int32_t first = -1, n_late = 0, n_recv = r->n_recv;
-    for (int32_t i = 0; i < n_recv; i++)
-        if (r->mpi[i] != MPI_REQUEST_NULL && n_late++ == 0) first = i;
+    int32_t n_late = 0, i = first_late(r, 0, r->n_recv, &n_late);
+    bool from = i >= 0;
+    int rank = 0;
+    if (!from) i = first_late(r, r->n_recv, r->n, &n_late);
     broken = true;
-    if (first >= 0)
-        return gr_fail(GRACE_ERR_COMM, "%s%d %s from rank %d missing after %g s (%d of %d senders late)", here(where, sizeof where), r->rows[first],
-                       unit_of(r), c->world_rank[r->peer[first]], c->base.deadline_s, n_late, n_recv);
-    for (int32_t i = n_recv; i < r->n; i++)
-        if (r->mpi[i] != MPI_REQUEST_NULL && n_late++ == 0) first = i;
-    return gr_fail(GRACE_ERR_COMM, "%s%d %s not taken by rank %d after %g s (%d of %d receivers late)", here(where, sizeof where), r->rows[first],
-                   unit_of(r), c->world_rank[r->peer[first]], c->base.deadline_s, n_late, r->n - n_recv);
+    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+    gr_debt debt = {.from = from, .rows = r->rows[i], .peer = c->world_rank[r->peer[i]], .row_bytes = r->row_bytes, .n_late = n_late,
+                    .n_peers = from ? r->n_recv : r->n - r->n_recv};
+    return gr_place_owes(rank, &debt, NULL, c->base.deadline_s);
 }
 
 /* A receive that came with fewer rows than agreed is as wrong as one that never came. */

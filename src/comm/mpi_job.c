@@ -22,6 +22,7 @@ grace_status gr_comm_mpi_open(int32_t n_nodes, double deadline_s, gr_comm **out)
 #include "base/log.h"
 #include "base/memory.h"
 #include "comm/mpi_comm.h"
+#include "comm/nodes.h"
 #include "comm/place.h"
 
 static mpi_comm *leaving;               /* kept for the last meeting of all ranks */
@@ -64,7 +65,7 @@ static grace_status check_srun(int n_ranks) {
     grace_status st = GRACE_OK;
     const char *tasks = getenv("SLURM_STEP_NUM_TASKS");
     GR_CHECK(n_ranks > 1 || getenv("OMPI_COMM_WORLD_RANK") || !tasks || atoi(tasks) <= 1, GRACE_ERR_COMM,
-             "srun started %s tasks but MPI sees 1 rank: use srun --mpi=pmix", tasks);
+             "srun started %s tasks but MPI sees 1 rank: use srun --mpi=pmix, or --transport tcp", tasks);
 done:
     return st;
 }
@@ -91,68 +92,34 @@ done:
 
 /* ---- nodes ---- */
 
-static grace_status check_divisible(int32_t n_ranks, int32_t n_nodes) {
-    grace_status st = GRACE_OK;
-    GR_CHECK(n_ranks % n_nodes == 0, GRACE_ERR_ARG, "%d ranks cannot be cut into %d equal nodes", n_ranks, n_nodes);
-done:
-    return st;
-}
-
-/* first[r]: the lowest rank on the machine of rank r. */
-static grace_status check_machines(const int32_t *first, int32_t n_ranks, int32_t *n_nodes) {
-    grace_status st = GRACE_OK;
-    int32_t n = 0, size = 0;
-    for (int32_t r = 0; r < n_ranks; r++) size += first[r] == 0;
-    for (int32_t r = 0; r < n_ranks; r++) {
-        n += first[r] == r;
-        GR_CHECK(first[r] == r - r % size, GRACE_ERR_ARG,
-                 "the machine of rank 0 has %d ranks, so rank %d should share one with rank %d, but it shares one with rank %d: nodes must be "
-                 "equally large and hold consecutive ranks (mpirun --map-by slot, or --nodes to declare them)", size, r, r - r % size, first[r]);
-    }
-    GR_TRY(check_divisible(n_ranks, n));
-    *n_nodes = n;
-done:
-    return st;
-}
-
-/* MPI knows which ranks can share memory; n_local is how many are on this machine. */
-static grace_status find_machines(mpi_comm *c, int32_t *first, int32_t *n_local) {
+/* MPI knows which ranks can share memory. first[r]: the lowest rank on the machine of rank r. */
+static grace_status find_machines(mpi_comm *c, int32_t *first) {
     grace_status st = GRACE_OK;
     MPI_Comm machine = MPI_COMM_NULL;
-    int n = 0;
     int32_t mine = c->base.rank;
     GR_TRY(gr_mpi_barrier(c));
     GR_TRY(gr_mpi_status(MPI_Comm_split_type(c->mpi, MPI_COMM_TYPE_SHARED, c->base.rank, MPI_INFO_NULL, &machine), "MPI_Comm_split_type"));
-    MPI_Comm_size(machine, &n);
     GR_TRY(gr_mpi_status(MPI_Bcast(&mine, 1, MPI_INT32_T, 0, machine), "MPI_Bcast"));
     GR_TRY(gr_comm_allgather(&c->base, &mine, sizeof mine, first));
-    *n_local = n;
 done:
     if (machine != MPI_COMM_NULL) MPI_Comm_free(&machine);
     return st;
 }
 
-static void warn_few_cores(const mpi_comm *c, int32_t n_local, long n_cores) {
+static void warn_few_cores(const mpi_comm *c, int32_t n_local) {
     const char *yields = getenv("OMPI_MCA_mpi_yield_when_idle");
     if (c->base.rank != 0 || !c->base.oversubscribed || (yields && strcmp(yields, "1") == 0)) return;
     gr_log(GR_WARN, "mpi", "%d ranks on %ld cores without mpi_yield_when_idle: expect waits of milliseconds (grace run --ranks sets what is needed, see "
-           "docs/launch.md)", n_local, n_cores);
+           "docs/launch.md)", n_local, sysconf(_SC_NPROCESSORS_ONLN));
 }
 
 static grace_status arrange(mpi_comm *c, int32_t n_nodes) {
     grace_status st = GRACE_OK;
-    int32_t *first = NULL, n_local = 0;
-    long n_cores = sysconf(_SC_NPROCESSORS_ONLN);
+    int32_t *first = NULL;
     GR_CALLOC(first, c->base.n_ranks);
-    GR_TRY(find_machines(c, first, &n_local));
-    int64_t oversubscribed = n_local > n_cores;
-    GR_TRY(gr_comm_allreduce(&c->base, &oversubscribed, 1, GR_MAX));
-    c->base.oversubscribed = oversubscribed != 0;
-    warn_few_cores(c, n_local, n_cores);
-    if (n_nodes > 0) GR_TRY(check_divisible(c->base.n_ranks, n_nodes));
-    else GR_TRY(check_machines(first, c->base.n_ranks, &n_nodes));
-    c->base.n_nodes = n_nodes;
-    c->base.gpus_per_node = c->base.n_ranks / n_nodes;
+    GR_TRY(find_machines(c, first));
+    GR_TRY(gr_nodes_arrange(&c->base, first, n_nodes));
+    warn_few_cores(c, gr_nodes_n_local(first, c->base.n_ranks, c->base.rank));
 done:
     free(first);
     return st;

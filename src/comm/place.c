@@ -25,6 +25,20 @@ void gr_place_text(char *out, size_t size) {
     else if (place_stage) snprintf(out, size, "%s: ", place_stage);
 }
 
+const char *gr_place_here(int32_t rank, char *text, size_t size) {
+    int n = snprintf(text, size, "rank %d: ", rank);
+    gr_place_text(text + n, size - (size_t)n);
+    return text;
+}
+
+grace_status gr_place_owes(int32_t rank, const gr_debt *d, const char *cause, double deadline_s) {
+    char where[128], after[32] = "";
+    if (!cause) snprintf(after, sizeof after, " after %g s", deadline_s);
+    return gr_fail(GRACE_ERR_COMM, "%s%s%s%d %s %s rank %d%s%s (%d of %d %s late)", gr_place_here(rank, where, sizeof where), cause ? cause : "",
+                   cause ? "; " : "", d->rows, d->row_bytes == 1 ? "bytes" : "rows", d->from ? "from" : "not taken by", d->peer,
+                   d->from ? " missing" : "", after, d->n_late, d->n_peers, d->from ? "senders" : "receivers");
+}
+
 /* ---- the last line: snprintf is not allowed in a signal handler ---- */
 
 typedef struct line { char text[256]; size_t n; } line;

@@ -46,7 +46,7 @@ int main(int argc, char **argv) {
     gr_comm *c = NULL;
     if (argc < 3) return 2;
     int32_t bad_rank = atoi(argv[2]);
-    grace_status st = grace_comm_open(GRACE_TRANSPORT_MPI, 0, argc > 3 ? atof(argv[3]) : 30, &c);
+    grace_status st = grace_comm_open(GRACE_TRANSPORT_AUTO, 0, argc > 3 ? atof(argv[3]) : 30, &c);
     if (st == GRACE_OK) st = run(c, argv[1], bad_rank);
     if (st != GRACE_OK) fprintf(stderr, "%s\n", grace_last_error());
     grace_comm_close(c);

@@ -26,7 +26,7 @@ static grace_status be_a_rank(int argc, char **argv) {
     gr_comm *c = NULL;
     const char *mode = argv[argc - 1];
     int64_t more = 1;
-    GR_TRY(grace_comm_open(GRACE_TRANSPORT_MPI, 0, 10, &c));
+    GR_TRY(grace_comm_open(GRACE_TRANSPORT_AUTO, 0, 10, &c));
     if (c->rank == 0) show(argc, argv);
     gr_comm_at("dispatch", 5);
     while (more) {

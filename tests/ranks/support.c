@@ -8,7 +8,7 @@ static gr_comm *comms[NODES_MAX + 1];
 
 gr_comm *ranks_comm(int32_t n_nodes) {
     GR_ASSERT(n_nodes >= 0 && n_nodes <= NODES_MAX);
-    if (!comms[n_nodes] && grace_comm_open(GRACE_TRANSPORT_MPI, n_nodes, deadline_s, &comms[n_nodes]) != GRACE_OK) comms[n_nodes] = NULL;
+    if (!comms[n_nodes] && grace_comm_open(GRACE_TRANSPORT_AUTO, n_nodes, deadline_s, &comms[n_nodes]) != GRACE_OK) comms[n_nodes] = NULL;
     return comms[n_nodes];
 }
 

@@ -1,4 +1,4 @@
-/* For tests that run as several ranks under mpirun: the job, and the main function they share.
+/* For tests that run as several ranks, under mpirun (mpi) or started by spawn (tcp): the job, and the main function they share.
  * A failed assertion on one rank makes that rank exit with a failure, which fails the whole test. */
 #ifndef GR_TESTS_RANKS_SUPPORT_H
 #define GR_TESTS_RANKS_SUPPORT_H

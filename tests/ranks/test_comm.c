@@ -1,4 +1,4 @@
-/* The mpi transport (comm/mpi.c, comm/mpi_job.c) against plain arithmetic: what rank s sends to rank r is a pure function of (s, r, row, seed). */
+/* The transports of several ranks (comm/mpi.c, comm/mpi_job.c, comm/tcp.c) against plain arithmetic: what rank s sends to rank r is a pure function of (s, r, row, seed). */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -242,4 +242,4 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(a_big_transfer_arrives_whole),
 };
 
-RANKS_MAIN("comm over mpi", tests)
+RANKS_MAIN("comm", tests)

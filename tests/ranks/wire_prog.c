@@ -63,7 +63,7 @@ done:
 
 int main(void) {
     gr_comm *c = NULL;
-    grace_status st = grace_comm_open(GRACE_TRANSPORT_MPI, 0, 30, &c);
+    grace_status st = grace_comm_open(GRACE_TRANSPORT_AUTO, 0, 30, &c);
     if (st == GRACE_OK) st = run(c);
     if (st != GRACE_OK) fprintf(stderr, "%s\n", grace_last_error());
     grace_comm_close(c);

@@ -1,0 +1,239 @@
+/* Rows over sockets: parts of a transfer wait in the queues of their links (tcp_link.c), and move while anybody here waits. */
+#include <poll.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/memory.h"
+#include "comm/tcp_comm.h"
+
+enum { SPIN_US = 50 };                  /* with a core for every rank, looking is faster than being woken */
+
+static grace_status check_alive(const tcp_comm *c) {
+    char where[128];
+    if (!c->job->broken) return GRACE_OK;
+    return gr_fail(GRACE_ERR_COMM, "%sthe job already failed on this rank: %s", gr_place_here(c->job->rank, where, sizeof where), c->job->cause);
+}
+
+/* ---- requests ---- */
+
+static void request_free(gr_request *r) {
+    if (!r) return;
+    free(r->part);
+    free(r);
+}
+
+static grace_status request_take(tcp_comm *c, gr_request **out) {
+    grace_status st = GRACE_OK;
+    gr_request *r = c->spare;
+    if (r) c->spare = r->next;
+    else GR_CALLOC(r, 1);
+    if (!r->part) GR_CALLOC(r->part, 2 * (size_t)c->base.n_ranks);
+    r->n = r->n_left = r->n_recv = 0;
+    r->next = c->busy;
+    c->busy = r;
+    *out = r;
+    r = NULL;
+done:
+    request_free(r);
+    return st;
+}
+
+static void request_give_back(tcp_comm *c, gr_request *r) {
+    gr_request **link = &c->busy;
+    while (*link && *link != r) link = &(*link)->next;
+    GR_ASSERT(*link == r);              /* waited for twice, or on another communicator */
+    *link = r->next;
+    r->next = c->spare;
+    c->spare = r;
+}
+
+static void requests_free(gr_request *r) {
+    for (gr_request *next; r; r = next) {
+        next = r->next;
+        request_free(r);
+    }
+}
+
+/* ---- starting ---- */
+
+static tcp_part *add_part(tcp_comm *c, gr_request *r, int32_t peer, int32_t rows, char *data) {
+    tcp_part *p = &r->part[r->n++];
+    size_t n = (size_t)rows * r->row_bytes;
+    *p = (tcp_part){.request = r, .data = data, .n = n, .rows = rows, .peer = c->job_rank[peer]};
+    p->frame = (gr_tcp_frame){.kind = GR_TCP_ROWS, .context = c->context, .sequence = c->sequence, .n_bytes = n};
+    r->n_left++;
+    return p;
+}
+
+static void start_recvs(tcp_comm *c, const gr_xfer *x, gr_request *r) {
+    char *at = x->recv;
+    for (int32_t p = 0; p < c->base.n_ranks; at += (size_t)x->recv_rows[p++] * x->row_bytes)
+        if (p != c->base.rank && x->recv_rows[p] > 0) gr_tcp_queue_recv(c->job, add_part(c, r, p, x->recv_rows[p], at));
+    r->n_recv = r->n;
+}
+
+static void start_sends(tcp_comm *c, const gr_xfer *x, gr_request *r) {
+    char *at = (char *)(uintptr_t)x->send;      /* only read */
+    for (int32_t p = 0; p < c->base.n_ranks; at += (size_t)x->send_rows[p++] * x->row_bytes)
+        if (p != c->base.rank && x->send_rows[p] > 0) gr_tcp_queue_send(c->job, add_part(c, r, p, x->send_rows[p], at));
+}
+
+/* What breaks the job here is told by the wait. */
+static grace_status tcp_alltoallv_start(gr_comm *base, const gr_xfer *x, gr_request **out) {
+    grace_status st = GRACE_OK;
+    tcp_comm *c = (tcp_comm *)base;
+    gr_request *r = NULL;
+    GR_TRY(check_alive(c));
+    GR_TRY(request_take(c, &r));
+    r->row_bytes = x->row_bytes;
+    start_recvs(c, x, r);
+    start_sends(c, x, r);
+    c->sequence++;
+    gr_comm_copy_own(base, x);          /* while the others travel */
+    *out = r;
+done:
+    return st;
+}
+
+/* ---- waiting ---- */
+
+static bool is_late(const tcp_part *p) { return p->done < p->n; }
+
+static const tcp_part *first_late(const gr_request *r, int32_t begin, int32_t end, int32_t *n_late) {
+    const tcp_part *first = NULL;
+    *n_late = 0;
+    for (int32_t i = begin; i < end; i++)
+        if (is_late(&r->part[i]) && (*n_late)++ == 0) first = &r->part[i];
+    return first;
+}
+
+/* Senders first: who has not sent is the likelier cause. */
+static grace_status owes(const tcp_comm *c, const gr_request *r, const char *cause) {
+    int32_t n_late = 0;
+    const tcp_part *p = first_late(r, 0, r->n_recv, &n_late);
+    bool from = p != NULL;
+    if (!from) p = first_late(r, r->n_recv, r->n, &n_late);
+    gr_debt debt = {.from = from, .rows = p->rows, .peer = p->peer, .row_bytes = r->row_bytes, .n_late = n_late, .n_peers = from ? r->n_recv : r->n - r->n_recv};
+    return gr_place_owes(c->job->rank, &debt, cause, c->base.deadline_s);
+}
+
+static int32_t first_missing(const gr_request *r) {
+    int32_t n_late;
+    const tcp_part *p = first_late(r, 0, r->n, &n_late);
+    return p ? p->peer : -1;
+}
+
+static grace_status late(const tcp_comm *c, const gr_request *r) {
+    grace_status st = owes(c, r, NULL);
+    int32_t peer = first_missing(r);
+    gr_tcp_break(c->job, peer, "rank %d is late", peer);
+    return st;
+}
+
+static grace_status wait_all(const tcp_comm *c, gr_request *r) {
+    double progress_us = gr_now_us(), now_us = progress_us, limit_us = 1e6 * c->base.deadline_s;
+    while (r->n_left > 0 && !c->job->broken) {
+        double idle_us = now_us - progress_us, left_ms = (limit_us - idle_us) / 1e3;
+        bool spin = idle_us < SPIN_US && !c->base.oversubscribed;
+        if (idle_us > limit_us) return late(c, r);
+        gr_place_wait(first_missing(r));
+        bool moved = gr_tcp_progress(c->job, spin ? 0 : left_ms < 1000 ? (int)left_ms + 1 : 1000);
+        now_us = gr_now_us();
+        if (moved) progress_us = now_us;
+        else if (spin) sched_yield();
+    }
+    return r->n_left > 0 ? owes(c, r, c->job->cause) : GRACE_OK;
+}
+
+static grace_status tcp_wait(gr_comm *base, gr_request *r) {
+    tcp_comm *c = (tcp_comm *)base;
+    grace_status st = wait_all(c, r);
+    gr_place_wait(-1);
+    request_give_back(c, r);            /* after a failure nothing moves any more, so the queues may keep its parts */
+    return st;
+}
+
+/* ---- communicators ---- */
+
+static void tcp_abort(gr_comm *base, int exit_code) {
+    tcp_comm *c = (tcp_comm *)base;
+    (void)exit_code;
+    gr_tcp_break(c->job, c->job->rank, "this rank has ended the job");
+}
+
+void gr_tcp_unwrap(tcp_comm *c) {
+    requests_free(c->spare);
+    requests_free(c->busy);
+    free(c->job_rank);
+    free(c);
+}
+
+/* Whoever closes with a transfer in flight frees its buffers too, so the job cannot go on. */
+static void tcp_free(gr_comm *base) {
+    tcp_comm *c = (tcp_comm *)base;
+    tcp_job *job = c->job;
+    if (c->busy) gr_tcp_break(job, job->rank, "this rank has left in the middle of a transfer");
+    gr_tcp_unwrap(c);
+    job->n_open--;
+    gr_tcp_leave(job);
+}
+
+typedef struct ticket { int32_t color, job_rank; uint32_t next_context; } ticket;
+
+/* The members of our color, in the order of the ranks; a context that none of them has used. */
+static void take_members(const ticket *all, int32_t n_ranks, const ticket *mine, tcp_comm *part) {
+    part->base.n_ranks = 0;
+    for (int32_t r = 0; r < n_ranks; r++) {
+        if (all[r].next_context > part->context) part->context = all[r].next_context;
+        if (all[r].color != mine->color) continue;
+        if (all[r].job_rank == mine->job_rank) part->base.rank = part->base.n_ranks;
+        part->job_rank[part->base.n_ranks++] = all[r].job_rank;
+    }
+    part->base.gpus_per_node = part->base.n_ranks;
+}
+
+static grace_status tcp_split(gr_comm *base, int32_t color, gr_comm **out) {
+    grace_status st = GRACE_OK;
+    tcp_comm *c = (tcp_comm *)base, *part = NULL;
+    ticket mine = {color, c->job->rank, c->job->next_context}, *all = NULL;
+    GR_CHECK(color >= 0, GRACE_ERR_ARG, "color of a split: expected 0 or more, found %d", color);
+    GR_CALLOC(all, base->n_ranks);
+    GR_TRY(gr_comm_allgather(base, &mine, sizeof mine, all));
+    GR_TRY(gr_tcp_wrap(c->job, base->n_ranks, base->deadline_s, &part));
+    take_members(all, base->n_ranks, &mine, part);
+    part->base.oversubscribed = base->oversubscribed;
+    c->job->next_context = part->context + 1;
+    c->job->n_open++;
+    *out = &part->base;
+done:
+    free(all);
+    return st;
+}
+
+static const gr_comm_ops tcp_ops = {
+    .name = "tcp",
+    .alltoallv_start = tcp_alltoallv_start,
+    .wait = tcp_wait,
+    .split = tcp_split,
+    .abort = tcp_abort,
+    .free = tcp_free,
+};
+
+grace_status gr_tcp_wrap(tcp_job *job, int32_t n_ranks, double deadline_s, tcp_comm **out) {
+    grace_status st = GRACE_OK;
+    tcp_comm *c = NULL;
+    GR_CALLOC(c, 1);
+    GR_CALLOC(c->job_rank, n_ranks);
+    for (int32_t r = 0; r < n_ranks; r++) c->job_rank[r] = r;
+    c->job = job;
+    c->base = (gr_comm){.ops = &tcp_ops, .rank = job->rank, .n_ranks = n_ranks, .n_nodes = 1, .gpus_per_node = n_ranks, .deadline_s = deadline_s};
+    c->base.oversubscribed = true;
+    *out = c;
+    c = NULL;
+done:
+    if (c) gr_tcp_unwrap(c);
+    return st;
+}
