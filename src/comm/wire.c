@@ -1,10 +1,12 @@
 /* Which kind of wire it is, decided from what every rank has, and what holds for all kinds. */
 #include "comm/wire.h"
 
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "comm/place.h"
@@ -44,6 +46,21 @@ void gr_wire_close(gr_wire *w) {
 }
 
 #ifdef GRACE_HAVE_CUDA
+grace_status gr_wire_wait(gr_wire *w, struct CUevent_st *event) {
+    grace_status st = GRACE_OK;
+    char where[128];
+    cudaError_t e;
+    for (double start_us = gr_now_us(); (e = cudaEventQuery(event)) == cudaErrorNotReady; sched_yield()) {
+        GR_TRY(gr_wire_check(w));
+        w->broken = gr_now_us() - start_us > 1e6 * w->deadline_s;
+        GR_CHECK(!w->broken, GRACE_ERR_COMM, "%swhat was queued with moves over the wire has not ended after %g s", gr_wire_here(w, where, sizeof where),
+                 w->deadline_s);
+    }
+    GR_TRY(gr_wire_cuda(e, "moves over the wire"));
+done:
+    return st;
+}
+
 grace_status gr_wire_cuda(cudaError_t error, const char *what) {
     if (error == cudaSuccess) return GRACE_OK;
     return gr_fail(error == cudaErrorMemoryAllocation ? GRACE_ERR_MEMORY : GRACE_ERR_UNSUPPORTED, "cuda: %s: %s", what, cudaGetErrorString(error));

@@ -11,6 +11,7 @@
 #include "comm/comm.h"
 
 struct CUstream_st;                     /* a cudaStream_t points to it */
+struct CUevent_st;
 typedef struct gr_wire gr_wire;
 
 /* What goes to a peer and what comes from it: device memory, sizes in bytes, 0: nothing. */
@@ -31,12 +32,17 @@ grace_status gr_wire_open(gr_comm *world, const char *kind, int32_t device, doub
  * with n = 0; two peers name the same sizes for each other, in the same order. A peer may be named several times (rows, then their headers). */
 grace_status gr_wire_move(gr_wire *w, const gr_wire_piece *pieces, int32_t n, struct CUstream_st *stream);
 
-/* For the host while it waits for the stream: COMM with the peer and what is missing, when a peer is gone or no move has ended for the deadline. Moves in a graph are
- * not timed: of those it says only when a peer is known to be gone. After a failure the wire can only be closed, and its streams are of no use before that. */
+/* For a host that waits for something by itself: COMM with the peer and what is missing, when a peer is gone or no move has ended for the deadline. Moves in a graph
+ * are not timed: of those it says only when a peer is known to be gone. After a failure the wire can only be closed, and its streams are of no use before that. */
 grace_status gr_wire_check(gr_wire *w);
+/* Until the event has come, with an eye on the wire: fails as gr_wire_check() does, and with COMM when the event has not come by the deadline. So moves in a graph
+ * are bounded too. */
+grace_status gr_wire_wait(gr_wire *w, struct CUevent_st *event);
 
 const char *gr_wire_kind(const gr_wire *w);     /* "nccl" or "staged" */
 bool gr_wire_has_nccl(void);                    /* this build */
-void gr_wire_close(gr_wire *w);                 /* local, never waits: moves that failed are aborted */
+/* Local, never waits: moves that have not ended are aborted. NCCL keeps a communicator as long as there are graphs with moves of it; what is left of one then goes when
+ * they do. */
+void gr_wire_close(gr_wire *w);
 
 #endif

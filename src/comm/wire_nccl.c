@@ -5,6 +5,7 @@
 #include <dlfcn.h>
 #include <inttypes.h>
 #include <nccl.h>
+#include <pthread.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,8 +13,8 @@
 #include <time.h>
 
 #include "base/clock.h"
+#include "base/log.h"
 #include "base/memory.h"
-#include "comm/place.h"
 
 enum {
     OLDEST = 21800,                     /* NCCL 2.18: the configuration's fields that are set here */
@@ -75,6 +76,7 @@ typedef struct move {
 typedef struct nccl_wire {
     gr_wire base;
     ncclComm_t comm;
+    bool in_graphs;                     /* moves were recorded */
     move moves[N_MOVES];                /* move i is moves[i % N_MOVES] */
     int64_t n_begun, n_ended;
     double progress_us;                 /* when one was last seen to have ended */
@@ -179,6 +181,7 @@ static grace_status nccl_move(gr_wire *base, const gr_wire_piece *pieces, int32_
     GR_TRY(nccl_status(w, end, "a move"));
     GR_TRY(settle(w, "queueing a move"));
     if (capture == cudaStreamCaptureStatusNone) GR_TRY(watch(w, pieces, n, stream));
+    else w->in_graphs = true;
 done:
     return st;
 }
@@ -195,12 +198,23 @@ done:
     return st;
 }
 
-/* Aborting ends the kernels of moves whose peer does not come. */
+static void *destroy(void *comm) { return api.CommDestroy(comm), NULL; }
+
+/* Ends the kernels of moves whose peer does not come, first of all. */
+static void *abort_moves(void *comm) { return api.CommAbort(comm), NULL; }
+
+/* NCCL waits for the end of graphs that hold moves, which may come after us, so that is left to a thread. Whether such moves are under way is not known: aborted. */
+static void end_comm(const nccl_wire *w, bool is_idle) {
+    pthread_t thread;
+    if (!w->in_graphs) (is_idle ? destroy : abort_moves)(w->comm);
+    else if (pthread_create(&thread, NULL, abort_moves, w->comm) == 0) pthread_detach(thread);
+    else gr_log(GR_WARN, "wire", "no thread to end NCCL's communicator");
+}
+
 static void nccl_close(gr_wire *base) {
     nccl_wire *w = (nccl_wire *)base;
     bool is_idle = !base->broken && retire(w) == GRACE_OK && w->n_ended == w->n_begun;
-    if (w->comm && is_idle) api.CommDestroy(w->comm);
-    else if (w->comm) api.CommAbort(w->comm);
+    if (w->comm) end_comm(w, is_idle);
     for (int i = 0; i < N_MOVES; i++)
         if (w->moves[i].ended) cudaEventDestroy(w->moves[i].ended);
     free(w);

@@ -2,11 +2,9 @@
  * of buffers, so that the copies of one round overlap the sending of another. */
 #include "comm/wire_kind.h"
 #ifdef GRACE_HAVE_CUDA
-#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/clock.h"
 #include "base/memory.h"
 
 enum { STAGE_BYTES = 8 << 20 };         /* of a buffer, in all: a round, 2.7 ms of a link of 25 Gbit/s */
@@ -96,18 +94,6 @@ done:
     return st;
 }
 
-static grace_status wait_for(const staged *s, cudaEvent_t event) {
-    grace_status st = GRACE_OK;
-    char where[128];
-    cudaError_t e;
-    for (double start_us = gr_now_us(); (e = cudaEventQuery(event)) == cudaErrorNotReady; sched_yield())
-        GR_CHECK(gr_now_us() - start_us < 1e6 * s->base.deadline_s, GRACE_ERR_COMM, "%swhat was queued before a move over the wire has not ended after %g s",
-                 gr_wire_here(&s->base, where, sizeof where), s->base.deadline_s);
-    GR_TRY(gr_wire_cuda(e, "before a move over the wire"));
-done:
-    return st;
-}
-
 /* What the others say in the first round. */
 static grace_status read_heads(const staged *s, const move *m, int64_t *n_rounds) {
     grace_status st = GRACE_OK;
@@ -132,8 +118,8 @@ static grace_status exchange(staged *s, const move *m, int64_t round, int64_t *n
         size_t n_head = round == 0 && p != s->base.world->rank ? sizeof(head) : 0;
         s->n_recv[p] = (int32_t)(n_head + part(s, bytes_from(m, p), round));
     }
-    GR_TRY(wait_for(s, s->sent[b]));
-    GR_TRY(wait_for(s, s->received[b]));        /* of two rounds ago: the buffer is free */
+    GR_TRY(gr_wire_wait(&s->base, s->sent[b]));
+    GR_TRY(gr_wire_wait(&s->base, s->received[b]));     /* of two rounds ago: the buffer is free */
     gr_xfer x = {.send = s->send[b], .send_rows = s->n_send[b], .recv = s->recv[b], .recv_rows = s->n_recv, .row_bytes = 1};
     GR_TRY(gr_comm_alltoallv(s->base.world, &x));
     if (round == 0) GR_TRY(read_heads(s, m, n_rounds));

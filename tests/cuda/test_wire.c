@@ -9,7 +9,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -82,14 +81,10 @@ static void check_piece(int move, int32_t me, int piece, const gr_wire_piece *p)
 
 /* As a host should wait: looking after the wire. */
 static grace_status wait_for(gr_wire *w, cudaStream_t stream) {
-    grace_status st = GRACE_OK;
-    cudaError_t e;
-    while ((e = cudaStreamQuery(stream)) == cudaErrorNotReady) {
-        GR_TRY(gr_wire_check(w));
-        nanosleep(&(struct timespec){.tv_nsec = 100000}, NULL);
-    }
-    must(e == cudaSuccess, "stream");
-done:
+    cudaEvent_t event;
+    must(cudaEventCreateWithFlags(&event, cudaEventDisableTiming) == cudaSuccess && cudaEventRecord(event, stream) == cudaSuccess, "event");
+    grace_status st = gr_wire_wait(w, event);
+    cudaEventDestroy(event);
     return st;
 }
 
@@ -126,16 +121,21 @@ static void time_moves(gr_wire *w, const gr_comm *world, size_t n, cudaStream_t 
     cudaFree(piece.recv);
 }
 
-static void replay_in_graph(gr_wire *w, const gr_comm *world, cudaStream_t stream) {
-    enum { N = 100000 };
+static cudaGraphExec_t record_move(gr_wire *w, const gr_wire_piece *piece, cudaStream_t stream) {
     cudaGraph_t graph;
     cudaGraphExec_t exec;
+    must(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal) == cudaSuccess, "capture");
+    must(gr_wire_move(w, piece, 1, stream) == GRACE_OK, "gr_wire_move while capturing");
+    must(cudaStreamEndCapture(stream, &graph) == cudaSuccess, "capture");
+    must(cudaGraphInstantiate(&exec, graph, 0) == cudaSuccess && cudaGraphDestroy(graph) == cudaSuccess, "instantiate");
+    return exec;
+}
+
+static cudaGraphExec_t replay_in_graph(gr_wire *w, const gr_comm *world, cudaStream_t stream) {
+    enum { N = 100000 };
     uint8_t *host = malloc(N);
     gr_wire_piece piece = {1 - world->rank, to_device(NULL, N), N, to_device(NULL, N), N};
-    must(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal) == cudaSuccess, "capture");
-    must(gr_wire_move(w, &piece, 1, stream) == GRACE_OK, "gr_wire_move while capturing");
-    must(cudaStreamEndCapture(stream, &graph) == cudaSuccess, "capture");
-    must(cudaGraphInstantiate(&exec, graph, 0) == cudaSuccess, "instantiate");
+    cudaGraphExec_t exec = record_move(w, &piece, stream);
     for (int turn = 0; turn < 5; turn++) {
         must(cudaMemset((void *)piece.send, turn * 2 + world->rank, N) == cudaSuccess && cudaDeviceSynchronize() == cudaSuccess, "fill");
         must(cudaGraphLaunch(exec, stream) == cudaSuccess, "launch");
@@ -143,8 +143,8 @@ static void replay_in_graph(gr_wire *w, const gr_comm *world, cudaStream_t strea
         to_host(host, piece.recv, N);
         for (size_t i = 0; i < N; i++) must(host[i] == turn * 2 + 1 - world->rank, "bytes of a replayed move");
     }
-    must(cudaGraphExecDestroy(exec) == cudaSuccess && cudaGraphDestroy(graph) == cudaSuccess, "graph");
     free(host);
+    return exec;
 }
 
 static gr_wire *open_wire(gr_comm *world, const char *kind, int32_t device) {
@@ -167,9 +167,10 @@ static int all_moves(gr_comm *world, const void *arg) {
     must(gr_wire_move(w, NULL, 0, stream) == GRACE_OK, "a move of nothing");
     for (int move = 0; move < MOVES; move++) move_and_check(w, world, move, stream);
     for (size_t n = 4096; n <= 16 << 20 && !is_small; n *= 64) time_moves(w, world, n, stream);
-    if (p->graph) replay_in_graph(w, world, stream);
+    cudaGraphExec_t graph = p->graph ? replay_in_graph(w, world, stream) : NULL;
     must(cudaStreamSynchronize(stream) == cudaSuccess, "stream");
     gr_wire_close(w);
+    must(!graph || cudaGraphExecDestroy(graph) == cudaSuccess, "a graph that outlives the wire");
     return 0;
 }
 
@@ -255,7 +256,13 @@ static void a_rank_that_never_joins_is_named(void **state) {
     assert_true(mesh_run(2, 2, 2, rank_1_stays_away, "auto"));
 }
 
-typedef struct fault { const char *kind; bool dies, hosts; double deadline_s; const char *words; } fault;
+typedef struct fault { const char *kind; bool dies, hosts, graph; double deadline_s; const char *words; } fault;
+
+static void end_in_time(const gr_comm *world, cudaStream_t stream) {
+    double closed_us = gr_now_us();
+    while (cudaStreamQuery(stream) == cudaErrorNotReady) must(gr_now_us() - closed_us < 1e6 * slack_s, "closing the wire ends what waits on the stream");
+    in_time(world, "closed");
+}
 
 /* One good move; then rank 1 dies, or sleeps. */
 static int rank_1_goes(gr_comm *world, const void *arg) {
@@ -265,28 +272,30 @@ static int rank_1_goes(gr_comm *world, const void *arg) {
     cudaStream_t stream = new_stream();
     gr_wire_piece piece = {1 - world->rank, to_device(NULL, 8192), 8192, to_device(NULL, 8192), 8192};
     must(gr_wire_move(w, &piece, 1, stream) == GRACE_OK && wait_for(w, stream) == GRACE_OK, "a good move");
+    cudaGraphExec_t graph = f->graph ? record_move(w, &piece, stream) : NULL;
     if (world->rank == 1 && f->dies) _exit(0);
     if (world->rank == 1) return sleep((unsigned)(world->deadline_s + 2)), 0;
     since_us = gr_now_us();
     gr_comm_at("dispatch", 7);
-    grace_status st = gr_wire_move(w, &piece, 1, stream);
+    grace_status st = graph ? cudaGraphLaunch(graph, stream) == cudaSuccess ? GRACE_OK : GRACE_ERR_UNSUPPORTED : gr_wire_move(w, &piece, 1, stream);
     if (st == GRACE_OK) st = wait_for(w, stream);
     must_fail(st, GRACE_ERR_COMM, f->words);
     in_time(world, f->dies ? "dies" : "stalls");
     must_fail(gr_wire_move(w, &piece, 1, stream), GRACE_ERR_COMM, "already failed");
     gr_wire_close(w);
-    in_time(world, "closed");
+    end_in_time(world, stream);
     return 0;
 }
 
 static void a_rank_that_dies_or_stalls_ends_the_others_in_time(void **state) {
     (void)state;
     const fault faults[] = {
-        {"staged", true, false, 2, "rank 1 is gone"},
-        {"staged", false, false, 2, "rank 1 missing after"},
-        {"nccl", true, false, 5, "rank 0: dispatch of layer 7: "},
-        {"nccl", true, true, 5, "rank 0: dispatch of layer 7: "},
-        {"nccl", false, false, 5, "rank 0: dispatch of layer 7: 8192 bytes from and 8192 to rank 1 over NCCL have not moved after 5 s"},
+        {"staged", true, false, false, 2, "rank 1 is gone"},
+        {"staged", false, false, false, 2, "rank 1 missing after"},
+        {"nccl", true, false, false, 5, "rank 0: dispatch of layer 7: "},
+        {"nccl", true, true, false, 5, "rank 0: dispatch of layer 7: "},
+        {"nccl", false, false, false, 5, "rank 0: dispatch of layer 7: 8192 bytes from and 8192 to rank 1 over NCCL have not moved after 5 s"},
+        {"nccl", false, false, true, 5, "rank 0: dispatch of layer 7: what was queued with moves over the wire has not ended after 5 s"},
     };
     for (size_t i = 0; i < sizeof faults / sizeof *faults; i++) {
         if (faults[i].kind[0] == 'n' && few_gpus(__func__)) continue;
