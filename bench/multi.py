@@ -10,7 +10,7 @@ Parts, in this order: rates (GPU, GPU to GPU, the link), engine (grace bench gpu
 the paper's Table 1 and ours), layers (one MoE layer at full shape), models (the other models), peers (PyTorch layers, transformers' expert parallelism).
 Results go into --output, a JSON file that is rewritten after every row and keeps what other runs put there, and beside it as tables (.md).  docs/multi-bench.md defines every number.
 """
-import argparse, csv, json, os, shutil, subprocess, sys, time
+import argparse, json, os, re, shutil, sys, time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import cluster, floor, gpu, multi_table
@@ -77,6 +77,8 @@ def arguments():
         a.ladder = (batch, prefill, decode)
     except ValueError as e:
         ap.error(str(e))
+    if not re.fullmatch("[0-9.]+[gmk]bit", a.rate):
+        ap.error("--rate: expected a rate such as 25gbit, found '%s'" % a.rate)
     if any(l.ranks > a.gpus for l in a.layouts):
         ap.error("--layouts: more ranks than the %d GPUs" % a.gpus)
     return a
@@ -189,23 +191,32 @@ def layer_model(r, model):
     return folder
 
 
+def layer_shape(model):
+    """The same as bench/floor.py names shapes."""
+    c = floor.MODELS[MODELS[model][0]]
+    return dict({k: c[k] for k in ("h", "E", "k", "m")}, L=moe_layers(model), H=1, KV=1, hd=128, S=0, D=0, dm=0, V=1024)
+
+
 # ---- floors ----
+
+def link_gbit(r):
+    return float(r.a.rate[:-4]) * {"gbit": 1, "mbit": 1e-3, "kbit": 1e-6}[r.a.rate[-4:]]
+
 
 def rates_of(r, doc):
     known, link = doc.get("rates", {}), doc.get("link", {})
     if not r.a.tflops and known.get("device") != r.origin["device"]:
         return None
     tflops, hbm = (r.a.tflops, r.a.hbm) if r.a.tflops else (known["product_tflops"], known["read_tb_s"])
-    gbit = float(r.a.rate[:-4]) * {"gbit": 1, "mbit": 1e-3}.get(r.a.rate[-4:], 1e-6)
-    return floor.Rates(tflops, hbm, known.get("peer_gb_s") or 450, gbit, lat_eth=link.get("latency_us", 30) * 1e-6)
+    return floor.Rates(tflops, hbm, known.get("peer_gb_s") or 450, link_gbit(r), lat_eth=link.get("latency_us", 30) * 1e-6)
 
 
-def add_floors(r, doc, row, model, layout, workload):
+def add_floors(r, doc, row, model, shape, layout, workload):
     """To prefill and decode: the floor and the multiple of it; of two nodes, what the link alone takes for the bytes that were counted, at its line rate."""
-    rates, known = rates_of(r, doc), MODELS[model][0]
-    if rates and known:
+    rates = rates_of(r, doc)
+    if rates and shape:
         hit = [h / layout.ranks for h in gpu.experts_hit(MODELS[model][1], workload, odd=True)]
-        w = floor.workload(floor.MODELS[known], rates, layout.ranks, layout.nodes, *workload, experts_hit=hit)
+        w = floor.workload(shape, rates, layout.ranks, layout.nodes, *workload, experts_hit=hit)
         row["floor_rates"] = {"product_tflops": rates.flops / 1e12, "read_tb_s": rates.hbm / 1e12, "peer_gb_s": rates.nvl / 1e9, "link_gbit": rates.eth * 8e-9}
         for phase in ("prefill", "decode"):
             if phase in row:
@@ -214,8 +225,8 @@ def add_floors(r, doc, row, model, layout, workload):
         counts = row.get(phase, {}).get("counts")
         if layout.nodes == 2 and counts:
             one_way = counts["bytes_wire_cross_node"] / 2 / max(1, counts["steps"] if phase == "decode" else 1)
-            bits_s = float(r.a.rate[:-4]) * {"gbit": 1e9, "mbit": 1e6}.get(r.a.rate[-4:], 1e3)
-            row[phase].update(link_ms=8e3 * one_way / bits_s, link_ratio=row[phase]["ms"] / (8e3 * one_way / bits_s) if one_way else None)
+            link_ms = 8e-6 * one_way / link_gbit(r)
+            row[phase].update(link_ms=link_ms, link_ratio=row[phase]["ms"] / link_ms if link_ms else None)
 
 
 # ---- parts ----
@@ -264,9 +275,9 @@ def whole_model(r, results, model, layout, name, workload, rung, section, repeat
             row["error"] = "plan: " + wrong
     if "error" not in row:
         row.update(r.engine(layout, words))
-        row["model"] = model
+        row.update(model=model, moe_layers=moe_layers(model))
         row["stats"] = {k: v for k, v in row.get("stats", {}).items() if k not in ("pair_rows", "load", "dispatch", "combine")}
-    add_floors(r, results.doc, row, model, layout, workload)
+    add_floors(r, results.doc, row, model, floor.MODELS.get(MODELS[model][0]), layout, workload)
     results.put(section, row, ("model", "layout", "workload", "rung"))
     print(multi_table.line_of(row), flush=True)
 
@@ -328,7 +339,9 @@ def one_layer(r, results, layout, model, workload, phase, rung, repeat):
     got = {"error": "plan: " + wrong} if wrong else r.engine(layout, words)
     row = {k: got[k] for k in ("error", "command", "wall_s", "exchange", "route") if k in got}
     if "error" not in row:
-        row.update({k: got[phase][k] / moe_layers(model) for k in ("ms", "ms_low", "ms_high")}, phase=phase, counts=got[phase]["counts"])
+        add_floors(r, results.doc, got, model, layer_shape(model), layout, workload)
+        n, times = moe_layers(model), ("ms", "ms_low", "ms_high", "floor_ms", "floor_link_ms", "link_ms")
+        row.update({k: got[phase][k] / n for k in times if k in got[phase]}, phase=phase, layers=n, counts=got[phase]["counts"])
     return row
 
 

@@ -107,11 +107,11 @@ def layers_table(doc):
         case = (r["model"], r["layout"], r["tokens"])
         peers = [p for p in doc.get("peer_layers", []) if (p["model"], p["layout"], p["tokens"]) == case and p["routing"].startswith("trace") and "ms" in p]
         best = {mode: min((p["ms"] for p in peers if p["mode"] == mode), default=None) for mode in ("a2a", "agrs", "graph")}
-        floors = [p["floor_ms"] for p in peers]
-        rows.append([r["model"], r["layout"], str(r["tokens"]), r.get("error") or "%.4f ms [%.4f, %.4f]" % (r["ms"], r["ms_low"], r["ms_high"]),
-                     number(floors[0]) if floors else ""] + [number(best[m]) for m in ("a2a", "agrs", "graph")])
-    return ["## One MoE layer", "", "Milliseconds by tokens a GPU, recorded routing. Ours is a whole layer with a norm and one attention head.", ""] + table(
-        ["model", "nodes x GPUs", "tokens", "ours", "floor", "PyTorch all-to-all", "all-gather", "the same in a graph"], rows)
+        ours = r.get("error") or "%.4f ms [%.4f, %.4f]" % (r["ms"], r["ms_low"], r["ms_high"]) + (" (%.2f)" % (r["ms"] / r["floor_ms"]) if r.get("floor_ms") else "")
+        rows.append([r["model"], r["layout"], str(r["tokens"]), ours, number(r.get("floor_ms")), number(r.get("link_ms"))] +
+                    [peer_cell(best[m], r if "ms" in r else None) for m in ("a2a", "agrs", "graph")])
+    return ["## One MoE layer", "", "By tokens a GPU, recorded routing; in parentheses the multiple of the floor. Ours is a whole layer with a norm and one attention head.", ""] + table(
+        ["model", "nodes x GPUs", "tokens", "ours", "floor ms", "link ms", "PyTorch all-to-all", "all-gather", "the same in a graph"], rows)
 
 
 def text_of(value):
@@ -122,6 +122,59 @@ def plain_table(title, rows, leave=("date", "commit", "device", "gpus")):
     keys = [k for k in rows[0] if k not in leave]
     return ["## " + title, ""] + table(keys, [[text_of(r.get(k)) for k in keys] for r in rows])
 
+
+# ---- what was aimed at ----
+
+def layers_aimed(doc):
+    """Of a layer: the floor on one node, PyTorch on two."""
+    for r in doc.get("layers", []):
+        if "ms" not in r:
+            continue
+        case = "%s, %s, %d tokens a GPU" % (r["model"], r["layout"], r["tokens"])
+        one_node = r["layout"].startswith("1x")
+        if one_node and r["tokens"] in (64, 4096) and r.get("floor_ms"):
+            yield "MoE layer over its floor: " + case, "2.0" if r["tokens"] == 64 else "1.4", "%.2f" % (r["ms"] / r["floor_ms"])
+        for mode, name, aim in (("a2a", "all-to-all", "5"), ("agrs", "all-gather", "2.3")):
+            ms = [p["ms"] for p in doc.get("peer_layers", []) if (p["model"], p["layout"], p["tokens"], p["mode"]) == (r["model"], r["layout"], r["tokens"], mode) and "ms" in p]
+            if not one_node and r["tokens"] == 8192 and ms:
+                yield "PyTorch's %s over MoE layer: %s" % (name, case), aim, "%.2f" % (min(ms) / r["ms"])
+
+
+def models_aimed(doc):
+    latency_ms = 1e-3 * doc.get("link", {}).get("latency_us", 0)
+    for r in doc.get("engine", []):
+        if "error" in r:
+            continue
+        case = "%s, %s, %s" % (r["model"], r["layout"], r["workload"])
+        if r["layout"].startswith("1x") and r["decode"].get("ratio"):
+            yield "decode step over its floor: " + case, "1.5", "%.2f" % r["decode"]["ratio"]
+        if r["prefill"].get("link_ratio"):
+            yield "prefill over its bytes at line rate: " + case, "1.15", "%.2f" % r["prefill"]["link_ratio"]
+        if r["decode"].get("link_ms") and r.get("moe_layers"):
+            yield "decode step over its bytes and 2 latencies a layer: " + case, "1.15", "%.2f" % (r["decode"]["ms"] / (r["decode"]["link_ms"] + 2 * r["moe_layers"] * latency_ms))
+        peer = peer_of(doc, r)
+        if "step_ms" in peer and r["layout"].startswith("2x"):
+            both = [m["prefill"] + r["decode_tokens"] * m["step"] for m in ({"prefill": peer["prefill_ms"], "step": peer["step_ms"]}, {"prefill": r["prefill"]["ms"], "step": r["decode"]["ms"]})]
+            yield "transformers over ours, end to end: " + case, "1", "%.2f" % (both[0] / both[1])
+
+
+def ladder_aimed(doc):
+    for g in sorted({(r["model"], r["layout"], r["workload"]) for r in doc.get("ladder", [])}):
+        rows = [r for r in doc["ladder"] if (r["model"], r["layout"], r["workload"]) == g and "error" not in r]
+        ours = [r for r in rows if r["rung"].startswith("auto")]
+        for words, name, aim in (("per-expert", "contiguous + per-expert", "4.66"), ("Occult", "uniform + flat", "1.45")):
+            base = [r for r in rows if words in r["rung"]]
+            if base and ours:
+                best = min(ours, key=end_to_end)
+                yield "%s over %s, end to end: %s, %s, %s" % ((name, best["rung"]) + g), aim, times_over(base[0], best)
+
+
+def aims_table(doc):
+    rows = [list(row) for part in (layers_aimed, models_aimed, ladder_aimed) for row in part(doc)]
+    return ["## Aims", "", "Set for 4 GPUs of the H200's kind; at most, or for what stands over ours at least.", ""] + table(["ratio", "aim", "measured"], rows) if rows else []
+
+
+# ---- all ----
 
 def rates_lines(doc):
     lines, rates, link = [], doc.get("rates"), doc.get("link")
@@ -136,6 +189,7 @@ def rates_lines(doc):
 
 def markdown(doc):
     lines = ["# Several GPUs", "", "Written by `./run bench multi` (docs/multi-bench.md); every row of the JSON file beside this one has its command.", ""] + rates_lines(doc)
+    lines += aims_table(doc)
     if doc.get("engine"):
         lines += engine_table(doc)
     if doc.get("ladder"):
