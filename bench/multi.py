@@ -8,7 +8,8 @@ beside the floor and beside peers.  Standard library only; the peers need PyTorc
 
 Parts, in this order: rates (GPU, GPU to GPU, the link), engine (grace bench gpu: the first of --models), exchange (bench_gpu_exchange), ladder (the rungs of
 the paper's Table 1 and ours), layers (one MoE layer at full shape), models (the other models), peers (PyTorch layers, transformers' expert parallelism).
-Results go into --output, a JSON file that is rewritten after every row and keeps what other runs put there, and beside it as tables (.md).  docs/multi-bench.md defines every number.
+Results go into --output, a JSON file that is rewritten after every row and keeps what other runs put there, and beside it as tables (.md).
+docs/multi-bench.md defines every number.
 """
 import argparse, json, os, re, shutil, sys, time
 
@@ -22,7 +23,9 @@ MODELS = dict(gpu.MODELS, **SMALL)
 MEMORY, BALANCE = "1.25", "1.1"     # slots of a rank as a multiple of experts / ranks; auto's bound on loads
 RUN_LIMIT_S = 150                   # no single command takes longer, whatever --budget leaves
 
-# name, words of grace plan, words of grace bench gpu. The first seven are the ladder of grace bench ladder; the later ones add to the one before.
+# name, words of grace plan, words of grace bench gpu; --phases and --packed are ours (plan(), run_words()). The first seven are the ladder of
+# grace bench ladder; the later ones add to the one before.
+AUTO, HSC_TAR = ["--planner", "auto", "--memory", MEMORY, "--balance", BALANCE], ["--exchange", "hsc", "--route", "tar"]
 RUNGS = (
     ("contiguous + per-expert", ["--planner", "contiguous"], ["--exchange", "per-expert", "--route", "primary"]),
     ("uniform + flat (Occult)", ["--planner", "uniform"], ["--exchange", "flat", "--route", "primary"]),
@@ -30,13 +33,13 @@ RUNGS = (
     ("HG + HSC", ["--planner", "grace", "--replication", "none"], ["--exchange", "hsc", "--route", "primary"]),
     ("HG + HSC + FR + WRR", ["--planner", "grace", "--replication", "fixed"], ["--exchange", "hsc", "--route", "wrr"]),
     ("HG + HSC + DR + WRR", ["--planner", "grace", "--replication", "dynamic"], ["--exchange", "hsc", "--route", "wrr"]),
-    ("HG + HSC + DR + TAR", ["--planner", "grace", "--replication", "dynamic"], ["--exchange", "hsc", "--route", "tar"]),
-    ("auto", ["--planner", "auto", "--memory", MEMORY, "--balance", BALANCE], ["--exchange", "hsc", "--route", "tar"]),
-    ("auto + phases", ["--planner", "auto", "--memory", MEMORY, "--balance", BALANCE, "--phases"], ["--exchange", "hsc", "--route", "tar"]),
-    ("auto + phases + homes", ["--planner", "auto", "--memory", MEMORY, "--balance", BALANCE, "--phases"],
-     ["--exchange", "hsc", "--route", "tar", "--homes", "histogram"]),
+    ("HG + HSC + DR + TAR", ["--planner", "grace", "--replication", "dynamic"], HSC_TAR),
+    ("auto", AUTO, HSC_TAR),
+    ("auto + phases", AUTO + ["--phases"], HSC_TAR),
+    ("auto + phases + packed rows", AUTO + ["--phases"], HSC_TAR + ["--packed"]),
+    ("auto + phases + packed rows + homes", AUTO + ["--phases"], HSC_TAR + ["--packed", "--homes", "histogram"]),
 )
-OURS = RUNGS[7]
+OURS = ("auto", AUTO, HSC_TAR + ["--packed"])
 
 
 def arguments():
@@ -264,10 +267,18 @@ def sizes(workload):
     return ["--batch", str(workload[0]), "--prefill", str(workload[1]), "--decode", str(workload[2])]
 
 
+def run_words(r, layout, rung):
+    """Rows between nodes are packed on GPUs unless they are told not to be."""
+    if layout.ranks == 1:
+        return []
+    plain = r.a.device == "cuda" and layout.nodes > 1 and "--packed" not in rung[2]
+    return [w for w in rung[2] if w != "--packed"] + (["--plain-wire"] if plain else [])
+
+
 def whole_model(r, results, model, layout, name, workload, rung, section, repeat):
     """One row: this rung's plan and options on this layout."""
     row = dict(r.origin, model=model, layout=layout.name, workload=name, rung=rung[0], repeat=repeat)
-    words = bench_words(r, model, workload, repeat) + (rung[2] if layout.ranks > 1 else [])
+    words = bench_words(r, model, workload, repeat) + run_words(r, layout, rung)
     if layout.ranks > 1:
         path, wrong = plan(r, results, routing(r, model), layout, rung[1], workload[0] // layout.ranks)
         words += ["--plan", path]
@@ -319,10 +330,14 @@ def measure_ladder(r, results):
     name, model = "%d x %d + %d" % r.a.ladder, r.a.models[0]
     for layout in [l for l in r.a.layouts if l.nodes > 1] or r.a.layouts:
         for rung in RUNGS:
+            if "packed" in rung[0] and r.a.device == "cpu":
+                continue        # rows of CPUs are not packed
             if r.left() < 12:
                 return print("ladder: no time left for %s %s" % (layout.name, rung[0]))
             whole_model(r, results, model, layout, name, r.a.ladder, rung, "ladder", 1)
-        for row in [row for row in results.doc["ladder"] if (row["model"], row["layout"], row["workload"]) == (model, layout.name, name) and "error" not in row]:
+        for row in results.doc["ladder"]:
+            if (row["model"], row["layout"], row["workload"]) != (model, layout.name, name) or "error" in row:
+                continue
             if MODELS[model][0] is None or r.left() < 12:
                 break
             rung = next(rung for rung in RUNGS if rung[0] == row["rung"])
@@ -335,7 +350,8 @@ def one_layer(r, results, layout, model, workload, phase, rung, repeat):
     """The mean time of the model's MoE layers in a model that has little else: each with the routing and the place it has in the whole one."""
     trace = routing(r, model)
     path, wrong = plan(r, results, trace, layout, rung[1], workload[0] * (workload[1] if phase == "prefill" else 1) // layout.ranks)
-    words = bench_of(r, layer_model(r, model), trace, workload, repeat) + ["--random-weights", "1"] + (["--plan", path] + rung[2] if layout.ranks > 1 else [])
+    words = bench_of(r, layer_model(r, model), trace, workload, repeat) + ["--random-weights", "1"] + run_words(r, layout, rung)
+    words += ["--plan", path] if layout.ranks > 1 else []
     got = {"error": "plan: " + wrong} if wrong else r.engine(layout, words)
     row = {k: got[k] for k in ("error", "command", "wall_s", "exchange", "route") if k in got}
     if "error" not in row:
