@@ -205,10 +205,12 @@ grace_status gr_compute_cpu_open(const char *simd, int32_t n_threads, gr_compute
 const char *gr_compute_cpu_simd(const gr_compute *c);       /* the level in use */
 int32_t gr_compute_cpu_threads(const gr_compute *c);
 
-/* The cuda backend on the first GPU this process sees. Weights, pages and rows lie there in bf16. */
+/* The cuda backend on one of the GPUs this process sees: with several ranks a machine, each takes its own. Weights, pages and rows lie there in bf16. */
 typedef struct gr_cuda_options {
     const grace_model_info *info;       /* borrowed for the call */
     int32_t n_rows_max;                 /* of a step */
+    int32_t n_ranks;                    /* whose rows may meet at the experts here */
+    int32_t local_rank;                 /* of this rank in its node: takes GPU local_rank, modulo the GPUs there are */
     int32_t n_draws_max;                /* rows of logits at once */
     int64_t kv_tokens;                  /* of the cache */
     bool exact;                         /* a row's bits do not depend on what is computed with it */

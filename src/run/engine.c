@@ -301,7 +301,8 @@ done:
 /* A step of generated tokens alone whose logits nobody looks at: one call. */
 static bool draws_all(const grace_engine *e) {
     const gr_step *step = &e->batch.step;
-    if (step->n_decode < step->n_rows || step->n_rows == 0 || e->net->compute->ops->padded(e->net->compute, step->n_rows) > e->net->n_logits_max) return false;
+    if (step->n_decode < step->n_rows || step->n_rows_most == 0 || e->net->compute->ops->padded(e->net->compute, step->n_rows_most) > e->net->n_logits_max)
+        return false;
     for (int32_t row = 0; row < step->n_rows; row++)
         if (!e->batch.wants_logits[row] || looks(e, row)) return false;
     return true;
@@ -349,6 +350,7 @@ grace_status grace_engine_step(grace_engine *e, bool *more) {
     GR_TRY(gr_tally_sync(&e->tally, e->net, &e->batch, more));
     if (!*more) goto done;
     e->batch.step.decode = e->tally.decode;
+    e->batch.step.n_rows_most = e->tally.n_rows_most;
     GR_TRY(forward(e));
     gr_batch_advance(&e->batch, &e->net->kv);
     gr_tally_step(&e->tally, gr_now_us() - start);

@@ -11,6 +11,7 @@
 #include "comm/comm.h"
 #include "compute/compute.h"
 #include "grace/engine.h"
+#include "grace/plan.h"
 
 typedef struct gr_exchange gr_exchange;
 
@@ -20,10 +21,13 @@ typedef struct gr_exchange_options {
     int32_t n_rows_max;             /* rows of this rank in one call; the same on every rank */
     int32_t n_slots_max;            /* most slots this rank hosts in one layer */
     int32_t top_k, hidden;
+    const grace_plan *plan;         /* borrowed; only of ranks on devices: where slots are */
+    const char *wire;               /* between nodes, there: "auto", "nccl", "staged" (comm/wire.h) */
 } gr_exchange_options;
 
 /* The rows of one layer on this rank, placed. */
 typedef struct gr_route {
+    int32_t layer;                  /* MoE layer */
     int32_t n_rows;
     const int32_t *slot;            /* [n_rows, top_k] by falling gate weight */
     const float *weight;            /* [n_rows, top_k] */
@@ -53,7 +57,9 @@ typedef struct gr_exchange_counts {
 grace_status gr_exchange_open(gr_comm *world, gr_compute *compute, const gr_exchange_options *opt, gr_exchange **out);
 void gr_exchange_close(gr_exchange *ex);
 
-/* Where the caller puts its rows [n_rows_max, hidden] before dispatch: they are sent from there, not copied. */
+/* Before the first layer of a step: the most rows any rank brings, the same on every rank. */
+void gr_exchange_step_start(gr_exchange *ex, int32_t n_rows_most);
+/* Where the caller puts its rows [n_rows_max, hidden] before dispatch, in this step: they are sent from there, not copied. */
 void *gr_exchange_rows(gr_exchange *ex);
 
 /* The calls of a layer, in this order, on every rank, also with no rows. All collective. Between start and finish rows travel: the time for work that
@@ -63,8 +69,15 @@ grace_status gr_exchange_dispatch_start(gr_exchange *ex);                       
 grace_status gr_exchange_dispatch_finish(gr_exchange *ex, gr_arrived *out);     /* rows arrive, once per (token, GPU) */
 grace_status gr_exchange_combine(gr_exchange *ex, void *y);                     /* y [n_rows, hidden] += weighted sums, at home */
 
-/* A backend that replays a step calls none of the above: its rows are counted after it, all layers together. */
-void gr_exchange_count_here(gr_exchange *ex, int64_t n_rows);
+/* Does the host take part between the calls of a layer? Then a step cannot be recorded and replayed. */
+bool gr_exchange_waits(const gr_exchange *ex);
+
+/* The end of a step on a backend that queues, replayed or not: step_end queues what brings its numbers here, and fails with COMM when a peer is gone; step_done, once
+ * the backend has finished, fails with COMM when a wait was late, counts the step's rows, and gives the pairs computed here, load [n_layers]. Elsewhere both do nothing. */
+typedef struct gr_exchange_step { int32_t n_rows, n_layers; } gr_exchange_step;     /* real rows; MoE layers */
+grace_status gr_exchange_step_end(gr_exchange *ex, const gr_exchange_step *step);
+grace_status gr_exchange_step_done(gr_exchange *ex, const gr_exchange_step *step, int64_t *load);
+
 void gr_exchange_counts_clear(gr_exchange *ex);
 gr_exchange_counts *gr_exchange_counts_of(gr_exchange *ex);                     /* running totals; the caller may reset them */
 

@@ -1,39 +1,58 @@
-#include "run/exchange_here.h"
+/* An exchange that moves nothing: the one rank hosts every slot, rows and lists stay with the backend (gr_compute_ops.packs). */
+#include "run/exchange_kinds.h"
 
-#include "base/memory.h"
+typedef struct here {
+    gr_exchange base;
+    void *rows;                     /* [n_rows_max, hidden] */
+    void *results;                  /* [n_rows_max * top_k, hidden] */
+    gr_route route;
+    const gr_pairs *pairs;
+} here;
 
-grace_status gr_exchange_here_open(gr_compute *compute, const gr_exchange_options *opt, gr_exchange_here **out) {
+static here *here_of(gr_exchange *base) { return (here *)base; }
+
+static grace_status here_open(gr_exchange *base) {
     grace_status st = GRACE_OK;
-    gr_exchange_here *ex = NULL;
-    const size_t row = (size_t)opt->hidden * compute->ops->element, n = (size_t)opt->n_rows_max;
-    GR_CALLOC(ex, 1);
-    ex->opt = *opt;
-    ex->compute = compute;
-    GR_TRY(compute->ops->alloc(compute, n * row, &ex->rows));
-    GR_TRY(compute->ops->alloc(compute, n * (size_t)opt->top_k * row, &ex->results));
-    *out = ex;
-    ex = NULL;
+    const gr_compute_ops *ops = base->compute->ops;
+    const size_t row = (size_t)base->opt.hidden * ops->element, n = (size_t)base->opt.n_rows_max;
+    GR_TRY(ops->alloc(base->compute, n * row, &here_of(base)->rows));
+    GR_TRY(ops->alloc(base->compute, n * (size_t)base->opt.top_k * row, &here_of(base)->results));
 done:
-    gr_exchange_here_close(ex);
     return st;
 }
 
-void gr_exchange_here_close(gr_exchange_here *ex) {
-    if (!ex) return;
-    if (ex->rows) ex->compute->ops->release(ex->compute, ex->rows);
-    if (ex->results) ex->compute->ops->release(ex->compute, ex->results);
-    free(ex);
+static void here_close(gr_exchange *base) {
+    const here *ex = here_of(base);
+    if (ex->rows) base->compute->ops->release(base->compute, ex->rows);
+    if (ex->results) base->compute->ops->release(base->compute, ex->results);
 }
 
-grace_status gr_exchange_here_build(gr_exchange_here *ex, const gr_route *route) {
+static void *here_rows(gr_exchange *base) { return here_of(base)->rows; }
+
+static grace_status here_build(gr_exchange *base, const gr_route *route) {
+    here *ex = here_of(base);
     ex->route = *route;
-    return ex->compute->ops->group(ex->compute, route->slot, route->n_rows, ex->opt.top_k, route->n_slots, &ex->pairs);
+    return base->compute->ops->group(base->compute, route->slot, route->n_rows, base->opt.top_k, route->n_slots, &ex->pairs);
 }
 
-void gr_exchange_here_arrived(const gr_exchange_here *ex, gr_arrived *out) {
-    *out = (gr_arrived){.n_rows = ex->route.n_rows, .n_pairs = ex->route.n_rows * ex->opt.top_k, .rows = ex->rows, .pairs = ex->pairs, .results = ex->results};
+static grace_status here_arrived(gr_exchange *base, gr_arrived *out) {
+    const here *ex = here_of(base);
+    const int32_t n = ex->route.n_rows;
+    *out = (gr_arrived){.n_rows = n, .n_pairs = n * base->opt.top_k, .rows = ex->rows, .pairs = ex->pairs, .results = ex->results};
+    return GRACE_OK;
 }
 
-grace_status gr_exchange_here_combine(gr_exchange_here *ex, void *y) {
-    return ex->compute->ops->combine(ex->compute, ex->pairs, ex->route.weight, ex->results, ex->opt.hidden, y);
+static grace_status here_combine(gr_exchange *base, void *y) {
+    const here *ex = here_of(base);
+    return base->compute->ops->combine(base->compute, ex->pairs, ex->route.weight, ex->results, base->opt.hidden, y);
 }
+
+/* A replay calls none of the above: its rows are counted here, all layers together. */
+static grace_status here_done(gr_exchange *base, const gr_exchange_step *step, int64_t *load) {
+    for (int stage_back = 0; stage_back < 2; stage_back++)
+        gr_exchange_count(base, GRACE_STAGE_NODE, !stage_back, 0, (int64_t)step->n_rows * step->n_layers, 0);
+    for (int32_t l = 0; l < step->n_layers; l++) load[l] = (int64_t)step->n_rows * base->opt.top_k;
+    return GRACE_OK;
+}
+
+const gr_exchange_ops gr_exchange_here = {sizeof(here), here_open, here_close, here_rows, NULL, here_build, NULL, here_arrived, here_combine, NULL, here_done};

@@ -146,7 +146,7 @@ static gr_route place(gr_network *net, const gr_step *step, int32_t moe) {
     if (!net->pick)
         gr_router_place(router, moe, step->n_rows, net->info->top_k, net->experts, net->rows.sequence, net->rows.position, net->slots);
     lap(net, &mark, GRACE_TIME_ROUTE);      /* the exchange adds the time of its lists */
-    return (gr_route){.n_rows = net->rows.n, .slot = net->slots, .weight = net->weights, .rank_of_slot = pl->rank_of_slot,
+    return (gr_route){.layer = moe, .n_rows = net->rows.n, .slot = net->slots, .weight = net->weights, .rank_of_slot = pl->rank_of_slot,
                       .n_slots_all = pl->n_slots, .first_slot = first, .n_slots = n_slots};
 }
 

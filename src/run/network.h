@@ -13,6 +13,7 @@
 typedef struct gr_step {
     int32_t n_rows;
     int32_t n_decode;                   /* the first of them are generated tokens */
+    int32_t n_rows_most;                /* the most rows of any rank in this step */
     int32_t *id, *sequence, *position;  /* [n_rows] token, sequence id, position */
     int32_t *kv_sequence;               /* [n_rows] row of the KV page table */
     bool decode;                        /* on all ranks alike: every row of theirs adds a token to a sequence */

@@ -111,9 +111,9 @@ static int64_t made_bytes(const gr_network *net) {
     return net->makes_keys ? m->n_layers * keys * m->kv_rank * (int64_t)sizeof(uint16_t) : 0;
 }
 
-/* Bytes of the buffers of a step, about: rows as they pass through, and what experts read and write. */
-static int64_t step_bytes(const grace_model_info *m, int64_t rows) {
-    const int64_t choices = (int64_t)m->top_k * (m->hidden + m->expert_width), key = m->kv_rank ? m->kv_rank + m->rope.dim : 0;
+/* Bytes of the buffers of a step, about: rows as they pass through, and what experts read and write, of all ranks' rows at worst. */
+static int64_t step_bytes(const grace_model_info *m, int64_t rows, int64_t n_ranks) {
+    const int64_t choices = n_ranks * ((int64_t)m->top_k * (m->hidden + m->expert_width) + (n_ranks > 1 ? 2 * m->hidden : 0)), key = m->kv_rank ? m->kv_rank + m->rope.dim : 0;
     const int64_t width = 3 * (int64_t)m->hidden + gr_qkv_width(m) + (int64_t)m->n_heads * (m->v_dim + key + m->kv_rank) + choices;
     return rows * width * (int64_t)sizeof(uint16_t) + (rows < LOGITS_THERE ? rows : LOGITS_THERE) * (int64_t)m->vocab * (int64_t)sizeof(float);
 }
@@ -122,11 +122,12 @@ static grace_status open_cuda(gr_network *net, const grace_model *model, const g
     grace_status st = GRACE_OK;
     const grace_model_info *m = net->info;
     const gr_cuda_options cuda = {.info = m, .n_rows_max = opt->n_tokens_max, .kv_tokens = opt->kv_tokens, .exact = opt->exact, .kernels = opt->kernels,
+                                  .n_ranks = net->comm->n_ranks, .local_rank = gr_comm_local(net->comm, net->comm->rank),
                                   .n_draws_max = opt->n_tokens_max < LOGITS_THERE ? opt->n_tokens_max : LOGITS_THERE};
     GR_TRY(gr_compute_cuda_open(&cuda, &net->compute));
     net->makes_keys = net->w.makes_keys = makes_keys(net);
     GR_TRY(gr_compute_cuda_room(net->compute, grace_rank_memory_of(model, net->plan, net->comm->rank).weights + made_bytes(net),
-                                grace_kv_bytes(m, opt->kv_tokens) / 2, step_bytes(m, opt->n_tokens_max)));
+                                grace_kv_bytes(m, opt->kv_tokens) / 2, step_bytes(m, opt->n_tokens_max, net->comm->n_ranks)));
 done:
     return st;
 }
@@ -164,14 +165,15 @@ static grace_status record_steps(gr_network *net) {
     int32_t *none = NULL, *zero = NULL;
     gr_draw *draws = NULL;
     const int32_t most = net->n_logits_max < net->n_rows_max ? net->n_logits_max : net->n_rows_max;
-    if (!net->compute->ops->packs) return st;
+    if (!net->compute->ops->packs || gr_exchange_waits(net->exchange)) return st;
     GR_CALLOC(none, most);
     GR_CALLOC(zero, most);
     GR_CALLOC(draws, most);
     for (int32_t i = 0; i < most; i++) none[i] = -1, draws[i].top_p = 1;
     for (int32_t n = 1; n <= most; n = net->compute->ops->padded(net->compute, n) + 1) {
         const int32_t rows = net->compute->ops->padded(net->compute, n);
-        const gr_step step = {.n_rows = rows, .n_decode = rows, .id = zero, .sequence = zero, .position = zero, .kv_sequence = none, .decode = true};
+        const gr_step step = {.n_rows = rows, .n_decode = rows, .id = zero, .sequence = zero, .position = zero, .kv_sequence = none, .n_rows_most = rows,
+                              .decode = true};
         GR_TRY(gr_network_forward(net, &step, draws));
     }
     gr_exchange_counts_clear(net->exchange);
@@ -201,7 +203,7 @@ grace_status gr_network_open(const grace_model *model, const grace_engine_option
     net->comm = opt->comm;
     GR_TRY(grace_comm_agree(net->comm, open_local(net, model, opt)));
     gr_exchange_options ex = {.kind = opt->exchange, .exact = opt->exact, .n_rows_max = opt->n_tokens_max, .top_k = net->info->top_k,
-                              .hidden = net->info->hidden, .n_slots_max = most_slots(net->plan, net->comm->rank)};
+                              .hidden = net->info->hidden, .n_slots_max = most_slots(net->plan, net->comm->rank), .plan = net->plan, .wire = opt->wire};
     GR_TRY(grace_comm_agree(net->comm, gr_exchange_open(net->comm, net->compute, &ex, &net->exchange)));
     GR_TRY(grace_comm_agree(net->comm, record_steps(net)));
     *out = net;

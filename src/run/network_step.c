@@ -94,13 +94,6 @@ done:
     return st;
 }
 
-/* What stays on one device is counted when it is queued: a replay calls no exchange. */
-static void count_here(gr_network *net, const gr_step *step) {
-    if (!net->compute->ops->packs) return;
-    gr_exchange_count_here(net->exchange, (int64_t)step->n_rows * net->info->n_moe_layers);
-    for (int32_t l = 0; l < net->info->n_moe_layers; l++) net->step_load[l] = (int64_t)step->n_rows * net->info->top_k;
-}
-
 typedef struct whole_step { gr_network *net; const gr_step *step; } whole_step;
 
 static grace_status run_whole(void *user) {
@@ -117,23 +110,42 @@ done:
     return st;
 }
 
+/* Layers alone: draws follow, of some of the rows, or none. */
+static grace_status run_layers(gr_network *net, const gr_step *step) {
+    grace_status st = GRACE_OK;
+    const gr_exchange_step end = {step->n_rows, net->info->n_moe_layers};
+    GR_TRY(gr_network_layers(net, step));
+    GR_TRY(gr_exchange_step_end(net->exchange, &end));
+    if (net->comm->n_ranks > 1) GR_TRY(net->compute->ops->finish(net->compute));
+    GR_TRY(gr_exchange_step_done(net->exchange, &end, net->step_load));
+done:
+    return st;
+}
+
+static grace_status run_and_draw(gr_network *net, const gr_step *step) {
+    grace_status st = GRACE_OK;
+    whole_step whole = {net, step};
+    const gr_exchange_step end = {step->n_rows, net->info->n_moe_layers};
+    const bool replays = !net->on_gate && !net->on_stream && !gr_exchange_waits(net->exchange) && net->rows.n > 0;
+    GR_TRY(replays ? net->compute->ops->replay(net->compute, net->rows.n, run_whole, &whole) : run_whole(&whole));
+    GR_TRY(gr_exchange_step_end(net->exchange, &end));
+    GR_TRY(fetch_drawn(net, step->n_rows));
+    GR_TRY(gr_exchange_step_done(net->exchange, &end, net->step_load));
+done:
+    return st;
+}
+
 grace_status gr_network_forward(gr_network *net, const gr_step *step, const gr_draw *draws) {
     grace_status st = GRACE_OK;
-    const int32_t n = draws ? net->compute->ops->padded(net->compute, step->n_rows) : step->n_rows;
-    whole_step whole = {net, step};
-    GR_ASSERT(!draws || (step->n_decode == step->n_rows && n <= net->n_logits_max && n <= net->n_rows_max));
+    const gr_compute *c = net->compute;
+    const int32_t most = c->ops->padded(net->compute, step->n_rows_most), n = draws && c->ops->packs ? most : step->n_rows;     /* all ranks replay one size */
+    GR_ASSERT(step->n_rows <= step->n_rows_most && (!draws || (step->n_decode == step->n_rows && n <= net->n_logits_max && n <= net->n_rows_max)));
+    gr_exchange_step_start(net->exchange, most);
     GR_TRY(gr_kv_sync(&net->kv));
     GR_TRY(send_rows(net, step, n));
-    if (!draws) {
-        GR_TRY(gr_network_layers(net, step));
-        count_here(net, step);
-        goto done;
-    }
+    if (!draws) return run_layers(net, step);
     GR_TRY(send_draws(net, NULL, draws, step->n_rows, n));
-    if (net->on_gate || net->on_stream || n == 0) GR_TRY(run_whole(&whole));
-    else GR_TRY(net->compute->ops->replay(net->compute, n, run_whole, &whole));
-    count_here(net, step);
-    GR_TRY(fetch_drawn(net, step->n_rows));
+    GR_TRY(run_and_draw(net, step));
 done:
     return st;
 }

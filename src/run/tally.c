@@ -10,7 +10,7 @@ enum { N_PREFILL, N_DECODE, N_STARTED, HEADER };       /* of the shared vector *
 grace_status gr_tally_init(gr_tally *t, int32_t n_ranks, int32_t n_layers) {
     grace_status st = GRACE_OK;
     *t = (gr_tally){.n_ranks = n_ranks, .n_layers = n_layers};
-    GR_CALLOC(t->shared, HEADER + 2 * (size_t)n_ranks * (size_t)n_layers);
+    GR_CALLOC(t->shared, HEADER + (size_t)n_ranks + 2 * (size_t)n_ranks * (size_t)n_layers);
     GR_CALLOC(t->load, (size_t)n_ranks * (size_t)n_layers);
     GR_CALLOC(t->pair_rows, (size_t)n_ranks * (size_t)n_ranks);
 done:
@@ -26,13 +26,22 @@ void gr_tally_free(gr_tally *t) {
 
 /* ---- once a step ---- */
 
+static int64_t *rows_of_rank(const gr_tally *t) { return t->shared + HEADER; }
+static int64_t *step_loads(const gr_tally *t) { return rows_of_rank(t) + t->n_ranks; }
+
 static void share_own(gr_tally *t, const gr_network *net) {
-    int64_t *load = t->shared + HEADER, *nanoseconds = load + (int64_t)t->n_layers * t->n_ranks;
+    int64_t *load = step_loads(t), *nanoseconds = load + (int64_t)t->n_layers * t->n_ranks;
     memset(load, 0, 2 * (size_t)t->n_layers * (size_t)t->n_ranks * sizeof(int64_t));
     for (int32_t l = 0; t->pending && l < t->n_layers; l++) {
         load[l * t->n_ranks + net->comm->rank] = net->step_load[l];
         nanoseconds[l * t->n_ranks + net->comm->rank] = (int64_t)(1e3 * net->step_expert_us[l]);
     }
+}
+
+static int32_t most_rows(const gr_tally *t) {
+    int64_t most = 0;
+    for (int32_t r = 0; r < t->n_ranks; r++) most = rows_of_rank(t)[r] > most ? rows_of_rank(t)[r] : most;
+    return (int32_t)most;
 }
 
 static int64_t sum_of_gaps(const int64_t *v, int32_t n) {
@@ -43,7 +52,7 @@ static int64_t sum_of_gaps(const int64_t *v, int32_t n) {
 }
 
 static void add_step(gr_tally *t) {
-    const int64_t *load = t->shared + HEADER, *nanoseconds = load + (int64_t)t->n_layers * t->n_ranks;
+    const int64_t *load = step_loads(t), *nanoseconds = load + (int64_t)t->n_layers * t->n_ranks;
     for (int32_t l = 0; l < t->n_layers; l++) {
         t->idle_pairs += sum_of_gaps(load + (int64_t)l * t->n_ranks, t->n_ranks);
         t->idle_us += 1e-3 * (double)sum_of_gaps(nanoseconds + (int64_t)l * t->n_ranks, t->n_ranks);
@@ -62,8 +71,11 @@ grace_status gr_tally_sync(gr_tally *t, gr_network *net, const gr_batch *now, bo
     t->shared[N_PREFILL] = now ? now->n_prefill : 0;
     t->shared[N_DECODE] = now ? now->n_decode : 0;
     t->shared[N_STARTED] = now ? now->n_started : 0;
+    memset(rows_of_rank(t), 0, (size_t)t->n_ranks * sizeof(int64_t));
+    rows_of_rank(t)[net->comm->rank] = now ? now->step.n_rows : 0;
     gr_comm_at("start of a step", -1);
-    GR_TRY(gr_comm_allreduce(net->comm, t->shared, HEADER + 2 * t->n_layers * t->n_ranks, GR_SUM));
+    GR_TRY(gr_comm_allreduce(net->comm, t->shared, HEADER + t->n_ranks + 2 * t->n_layers * t->n_ranks, GR_SUM));
+    t->n_rows_most = most_rows(t);
     add_step(t);
     t->n_prefill += t->shared[N_PREFILL];
     t->n_decode += t->shared[N_DECODE];

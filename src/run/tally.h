@@ -9,8 +9,9 @@
 
 typedef struct gr_tally {
     int32_t n_ranks, n_layers;
-    int64_t *shared;            /* what the ranks add up once a step: header, then loads and expert times [n_layers, n_ranks] each */
+    int64_t *shared;            /* what the ranks add up once a step: header, each rank's rows, then loads and expert times [n_layers, n_ranks] each */
     bool decode;                /* no rank has a row of a prompt in the step that begins */
+    int32_t n_rows_most;        /* of any rank in the step that begins */
     bool pending;               /* a step's loads wait to be added up */
     int32_t n_steps;
     int64_t n_prefill, n_decode;    /* rows of all ranks */

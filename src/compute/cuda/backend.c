@@ -268,14 +268,22 @@ static bool singles_pay(const gr_cuda *c, int32_t n_rows, int32_t top_k) {
            top_k <= GR_CUDA_ONE_TOP_K && c->info.swiglu_limit == 0;
 }
 
-static grace_status cuda_group(gr_compute *base, const int32_t *slots, int32_t n_rows, int32_t top_k, int32_t n_slots, const gr_pairs **out) {
+grace_status gr_cuda_group_rows(gr_compute *base, const int32_t *slots, int32_t n_rows, int32_t top_k, int32_t n_slots, const gr_pairs **out) {
     gr_cuda *c = gr_cuda_of(base);
     gr_cuda_pairs *p = &c->pairs.pairs;
     p->n_rows = n_rows, p->top_k = top_k, p->n_slots = n_slots;
-    c->pairs.one = (gr_cuda_one){.slot = slots, .n_rows = n_rows, .top_k = top_k};
-    c->pairs.single = singles_pay(c, n_rows, top_k);
+    c->pairs.single = false;
     *out = &c->pairs;
-    return c->pairs.single ? GRACE_OK : gr_cuda_group(slots, p, c->stream);
+    return gr_cuda_group(slots, p, c->stream);
+}
+
+static grace_status cuda_group(gr_compute *base, const int32_t *slots, int32_t n_rows, int32_t top_k, int32_t n_slots, const gr_pairs **out) {
+    gr_cuda *c = gr_cuda_of(base);
+    if (!singles_pay(c, n_rows, top_k)) return gr_cuda_group_rows(base, slots, n_rows, top_k, n_slots, out);
+    c->pairs.one = (gr_cuda_one){.slot = slots, .n_rows = n_rows, .top_k = top_k};
+    c->pairs.single = true;
+    *out = &c->pairs;
+    return GRACE_OK;
 }
 
 static bool cuda_takes_shared(gr_compute *base, const gr_mlps *shared, int32_t n_rows, int32_t top_k) {
@@ -343,17 +351,17 @@ static grace_status choose_kernels(gr_cuda *c, const char *name) {
     return gr_fail(GRACE_ERR_ARG, "kernels '%s': expected auto, hopper, mma or plain", name);
 }
 
-/* Every step's experts: routed ones for top_k pairs a row, others for one. */
+/* Every step's experts: routed ones for top_k pairs a row, of all ranks' rows at worst, others for one. */
 static int64_t act_elements(const gr_cuda_options *opt) {
     const grace_model_info *m = opt->info;
-    const int64_t routed = (int64_t)m->top_k * m->expert_width, most = routed > m->dense_width ? routed : m->dense_width;
+    const int64_t routed = (int64_t)opt->n_ranks * m->top_k * m->expert_width, most = routed > m->dense_width ? routed : m->dense_width;
     return opt->n_rows_max * (most > m->shared_width ? most : m->shared_width);
 }
 
 static grace_status alloc_scratch(gr_cuda *c) {
     grace_status st = GRACE_OK;
     const grace_model_info *m = &c->info;
-    const int64_t rows = c->opt.n_rows_max, choices = rows * m->top_k;
+    const int64_t rows = c->opt.n_rows_max, choices = rows * c->opt.n_ranks * m->top_k;
     gr_cuda_pairs *p = &c->pairs.pairs;
     c->act_elements = act_elements(&c->opt);
     GR_TRY(gr_cuda_alloc(&c->act, (size_t)c->act_elements * sizeof(uint16_t), "activations of experts"));
@@ -401,17 +409,18 @@ done:
     return st;
 }
 
-static grace_status find_device(void) {
+static grace_status find_device(gr_cuda *c) {
     grace_status st = GRACE_OK;
-    int n = 0;
+    int n = 0, gpu;
     struct cudaDeviceProp p;
     const cudaError_t error = cudaGetDeviceCount(&n);
     GR_CHECK(error == cudaSuccess && n > 0, GRACE_ERR_UNSUPPORTED, "device cuda: no GPU here: %s",
              error == cudaSuccess ? "the driver shows none" : cudaGetErrorString(error));
-    GR_TRY(gr_cuda_status(cudaSetDevice(0), "GPU 0"));
-    GR_TRY(gr_cuda_status(cudaGetDeviceProperties(&p, 0), "GPU 0"));
+    c->device = gpu = c->opt.local_rank % n;
+    GR_TRY(gr_cuda_status(cudaSetDevice(gpu), "the GPU"));
+    GR_TRY(gr_cuda_status(cudaGetDeviceProperties(&p, gpu), "the GPU"));
     GR_CHECK(p.major >= 8, GRACE_ERR_UNSUPPORTED, "cuda: %s has compute capability %d.%d, expected 8.0 or newer", p.name, p.major, p.minor);
-    gr_log(GR_INFO, "cuda", "%s, %zu MiB, compute capability %d.%d", p.name, p.totalGlobalMem >> 20, p.major, p.minor);
+    gr_log(GR_INFO, "cuda", "GPU %d: %s, %zu MiB, compute capability %d.%d", gpu, p.name, p.totalGlobalMem >> 20, p.major, p.minor);
 done:
     return st;
 }
@@ -428,7 +437,7 @@ grace_status gr_compute_cuda_open(const gr_cuda_options *opt, gr_compute **out) 
     c->opt.info = &c->info;     /* the caller's is its own again */
     GR_TRY(choose_kernels(c, opt->kernels));
     GR_TRY(check_limits(c));
-    GR_TRY(find_device());
+    GR_TRY(find_device(c));
     GR_TRY(gr_cuda_status(cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking), "stream"));
     GR_TRY(gr_cuda_stages_open(c));
     GR_TRY(gr_cuda_linears_open(opt->exact, true, &c->linears));

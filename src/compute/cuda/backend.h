@@ -43,6 +43,7 @@ typedef struct gr_cuda {
     gr_compute base;
     gr_cuda_options opt;
     grace_model_info info;
+    int device;
     cudaStream_t stream;
     gr_cuda_kernels kernels;
     gr_cuda_stage stage[GR_CUDA_STAGES];
@@ -68,6 +69,9 @@ static inline gr_cuda *gr_cuda_of(gr_compute *c) { return (gr_cuda *)c; }
 
 /* Device memory, not cleared; what says what for. MEMORY names the bytes wanted and free. */
 grace_status gr_cuda_alloc(void *out, size_t bytes, const char *what);
+
+/* Pairs by slot of any rows' choices, negative ones none; never single. */
+grace_status gr_cuda_group_rows(gr_compute *base, const int32_t *slots, int32_t n_rows, int32_t top_k, int32_t n_slots, const gr_pairs **out);
 
 /* ---- load.c ---- */
 grace_status gr_cuda_weight_open(gr_compute *base, const grace_tensor *t, gr_weight **out);

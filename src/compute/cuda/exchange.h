@@ -84,6 +84,7 @@ typedef struct gr_cuda_layer {
     const int32_t *slot;
     const float *weight;
     const int32_t *place_of_slot;
+    int32_t *n_pairs;           /* device: give_back stores there how many pairs were computed here; NULL: nobody asks */
 } gr_cuda_layer;
 
 grace_status gr_cuda_dispatch(const gr_cuda_node *node, const gr_cuda_layer *layer, gr_cuda_stream stream);

@@ -308,7 +308,7 @@ grace_status gr_cuda_mlps_open(gr_compute *base, const gr_mlp_tensors *mlps, int
     opened.packed = m;
     GR_TRY(alloc_mlps(&mlps[0], n, m));
     for (int32_t i = 0; i < n; i++) GR_TRY(put_mlp(c, &mlps[i], i, hidden, width, m));
-    const int64_t pairs = c->act_elements / width, most = (int64_t)c->opt.n_rows_max * c->info.top_k;
+    const int64_t pairs = c->act_elements / width, most = (int64_t)c->opt.n_rows_max * c->opt.n_ranks * c->info.top_k;
     const gr_cuda_experts_options opt = {
         .kernels = c->kernels, .n_slots = n, .hidden = hidden, .width = width, .gate_up = m->gate_up, .down = m->down, .gate_up_bias = m->gate_up_bias,
         .down_bias = m->down_bias, .swiglu_limit = swiglu_limit, .act = c->act, .n_pairs_max = (int32_t)(pairs < most ? pairs : most),

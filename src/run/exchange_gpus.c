@@ -1,0 +1,269 @@
+/* The exchange of ranks on GPUs. In a node rows go by stores into the memory of their experts' GPUs, queued with the experts on one stream; between nodes over wires
+ * whose sizes the host must know, so there it takes part once a layer and direction:
+ *
+ *   own rows -> [pack -> counts -> wire ->] dispatch -> arrive -> group -> (experts) -> give back -> [settle others' -> wire ->] settle own
+ *
+ * A forwarder's source rows are its own and, behind them, a block a wire of what came over it. */
+#include "run/exchange_kinds.h"
+#ifdef GRACE_HAVE_CUDA
+#include "base/clock.h"
+#include "compute/cuda/rows.h"
+#include "run/exchange_gpus.h"
+
+enum { A = GRACE_STAGE_CROSS, B = GRACE_STAGE_NODE, ROWS = 0, ENTRIES = 1 };
+
+static size_t row_bytes(const gr_gpus *ex) { return (size_t)ex->base.opt.hidden * sizeof(uint16_t); }
+static int32_t n_sources(const gr_gpus *ex) { return ex->block * (1 + ex->wires.n_wires); }
+/* Rows that return for n rows with so many entries. */
+static int32_t n_returned(const gr_gpus *ex, const int32_t n[2]) { return n[ex->base.opt.exact ? ENTRIES : ROWS]; }
+
+static void gpus_step(gr_exchange *base, int32_t n_rows_most) { gr_gpus_of(base)->block = n_rows_most * gr_gpus_of(base)->fan; }
+
+static void *gpus_rows(gr_exchange *base) {
+    gr_gpus *ex = gr_gpus_of(base);
+    return ex->fan > 1 ? ex->rows : gr_gpus_source(ex, 0);
+}
+
+/* ---- own rows ---- */
+
+/* Headers of all source rows, absent ones without a choice; own rows packed for other nodes. */
+static grace_status list_sources(gr_gpus *ex) {
+    grace_status st = GRACE_OK;
+    const int32_t k = ex->top_k, n = ex->layer.n_rows;
+    const size_t all = (size_t)n_sources(ex) * (size_t)k;
+    const gr_exchange_options *o = &ex->base.opt;
+    GR_TRY(gr_cuda_status(cudaMemsetAsync(ex->slot, 0xff, all * sizeof *ex->slot, ex->stream), "slots"));
+    GR_TRY(gr_cuda_status(cudaMemcpyAsync(ex->slot, ex->route.slot, (size_t)n * (size_t)k * sizeof *ex->slot, cudaMemcpyDeviceToDevice, ex->stream), "slots"));
+    GR_TRY(gr_cuda_status(cudaMemcpyAsync(ex->weight, ex->route.weight, (size_t)n * (size_t)k * sizeof *ex->weight, cudaMemcpyDeviceToDevice, ex->stream), "weights"));
+    GR_TRY(gr_cuda_pack(&ex->wires, gr_gpus_source(ex, 0), ex->slot, ex->weight, n, k, o->hidden, ex->n_sent, ex->stream));
+    GR_TRY(gr_cuda_status(cudaEventRecord(ex->packed, ex->stream), "event"));
+    ex->layer.slot = ex->slot;
+    ex->layer.weight = ex->weight;
+    ex->layer.n_rows = n_sources(ex);
+done:
+    return st;
+}
+
+static grace_status gpus_build(gr_exchange *base, const gr_route *route) {
+    grace_status st = GRACE_OK;
+    gr_gpus *ex = gr_gpus_of(base);
+    const int32_t n = route->n_rows * ex->fan;
+    const int64_t table = ex->table_of_layer[route->layer];
+    GR_ASSERT(n <= ex->block);
+    ex->route = *route;
+    ex->layer = (gr_cuda_layer){.layer = route->layer, .n_rows = n, .s = n_sources(ex), .slot = route->slot, .weight = route->weight,
+                                .place_of_slot = ex->tables + table, .n_pairs = ex->load + route->layer};
+    ex->wires.wire_of_slot = ex->tables + ex->n_slots_all + table;
+    if (ex->fan > 1) GR_TRY(gr_cuda_gather(ex->rows, ex->token_of_source, n, base->opt.hidden, gr_gpus_source(ex, 0), ex->stream));
+    if (ex->wire) GR_TRY(list_sources(ex));
+done:
+    return st;
+}
+
+/* ---- wires ---- */
+
+/* Until the event, or fails with COMM. */
+static grace_status wait_for(gr_gpus *ex, cudaEvent_t event) {
+    grace_status st = GRACE_OK;
+    cudaError_t error = cudaEventQuery(event);
+    for (; error == cudaErrorNotReady; error = cudaEventQuery(event)) GR_TRY(gr_wire_check(ex->wire));
+    GR_TRY(gr_cuda_status(error, "exchange between nodes"));
+done:
+    return st;
+}
+
+/* n_sent is known; the ranks tell each other. */
+static grace_status exchange_counts(gr_gpus *ex) {
+    grace_status st = GRACE_OK;
+    const int32_t n = ex->wires.n_wires;
+    int32_t at_out = 0, at_in = 0;
+    for (int32_t w = 0; w < n; w++, at_out += 2) ex->counts_out[at_out] = ex->n_sent[2 * w], ex->counts_out[at_out + 1] = ex->n_sent[2 * w + 1];
+    const gr_xfer xfer = {ex->counts_out, ex->one_each, ex->counts_in, ex->one_each, 2 * sizeof(int32_t)};
+    GR_TRY(gr_comm_alltoallv(ex->base.world, &xfer));
+    for (int32_t w = 0; w < n; w++, at_in += 2) {
+        const int32_t rows = ex->counts_in[at_in], entries = ex->counts_in[at_in + 1];
+        GR_CHECK(rows >= 0 && rows <= ex->block && entries >= rows && entries <= rows * ex->top_k, GRACE_ERR_COMM,
+                 "rank %d announces %d rows with %d entries; there is room for %d with %d each", ex->peer[w], rows, entries, ex->block, ex->top_k);
+        ex->n_received[2 * w] = rows, ex->n_received[2 * w + 1] = entries;
+    }
+done:
+    return st;
+}
+
+/* Piece i of all wires: send n_send[w] and receive n_recv[w] units. */
+typedef struct way { const char *send; size_t send_step; char *recv; size_t recv_step; size_t unit; } way;
+
+static void add_pieces(gr_gpus *ex, int32_t *n, const way *v, bool there) {
+    for (int32_t w = 0; w < ex->wires.n_wires; w++) {
+        const int32_t *out = ex->n_sent + 2 * w, *in = ex->n_received + 2 * w;
+        const int32_t n_out = there ? out[ROWS] : n_returned(ex, in), n_in = there ? in[ROWS] : n_returned(ex, out);
+        ex->pieces[(*n)++] = (gr_wire_piece){.peer = ex->peer[w], .send = v->send + (size_t)w * v->send_step, .n_send = (size_t)n_out * v->unit,
+                                             .recv = v->recv + (size_t)w * v->recv_step, .n_recv = (size_t)n_in * v->unit};
+    }
+}
+
+/* The pieces leave once what is queued so far is done; what is queued later does not wait for them, but for ex->crossed. */
+static grace_status move(gr_gpus *ex, int32_t n, cudaEvent_t after) {
+    grace_status st = GRACE_OK;
+    GR_TRY(gr_cuda_status(cudaStreamWaitEvent(ex->wire_stream, after, 0), "event"));
+    GR_TRY(gr_wire_move(ex->wire, ex->pieces, n, ex->wire_stream));
+    GR_TRY(gr_cuda_status(cudaEventRecord(ex->crossed, ex->wire_stream), "event"));
+done:
+    return st;
+}
+
+static void count_wires(gr_gpus *ex, bool there) {
+    const int stage = ex->base.ways.two_stage ? A : B;
+    for (int32_t w = 0; w < ex->wires.n_wires; w++) {
+        const int32_t *out = ex->n_sent + 2 * w, *in = ex->n_received + 2 * w;
+        const int64_t header = (int64_t)ex->top_k * (int64_t)(sizeof(int32_t) + sizeof(float));
+        gr_exchange_count(&ex->base, stage, there, ex->peer[w], there ? out[ROWS] : n_returned(ex, in), there ? out[ROWS] * header + 2 * (int64_t)sizeof(int32_t) : 0);
+        if (there) ex->forwarded[ROWS] += in[ROWS], ex->forwarded[ENTRIES] += in[ENTRIES];
+    }
+}
+
+/* Rows and headers to other nodes; what comes lies behind own rows. */
+static grace_status cross(gr_gpus *ex) {
+    grace_status st = GRACE_OK;
+    const gr_cuda_wires *w = &ex->wires;
+    const size_t k = (size_t)ex->top_k, capacity = (size_t)w->capacity, block = (size_t)ex->block, own = block * k;
+    const way rows = {w->rows, capacity * row_bytes(ex), gr_gpus_source(ex, ex->block), block * row_bytes(ex), row_bytes(ex)};
+    const way slots = {(char *)w->slot, capacity * k * sizeof(int32_t), (char *)(ex->slot + own), own * sizeof(int32_t), k * sizeof(int32_t)};
+    const way weights = {(char *)w->weight, capacity * k * sizeof(float), (char *)(ex->weight + own), own * sizeof(float), k * sizeof(float)};
+    double mark = gr_now_us();
+    int32_t n = 0;
+    GR_TRY(wait_for(ex, ex->packed));
+    GR_TRY(exchange_counts(ex));
+    add_pieces(ex, &n, &rows, true);
+    add_pieces(ex, &n, &slots, true);
+    add_pieces(ex, &n, &weights, true);
+    GR_TRY(move(ex, n, ex->packed));
+    count_wires(ex, true);
+    ex->base.counts.move_us[0] += gr_now_us() - mark;
+done:
+    return st;
+}
+
+/* Received rows' sums, or in exact mode their experts' rows, back over the wires. */
+static grace_status cross_back(gr_gpus *ex) {
+    grace_status st = GRACE_OK;
+    const gr_cuda_wires *w = &ex->wires;
+    const size_t back = (size_t)w->capacity * (ex->base.opt.exact ? (size_t)ex->top_k : 1) * row_bytes(ex);
+    const way rows = {w->rows, back, w->home, back, row_bytes(ex)};
+    double mark = gr_now_us();
+    int32_t n = 0;
+    for (int32_t i = 0; i < w->n_wires; i++) {
+        const int32_t first = (i + 1) * ex->block, n_rows = ex->n_received[2 * i];
+        char *out = w->rows + (size_t)i * back;
+        const gr_cuda_settle s = {.first = first, .n = n_rows, .fan = 1, .out = out};
+        if (!ex->base.opt.exact) GR_TRY(gr_cuda_settle_rows(&ex->node, &ex->layer, &s, ex->stream));
+        else GR_TRY(gr_cuda_pack_entries(&ex->node, ex->layer.s, ex->slot + (int64_t)first * ex->top_k, first, n_rows, ex->entry, out, ex->stream));
+    }
+    GR_TRY(gr_cuda_status(cudaEventRecord(ex->packed, ex->stream), "event"));
+    add_pieces(ex, &n, &rows, false);
+    GR_TRY(move(ex, n, ex->packed));
+    count_wires(ex, false);
+    GR_TRY(gr_cuda_status(cudaStreamWaitEvent(ex->stream, ex->crossed, 0), "event"));
+    ex->base.counts.move_us[1] += gr_now_us() - mark;
+done:
+    return st;
+}
+
+/* ---- a layer ---- */
+
+static grace_status gpus_dispatch_start(gr_exchange *base) {
+    gr_gpus *ex = gr_gpus_of(base);
+    return ex->wire ? cross(ex) : gr_cuda_dispatch(&ex->node, &ex->layer, ex->stream);
+}
+
+static grace_status gpus_dispatch_finish(gr_exchange *base, gr_arrived *out) {
+    grace_status st = GRACE_OK;
+    gr_gpus *ex = gr_gpus_of(base);
+    const char *area = ex->node.area[ex->node.me];
+    const int32_t n = n_sources(ex) * ex->node.sizes.n_ranks;
+    if (ex->wire) {
+        GR_TRY(gr_cuda_status(cudaStreamWaitEvent(ex->stream, ex->crossed, 0), "event"));
+        GR_TRY(gr_cuda_dispatch(&ex->node, &ex->layer, ex->stream));
+    }
+    GR_TRY(gr_cuda_arrive(&ex->node, &ex->layer, ex->stream));
+    GR_TRY(gr_cuda_group_rows(base->compute, (const int32_t *)(area + ex->at.slot), n, ex->top_k, ex->route.n_slots, &ex->pairs));
+    *out = (gr_arrived){.n_rows = n, .rows = area + ex->at.row, .pairs = ex->pairs, .results = ex->results};
+done:
+    return st;
+}
+
+static grace_status gpus_combine(gr_exchange *base, void *y) {
+    grace_status st = GRACE_OK;
+    gr_gpus *ex = gr_gpus_of(base);
+    const gr_cuda_settle own = {.n = ex->route.n_rows, .fan = ex->fan, .residual = y, .out = y, .wires = ex->wire ? &ex->wires : NULL, .last = true};
+    GR_TRY(gr_cuda_give_back(&ex->node, &ex->layer, &ex->pairs->pairs, ex->results, ex->stream));
+    if (ex->wire) GR_TRY(cross_back(ex));
+    GR_TRY(gr_cuda_settle_rows(&ex->node, &ex->layer, &own, ex->stream));
+done:
+    return st;
+}
+
+/* ---- a step ---- */
+
+static grace_status gpus_step_end(gr_exchange *base, const gr_exchange_step *step) {
+    grace_status st = GRACE_OK;
+    gr_gpus *ex = gr_gpus_of(base);
+    GR_TRY(gr_cuda_status(cudaMemcpyAsync(ex->load_seen, ex->load, (size_t)step->n_layers * sizeof *ex->load, cudaMemcpyDeviceToHost, ex->stream), "loads"));
+    GR_TRY(gr_cuda_status(cudaMemcpyAsync(ex->count_seen, ex->node.count, 4 * GR_CUDA_NODE_MAX * sizeof(int64_t), cudaMemcpyDeviceToHost, ex->stream), "counts"));
+    if (!ex->wire) goto done;       /* waits in kernels have their deadline */
+    GR_TRY(gr_cuda_status(cudaEventRecord(ex->packed, ex->stream), "event"));
+    GR_TRY(wait_for(ex, ex->packed));
+done:
+    return st;
+}
+
+static grace_status late(const gr_gpus *ex) {
+    const gr_cuda_watch *w = ex->watch;
+    const gr_comm *world = ex->base.world;
+    const int32_t first = world->rank - ex->node.me;
+    return gr_fail(GRACE_ERR_COMM, "rank %d waited %g s in %s of MoE layer %d: nothing came from rank %d", world->rank, world->deadline_s,
+                   w->stage == GR_CUDA_STAGE_DISPATCH ? "dispatch" : "combine", w->layer, first + w->source);
+}
+
+/* What the kernels counted since the last step. Rows that only passed through are no rows of stage B where there is none. */
+static void count_node(gr_gpus *ex, const gr_exchange_step *step) {
+    const int32_t first = ex->base.world->rank - ex->node.me, n = ex->node.sizes.n_ranks;
+    const int64_t header = (int64_t)step->n_layers * n_sources(ex) * ex->top_k * (int64_t)(sizeof(int32_t) + sizeof(float));
+    int64_t passed = ex->base.ways.two_stage ? 0 : ex->forwarded[ROWS], passed_entries = ex->base.ways.two_stage ? 0 : ex->forwarded[ENTRIES];
+    for (int32_t r = 0; r < n; r++) {
+        int64_t add[4];
+        for (int32_t c = 0; c < 4; c++) {
+            const int64_t seen = ex->count_seen[c * GR_CUDA_NODE_MAX + r];
+            add[c] = seen - ex->counted[c * GR_CUDA_NODE_MAX + r];
+            ex->counted[c * GR_CUDA_NODE_MAX + r] = seen;
+        }
+        if (r == ex->node.me) add[0] -= passed, add[2] -= passed, add[3] -= passed_entries;
+        gr_exchange_count(&ex->base, B, true, first + r, add[0], header);
+        gr_exchange_count(&ex->base, B, false, first + r, add[ex->base.opt.exact ? 3 : 2], 0);
+    }
+    ex->forwarded[ROWS] = ex->forwarded[ENTRIES] = 0;
+}
+
+static grace_status gpus_step_done(gr_exchange *base, const gr_exchange_step *step, int64_t *load) {
+    gr_gpus *ex = gr_gpus_of(base);
+    if (ex->watch->stop) return late(ex);
+    for (int32_t l = 0; l < step->n_layers; l++) load[l] = ex->load_seen[l];
+    count_node(ex, step);
+    return GRACE_OK;
+}
+
+const gr_exchange_ops gr_exchange_gpus = {sizeof(gr_gpus), gr_gpus_open, gr_gpus_close, gpus_rows, gpus_step, gpus_build, gpus_dispatch_start, gpus_dispatch_finish,
+                                          gpus_combine, gpus_step_end, gpus_step_done};
+
+#else
+
+static grace_status no_gpus(gr_exchange *ex) {
+    (void)ex;
+    return gr_fail(GRACE_ERR_UNSUPPORTED, "an exchange between GPUs: this program was built without CUDA");
+}
+
+static void nothing(gr_exchange *ex) { (void)ex; }
+
+const gr_exchange_ops gr_exchange_gpus = {.bytes = sizeof(gr_exchange), .open = no_gpus, .close = nothing};
+
+#endif
