@@ -49,7 +49,9 @@ static uint64_t hash_setup(const grace_model_info *m, const grace_plan *plan, co
                        opt->route, opt->exchange, opt->homes, opt->exact, opt->n_tokens_max, opt->kv_tokens, opt->trace_path != NULL,
                        opt->n_trace_domains, opt->trace_weights, opt->route_trace ? grace_trace_n_tokens(opt->route_trace) : 0,
                        opt->route_tokens.sequences, (int64_t)m->fingerprint, m->context_max, m->n_bytes};
+    const char *const names[] = {opt->device ? opt->device : "cpu", opt->kernels ? opt->kernels : "auto", opt->wire ? opt->wire : "auto"};
     uint64_t h = gr_hash64(facts, sizeof facts, plan->fingerprint);
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) h = gr_hash64(names[i], strlen(names[i]), h);
     h = gr_hash64(plan->token_saves.saved, (size_t)plan->token_saves.vocab * (size_t)plan->token_saves.n_nodes, h);
     for (int32_t l = 0; l < plan->n_layers; l++) {
         const grace_plan_layer *pl = &plan->layers[l];

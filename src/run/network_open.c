@@ -124,6 +124,8 @@ static grace_status open_cuda(gr_network *net, const grace_model *model, const g
     const gr_cuda_options cuda = {.info = m, .n_rows_max = opt->n_tokens_max, .kv_tokens = opt->kv_tokens, .exact = opt->exact, .kernels = opt->kernels,
                                   .n_ranks = net->comm->n_ranks, .local_rank = gr_comm_local(net->comm, net->comm->rank),
                                   .n_draws_max = opt->n_tokens_max < LOGITS_THERE ? opt->n_tokens_max : LOGITS_THERE};
+    GR_CHECK(net->comm->n_ranks == 1 || opt->route != GRACE_ROUTE_JOINT, GRACE_ERR_UNSUPPORTED,
+             "route joint on several GPUs: they place each choice by itself, from tables; expected primary, wrr, tar or tar-entry");
     GR_TRY(gr_compute_cuda_open(&cuda, &net->compute));
     net->makes_keys = net->w.makes_keys = makes_keys(net);
     GR_TRY(gr_compute_cuda_room(net->compute, grace_rank_memory_of(model, net->plan, net->comm->rank).weights + made_bytes(net),

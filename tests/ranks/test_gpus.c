@@ -1,0 +1,216 @@
+/* The engine over several ranks on GPUs (run/exchange_gpus.c) against one rank on a GPU: in exact mode the same bits for every plan, policy, exchange and cut into nodes; in
+ * fast mode the same bits again, and rows whose experts are the same ones are near; rows, loads and idle counted a second time from the run's own trace. Ranks share GPUs where
+ * there are fewer; then what crosses nodes goes through host memory. */
+#include "ranks/engine_world.h"
+
+#include "cuda/device.h"
+
+static int32_t rank_of_world;
+
+static grace_engine_options on_gpu(void) {
+    grace_engine_options opt = world_options();
+    opt.device = "cuda", opt.n_tokens_max = 24;
+    return opt;
+}
+
+static void trace_path(char *path, size_t size, const char *name, int32_t rank) { snprintf(path, size, "%s/%s.%d", world_dir, name, rank); }
+
+static grace_trace *open_trace(const char *path) {
+    grace_trace *t = NULL;
+    bool truncated;
+    assert_ok(grace_trace_open(path, &t, &truncated));
+    assert_false(truncated);
+    return t;
+}
+
+typedef struct answer { run_result result; routing routing; float *logits; } answer;    /* logits [request, position, vocab] of prompts */
+
+static void keep_logits(void *user, int32_t request, int32_t position, const float *logits) {
+    memcpy((float *)user + ((int64_t)request * WORLD_POSITIONS + position) * WORLD_VOCAB, logits, WORLD_VOCAB * sizeof(float));
+}
+
+static void watch(gr_random_requests *all, float *logits) {
+    for (int32_t i = 0; i < all->n; i++) all->requests[i].user = logits, all->requests[i].on_logits = logits ? keep_logits : NULL;
+}
+
+/* A run whose logits and routing are kept; the engine stays open. */
+static grace_engine *run_seen(grace_engine_options opt, gr_random_requests *all, const char *trace, answer *a) {
+    char path[128];
+    trace_path(path, sizeof path, trace, opt.comm ? 0 : rank_of_world);
+    opt.trace_path = path;
+    a->logits = calloc((size_t)WORLD_REQUESTS_MAX * WORLD_POSITIONS * WORLD_VOCAB, sizeof *a->logits);
+    assert_non_null(a->logits);
+    watch(all, a->logits);
+    grace_engine *engine = run_requests(model, &opt, all, &a->result);
+    watch(all, NULL);
+    grace_trace *t = open_trace(path);
+    a->routing = routing_read(t);
+    grace_trace_close(t);
+    return engine;
+}
+
+static void answer_free(answer *a) {
+    free(a->logits);
+    free(a->routing.experts);
+}
+
+/* ---- numbers ---- */
+
+static void check_rows(const run_count *c, const grace_stats *s, const grace_model_info *m) {
+    grace_link_count there[GRACE_N_STAGES][GRACE_N_LINKS] = {0}, back[GRACE_N_STAGES][GRACE_N_LINKS] = {0};
+    const int32_t n = c->rows.n_ranks;
+    naive_links(&c->rows, -1, m->hidden, there, back);
+    for (int st = 0; st < GRACE_N_STAGES; st++)
+        for (int l = 0; l < GRACE_N_LINKS; l++) {
+            if (s->dispatch[st][l].rows != there[st][l].rows || s->combine[st][l].rows != back[st][l].rows)
+                fail_msg("%s: stage %d link %d: expected %lld rows there, %lld back; found %lld, %lld", case_name, st, l, (long long)there[st][l].rows,
+                         (long long)back[st][l].rows, (long long)s->dispatch[st][l].rows, (long long)s->combine[st][l].rows);
+            claim(s->dispatch[st][l].bytes_payload == there[st][l].rows * m->hidden * 2 && s->combine[st][l].bytes_payload == back[st][l].rows * m->hidden * 2);
+        }
+    for (int32_t i = 0; i < n * n; i++) claim(s->pair_rows[i] == naive_pair_rows(&c->rows, i / n, i % n));
+    for (int32_t i = 0; i < n * c->n_layers; i++) claim(s->load[i] == c->load[i]);
+    claim(s->idle_pairs == count_idle(c));
+}
+
+static void check_numbers(const grace_engine_options *opt, grace_engine *engine, const char *trace) {
+    grace_stats stats;
+    char path[128];
+    assert_ok(grace_engine_stats(engine, &stats));
+    trace_path(path, sizeof path, trace, 0);
+    grace_trace *t = open_trace(path);
+    run_count c = count_run(t, opt->plan, opt->route, opt->exchange, opt->exact, stats.n_steps);
+    check_rows(&c, &stats, grace_model_describe(model));
+    run_count_free(&c);
+    grace_trace_close(t);
+}
+
+/* ---- fast ---- */
+
+/* Partial sums rounded to bf16, once a hop: a row's stream then differs by roundings of 2^-9 at most, about 12 a layer that add up as a root; 4 of those, relative to the
+ * largest logit. Rows count up to the first one of their request that chose other experts than in exact mode. */
+static void check_near(const gr_random_requests *all, const grace_engine *engine, const answer *expected, const answer *found) {
+    const grace_model_info *m = grace_model_describe(model);
+    const size_t row = (size_t)expected->routing.n_layers * (size_t)expected->routing.top_k;
+    const double bound = 4 * sqrt(12.0 * m->n_layers) * 0x1p-9;
+    int64_t n_checked = 0, n_all = 0;
+    for (int32_t i = 0; i < all->n; i++) {
+        bool same = grace_engine_result(engine, i)->home == rank_of_world;
+        for (int32_t p = 0; same && p < all->requests[i].n_prompt; p++) {
+            const size_t at = (size_t)i * WORLD_POSITIONS + (size_t)p;
+            const float *e = expected->logits + at * WORLD_VOCAB, *f = found->logits + at * WORLD_VOCAB;
+            double largest = 0, apart = 0;
+            n_all++;
+            same = !memcmp(expected->routing.experts + at * row, found->routing.experts + at * row, row * sizeof(uint16_t));
+            for (int v = 0; same && v < WORLD_VOCAB; v++) largest = fmax(largest, fabs((double)e[v])), apart = fmax(apart, fabs((double)e[v] - (double)f[v]));
+            if (same && !(apart <= bound * largest))
+                fail_msg("%s: request %d position %d: %.4g apart, allowed %.4g of %.4g", case_name, i, p, apart, bound, largest);
+            n_checked += same;
+        }
+    }
+    claim(n_all == 0 || 2 * n_checked >= n_all);
+}
+
+/* ---- cases ---- */
+
+typedef struct scene { gr_comm *comm; grace_plan *plan; gr_random_requests all; answer alone; grace_engine_options opt; } scene;
+
+static scene scene_new(gr_comm *comm, grace_exchange kind, uint64_t seed) {
+    scene s = {.comm = comm, .opt = on_gpu()};
+    gr_rng rng = gr_rng_seed(seed);
+    gr_random_plan_options shape = {2, 12, 3, grace_comm_cluster(comm), gr_rng_uniform(&rng) * 0.6, gr_rng_below(&rng, 2) ? 0.35 : 0};
+    s.plan = gr_random_plan(&shape, &rng);
+    s.all = gr_random_requests_new(&rng, 1 + (int32_t)gr_rng_below(&rng, (uint32_t)(2 * comm->n_ranks)), WORLD_VOCAB, WORLD_PROMPT_MAX, 5);
+    gr_random_decode(s.plan, 0.5, &rng);
+    s.opt.exact = true;
+    grace_engine_close(run_seen(s.opt, &s.all, "alone", &s.alone));
+    s.opt.comm = comm, s.opt.plan = s.plan, s.opt.exchange = kind, s.opt.route = (grace_route)(seed % GRACE_N_ROUTES);
+    if (s.opt.route == GRACE_ROUTE_JOINT) s.opt.route = GRACE_ROUTE_TAR;        /* the device places by tables */
+    snprintf(case_name, sizeof case_name, "rank %d of %d, %d nodes, exchange %d, route %d, seed %llu", comm->rank, comm->n_ranks, comm->n_nodes, (int)kind,
+             (int)s.opt.route, (unsigned long long)seed);
+    return s;
+}
+
+static void scene_free(scene *s) {
+    answer_free(&s->alone);
+    gr_random_requests_free(&s->all);
+    grace_plan_free(s->plan);
+}
+
+/* Steps seen row by row are not replayed; the second run's are. */
+static void check_exact(scene *s) {
+    answer seen;
+    run_result replayed;
+    s->opt.exact = true;
+    grace_engine *engine = run_seen(s->opt, &s->all, "world", &seen);
+    claim(memcmp(&seen.result, &s->alone.result, sizeof seen.result) == 0);
+    check_numbers(&s->opt, engine, "world");
+    grace_engine_close(engine);
+    grace_engine_close(run_requests(model, &s->opt, &s->all, &replayed));
+    for (int32_t i = 0; i < s->all.n; i++) claim(memcmp(replayed.ids[i], s->alone.result.ids[i], sizeof replayed.ids[i]) == 0);
+    answer_free(&seen);
+}
+
+static void check_fast(scene *s) {
+    answer once, again;
+    s->opt.exact = false;
+    grace_engine *engine = run_seen(s->opt, &s->all, "world", &once);
+    check_near(&s->all, engine, &s->alone, &once);
+    check_numbers(&s->opt, engine, "world");
+    grace_engine_close(engine);
+    grace_engine_close(run_seen(s->opt, &s->all, "world", &again));
+    claim(memcmp(&once.result, &again.result, sizeof once.result) == 0);
+    answer_free(&once);
+    answer_free(&again);
+}
+
+static void any_plan_policy_exchange_and_cut_gives_one_gpu_s_bits_and_the_counted_rows(void **state) {
+    (void)state;
+    const int32_t n_ranks = ranks_comm(1)->n_ranks;
+    for (int32_t n_nodes = 1; n_nodes <= n_ranks; n_nodes++)
+        for (int kind = GRACE_EXCHANGE_PER_EXPERT; kind <= GRACE_EXCHANGE_HSC; kind++)
+            for (uint64_t round = 0; round < 2 && n_ranks % n_nodes == 0; round++) {
+                scene s = scene_new(ranks_comm(n_nodes), (grace_exchange)kind, (uint64_t)(n_ranks * 1000 + n_nodes * 100 + kind * 9) + round);
+                check_exact(&s);
+                check_fast(&s);
+                scene_free(&s);
+            }
+}
+
+static void tiny_olmoe_over_all_ranks_gives_one_gpu_s_bits(void **state) {
+    (void)state;
+    const int32_t n_ranks = ranks_comm(1)->n_ranks;
+    grace_model *olmoe = NULL;
+    assert_ok(grace_comm_agree(ranks_comm(1), grace_model_open(GRACE_SOURCE_DIR "/models/tiny-olmoe", &olmoe)));
+    for (int32_t n_nodes = 1; n_nodes <= n_ranks; n_nodes += n_ranks - 1) {
+        gr_comm *comm = ranks_comm(n_nodes);
+        gr_rng rng = gr_rng_seed(99);
+        gr_random_plan_options shape = {8, 64, 8, grace_comm_cluster(comm), 0.2, 0.2};
+        grace_plan *plan = gr_random_plan(&shape, &rng);
+        gr_random_requests all = gr_random_requests_new(&rng, 10, 4096, WORLD_PROMPT_MAX, 4);
+        run_result expected, found;
+        grace_engine_options opt = on_gpu();
+        opt.exact = true;
+        grace_engine_close(run_requests(olmoe, &opt, &all, &expected));
+        opt.comm = comm, opt.plan = plan;
+        snprintf(case_name, sizeof case_name, "tiny-olmoe, rank %d of %d, %d nodes", comm->rank, n_ranks, n_nodes);
+        grace_engine_close(run_requests(olmoe, &opt, &all, &found));
+        for (int32_t i = 0; i < all.n; i++) claim(memcmp(found.ids[i], expected.ids[i], sizeof found.ids[i]) == 0);
+        gr_random_requests_free(&all);
+        grace_plan_free(plan);
+    }
+    grace_model_close(olmoe);
+}
+
+static int open_world(void **state) {
+    rank_of_world = ranks_comm(1)->rank;
+    return world_open(state);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(any_plan_policy_exchange_and_cut_gives_one_gpu_s_bits_and_the_counted_rows, open_world, world_close),
+        cmocka_unit_test(tiny_olmoe_over_all_ranks_gives_one_gpu_s_bits),
+    };
+    if (no_gpu("ranks on GPUs")) return 77;
+    return ranks_main("ranks/gpus", tests, sizeof tests / sizeof *tests);
+}
