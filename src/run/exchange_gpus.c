@@ -6,18 +6,31 @@
  * A forwarder's source rows are its own and, behind them, a block a wire of what came over it. */
 #include "run/exchange_kinds.h"
 #ifdef GRACE_HAVE_CUDA
+#include <string.h>
+
 #include "base/clock.h"
 #include "compute/cuda/rows.h"
 #include "run/exchange_gpus.h"
 
 enum { A = GRACE_STAGE_CROSS, B = GRACE_STAGE_NODE, ROWS = 0, ENTRIES = 1 };
+enum { PADDED_BYTES = 512 << 10 };      /* of a block */
 
 static size_t row_bytes(const gr_gpus *ex) { return (size_t)ex->base.opt.hidden * sizeof(uint16_t); }
 static int32_t n_sources(const gr_gpus *ex) { return ex->block * (1 + ex->wires.n_wires); }
 /* Rows that return for n rows with so many entries. */
 static int32_t n_returned(const gr_gpus *ex, const int32_t n[2]) { return n[ex->base.opt.exact ? ENTRIES : ROWS]; }
 
-static void gpus_step(gr_exchange *base, int32_t n_rows_most) { gr_gpus_of(base)->block = n_rows_most * gr_gpus_of(base)->fan; }
+/* Few rows travel as whole blocks: to send what is missing costs less than to tell sizes. By the step's shape, which all ranks know. */
+static void gpus_step(gr_exchange *base, int32_t n_rows_most) {
+    gr_gpus *ex = gr_gpus_of(base);
+    ex->block = n_rows_most * ex->fan;
+    ex->padded = ex->wire && !strcmp(gr_wire_kind(ex->wire), "nccl") && (size_t)ex->block * row_bytes(ex) <= PADDED_BYTES;
+    base->waits = ex->wire && !ex->padded;
+    for (int32_t w = 0; ex->padded && w < ex->wires.n_wires; w++) {
+        ex->n_out[2 * w] = ex->n_in[2 * w] = ex->block;
+        ex->n_out[2 * w + 1] = ex->n_in[2 * w + 1] = ex->block * ex->top_k;
+    }
+}
 
 static void *gpus_rows(gr_exchange *base) {
     gr_gpus *ex = gr_gpus_of(base);
@@ -25,6 +38,13 @@ static void *gpus_rows(gr_exchange *base) {
 }
 
 /* ---- own rows ---- */
+
+/* What is packed behind the last row has no choice. */
+static grace_status no_choices(gr_gpus *ex) {
+    const size_t header = (size_t)ex->top_k * sizeof(int32_t);
+    return gr_cuda_status(cudaMemset2DAsync(ex->wires.slot, (size_t)ex->wires.capacity * header, 0xff, (size_t)ex->block * header, (size_t)ex->wires.n_wires,
+                                            ex->stream), "slots");
+}
 
 /* Headers of all source rows, absent ones without a choice; own rows packed for other nodes. */
 static grace_status list_sources(gr_gpus *ex) {
@@ -35,7 +55,8 @@ static grace_status list_sources(gr_gpus *ex) {
     GR_TRY(gr_cuda_status(cudaMemsetAsync(ex->slot, 0xff, all * sizeof *ex->slot, ex->stream), "slots"));
     GR_TRY(gr_cuda_status(cudaMemcpyAsync(ex->slot, ex->route.slot, (size_t)n * (size_t)k * sizeof *ex->slot, cudaMemcpyDeviceToDevice, ex->stream), "slots"));
     GR_TRY(gr_cuda_status(cudaMemcpyAsync(ex->weight, ex->route.weight, (size_t)n * (size_t)k * sizeof *ex->weight, cudaMemcpyDeviceToDevice, ex->stream), "weights"));
-    GR_TRY(gr_cuda_pack(&ex->wires, gr_gpus_source(ex, 0), ex->slot, ex->weight, n, k, o->hidden, ex->n_sent, ex->stream));
+    if (ex->padded) GR_TRY(no_choices(ex));
+    GR_TRY(gr_cuda_pack(&ex->wires, gr_gpus_source(ex, 0), ex->slot, ex->weight, n, k, o->hidden, ex->n_packed, ex->stream));
     GR_TRY(gr_cuda_status(cudaEventRecord(ex->packed, ex->stream), "event"));
     ex->layer.slot = ex->slot;
     ex->layer.weight = ex->weight;
@@ -72,19 +93,19 @@ done:
     return st;
 }
 
-/* n_sent is known; the ranks tell each other. */
+/* The ranks tell each other what they packed. */
 static grace_status exchange_counts(gr_gpus *ex) {
     grace_status st = GRACE_OK;
     const int32_t n = ex->wires.n_wires;
-    int32_t at_out = 0, at_in = 0;
-    for (int32_t w = 0; w < n; w++, at_out += 2) ex->counts_out[at_out] = ex->n_sent[2 * w], ex->counts_out[at_out + 1] = ex->n_sent[2 * w + 1];
+    GR_TRY(wait_for(ex, ex->packed));
+    for (int32_t i = 0; i < 2 * n; i++) ex->n_out[i] = ex->counts_out[i] = ex->n_packed[i];
     const gr_xfer xfer = {ex->counts_out, ex->one_each, ex->counts_in, ex->one_each, 2 * sizeof(int32_t)};
     GR_TRY(gr_comm_alltoallv(ex->base.world, &xfer));
-    for (int32_t w = 0; w < n; w++, at_in += 2) {
-        const int32_t rows = ex->counts_in[at_in], entries = ex->counts_in[at_in + 1];
+    for (int32_t w = 0; w < n; w++) {
+        const int32_t rows = ex->counts_in[2 * w], entries = ex->counts_in[2 * w + 1];
         GR_CHECK(rows >= 0 && rows <= ex->block && entries >= rows && entries <= rows * ex->top_k, GRACE_ERR_COMM,
                  "rank %d announces %d rows with %d entries; there is room for %d with %d each", ex->peer[w], rows, entries, ex->block, ex->top_k);
-        ex->n_received[2 * w] = rows, ex->n_received[2 * w + 1] = entries;
+        ex->n_in[2 * w] = rows, ex->n_in[2 * w + 1] = entries;
     }
 done:
     return st;
@@ -95,7 +116,7 @@ typedef struct way { const char *send; size_t send_step; char *recv; size_t recv
 
 static void add_pieces(gr_gpus *ex, int32_t *n, const way *v, bool there) {
     for (int32_t w = 0; w < ex->wires.n_wires; w++) {
-        const int32_t *out = ex->n_sent + 2 * w, *in = ex->n_received + 2 * w;
+        const int32_t *out = ex->n_out + 2 * w, *in = ex->n_in + 2 * w;
         const int32_t n_out = there ? out[ROWS] : n_returned(ex, in), n_in = there ? in[ROWS] : n_returned(ex, out);
         ex->pieces[(*n)++] = (gr_wire_piece){.peer = ex->peer[w], .send = v->send + (size_t)w * v->send_step, .n_send = (size_t)n_out * v->unit,
                                              .recv = v->recv + (size_t)w * v->recv_step, .n_recv = (size_t)n_in * v->unit};
@@ -112,12 +133,15 @@ done:
     return st;
 }
 
+static int64_t header_bytes(const gr_gpus *ex) { return (int64_t)ex->top_k * (int64_t)(sizeof(int32_t) + sizeof(float)); }
+
+/* Of a step that is not padded; the others are counted when they are done. */
 static void count_wires(gr_gpus *ex, bool there) {
     const int stage = ex->base.ways.two_stage ? A : B;
-    for (int32_t w = 0; w < ex->wires.n_wires; w++) {
-        const int32_t *out = ex->n_sent + 2 * w, *in = ex->n_received + 2 * w;
-        const int64_t header = (int64_t)ex->top_k * (int64_t)(sizeof(int32_t) + sizeof(float));
-        gr_exchange_count(&ex->base, stage, there, ex->peer[w], there ? out[ROWS] : n_returned(ex, in), there ? out[ROWS] * header + 2 * (int64_t)sizeof(int32_t) : 0);
+    for (int32_t w = 0; !ex->padded && w < ex->wires.n_wires; w++) {
+        const int32_t *out = ex->n_out + 2 * w, *in = ex->n_in + 2 * w;
+        const int64_t list = there ? out[ROWS] * header_bytes(ex) + 2 * (int64_t)sizeof(int32_t) : 0;
+        gr_exchange_count(&ex->base, stage, there, ex->peer[w], there ? out[ROWS] : n_returned(ex, in), list);
         if (there) ex->forwarded[ROWS] += in[ROWS], ex->forwarded[ENTRIES] += in[ENTRIES];
     }
 }
@@ -132,8 +156,7 @@ static grace_status cross(gr_gpus *ex) {
     const way weights = {(char *)w->weight, capacity * k * sizeof(float), (char *)(ex->weight + own), own * sizeof(float), k * sizeof(float)};
     double mark = gr_now_us();
     int32_t n = 0;
-    GR_TRY(wait_for(ex, ex->packed));
-    GR_TRY(exchange_counts(ex));
+    if (!ex->padded) GR_TRY(exchange_counts(ex));
     add_pieces(ex, &n, &rows, true);
     add_pieces(ex, &n, &slots, true);
     add_pieces(ex, &n, &weights, true);
@@ -153,7 +176,7 @@ static grace_status cross_back(gr_gpus *ex) {
     double mark = gr_now_us();
     int32_t n = 0;
     for (int32_t i = 0; i < w->n_wires; i++) {
-        const int32_t first = (i + 1) * ex->block, n_rows = ex->n_received[2 * i];
+        const int32_t first = (i + 1) * ex->block, n_rows = ex->n_in[2 * i];
         char *out = w->rows + (size_t)i * back;
         const gr_cuda_settle s = {.first = first, .n = n_rows, .fan = 1, .out = out};
         if (!ex->base.opt.exact) GR_TRY(gr_cuda_settle_rows(&ex->node, &ex->layer, &s, ex->stream));
@@ -183,6 +206,7 @@ static grace_status gpus_dispatch_finish(gr_exchange *base, gr_arrived *out) {
     const int32_t n = n_sources(ex) * ex->node.sizes.n_ranks;
     if (ex->wire) {
         GR_TRY(gr_cuda_status(cudaStreamWaitEvent(ex->stream, ex->crossed, 0), "event"));
+        if (ex->padded) GR_TRY(gr_cuda_count_wires(&ex->wires, ex->slot + (int64_t)ex->block * ex->top_k, ex->block, ex->top_k, ex->wire_count, ex->stream));
         GR_TRY(gr_cuda_dispatch(&ex->node, &ex->layer, ex->stream));
     }
     GR_TRY(gr_cuda_arrive(&ex->node, &ex->layer, ex->stream));
@@ -211,6 +235,8 @@ static grace_status gpus_step_end(gr_exchange *base, const gr_exchange_step *ste
     GR_TRY(gr_cuda_status(cudaMemcpyAsync(ex->load_seen, ex->load, (size_t)step->n_layers * sizeof *ex->load, cudaMemcpyDeviceToHost, ex->stream), "loads"));
     GR_TRY(gr_cuda_status(cudaMemcpyAsync(ex->count_seen, ex->node.count, 4 * GR_CUDA_NODE_MAX * sizeof(int64_t), cudaMemcpyDeviceToHost, ex->stream), "counts"));
     if (!ex->wire) goto done;       /* waits in kernels have their deadline */
+    GR_TRY(gr_cuda_status(cudaMemcpyAsync(ex->wire_count_seen, ex->wire_count, 4 * (size_t)ex->wires.n_wires * sizeof(int64_t), cudaMemcpyDeviceToHost, ex->stream),
+                          "counts"));
     GR_TRY(gr_cuda_status(cudaEventRecord(ex->packed, ex->stream), "event"));
     GR_TRY(wait_for(ex, ex->packed));
 done:
@@ -225,18 +251,37 @@ static grace_status late(const gr_gpus *ex) {
                    w->stage == GR_CUDA_STAGE_DISPATCH ? "dispatch" : "combine", w->layer, first + w->source);
 }
 
+/* What is new in a running total. */
+static int64_t news(const int64_t *seen, int64_t *counted) {
+    const int64_t add = *seen - *counted;
+    *counted = *seen;
+    return add;
+}
+
+/* A padded step: its blocks went whole. */
+static void count_padded(gr_gpus *ex, const gr_exchange_step *step) {
+    const int stage = ex->base.ways.two_stage ? A : B, n = ex->wires.n_wires, back = ex->base.opt.exact ? ENTRIES : ROWS;
+    const int64_t row = (int64_t)row_bytes(ex), blocks = (int64_t)step->n_layers * ex->block;
+    for (int32_t w = 0; w < n; w++) {
+        int64_t out[2], in[2];
+        for (int i = 0; i < 2; i++) {
+            out[i] = news(&ex->wire_count_seen[2 * w + i], &ex->wire_counted[2 * w + i]);
+            in[i] = news(&ex->wire_count_seen[2 * (n + w) + i], &ex->wire_counted[2 * (n + w) + i]);
+            ex->forwarded[i] += in[i];
+        }
+        gr_exchange_count(&ex->base, stage, true, ex->peer[w], out[ROWS], blocks * (row + header_bytes(ex)) - out[ROWS] * row);
+        gr_exchange_count(&ex->base, stage, false, ex->peer[w], in[back], blocks * (back == ENTRIES ? ex->top_k : 1) * row - in[back] * row);
+    }
+}
+
 /* What the kernels counted since the last step. Rows that only passed through are no rows of stage B where there is none. */
 static void count_node(gr_gpus *ex, const gr_exchange_step *step) {
     const int32_t first = ex->base.world->rank - ex->node.me, n = ex->node.sizes.n_ranks;
-    const int64_t header = (int64_t)step->n_layers * n_sources(ex) * ex->top_k * (int64_t)(sizeof(int32_t) + sizeof(float));
+    const int64_t header = (int64_t)step->n_layers * n_sources(ex) * header_bytes(ex);
     int64_t passed = ex->base.ways.two_stage ? 0 : ex->forwarded[ROWS], passed_entries = ex->base.ways.two_stage ? 0 : ex->forwarded[ENTRIES];
     for (int32_t r = 0; r < n; r++) {
         int64_t add[4];
-        for (int32_t c = 0; c < 4; c++) {
-            const int64_t seen = ex->count_seen[c * GR_CUDA_NODE_MAX + r];
-            add[c] = seen - ex->counted[c * GR_CUDA_NODE_MAX + r];
-            ex->counted[c * GR_CUDA_NODE_MAX + r] = seen;
-        }
+        for (int32_t c = 0; c < 4; c++) add[c] = news(&ex->count_seen[c * GR_CUDA_NODE_MAX + r], &ex->counted[c * GR_CUDA_NODE_MAX + r]);
         if (r == ex->node.me) add[0] -= passed, add[2] -= passed, add[3] -= passed_entries;
         gr_exchange_count(&ex->base, B, true, first + r, add[0], header);
         gr_exchange_count(&ex->base, B, false, first + r, add[ex->base.opt.exact ? 3 : 2], 0);
@@ -248,6 +293,7 @@ static grace_status gpus_step_done(gr_exchange *base, const gr_exchange_step *st
     gr_gpus *ex = gr_gpus_of(base);
     if (ex->watch->stop) return late(ex);
     for (int32_t l = 0; l < step->n_layers; l++) load[l] = ex->load_seen[l];
+    if (ex->padded) count_padded(ex, step);
     count_node(ex, step);
     return GRACE_OK;
 }

@@ -31,9 +31,12 @@ typedef struct gr_gpus {
     int32_t *slot;                      /* device: slots and weights of source rows, own ones first */
     float *weight;
     int32_t *entry;                     /* device: scratch of pack_entries */
-    int32_t *n_sent, *n_received;       /* [n_wires][2] rows, entries; n_sent pinned */
+    bool padded;                        /* this step's wires carry whole blocks: no size is told, a step can be recorded */
+    int32_t *n_packed;                  /* [n_wires][2] rows, entries, as gr_cuda_pack() found; pinned */
+    int32_t *n_out, *n_in;              /* [n_wires][2] rows, entries that are sent, received */
     int32_t *counts_out, *counts_in, *one_each;     /* [n_ranks] scratch of their way */
     gr_wire_piece *pieces;              /* [3 * n_wires] */
+    int64_t *wire_count, *wire_count_seen, *wire_counted;   /* [2][n_wires][2] rows, entries packed and received in padded steps; device, pinned, counted before */
     int64_t forwarded[2];               /* rows, entries from wires since the last count */
     /* the layer under way */
     gr_route route;

@@ -114,8 +114,12 @@ static grace_status alloc_wires(gr_gpus *ex) {
     GR_TRY(zeroed(ex, &ex->slot, all * k * sizeof(int32_t)));
     GR_TRY(zeroed(ex, &ex->weight, all * k * sizeof(float)));
     GR_TRY(zeroed(ex, &ex->entry, (sources + 1) * sizeof(int32_t)));
-    GR_TRY(pinned(&ex->n_sent, n * 2 * sizeof(int32_t)));
-    GR_CALLOC(ex->n_received, n * 2);
+    GR_TRY(zeroed(ex, &ex->wire_count, n * 4 * sizeof(int64_t)));
+    GR_TRY(pinned(&ex->wire_count_seen, n * 4 * sizeof(int64_t)));
+    GR_TRY(pinned(&ex->n_packed, n * 2 * sizeof(int32_t)));
+    GR_CALLOC(ex->wire_counted, n * 4);
+    GR_CALLOC(ex->n_out, n * 2);
+    GR_CALLOC(ex->n_in, n * 2);
     GR_CALLOC(ex->counts_out, 2 * ex->base.world->n_ranks);
     GR_CALLOC(ex->counts_in, 2 * ex->base.world->n_ranks);
     GR_CALLOC(ex->one_each, ex->base.world->n_ranks);
@@ -185,13 +189,12 @@ grace_status gr_gpus_open(gr_exchange *base) {
     ex->fan = copies ? base->opt.top_k : 1;
     ex->top_k = copies ? 1 : base->opt.top_k;
     ex->node.me = gr_comm_local(base->world, base->world->rank);
-    base->waits = n_wires_of(base) > 0;
     GR_TRY(list_peers(ex));
     GR_TRY(grace_comm_agree(base->world, alloc_here(ex, mine)));
     GR_TRY(gr_comm_split(base->world, gr_comm_node(base->world, base->world->rank), &ex->local));
     GR_TRY(gr_comm_allgather(ex->local, mine, sizeof mine, all));
     GR_TRY(grace_comm_agree(base->world, attach_areas(ex, all)));
-    if (base->waits) GR_TRY(gr_wire_open(base->world, base->opt.wire ? base->opt.wire : "auto", gr_cuda_of(base->compute)->device, base->world->deadline_s, &ex->wire));
+    if (ex->wires.n_wires > 0) GR_TRY(gr_wire_open(base->world, base->opt.wire ? base->opt.wire : "auto", gr_cuda_of(base->compute)->device, base->world->deadline_s, &ex->wire));
     if (base->world->rank == 0) gr_log(GR_INFO, "exchange", "%lld MiB a GPU for rows of others%s%s", (long long)(ex->at.bytes >> 20),
                                        ex->wire ? ", between nodes by " : "", ex->wire ? gr_wire_kind(ex->wire) : "");
 done:
@@ -202,9 +205,9 @@ void gr_gpus_close(gr_exchange *base) {
     gr_gpus *ex = gr_gpus_of(base);
     gr_cuda_wires *w = &ex->wires;
     void *const there[] = {ex->tables, ex->rows, ex->token_of_source, ex->results, ex->load, ex->node.epoch, ex->node.count, w->n_sent, w->position, w->entry,
-                           w->rows, w->slot, w->weight, w->home, ex->slot, ex->weight, ex->entry};
-    void *const locked[] = {ex->watch, ex->load_seen, ex->count_seen, ex->n_sent};
-    void *const here[] = {ex->table_of_layer, ex->counted, ex->peer, ex->n_received, ex->counts_out, ex->counts_in, ex->one_each, ex->pieces};
+                           w->rows, w->slot, w->weight, w->home, ex->slot, ex->weight, ex->entry, ex->wire_count};
+    void *const locked[] = {ex->watch, ex->load_seen, ex->count_seen, ex->n_packed, ex->wire_count_seen};
+    void *const here[] = {ex->table_of_layer, ex->counted, ex->peer, ex->n_out, ex->n_in, ex->wire_counted, ex->counts_out, ex->counts_in, ex->one_each, ex->pieces};
     if (ex->watch) ex->watch->stop = 1;     /* no wait goes on */
     gr_wire_close(ex->wire);
     if (ex->stream) cudaStreamSynchronize(ex->stream);
