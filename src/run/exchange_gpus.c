@@ -72,8 +72,8 @@ static grace_status gpus_build(gr_exchange *base, const gr_route *route) {
     const int64_t table = ex->table_of_layer[route->layer];
     GR_ASSERT(n <= ex->block);
     ex->route = *route;
-    ex->layer = (gr_cuda_layer){.layer = route->layer, .n_rows = n, .s = n_sources(ex), .slot = route->slot, .weight = route->weight,
-                                .place_of_slot = ex->tables + table, .n_pairs = ex->load + route->layer};
+    ex->layer = (gr_cuda_layer){.layer = route->layer, .n_slots = route->n_slots, .n_rows = n, .s = n_sources(ex), .slot = route->slot,
+                                .weight = route->weight, .place_of_slot = ex->tables + table};
     ex->wires.wire_of_slot = ex->tables + ex->n_slots_all + table;
     if (ex->fan > 1) GR_TRY(gr_cuda_gather(ex->rows, ex->token_of_source, n, base->opt.hidden, gr_gpus_source(ex, 0), ex->stream));
     if (ex->wire) GR_TRY(list_sources(ex));
@@ -180,7 +180,7 @@ static grace_status cross_back(gr_gpus *ex) {
         char *out = w->rows + (size_t)i * back;
         const gr_cuda_settle s = {.first = first, .n = n_rows, .fan = 1, .out = out};
         if (!ex->base.opt.exact) GR_TRY(gr_cuda_settle_rows(&ex->node, &ex->layer, &s, ex->stream));
-        else GR_TRY(gr_cuda_pack_entries(&ex->node, ex->layer.s, ex->slot + (int64_t)first * ex->top_k, first, n_rows, ex->entry, out, ex->stream));
+        else GR_TRY(gr_cuda_pack_entries(&ex->node, &ex->layer, first, n_rows, ex->entry, out, ex->stream));
     }
     GR_TRY(gr_cuda_status(cudaEventRecord(ex->packed, ex->stream), "event"));
     add_pieces(ex, &n, &rows, false);
@@ -211,6 +211,8 @@ static grace_status gpus_dispatch_finish(gr_exchange *base, gr_arrived *out) {
     }
     GR_TRY(gr_cuda_arrive(&ex->node, &ex->layer, ex->stream));
     GR_TRY(gr_cuda_group_rows(base->compute, (const int32_t *)(area + ex->at.slot), n, ex->top_k, ex->route.n_slots, &ex->pairs));
+    GR_TRY(gr_cuda_status(cudaMemcpyAsync(ex->load + ex->route.layer, ex->pairs->pairs.first_pair + ex->route.n_slots, sizeof *ex->load, cudaMemcpyDeviceToDevice,
+                                          ex->stream), "loads"));
     *out = (gr_arrived){.n_rows = n, .rows = area + ex->at.row, .pairs = ex->pairs, .results = ex->results};
 done:
     return st;

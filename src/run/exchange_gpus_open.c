@@ -154,6 +154,7 @@ static grace_status alloc_here(gr_gpus *ex, void *handle) {
     GR_CALLOC(ex->counted, 4 * GR_CUDA_NODE_MAX);
     GR_TRY(pinned(&ex->watch, sizeof *ex->watch));
     GR_TRY(gr_cuda_status(cudaHostGetDevicePointer((void **)&ex->node.watch, ex->watch, 0), "pinned memory"));
+    GR_TRY(gr_cuda_node_check(&ex->node));
     GR_TRY(zeroed(ex, &ex->load, (size_t)o->plan->n_layers * sizeof *ex->load));
     GR_TRY(pinned(&ex->load_seen, (size_t)o->plan->n_layers * sizeof *ex->load_seen));
     GR_TRY(zeroed(ex, &ex->results, pairs * (size_t)o->hidden * ROW_BYTES_OF_VALUE));
@@ -213,7 +214,7 @@ void gr_gpus_close(gr_exchange *base) {
     if (ex->stream) cudaStreamSynchronize(ex->stream);
     for (int32_t r = 0; r < GR_CUDA_NODE_MAX; r++)
         if (ex->node.area[r] && r != ex->node.me) gr_cuda_detach(ex->node.area[r]);
-    cudaFree(ex->node.area[ex->node.me]);
+    gr_cuda_unshare(ex->node.area[ex->node.me]);
     for (size_t i = 0; i < sizeof there / sizeof *there; i++) cudaFree(there[i]);
     for (size_t i = 0; i < sizeof locked / sizeof *locked; i++) cudaFreeHost(locked[i]);
     for (size_t i = 0; i < sizeof here / sizeof *here; i++) free(here[i]);

@@ -84,7 +84,6 @@ typedef struct gr_cuda_layer {
     const int32_t *slot;
     const float *weight;
     const int32_t *place_of_slot;
-    int32_t *n_pairs;           /* device: give_back stores there how many pairs were computed here; NULL: nobody asks */
 } gr_cuda_layer;
 
 grace_status gr_cuda_dispatch(const gr_cuda_node *node, const gr_cuda_layer *layer, gr_cuda_stream stream);
@@ -132,6 +131,7 @@ grace_status gr_cuda_pack(const gr_cuda_wires *wires, const void *rows, const in
  * [n_entries, hidden]; entry [n + 1] scratch: entries before each of these rows. Before the settle that is `last`. */
 grace_status gr_cuda_pack_entries(const gr_cuda_node *node, const gr_cuda_layer *layer, int32_t first, int32_t n, int32_t *entry, void *out,
                                   gr_cuda_stream stream);
+
 /* Adds to count [2][n_wires][2] the rows and entries of the headers packed for each wire, and of those received over it, received [n_wires][n][k]: of the first n rows of
  * each, where absent ones have no choice. */
 grace_status gr_cuda_count_wires(const gr_cuda_wires *wires, const int32_t *received, int32_t n, int32_t top_k, int64_t *count, gr_cuda_stream stream);
