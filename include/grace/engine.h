@@ -53,6 +53,7 @@ typedef struct grace_engine_options {
     const char *device;             /* "cpu" (NULL too), or "cuda": the first GPU this process sees, one rank for now */
     const char *kernels;            /* cuda: "auto" (NULL too), "hopper", "mma", "plain" */
     const char *wire;               /* cuda, rows between nodes: "auto" (NULL too), "nccl", "staged": through the transport */
+    bool plain_wire;                /* cuda: rows between nodes travel as they are, not packed bit for bit */
     const char *trace_path;         /* record routing there (written by rank 0), unless homes is HISTOGRAM; NULL: do not */
     const char *const *trace_domains;   /* names requests' domains refer to */
     int32_t n_trace_domains;

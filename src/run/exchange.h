@@ -23,6 +23,7 @@ typedef struct gr_exchange_options {
     int32_t top_k, hidden;
     const grace_plan *plan;         /* borrowed; only of ranks on devices: where slots are */
     const char *wire;               /* between nodes, there: "auto", "nccl", "staged" (comm/wire.h) */
+    bool compress;                  /* rows between nodes travel packed, bit for bit */
 } gr_exchange_options;
 
 /* The rows of one layer on this rank, placed. */

@@ -57,7 +57,6 @@ static grace_status list_sources(gr_gpus *ex) {
     GR_TRY(gr_cuda_status(cudaMemcpyAsync(ex->weight, ex->route.weight, (size_t)n * (size_t)k * sizeof *ex->weight, cudaMemcpyDeviceToDevice, ex->stream), "weights"));
     if (ex->padded) GR_TRY(no_choices(ex));
     GR_TRY(gr_cuda_pack(&ex->wires, gr_gpus_source(ex, 0), ex->slot, ex->weight, n, k, o->hidden, ex->n_packed, ex->stream));
-    GR_TRY(gr_cuda_status(cudaEventRecord(ex->packed, ex->stream), "event"));
     ex->layer.slot = ex->slot;
     ex->layer.weight = ex->weight;
     ex->layer.n_rows = n_sources(ex);
@@ -93,26 +92,57 @@ done:
     return st;
 }
 
-/* The ranks tell each other what they packed. */
-static grace_status exchange_counts(gr_gpus *ex) {
+/* The ranks tell each other what is about to travel: told_out in order of wires is told, what came is in told_in. */
+static grace_status tell(gr_gpus *ex) {
+    const gr_xfer xfer = {ex->told_out, ex->one_each, ex->told_in, ex->one_each, sizeof *ex->told_out};
+    return gr_comm_alltoallv(ex->base.world, &xfer);
+}
+
+static grace_status check_bytes(const gr_gpus *ex, int32_t w, int64_t rows, int64_t bytes) {
+    grace_status st = GRACE_OK;
+    const int64_t most = ex->packed_out ? gr_cuda_packed_bytes(rows, ex->base.opt.hidden) : 0;
+    GR_CHECK(bytes >= 0 && bytes <= most, GRACE_ERR_COMM, "rank %d announces %lld bytes for %lld packed rows, expected at most %lld", ex->peer[w], (long long)bytes,
+             (long long)rows, (long long)most);
+    ex->bytes_in[w] = bytes;
+done:
+    return st;
+}
+
+/* On the way there: rows, entries and bytes that were packed. */
+static grace_status tell_rows(gr_gpus *ex) {
     grace_status st = GRACE_OK;
     const int32_t n = ex->wires.n_wires;
     GR_TRY(wait_for(ex, ex->packed));
-    for (int32_t i = 0; i < 2 * n; i++) ex->n_out[i] = ex->counts_out[i] = ex->n_packed[i];
-    const gr_xfer xfer = {ex->counts_out, ex->one_each, ex->counts_in, ex->one_each, 2 * sizeof(int32_t)};
-    GR_TRY(gr_comm_alltoallv(ex->base.world, &xfer));
     for (int32_t w = 0; w < n; w++) {
-        const int32_t rows = ex->counts_in[2 * w], entries = ex->counts_in[2 * w + 1];
-        GR_CHECK(rows >= 0 && rows <= ex->block && entries >= rows && entries <= rows * ex->top_k, GRACE_ERR_COMM,
-                 "rank %d announces %d rows with %d entries; there is room for %d with %d each", ex->peer[w], rows, entries, ex->block, ex->top_k);
-        ex->n_in[2 * w] = rows, ex->n_in[2 * w + 1] = entries;
+        ex->bytes_out[w] = ex->packed_out ? ex->n_packed_bytes[w] : 0;
+        ex->told_out[w] = (gr_gpus_told){ex->n_out[2 * w] = ex->n_packed[2 * w], ex->n_out[2 * w + 1] = ex->n_packed[2 * w + 1], ex->bytes_out[w]};
+    }
+    GR_TRY(tell(ex));
+    for (int32_t w = 0; w < n; w++) {
+        const gr_gpus_told *in = &ex->told_in[w];
+        GR_CHECK(in->rows >= 0 && in->rows <= ex->block && in->entries >= in->rows && in->entries <= in->rows * ex->top_k, GRACE_ERR_COMM,
+                 "rank %d announces %d rows with %d entries; there is room for %d with %d each", ex->peer[w], in->rows, in->entries, ex->block, ex->top_k);
+        ex->n_in[2 * w] = in->rows, ex->n_in[2 * w + 1] = in->entries;
+        GR_TRY(check_bytes(ex, w, in->rows, in->bytes));
     }
 done:
     return st;
 }
 
-/* Piece i of all wires: send n_send[w] and receive n_recv[w] units. */
-typedef struct way { const char *send; size_t send_step; char *recv; size_t recv_step; size_t unit; } way;
+/* On the way back only the bytes are news. */
+static grace_status tell_bytes(gr_gpus *ex) {
+    grace_status st = GRACE_OK;
+    const int32_t n = ex->wires.n_wires;
+    GR_TRY(wait_for(ex, ex->packed));
+    for (int32_t w = 0; w < n; w++) ex->told_out[w] = (gr_gpus_told){.bytes = ex->bytes_out[w] = ex->n_packed_bytes[w]};
+    GR_TRY(tell(ex));
+    for (int32_t w = 0; w < n; w++) GR_TRY(check_bytes(ex, w, n_returned(ex, ex->n_out + 2 * w), ex->told_in[w].bytes));
+done:
+    return st;
+}
+
+/* Where rows, or parts of headers, lie on their way: of wire w, from send + w * send_step and to recv + w * recv_step, units of so many bytes. */
+typedef struct way { char *send; size_t send_step; char *recv; size_t recv_step; size_t unit; } way;
 
 static void add_pieces(gr_gpus *ex, int32_t *n, const way *v, bool there) {
     for (int32_t w = 0; w < ex->wires.n_wires; w++) {
@@ -121,6 +151,33 @@ static void add_pieces(gr_gpus *ex, int32_t *n, const way *v, bool there) {
         ex->pieces[(*n)++] = (gr_wire_piece){.peer = ex->peer[w], .send = v->send + (size_t)w * v->send_step, .n_send = (size_t)n_out * v->unit,
                                              .recv = v->recv + (size_t)w * v->recv_step, .n_recv = (size_t)n_in * v->unit};
     }
+}
+
+static bool packs(const gr_gpus *ex) { return ex->packed_out && !ex->padded; }
+
+/* Packed rows, in place of the rows of v. */
+static void add_packed_pieces(gr_gpus *ex, int32_t *n) {
+    for (int32_t w = 0; w < ex->wires.n_wires; w++)
+        ex->pieces[(*n)++] = (gr_wire_piece){.peer = ex->peer[w], .send = ex->packed_out + (size_t)w * ex->packed_step, .n_send = (size_t)ex->bytes_out[w],
+                                             .recv = ex->packed_in + (size_t)w * ex->packed_step, .n_recv = (size_t)ex->bytes_in[w]};
+}
+
+/* n_rows NULL: at most all of a block, n_sent tells. */
+static grace_status compress(gr_gpus *ex, const way *v, bool there) {
+    gr_cuda_bales b = {.n_wires = ex->wires.n_wires, .hidden = ex->base.opt.hidden, .n_sent = there ? ex->wires.n_sent : NULL};
+    for (int32_t w = 0; w < b.n_wires; w++)
+        b.wire[w] = (gr_cuda_bale){v->send + (size_t)w * v->send_step, ex->packed_out + (size_t)w * ex->packed_step,
+                                   there ? ex->route.n_rows * ex->fan : n_returned(ex, ex->n_in + 2 * w)};
+    return gr_cuda_compress(&b, ex->n_packed_bytes, ex->stream);
+}
+
+/* What came, once it is there. */
+static grace_status expand(gr_gpus *ex, const way *v, bool there) {
+    gr_cuda_bales b = {.n_wires = ex->wires.n_wires, .hidden = ex->base.opt.hidden};
+    for (int32_t w = 0; w < b.n_wires; w++)
+        b.wire[w] = (gr_cuda_bale){v->recv + (size_t)w * v->recv_step, ex->packed_in + (size_t)w * ex->packed_step,
+                                   there ? ex->n_in[2 * w] : n_returned(ex, ex->n_out + 2 * w)};
+    return gr_cuda_expand(&b, ex->stream);
 }
 
 /* The pieces leave once what is queued so far is done; what is queued later does not wait for them, but for ex->crossed. */
@@ -140,24 +197,37 @@ static void count_wires(gr_gpus *ex, bool there) {
     const int stage = ex->base.ways.two_stage ? A : B;
     for (int32_t w = 0; !ex->padded && w < ex->wires.n_wires; w++) {
         const int32_t *out = ex->n_out + 2 * w, *in = ex->n_in + 2 * w;
-        const int64_t list = there ? out[ROWS] * header_bytes(ex) + 2 * (int64_t)sizeof(int32_t) : 0;
-        gr_exchange_count(&ex->base, stage, there, ex->peer[w], there ? out[ROWS] : n_returned(ex, in), list);
+        const int64_t rows = there ? out[ROWS] : n_returned(ex, in), saved = packs(ex) ? rows * (int64_t)row_bytes(ex) - ex->bytes_out[w] : 0;
+        const int64_t told = there || packs(ex) ? (int64_t)sizeof(gr_gpus_told) : 0;
+        gr_exchange_count(&ex->base, stage, there, ex->peer[w], rows, (there ? rows * header_bytes(ex) : 0) + told - saved);
         if (there) ex->forwarded[ROWS] += in[ROWS], ex->forwarded[ENTRIES] += in[ENTRIES];
     }
+}
+
+static way rows_there(const gr_gpus *ex) {
+    return (way){ex->wires.rows, (size_t)ex->wires.capacity * row_bytes(ex), gr_gpus_source(ex, ex->block), (size_t)ex->block * row_bytes(ex), row_bytes(ex)};
+}
+
+static way rows_back(const gr_gpus *ex) {
+    const size_t step = (size_t)ex->wires.capacity * (ex->base.opt.exact ? (size_t)ex->top_k : 1) * row_bytes(ex);
+    return (way){ex->wires.rows, step, ex->wires.home, step, row_bytes(ex)};
 }
 
 /* Rows and headers to other nodes; what comes lies behind own rows. */
 static grace_status cross(gr_gpus *ex) {
     grace_status st = GRACE_OK;
     const gr_cuda_wires *w = &ex->wires;
-    const size_t k = (size_t)ex->top_k, capacity = (size_t)w->capacity, block = (size_t)ex->block, own = block * k;
-    const way rows = {w->rows, capacity * row_bytes(ex), gr_gpus_source(ex, ex->block), block * row_bytes(ex), row_bytes(ex)};
+    const size_t k = (size_t)ex->top_k, capacity = (size_t)w->capacity, own = (size_t)ex->block * k;
+    const way rows = rows_there(ex);
     const way slots = {(char *)w->slot, capacity * k * sizeof(int32_t), (char *)(ex->slot + own), own * sizeof(int32_t), k * sizeof(int32_t)};
     const way weights = {(char *)w->weight, capacity * k * sizeof(float), (char *)(ex->weight + own), own * sizeof(float), k * sizeof(float)};
     double mark = gr_now_us();
     int32_t n = 0;
-    if (!ex->padded) GR_TRY(exchange_counts(ex));
-    add_pieces(ex, &n, &rows, true);
+    if (packs(ex)) GR_TRY(compress(ex, &rows, true));
+    GR_TRY(gr_cuda_status(cudaEventRecord(ex->packed, ex->stream), "event"));
+    if (!ex->padded) GR_TRY(tell_rows(ex));
+    if (packs(ex)) add_packed_pieces(ex, &n);
+    else add_pieces(ex, &n, &rows, true);
     add_pieces(ex, &n, &slots, true);
     add_pieces(ex, &n, &weights, true);
     GR_TRY(move(ex, n, ex->packed));
@@ -167,26 +237,47 @@ done:
     return st;
 }
 
-/* Received rows' sums, or in exact mode their experts' rows, back over the wires. */
+/* What crossed is there, and source rows are whole. */
+static grace_status crossed(gr_gpus *ex) {
+    grace_status st = GRACE_OK;
+    const way rows = rows_there(ex);
+    GR_TRY(gr_cuda_status(cudaStreamWaitEvent(ex->stream, ex->crossed, 0), "event"));
+    if (packs(ex)) GR_TRY(expand(ex, &rows, true));
+    if (ex->padded) GR_TRY(gr_cuda_count_wires(&ex->wires, ex->slot + (int64_t)ex->block * ex->top_k, ex->block, ex->top_k, ex->wire_count, ex->stream));
+done:
+    return st;
+}
+
+/* Of received rows the sums, or in exact mode their experts' rows, to where they are sent from. */
+static grace_status collect_received(gr_gpus *ex, const way *rows) {
+    grace_status st = GRACE_OK;
+    for (int32_t i = 0; i < ex->wires.n_wires; i++) {
+        const int32_t first = (i + 1) * ex->block, n = ex->n_in[2 * i];
+        char *out = rows->send + (size_t)i * rows->send_step;
+        const gr_cuda_settle s = {.first = first, .n = n, .fan = 1, .out = out};
+        if (!ex->base.opt.exact) GR_TRY(gr_cuda_settle_rows(&ex->node, &ex->layer, &s, ex->stream));
+        else GR_TRY(gr_cuda_pack_entries(&ex->node, &ex->layer, first, n, ex->entry, out, ex->stream));
+    }
+done:
+    return st;
+}
+
 static grace_status cross_back(gr_gpus *ex) {
     grace_status st = GRACE_OK;
-    const gr_cuda_wires *w = &ex->wires;
-    const size_t back = (size_t)w->capacity * (ex->base.opt.exact ? (size_t)ex->top_k : 1) * row_bytes(ex);
-    const way rows = {w->rows, back, w->home, back, row_bytes(ex)};
+    const way rows = rows_back(ex);
     double mark = gr_now_us();
     int32_t n = 0;
-    for (int32_t i = 0; i < w->n_wires; i++) {
-        const int32_t first = (i + 1) * ex->block, n_rows = ex->n_in[2 * i];
-        char *out = w->rows + (size_t)i * back;
-        const gr_cuda_settle s = {.first = first, .n = n_rows, .fan = 1, .out = out};
-        if (!ex->base.opt.exact) GR_TRY(gr_cuda_settle_rows(&ex->node, &ex->layer, &s, ex->stream));
-        else GR_TRY(gr_cuda_pack_entries(&ex->node, &ex->layer, first, n_rows, ex->entry, out, ex->stream));
-    }
+    GR_TRY(collect_received(ex, &rows));
+    if (packs(ex)) GR_TRY(compress(ex, &rows, false));
     GR_TRY(gr_cuda_status(cudaEventRecord(ex->packed, ex->stream), "event"));
-    add_pieces(ex, &n, &rows, false);
+    if (packs(ex)) {
+        GR_TRY(tell_bytes(ex));
+        add_packed_pieces(ex, &n);
+    } else add_pieces(ex, &n, &rows, false);
     GR_TRY(move(ex, n, ex->packed));
     count_wires(ex, false);
     GR_TRY(gr_cuda_status(cudaStreamWaitEvent(ex->stream, ex->crossed, 0), "event"));
+    if (packs(ex)) GR_TRY(expand(ex, &rows, false));
     ex->base.counts.move_us[1] += gr_now_us() - mark;
 done:
     return st;
@@ -205,8 +296,7 @@ static grace_status gpus_dispatch_finish(gr_exchange *base, gr_arrived *out) {
     const char *area = ex->node.area[ex->node.me];
     const int32_t n = n_sources(ex) * ex->node.sizes.n_ranks;
     if (ex->wire) {
-        GR_TRY(gr_cuda_status(cudaStreamWaitEvent(ex->stream, ex->crossed, 0), "event"));
-        if (ex->padded) GR_TRY(gr_cuda_count_wires(&ex->wires, ex->slot + (int64_t)ex->block * ex->top_k, ex->block, ex->top_k, ex->wire_count, ex->stream));
+        GR_TRY(crossed(ex));
         GR_TRY(gr_cuda_dispatch(&ex->node, &ex->layer, ex->stream));
     }
     GR_TRY(gr_cuda_arrive(&ex->node, &ex->layer, ex->stream));

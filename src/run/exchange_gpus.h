@@ -3,8 +3,12 @@
 #define GR_RUN_EXCHANGE_GPUS_H
 #include "comm/wire.h"
 #include "compute/cuda/backend.h"
+#include "compute/cuda/compress.h"
 #include "compute/cuda/exchange.h"
 #include "run/exchange_kinds.h"
+
+/* What a rank tells another before rows travel: how many, and the bytes they take packed (not packed: 0). */
+typedef struct gr_gpus_told { int32_t rows, entries; int64_t bytes; } gr_gpus_told;
 
 typedef struct gr_gpus {
     gr_exchange base;
@@ -34,7 +38,11 @@ typedef struct gr_gpus {
     bool padded;                        /* this step's wires carry whole blocks: no size is told, a step can be recorded */
     int32_t *n_packed;                  /* [n_wires][2] rows, entries, as gr_cuda_pack() found; pinned */
     int32_t *n_out, *n_in;              /* [n_wires][2] rows, entries that are sent, received */
-    int32_t *counts_out, *counts_in, *one_each;     /* [n_ranks] scratch of their way */
+    char *packed_out, *packed_in;       /* device: [n_wires] of packed_step bytes, rows packed for the wire; NULL: they go as they are */
+    size_t packed_step;
+    int64_t *n_packed_bytes, *bytes_out, *bytes_in;     /* [n_wires] pinned; of the way under way */
+    struct gr_gpus_told *told_out, *told_in;            /* [n_ranks] scratch of what ranks tell each other */
+    int32_t *one_each;                  /* [n_ranks] 1: a rank of a wire */
     gr_wire_piece *pieces;              /* [3 * n_wires] */
     int64_t *wire_count, *wire_count_seen, *wire_counted;   /* [2][n_wires][2] rows, entries packed and received in padded steps; device, pinned, counted before */
     int64_t forwarded[2];               /* rows, entries from wires since the last count */

@@ -120,8 +120,16 @@ static grace_status alloc_wires(gr_gpus *ex) {
     GR_CALLOC(ex->wire_counted, n * 4);
     GR_CALLOC(ex->n_out, n * 2);
     GR_CALLOC(ex->n_in, n * 2);
-    GR_CALLOC(ex->counts_out, 2 * ex->base.world->n_ranks);
-    GR_CALLOC(ex->counts_in, 2 * ex->base.world->n_ranks);
+    GR_CALLOC(ex->told_out, ex->base.world->n_ranks);
+    GR_CALLOC(ex->told_in, ex->base.world->n_ranks);
+    GR_CALLOC(ex->bytes_out, n);
+    GR_CALLOC(ex->bytes_in, n);
+    GR_TRY(pinned(&ex->n_packed_bytes, n * sizeof(int64_t)));
+    if (o->compress && o->hidden <= GR_CUDA_PACKED_WIDTH_MAX) {
+        ex->packed_step = ((size_t)gr_cuda_packed_bytes((int64_t)back, o->hidden) + 255) / 256 * 256;
+        GR_TRY(zeroed(ex, &ex->packed_out, n * ex->packed_step));
+        GR_TRY(zeroed(ex, &ex->packed_in, n * ex->packed_step));
+    }
     GR_CALLOC(ex->one_each, ex->base.world->n_ranks);
     GR_CALLOC(ex->pieces, 3 * n);
     for (size_t i = 0; i < n; i++) ex->one_each[ex->peer[i]] = 1;
@@ -206,9 +214,10 @@ void gr_gpus_close(gr_exchange *base) {
     gr_gpus *ex = gr_gpus_of(base);
     gr_cuda_wires *w = &ex->wires;
     void *const there[] = {ex->tables, ex->rows, ex->token_of_source, ex->results, ex->load, ex->node.epoch, ex->node.count, w->n_sent, w->position, w->entry,
-                           w->rows, w->slot, w->weight, w->home, ex->slot, ex->weight, ex->entry, ex->wire_count};
-    void *const locked[] = {ex->watch, ex->load_seen, ex->count_seen, ex->n_packed, ex->wire_count_seen};
-    void *const here[] = {ex->table_of_layer, ex->counted, ex->peer, ex->n_out, ex->n_in, ex->wire_counted, ex->counts_out, ex->counts_in, ex->one_each, ex->pieces};
+                           w->rows, w->slot, w->weight, w->home, ex->slot, ex->weight, ex->entry, ex->wire_count, ex->packed_out, ex->packed_in};
+    void *const locked[] = {ex->watch, ex->load_seen, ex->count_seen, ex->n_packed, ex->wire_count_seen, ex->n_packed_bytes};
+    void *const here[] = {ex->table_of_layer, ex->counted, ex->peer, ex->n_out, ex->n_in, ex->wire_counted, ex->told_out, ex->told_in, ex->bytes_out, ex->bytes_in,
+                          ex->one_each, ex->pieces};
     if (ex->watch) ex->watch->stop = 1;     /* no wait goes on */
     gr_wire_close(ex->wire);
     if (ex->stream) cudaStreamSynchronize(ex->stream);
