@@ -162,7 +162,6 @@ static grace_status alloc_here(gr_gpus *ex, void *handle) {
     GR_CALLOC(ex->counted, 4 * GR_CUDA_NODE_MAX);
     GR_TRY(pinned(&ex->watch, sizeof *ex->watch));
     GR_TRY(gr_cuda_status(cudaHostGetDevicePointer((void **)&ex->node.watch, ex->watch, 0), "pinned memory"));
-    GR_TRY(gr_cuda_node_check(&ex->node));
     GR_TRY(zeroed(ex, &ex->load, (size_t)o->plan->n_layers * sizeof *ex->load));
     GR_TRY(pinned(&ex->load_seen, (size_t)o->plan->n_layers * sizeof *ex->load_seen));
     GR_TRY(zeroed(ex, &ex->results, pairs * (size_t)o->hidden * ROW_BYTES_OF_VALUE));
@@ -184,6 +183,7 @@ static grace_status attach_areas(gr_gpus *ex, const char *handles) {
         GR_TRY(gr_cuda_attach(handles + (size_t)r * GR_CUDA_HANDLE_BYTES, &area));
         ex->node.area[r] = area;
     }
+    GR_TRY(gr_cuda_node_check(&ex->node));
 done:
     if (st) gr_fail_in(st, "the memory of a GPU of this node");
     return st;
