@@ -54,6 +54,8 @@ grace_status gr_comm_allreduce(gr_comm *c, int64_t *values, int32_t n, gr_reduce
 grace_status gr_comm_allgather(gr_comm *c, const void *mine, size_t n, void *all);
 /* The same with different sizes: n_all [n_ranks] gets the sizes, *all is malloc'ed. */
 grace_status gr_comm_allgatherv(gr_comm *c, const void *mine, int32_t n, int32_t *n_all, void **all);
+/* How many ranks before this one run on its machine (host name), whatever nodes they are cut into. */
+grace_status gr_comm_machine_rank(gr_comm *c, int32_t *out);
 grace_status gr_comm_split(gr_comm *c, int32_t color, gr_comm **out);   /* caller frees with grace_comm_close() */
 /* Where we are, for messages of late or dead peers: gr_comm_at("dispatch", layer). stage is a string literal. Process-wide. */
 void gr_comm_at(const char *stage, int32_t layer);

@@ -210,7 +210,7 @@ typedef struct gr_cuda_options {
     const grace_model_info *info;       /* borrowed for the call */
     int32_t n_rows_max;                 /* of a step */
     int32_t n_ranks;                    /* whose rows may meet at the experts here */
-    int32_t local_rank;                 /* of this rank in its node: takes GPU local_rank, modulo the GPUs there are */
+    int32_t local_rank;                 /* of this rank on its machine: takes GPU local_rank, modulo the GPUs there are */
     int32_t n_draws_max;                /* rows of logits at once */
     int64_t kv_tokens;                  /* of the cache */
     bool exact;                         /* a row's bits do not depend on what is computed with it */

@@ -35,6 +35,7 @@ typedef struct gr_network {
     const grace_model_info *info;
     const grace_plan *plan;
     gr_comm *comm;
+    int32_t machine_rank;               /* ranks before this one on its machine */
     gr_compute *compute;
     gr_router *router;
     grace_plan *decode_plan;            /* as decode steps see the plan, and the router of it; NULL: alike */

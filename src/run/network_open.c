@@ -122,7 +122,7 @@ static grace_status open_cuda(gr_network *net, const grace_model *model, const g
     grace_status st = GRACE_OK;
     const grace_model_info *m = net->info;
     const gr_cuda_options cuda = {.info = m, .n_rows_max = opt->n_tokens_max, .kv_tokens = opt->kv_tokens, .exact = opt->exact, .kernels = opt->kernels,
-                                  .n_ranks = net->comm->n_ranks, .local_rank = gr_comm_local(net->comm, net->comm->rank),
+                                  .n_ranks = net->comm->n_ranks, .local_rank = net->machine_rank,
                                   .n_draws_max = opt->n_tokens_max < LOGITS_THERE ? opt->n_tokens_max : LOGITS_THERE};
     GR_CHECK(net->comm->n_ranks == 1 || opt->route != GRACE_ROUTE_JOINT, GRACE_ERR_UNSUPPORTED,
              "route joint on several GPUs: they place each choice by itself, from tables; expected primary, wrr, tar or tar-entry");
@@ -204,6 +204,7 @@ grace_status gr_network_open(const grace_model *model, const grace_engine_option
     net->info = grace_model_describe(model);
     net->plan = opt->plan;
     net->comm = opt->comm;
+    GR_TRY(gr_comm_machine_rank(net->comm, &net->machine_rank));
     GR_TRY(grace_comm_agree(net->comm, open_local(net, model, opt)));
     gr_exchange_options ex = {.kind = opt->exchange, .exact = opt->exact, .n_rows_max = opt->n_tokens_max, .top_k = net->info->top_k,
                               .hidden = net->info->hidden, .n_slots_max = most_slots(net->plan, net->comm->rank), .plan = net->plan, .wire = opt->wire, .compress = !opt->plain_wire};
