@@ -219,6 +219,7 @@ void gr_gpus_close(gr_exchange *base) {
     void *const here[] = {ex->table_of_layer, ex->counted, ex->peer, ex->n_out, ex->n_in, ex->wire_counted, ex->told_out, ex->told_in, ex->bytes_out, ex->bytes_in,
                           ex->one_each, ex->pieces};
     if (ex->watch) ex->watch->stop = 1;     /* no wait goes on */
+    gr_cuda_drop_replays(base->compute);    /* a communicator does not end while a graph has its sends */
     gr_wire_close(ex->wire);
     if (ex->stream) cudaStreamSynchronize(ex->stream);
     for (int32_t r = 0; r < GR_CUDA_NODE_MAX; r++)

@@ -126,6 +126,14 @@ done:
     return st;
 }
 
+void gr_cuda_drop_replays(gr_compute *base) {
+    gr_cuda *c = gr_cuda_of(base);
+    for (int32_t i = 0; i <= GR_CUDA_REPLAYS_MAX; i++) {
+        if (c->replays[i]) cudaGraphExecDestroy(c->replays[i]);
+        c->replays[i] = NULL;
+    }
+}
+
 static grace_status cuda_begin(gr_compute *base, const gr_step_rows *rows) {
     gr_cuda *c = gr_cuda_of(base);
     c->rows = *rows;
@@ -321,8 +329,7 @@ static void cuda_free(gr_compute *base) {
     gr_cuda *c = gr_cuda_of(base);
     void *const all[] = {c->act, c->shared_act, c->router_logits, c->router_done, c->sample_scratch, c->flaws, c->pairs.pairs.first_pair, c->pairs.pairs.row_of_pair,
                          c->pairs.pairs.pair_of_choice, c->pairs.pairs.scratch};
-    for (int32_t i = 0; i <= GR_CUDA_REPLAYS_MAX; i++)
-        if (c->replays[i]) cudaGraphExecDestroy(c->replays[i]);
+    gr_cuda_drop_replays(base);
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) cudaFree(all[i]);
     gr_cuda_attention_close(c->attention);
     gr_cuda_linears_close(c->linears);

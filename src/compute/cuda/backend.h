@@ -70,6 +70,9 @@ static inline gr_cuda *gr_cuda_of(gr_compute *c) { return (gr_cuda *)c; }
 /* Device memory, not cleared; what says what for. MEMORY names the bytes wanted and free. */
 grace_status gr_cuda_alloc(void *out, size_t bytes, const char *what);
 
+/* Recorded steps are forgotten: what they hold on to (a wire) can then be closed. */
+void gr_cuda_drop_replays(gr_compute *base);
+
 /* Pairs by slot of any rows' choices, negative ones none; never single. */
 grace_status gr_cuda_group_rows(gr_compute *base, const int32_t *slots, int32_t n_rows, int32_t top_k, int32_t n_slots, const gr_pairs **out);
 
