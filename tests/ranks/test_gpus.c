@@ -3,6 +3,8 @@
  * there are fewer; then what crosses nodes goes through host memory. */
 #include "ranks/engine_world.h"
 
+#include <cuda_runtime_api.h>
+
 #include "base/clock.h"
 #include "cuda/device.h"
 
