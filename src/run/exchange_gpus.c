@@ -82,16 +82,6 @@ done:
 
 /* ---- wires ---- */
 
-/* Until the event, or fails with COMM. */
-static grace_status wait_for(gr_gpus *ex, cudaEvent_t event) {
-    grace_status st = GRACE_OK;
-    cudaError_t error = cudaEventQuery(event);
-    for (; error == cudaErrorNotReady; error = cudaEventQuery(event)) GR_TRY(gr_wire_check(ex->wire));
-    GR_TRY(gr_cuda_status(error, "exchange between nodes"));
-done:
-    return st;
-}
-
 /* The ranks tell each other what is about to travel: told_out in order of wires is told, what came is in told_in. */
 static grace_status tell(gr_gpus *ex) {
     const gr_xfer xfer = {ex->told_out, ex->one_each, ex->told_in, ex->one_each, sizeof *ex->told_out};
@@ -112,7 +102,7 @@ done:
 static grace_status tell_rows(gr_gpus *ex) {
     grace_status st = GRACE_OK;
     const int32_t n = ex->wires.n_wires;
-    GR_TRY(wait_for(ex, ex->packed));
+    GR_TRY(gr_wire_wait(ex->wire, ex->packed));
     for (int32_t w = 0; w < n; w++) {
         ex->bytes_out[w] = ex->packed_out ? ex->n_packed_bytes[w] : 0;
         ex->told_out[w] = (gr_gpus_told){ex->n_out[2 * w] = ex->n_packed[2 * w], ex->n_out[2 * w + 1] = ex->n_packed[2 * w + 1], ex->bytes_out[w]};
@@ -133,7 +123,7 @@ done:
 static grace_status tell_bytes(gr_gpus *ex) {
     grace_status st = GRACE_OK;
     const int32_t n = ex->wires.n_wires;
-    GR_TRY(wait_for(ex, ex->packed));
+    GR_TRY(gr_wire_wait(ex->wire, ex->packed));
     for (int32_t w = 0; w < n; w++) ex->told_out[w] = (gr_gpus_told){.bytes = ex->bytes_out[w] = ex->n_packed_bytes[w]};
     GR_TRY(tell(ex));
     for (int32_t w = 0; w < n; w++) GR_TRY(check_bytes(ex, w, n_returned(ex, ex->n_out + 2 * w), ex->told_in[w].bytes));
@@ -330,7 +320,7 @@ static grace_status gpus_step_end(gr_exchange *base, const gr_exchange_step *ste
     GR_TRY(gr_cuda_status(cudaMemcpyAsync(ex->wire_count_seen, ex->wire_count, 4 * (size_t)ex->wires.n_wires * sizeof(int64_t), cudaMemcpyDeviceToHost, ex->stream),
                           "counts"));
     GR_TRY(gr_cuda_status(cudaEventRecord(ex->packed, ex->stream), "event"));
-    GR_TRY(wait_for(ex, ex->packed));
+    GR_TRY(gr_wire_wait(ex->wire, ex->packed));
 done:
     return st;
 }
