@@ -1,5 +1,4 @@
 /* Ranks that come to a listening socket, one by one, among whoever else may knock there. */
-#include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -12,11 +11,11 @@
 #include "base/log.h"
 #include "comm/tcp_socket.h"
 
-enum { GUESTS_MAX = 64 };               /* who have not said all of their hello; when more come, the one that waits longest goes */
+enum { GUESTS_MAX = 64, NAMED_MAX = 8 };   /* who have not said all of their hello; when more come, the one that waits longest goes */
 
 typedef struct guest { int fd; size_t n; uint8_t words[GR_TCP_HELLO]; } guest;
 
-typedef struct hall { guest guests[GUESTS_MAX]; int n_guests; } hall;
+typedef struct hall { guest guests[GUESTS_MAX]; int n_guests, n_strangers; } hall;
 
 static void drop(hall *h, int i) {
     gr_tcp_close(&h->guests[i].fd);
@@ -33,9 +32,9 @@ static void let_in(hall *h, int listener) {
 
 static void send_away(hall *h, int i, const char *why) {
     uint8_t address[GR_TCP_ADDRESS];
-    char text[INET6_ADDRSTRLEN] = "?";
-    if (gr_tcp_peer(h->guests[i].fd, address) == GRACE_OK) inet_ntop(AF_INET6, address, text, sizeof text);
-    gr_log(GR_WARN, "tcp", "a connection from %s was refused: %s", text, why);
+    if (gr_tcp_peer(h->guests[i].fd, address) == GRACE_OK && h->n_strangers++ < NAMED_MAX)
+        gr_log(GR_WARN, "tcp", "a connection from %s was refused: %s%s", gr_tcp_text_of(address).text, why,
+               h->n_strangers == NAMED_MAX ? " (more such are not told)" : "");
     drop(h, i);
 }
 
@@ -44,7 +43,10 @@ static grace_status seat(const gr_tcp_gate *g, hall *h, int i, int *fd, gr_tcp_h
     grace_status st = GRACE_OK;
     gr_tcp_hello words;
     if (gr_tcp_read_hello(h->guests[i].words, h->guests[i].n, &words) != GRACE_OK) return send_away(h, i, grace_last_error()), GRACE_OK;
-    if (memcmp(words.key, g->key, GR_TCP_KEY) != 0) return send_away(h, i, "a rank of another job"), GRACE_OK;
+    if (memcmp(words.key, g->key, GR_TCP_KEY) != 0) {
+        gr_tcp_refuse(h->guests[i].fd, gr_fail(GRACE_ERR_ARG, "rank %d: %s: rank %d there is of another job", words.rank, g->name, g->me));
+        return send_away(h, i, "a rank of another job"), GRACE_OK;
+    }
     GR_CHECK(words.n_ranks == g->n_ranks, GRACE_ERR_ARG, "rank %d: %s: rank %d was started as one of %d ranks, rank %d as one of %d", g->me, g->name,
              words.rank, words.n_ranks, g->me, g->n_ranks);
     GR_CHECK(words.rank > g->me && fd[words.rank] < 0, GRACE_ERR_ARG, "rank %d: %s: two processes were started as rank %d", g->me, g->name, words.rank);
@@ -53,6 +55,7 @@ static grace_status seat(const gr_tcp_gate *g, hall *h, int i, int *fd, gr_tcp_h
     h->guests[i].fd = -1;
     drop(h, i);
 done:
+    if (st != GRACE_OK) gr_tcp_refuse(h->guests[i].fd, st);
     return st;
 }
 

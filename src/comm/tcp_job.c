@@ -74,27 +74,16 @@ static void introduce(const gr_launcher *l, uint16_t port, gr_tcp_hello *me) {
 
 /* ---- rank 0 ---- */
 
-static grace_status answer_all(const joining *j, const gr_tcp_answer *answer, const void *body) {
-    grace_status st = GRACE_OK;
-    uint8_t head[GR_TCP_ANSWER];
-    gr_tcp_write_answer(answer, head);
-    for (int32_t r = 1; r < j->job->n_ranks; r++) {
-        if (j->fd[r] < 0) continue;
-        grace_status one = gr_tcp_send_all(j->fd[r], head, sizeof head, j->until_us);
-        if (one == GRACE_OK) one = gr_tcp_send_all(j->fd[r], body, answer->n_bytes, j->until_us);
-        if (one != GRACE_OK && st == GRACE_OK) st = gr_fail(GRACE_ERR_COMM, "rank 0: %s: rank %d is gone: %s", j->name, r, grace_last_error());
-    }
-    return st;
+/* Names whom the sentence is about, unless rank 0 wrote it. */
+static grace_status in_place(const joining *j, grace_status st, int32_t peer) {
+    if (st == GRACE_OK || strncmp(grace_last_error(), "rank ", 5) == 0) return st;
+    return gr_fail_in(st, "rank %d: %s: rank %d", j->job->rank, j->name, peer);
 }
 
 /* Those who came hear why the job does not start; then it is their sentence, too. */
-static grace_status answer_failure(joining *j, grace_status failure) {
-    char sentence[GR_TCP_SENTENCE];
-    size_t n = (size_t)snprintf(sentence, sizeof sentence, "%s", grace_last_error());
-    gr_tcp_answer answer = {.status = failure, .n_bytes = (uint32_t)(n < sizeof sentence ? n : sizeof sentence - 1)};
-    j->until_us = gr_now_us() + 1e6;
-    (void)answer_all(j, &answer, sentence);
-    return gr_fail(failure, "%s", sentence);
+static void refuse_all(const joining *j, grace_status failure) {
+    for (int32_t r = 1; r < j->job->n_ranks; r++)
+        if (j->fd[r] >= 0) gr_tcp_refuse(j->fd[r], failure);
 }
 
 static grace_status take_seats(joining *j) {
@@ -110,12 +99,17 @@ done:
 
 static grace_status send_table(joining *j) {
     grace_status st = GRACE_OK;
-    uint8_t *table = NULL;
+    uint8_t head[GR_TCP_ANSWER], *table = NULL;
     size_t n = GR_TCP_KEY + (size_t)j->job->n_ranks * GR_TCP_SEAT;
     GR_CALLOC(table, n);
     GR_CHECK(getrandom(table, GR_TCP_KEY, 0) == GR_TCP_KEY, GRACE_ERR_IO, "no random bytes: %s", strerror(errno));
+    gr_tcp_write_answer(&(gr_tcp_answer){.status = GRACE_OK, .n_bytes = (uint32_t)n}, head);
     for (int32_t r = 0; r < j->job->n_ranks; r++) gr_tcp_write_seat(&j->seat[r], table + GR_TCP_KEY + (size_t)r * GR_TCP_SEAT);
-    GR_TRY(answer_all(j, &(gr_tcp_answer){.status = GRACE_OK, .n_bytes = (uint32_t)n}, table));
+    for (int32_t r = 1; r < j->job->n_ranks; r++) {
+        st = gr_tcp_send_all(j->fd[r], head, sizeof head, j->until_us);
+        if (st == GRACE_OK) st = gr_tcp_send_all(j->fd[r], table, n, j->until_us);
+        GR_TRY(in_place(j, st, r));
+    }
 done:
     free(table);
     return st;
@@ -137,7 +131,8 @@ static grace_status host_all(joining *j) {
     GR_TRY(take_seats(j));
     GR_TRY(send_table(j));
 done:
-    return st != GRACE_OK ? answer_failure(j, st) : GRACE_OK;
+    if (st != GRACE_OK) refuse_all(j, st);
+    return st;
 }
 
 /* ---- the others ---- */
@@ -167,12 +162,6 @@ static grace_status ask_for_table(joining *j) {
 done:
     free(body);
     return st;
-}
-
-/* Names whom the sentence is about, unless rank 0 wrote it. */
-static grace_status in_place(const joining *j, grace_status st, int32_t peer) {
-    if (st == GRACE_OK || strncmp(grace_last_error(), "rank ", 5) == 0) return st;
-    return gr_fail_in(st, "rank %d: %s: rank %d", j->job->rank, j->name, peer);
 }
 
 /* Seen from rank 0, who shares its machine may be at the loopback: seen from elsewhere it is where rank 0 is. */

@@ -45,11 +45,24 @@ void gr_tcp_break(tcp_job *job, int32_t culprit, const char *cause, ...) {
     for (int32_t r = 0; r < job->n_ranks; r++) say_farewell(&job->link[r], culprit);
 }
 
+/* When ranks leave one after the other the first may be the last we see, so all that are gone are named. */
+static void name_gone(tcp_job *job, char *out, size_t size) {
+    size_t n = 0;
+    out[0] = '\0';
+    for (int32_t r = 0; r < job->n_ranks; r++) job->poll[r] = (struct pollfd){.fd = job->link[r].fd, .events = POLLRDHUP};
+    if (poll(job->poll, (nfds_t)job->n_ranks, 0) <= 0) return;
+    for (int32_t r = 0; r < job->n_ranks && n < size - 24; r++)
+        if (job->poll[r].revents) n += (size_t)snprintf(out + n, size - n, "%s rank %d", n ? "," : ", so is", r);
+}
+
 /* The connection has ended. That is how a rank leaves that is done, so it matters only when something is owed. */
 static void lost(tcp_job *job, int32_t peer, const char *reason) {
     tcp_link *l = &job->link[peer];
+    char others[100];
     gr_tcp_close(&l->fd);
-    if (l->in.first || l->out.first) gr_tcp_break(job, peer, "rank %d is gone (%s)", peer, reason);
+    if ((!l->in.first && !l->out.first) || job->broken) return;
+    name_gone(job, others, sizeof others);
+    gr_tcp_break(job, peer, "rank %d is gone (%s)%s", peer, reason, others);
 }
 
 /* ---- sending ---- */

@@ -59,6 +59,14 @@ static any_address unpack(const uint8_t address[GR_TCP_ADDRESS], uint16_t port) 
     return a;
 }
 
+gr_tcp_text gr_tcp_text_of(const uint8_t address[GR_TCP_ADDRESS]) {
+    gr_tcp_text text = {"?"};
+    any_address a = unpack(address, 0);
+    if (a.base.sa_family == AF_INET) inet_ntop(AF_INET, &a.v4.sin_addr, text.text, sizeof text.text);
+    else inet_ntop(AF_INET6, &a.v6.sin6_addr, text.text, sizeof text.text);
+    return text;
+}
+
 bool gr_tcp_is_loopback(const uint8_t address[GR_TCP_ADDRESS]) {
     static const uint8_t v6_loopback[GR_TCP_ADDRESS] = {[15] = 1};
     return memcmp(address, v6_loopback, GR_TCP_ADDRESS) == 0 || (memcmp(address, v4_prefix, sizeof v4_prefix) == 0 && address[12] == 127);
@@ -167,13 +175,8 @@ done:
 grace_status gr_tcp_connect_seat(const gr_tcp_seat *seat, double until_us, int *out) {
     grace_status st = GRACE_OK;
     any_address a = unpack(seat->address, seat->port);
-    char text[INET6_ADDRSTRLEN] = "?";
     int fd = connect_once(&a, until_us);
-    if (fd < 0) {
-        int error = errno;
-        inet_ntop(AF_INET6, seat->address, text, sizeof text);
-        GR_CHECK(false, GRACE_ERR_COMM, "cannot connect to %s port %d: %s", text, seat->port, strerror(error));
-    }
+    GR_CHECK(fd >= 0, GRACE_ERR_COMM, "cannot connect to %s port %d: %s", gr_tcp_text_of(seat->address).text, seat->port, strerror(errno));
     *out = fd;
 done:
     return st;
@@ -206,4 +209,14 @@ grace_status gr_tcp_recv_all(int fd, void *bytes, size_t n, double until_us) {
     }
 done:
     return st;
+}
+
+void gr_tcp_refuse(int fd, grace_status failure) {
+    char sentence[GR_TCP_SENTENCE];
+    uint8_t head[GR_TCP_ANSWER];
+    double until_us = gr_now_us() + 1e6;
+    snprintf(sentence, sizeof sentence, "%s", grace_last_error());
+    gr_tcp_write_answer(&(gr_tcp_answer){.status = failure, .n_bytes = (uint32_t)strlen(sentence)}, head);
+    if (gr_tcp_send_all(fd, head, sizeof head, until_us) == GRACE_OK) (void)gr_tcp_send_all(fd, sentence, strlen(sentence), until_us);
+    (void)gr_fail(failure, "%s", sentence);
 }

@@ -15,9 +15,14 @@ grace_status gr_tcp_connect(const char *host, uint16_t port, double until_us, in
 grace_status gr_tcp_connect_seat(const gr_tcp_seat *seat, double until_us, int *out);
 /* The other end's address. */
 grace_status gr_tcp_peer(int fd, uint8_t address[GR_TCP_ADDRESS]);
+/* As people write it, or "?". */
+typedef struct gr_tcp_text { char text[48]; } gr_tcp_text;
+gr_tcp_text gr_tcp_text_of(const uint8_t address[GR_TCP_ADDRESS]);
 bool gr_tcp_is_loopback(const uint8_t address[GR_TCP_ADDRESS]);
 grace_status gr_tcp_send_all(int fd, const void *bytes, size_t n, double until_us);
 grace_status gr_tcp_recv_all(int fd, void *bytes, size_t n, double until_us);
+/* Answer a hello with the last failure, which then is the caller's too. Waits a second at most. */
+void gr_tcp_refuse(int fd, grace_status failure);
 /* Closes and forgets: *fd is -1 then. */
 void gr_tcp_close(int *fd);
 
