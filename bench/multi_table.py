@@ -9,7 +9,8 @@ def cell(phase):
     """Median, spread, and the multiple of the floor."""
     if not phase:
         return ""
-    return "%s ms [%s, %s]" % (number(phase["ms"]), number(phase["ms_low"]), number(phase["ms_high"])) + (" (%.2f)" % phase["ratio"] if phase.get("ratio") else "")
+    spread = "%s ms [%s, %s]" % (number(phase["ms"]), number(phase["ms_low"]), number(phase["ms_high"]))
+    return spread + (" (%.2f)" % phase["ratio"] if phase.get("ratio") else "")
 
 
 def line_of(row):
@@ -42,8 +43,9 @@ def engine_table(doc):
         rows.append([row["model"], row["layout"], row["workload"], cell(pre) or row.get("error", ""), number(pre.get("link_ms")),
                      peer_cell(peer.get("prefill_ms"), pre), cell(dec), number(dec.get("link_ms")), peer_cell(peer.get("step_ms"), dec),
                      "%.0f" % dec["tokens_s"] if dec else ""])
-    return ["## Whole models", "", "Median [quartiles] and, in parentheses, the multiple of the floor. Link: what the bytes counted take at the link's line rate.",
-            ""] + table(["model", "nodes x GPUs", "workload", "prefill", "link ms", "transformers", "decode step", "link ms", "transformers", "decode tokens/s"], rows)
+    head = ["model", "nodes x GPUs", "workload", "prefill", "link ms", "transformers", "decode step", "link ms", "transformers", "decode tokens/s"]
+    return ["## Whole models", "", "Median [quartiles] and, in parentheses, the multiple of the floor. Link: what the bytes counted take at the link's "
+            "line rate.", ""] + table(head, rows)
 
 
 def versus(value, base):
@@ -101,16 +103,24 @@ def ladder_table(doc):
     return lines
 
 
+def peer_layer_ms(doc, row, mode):
+    """With recorded routing, of the same case; None: not measured."""
+    case = [row[k] for k in ("model", "layout", "tokens")] + [mode]
+    ms = [p["ms"] for p in doc.get("peer_layers", []) if [p.get(k) for k in ("model", "layout", "tokens", "mode")] == case and "ms" in p and
+          p["routing"].startswith("trace")]
+    return min(ms, default=None)
+
+
 def layers_table(doc):
     rows = []
     for r in doc.get("layers", []):
-        case = (r["model"], r["layout"], r["tokens"])
-        peers = [p for p in doc.get("peer_layers", []) if (p["model"], p["layout"], p["tokens"]) == case and p["routing"].startswith("trace") and "ms" in p]
-        best = {mode: min((p["ms"] for p in peers if p["mode"] == mode), default=None) for mode in ("a2a", "agrs", "graph")}
-        ours = r.get("error") or "%.4f ms [%.4f, %.4f]" % (r["ms"], r["ms_low"], r["ms_high"]) + (" (%.2f)" % (r["ms"] / r["floor_ms"]) if r.get("floor_ms") else "")
+        ours = r.get("error") or "%.4f ms [%.4f, %.4f]" % (r["ms"], r["ms_low"], r["ms_high"])
+        if r.get("floor_ms"):
+            ours += " (%.2f)" % (r["ms"] / r["floor_ms"])
         rows.append([r["model"], r["layout"], str(r["tokens"]), ours, number(r.get("floor_ms")), number(r.get("link_ms"))] +
-                    [peer_cell(best[m], r if "ms" in r else None) for m in ("a2a", "agrs", "graph")])
-    return ["## One MoE layer", "", "By tokens a GPU, recorded routing; in parentheses the multiple of the floor. Ours is a whole layer with a norm and one attention head.", ""] + table(
+                    [peer_cell(peer_layer_ms(doc, r, mode), r if "ms" in r else None) for mode in ("a2a", "agrs", "graph")])
+    return ["## One MoE layer", "",
+            "By tokens a GPU, recorded routing; in parentheses the multiple of the floor. Ours is a whole layer with a norm and one attention head.", ""] + table(
         ["model", "nodes x GPUs", "tokens", "ours", "floor ms", "link ms", "PyTorch all-to-all", "all-gather", "the same in a graph"], rows)
 
 
@@ -135,9 +145,9 @@ def layers_aimed(doc):
         if one_node and r["tokens"] in (64, 4096) and r.get("floor_ms"):
             yield "MoE layer over its floor: " + case, "2.0" if r["tokens"] == 64 else "1.4", "%.2f" % (r["ms"] / r["floor_ms"])
         for mode, name, aim in (("a2a", "all-to-all", "5"), ("agrs", "all-gather", "2.3")):
-            ms = [p["ms"] for p in doc.get("peer_layers", []) if (p["model"], p["layout"], p["tokens"], p["mode"]) == (r["model"], r["layout"], r["tokens"], mode) and "ms" in p]
+            ms = peer_layer_ms(doc, r, mode)
             if not one_node and r["tokens"] == 8192 and ms:
-                yield "PyTorch's %s over MoE layer: %s" % (name, case), aim, "%.2f" % (min(ms) / r["ms"])
+                yield "PyTorch's %s over MoE layer: %s" % (name, case), aim, "%.2f" % (ms / r["ms"])
 
 
 def models_aimed(doc):
@@ -151,11 +161,12 @@ def models_aimed(doc):
         if r["prefill"].get("link_ratio"):
             yield "prefill over its bytes at line rate: " + case, "1.15", "%.2f" % r["prefill"]["link_ratio"]
         if r["decode"].get("link_ms") and r.get("moe_layers"):
-            yield "decode step over its bytes and 2 latencies a layer: " + case, "1.15", "%.2f" % (r["decode"]["ms"] / (r["decode"]["link_ms"] + 2 * r["moe_layers"] * latency_ms))
+            least = r["decode"]["link_ms"] + 2 * r["moe_layers"] * latency_ms
+            yield "decode step over its bytes and 2 latencies a layer: " + case, "1.15", "%.2f" % (r["decode"]["ms"] / least)
         peer = peer_of(doc, r)
         if "step_ms" in peer and r["layout"].startswith("2x"):
-            both = [m["prefill"] + r["decode_tokens"] * m["step"] for m in ({"prefill": peer["prefill_ms"], "step": peer["step_ms"]}, {"prefill": r["prefill"]["ms"], "step": r["decode"]["ms"]})]
-            yield "transformers over ours, end to end: " + case, "1", "%.2f" % (both[0] / both[1])
+            theirs = peer["prefill_ms"] + r["decode_tokens"] * peer["step_ms"]
+            yield "transformers over ours, end to end: " + case, "1", "%.2f" % (theirs / end_to_end(r))
 
 
 def ladder_aimed(doc):
@@ -171,7 +182,8 @@ def ladder_aimed(doc):
 
 def aims_table(doc):
     rows = [list(row) for part in (layers_aimed, models_aimed, ladder_aimed) for row in part(doc)]
-    return ["## Aims", "", "Set for 4 GPUs of the H200's kind; at most, or for what stands over ours at least.", ""] + table(["ratio", "aim", "measured"], rows) if rows else []
+    head = ["## Aims", "", "Set for 4 GPUs of the H200's kind; at most, or for what stands over ours at least.", ""]
+    return head + table(["ratio", "aim", "measured"], rows) if rows else []
 
 
 # ---- all ----
@@ -188,8 +200,8 @@ def rates_lines(doc):
 
 
 def markdown(doc):
-    lines = ["# Several GPUs", "", "Written by `./run bench multi` (docs/multi-bench.md); every row of the JSON file beside this one has its command.", ""] + rates_lines(doc)
-    lines += aims_table(doc)
+    lines = ["# Several GPUs", "", "Written by `./run bench multi` (docs/multi-bench.md); every row of the JSON file beside this one has its command.", ""]
+    lines += rates_lines(doc) + aims_table(doc)
     if doc.get("engine"):
         lines += engine_table(doc)
     if doc.get("ladder"):
