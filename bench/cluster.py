@@ -63,16 +63,17 @@ def end(processes):
 def wait_all(processes, limit_s):
     """What went wrong, or None. The first failure shortens the others' time."""
     limit, failed = time.time() + limit_s, None
-    while any(p.poll() is None for p in processes):
+    while True:
+        codes = [p.poll() for p in processes]
+        bad = [c for c in codes if c]
+        if bad and failed is None:
+            failed, limit = bad[0], min(limit, time.time() + PATIENCE_S)
+        if None not in codes:
+            return "exit code %d" % failed if failed else None
         if time.time() > limit:
             end(processes)
             return "exit code %d" % failed if failed else "stopped at its time limit of %.0f s" % limit_s
-        codes = [p.returncode for p in processes if p.returncode]
-        if codes and failed is None:
-            failed, limit = codes[0], min(limit, time.time() + PATIENCE_S)
         time.sleep(0.02)
-    codes = [p.returncode for p in processes if p.returncode]
-    return "exit code %d" % (failed or codes[0]) if codes else None
 
 
 def under_mpirun(layout, words, link, gpus):

@@ -59,8 +59,8 @@ def arguments():
 class Results:
     """Rows by a key of some of their members; a new row takes the place of one with the same key."""
 
-    def __init__(s, path, kind, table):
-        s.path, s.table, s.doc = path, table, {kind: 1}
+    def __init__(s, path, kind="grace_gpu_bench", table=None):
+        s.path, s.table, s.doc = path, table or markdown, {kind: 1}
         if os.path.exists(path):
             with open(path) as f:
                 s.doc = json.load(f)
@@ -333,7 +333,7 @@ def markdown(doc):
 
 def main():
     a = arguments()
-    r, results = Run(a), Results(os.path.abspath(a.output), "grace_gpu_bench", markdown)
+    r, results = Run(a), Results(os.path.abspath(a.output))
     for part, measure in zip(PARTS, (measure_rates, measure_kernels, measure_engine, measure_peers)):
         if part not in a.parts:
             continue

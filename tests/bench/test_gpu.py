@@ -66,8 +66,9 @@ class Driver(unittest.TestCase):
             f.write("seq,start,tokens\n0,0,1\n1,1,1\n")
         with open(os.path.join(folder, "topk.u8"), "wb") as f:
             f.write(bytes([0, 1, 1, 2]))
-        self.assertEqual(gpu.experts_hit(folder, "one"), (2, 2))     # one request: the first sequence
-        self.assertEqual(gpu.experts_hit(folder, "i"), (3, 3))     # both, again and again
+        self.assertEqual(gpu.experts_hit(folder, (1, 128, 4)), (2, 2))     # one request: the first sequence
+        self.assertEqual(gpu.experts_hit(folder, (256, 128, 16)), (3, 3))     # both, again and again
+        self.assertEqual(gpu.experts_hit(folder, (256, 128, 16), odd=True), (2, 2))     # the second alone
 
     def test_routing_of_the_repository_fits_the_models(self):
         for name, (key, folder) in gpu.MODELS.items():
