@@ -233,6 +233,7 @@ static void run_process(exchange_case c, int32_t me, int32_t n_gpus, int fd) {
     layer_data l[KINDS] = {0};
     bool agree = true;
     cudaStream_t stream;
+    rank_of_process = me;
     case_open(&c, 11);
     for (int32_t i = 0; i < KINDS; i++) layer_make(&c, 200 + (uint64_t)i, i % 3 == 0 ? ROUTING_GAPS : i == 4 ? ROUTING_ONE_RANK : ROUTING_RANDOM, &l[i]);
     join_areas(&c, me, fd);
@@ -246,7 +247,6 @@ static void run_process(exchange_case c, int32_t me, int32_t n_gpus, int fd) {
     must(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking) == cudaSuccess, "stream");
     case_feed(&c, me, &l[1], n_layers, most_rows(&c, &l[1]));
     must(cudaDeviceSynchronize() == cudaSuccess, "feed");
-    rank_of_process = me;
     cudaGraphExec_t exec = record(&c, stream, queue_own);
     for (int32_t i = 0; i < n_layers; i++) must(cudaGraphLaunch(exec, stream) == cudaSuccess, "replay"), case_count(&c, &l[1]);
     agree = outputs_agree(&c, me, &l[1]) && counts_agree(&c, me) && agree;
@@ -312,7 +312,11 @@ static bool check_processes(exchange_case c, int32_t n) {
     bool agree = ready && gather_and_send(fd, n, GR_CUDA_HANDLE_BYTES) && all_true(fd, n);
     if (ready) tell_all(fd, n, agree), all_true(fd, n), tell_all(fd, n, agree);
     for (int32_t i = 0; i < n; i++) close(fd[i]);
-    for (int32_t i = 0; i < n; i++) n_good += waitpid(pid[i], &state, 0) == pid[i] && WIFEXITED(state) && WEXITSTATUS(state) == 0;
+    for (int32_t i = 0; i < n; i++) {
+        const bool good = waitpid(pid[i], &state, 0) == pid[i] && WIFEXITED(state) && WEXITSTATUS(state) == 0;
+        if (ready && !good) printf("       process %d: %s %d\n", i, WIFSIGNALED(state) ? "signal" : "exit", WIFSIGNALED(state) ? WTERMSIG(state) : WEXITSTATUS(state));
+        n_good += good;
+    }
     if (ready) claim(agree && n_good == n, "processes that wait for each other get the same bits", &c);
     return ready;
 }
