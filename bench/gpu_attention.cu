@@ -53,8 +53,8 @@ static bench_case open_case(const model &m, const load &w) {
     c.norm = to_device(ones.data(), ones.size() * 4);
     grace_rope rope = {};
     rope.dim = c.turning(), rope.neighbours = m.latent, rope.magnitude = 1;
-    gr_cuda_attention_sizes sizes = {m.n_heads, m.n_kv_heads, m.key_dim, m.value_dim, m.latent, m.made_key_dim, m.made_value_dim, false, c.n_rows, (int64_t)c.layer_cells,
-                                     w.n_before + w.n_new, &rope};
+    gr_cuda_attention_sizes sizes = {m.n_heads, m.n_kv_heads, m.key_dim, m.value_dim, m.latent, m.made_key_dim, m.made_value_dim, false, c.n_rows,
+                                     (int64_t)c.layer_cells, w.n_before + w.n_new, &rope};
     must(!gr_cuda_attention_open(&sizes, &c.a), "attention_open");
     open_step(&c);
     return c;

@@ -34,7 +34,7 @@ typedef struct world {
     gr_rope_table table;
     int32_t n, n_other, n_pages, row_of[SEQUENCES + 1];
     int32_t sequence[ROWS_MAX], position[ROWS_MAX], decode[ROWS_MAX], page_table[SEQUENCES * PAGES_MAX];
-    int32_t latent_width, key_width, k_step;            /* of a row: all heads' queries in the latent; all heads' made keys; the latent row and what follows it */
+    int32_t latent_width, key_width, k_step;            /* of a row: all heads' queries in the latent, all heads' made keys, the latent and what follows it */
     uint16_t *q, *k, *made_q, *made_k, *made_v, *pages;
     float *k_norm;
     gr_cuda_attention *a;
@@ -84,7 +84,8 @@ static world world_open(const config *c) {
     deal_pages(&w);
     const int64_t n = w.n, cells = (int64_t)w.n_pages * GR_KV_PAGE;
     w.q = random_rows(1, n * w.latent_width), w.k = random_rows(2, n * w.k_step), w.made_q = random_rows(3, n * w.key_width);
-    w.made_k = random_rows(4, n * c->n_heads * c->own), w.made_v = random_rows(5, n * c->n_heads * c->value_dim), w.pages = random_rows(6, cells * (c->rank + c->rope));
+    w.made_k = random_rows(4, n * c->n_heads * c->own), w.made_v = random_rows(5, n * c->n_heads * c->value_dim);
+    w.pages = random_rows(6, cells * (c->rank + c->rope));
     float *norm = malloc((size_t)c->rank * sizeof *norm);
     for (int32_t i = 0; i < c->rank; i++) norm[i] = 0.7f + 0.01f * (float)(i % 100);
     w.k_norm = to_device(norm, (size_t)c->rank * sizeof *norm);

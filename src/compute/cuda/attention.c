@@ -17,7 +17,8 @@ static grace_status check_sizes(const gr_cuda_attention_sizes *s) {
     GR_CHECK(!s->latent || (s->value_dim <= s->key_dim && s->n_kv_heads == 1), GRACE_ERR_LIMIT,
              "cuda: values of %d elements in %d keys of %d: expected one key that holds its value", s->value_dim, s->n_kv_heads, s->key_dim);
     GR_CHECK(!s->made_key_dim || (s->latent && s->made_key_dim > s->rope->dim && s->rope->dim % DIM_STEP == 0), GRACE_ERR_LIMIT,
-             "cuda: made keys of %d elements with %d that turn: expected latents, more elements, and a multiple of %d", s->made_key_dim, s->rope->dim, DIM_STEP);
+             "cuda: made keys of %d elements with %d that turn: expected latents, more elements, and a multiple of %d", s->made_key_dim, s->rope->dim,
+             DIM_STEP);
     GR_CHECK(s->rope->dim >= 0 && s->rope->dim <= s->key_dim && s->rope->dim % (s->rope->neighbours ? 2 : 4) == 0, GRACE_ERR_LIMIT,
              "cuda: %d of %d elements turn: attention takes multiples of %d", s->rope->dim, s->key_dim, s->rope->neighbours ? 2 : 4);
     GR_CHECK(s->n_rows_max >= 1 && s->kv_tokens >= 1 && s->kv_tokens <= INT32_MAX && s->n_positions >= 1, GRACE_ERR_LIMIT,

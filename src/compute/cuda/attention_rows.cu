@@ -229,12 +229,7 @@ row_args args_of(const gr_cuda_attention *a, const gr_cuda_attention_step &step,
     return args;
 }
 
-// The rows before the made ones.
-row_args other_args(const gr_cuda_attention *a, const gr_cuda_attention_step *step, const gr_cuda_attention_layer *layer) {
-    return args_of(a, gr_cuda_other_step(step), *layer);
-}
-
-// Their queries are as long as made keys; their latents stay in place, for keys and values to be made of.
+// Made rows' queries are as long as made keys; their latents stay in place, for keys and values to be made of.
 row_args made_args(const gr_cuda_attention *a, const gr_cuda_attention_step *step, const gr_cuda_attention_layer *layer) {
     row_args args = args_of(a, gr_cuda_made_step(step), *layer);
     args.q_dim = a->sizes.made_key_dim, args.value_dim = a->sizes.made_value_dim, args.keeps_k = true;
@@ -256,7 +251,7 @@ void launch(row_args args, bool latent, cudaStream_t stream) {
 
 extern "C" grace_status gr_cuda_attention_prepare(const gr_cuda_attention *a, const gr_cuda_attention_step *step, const gr_cuda_attention_layer *layer,
                                                   gr_cuda_stream stream) {
-    launch(other_args(a, step, layer), a->sizes.latent, stream);
+    launch(args_of(a, gr_cuda_other_step(step), *layer), a->sizes.latent, stream);
     launch(made_args(a, step, layer), a->sizes.latent, stream);
     return gr_cuda_status(cudaGetLastError(), "attention_prepare");
 }
