@@ -103,11 +103,19 @@ typedef struct gr_place {
     int32_t *slots;
 } gr_place;
 
+/* A norm on the way to what reads the rows: x / rms(x) * w, to `to` [n_rows, w.cols], where it may be read again. */
+typedef struct gr_norm {
+    const gr_weight *w;
+    float eps;
+    void *to;
+} gr_norm;
+
 /* A layer's router. */
 typedef struct gr_router_weights {
     const gr_weight *w;                 /* [n_experts, hidden] */
     const gr_weight *bias, *correction; /* [1, n_experts], of logits and of choices; NULL: none */
     const gr_place *place;              /* NULL: the caller places */
+    const gr_norm *norm;                /* of the rows, before the gate; NULL: none */
 } gr_router_weights;
 
 /* Choices that were recorded (run/trace_gate.h); backend memory. */
@@ -161,6 +169,8 @@ typedef struct gr_compute_ops {
     grace_status (*norm)(gr_compute *c, const gr_weight *w, float eps, const void *x, int32_t n_rows, void *out);
     /* out [n_rows, W.rows] = x [n_rows, W.cols] W^T (+ bias) */
     grace_status (*linear)(gr_compute *c, const gr_weight *w, const void *x, int32_t n_rows, void *out);
+    /* norm, then linear of what it gives */
+    grace_status (*norm_linear)(gr_compute *c, const gr_norm *norm, const gr_weight *w, const void *x, int32_t n_rows, void *out);
     grace_status (*linear_add)(gr_compute *c, const gr_weight *w, const void *x, int32_t n_rows, void *out);        /* out += ... */
     grace_status (*logits)(gr_compute *c, const gr_weight *w, const void *x, int32_t n_rows, float *out);           /* in float32 */
     /* The weight's rows in n_heads equal parts; part h meets the piece h of every row: out piece [rows / n_heads] = part h x piece [cols]. n_kept

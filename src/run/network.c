@@ -28,12 +28,16 @@ static gr_attention attention_of(const gr_network *net, int32_t l) {
     };
 }
 
-/* h -> attn, every head with keys and values of its own or of its group. */
+/* The rows that attention begins with, in h. */
+static gr_norm attn_norm_of(const gr_network *net, int32_t l) { return (gr_norm){net->w.layers[l].attn_norm, net->info->rms_eps, net->h}; }
+
+/* x -> attn, every head with keys and values of its own or of its group. */
 static grace_status attend_heads(gr_network *net, int32_t l) {
     grace_status st = GRACE_OK;
     gr_attention a = attention_of(net, l);
+    const gr_norm norm = attn_norm_of(net, l);
     a.q_step = a.kv_step = gr_qkv_width(net->info);
-    GR_TRY(net->compute->ops->linear(net->compute, net->w.layers[l].qkv, net->h, net->rows.n, net->q));
+    GR_TRY(net->compute->ops->norm_linear(net->compute, &norm, net->w.layers[l].qkv, net->x, net->rows.n, net->q));
     GR_TRY(net->compute->ops->attention(net->compute, &a));
 done:
     return st;
@@ -50,7 +54,7 @@ static gr_made made_of(const gr_network *net, const gr_layer *layer) {
     };
 }
 
-/* h -> attn by latents (docs/adr/0006-latent-attention.md), of most rows in the absorbed form: each head's query goes to the latent, where all heads share
+/* x -> attn by latents (docs/adr/0006-latent-attention.md), of most rows in the absorbed form: each head's query goes to the latent, where all heads share
  * one key and value, and its result comes back. Rows whose prompt begins in this step have all that they see beside them: of them keys and values are made. */
 static grace_status attend_latent(gr_network *net, int32_t l) {
     grace_status st = GRACE_OK;
@@ -58,14 +62,15 @@ static grace_status attend_latent(gr_network *net, int32_t l) {
     const gr_layer *layer = &net->w.layers[l];
     const gr_compute_ops *ops = net->compute->ops;
     const int32_t n = net->rows.n, n_absorbed = n - net->rows.n_made;
+    const gr_norm norm = attn_norm_of(net, l);
     gr_attention a = attention_of(net, l);
     a.n_kv_heads = 1, a.key_dim = m->kv_rank + m->rope.dim, a.value_dim = m->kv_rank, a.norm_eps = m->latent_eps;
     a.q = net->q_latent, a.v = NULL, a.out = net->attn_latent, a.made = made_of(net, layer);
+    GR_TRY(ops->norm_linear(net->compute, &norm, layer->q_a ? layer->q_a : layer->q, net->x, n, layer->q_a ? net->q_a : net->q));
     if (layer->q_a) {
-        GR_TRY(ops->linear(net->compute, layer->q_a, net->h, n, net->q_a));
         GR_TRY(ops->norm(net->compute, layer->q_a_norm, m->latent_eps, net->q_a, n, net->q_a));
+        GR_TRY(ops->linear(net->compute, layer->q_b, net->q_a, n, net->q));
     }
-    GR_TRY(ops->linear(net->compute, layer->q_a ? layer->q_b : layer->q, layer->q_a ? net->q_a : net->h, n, net->q));
     GR_TRY(ops->linear(net->compute, layer->kv_a, net->h, n, net->k));
     GR_TRY(ops->linear_heads(net->compute, layer->to_latent, m->n_heads, m->rope.dim, net->q, n_absorbed, net->q_latent));
     GR_TRY(ops->attention(net->compute, &a));
@@ -76,12 +81,8 @@ done:
 
 static grace_status attend(gr_network *net, int32_t l) {
     grace_status st = GRACE_OK;
-    const grace_model_info *m = net->info;
-    const gr_layer *layer = &net->w.layers[l];
-    const gr_compute_ops *ops = net->compute->ops;
-    GR_TRY(ops->norm(net->compute, layer->attn_norm, m->rms_eps, net->x, net->rows.n, net->h));
-    GR_TRY(m->kv_rank ? attend_latent(net, l) : attend_heads(net, l));
-    GR_TRY(ops->linear_add(net->compute, layer->o, net->attn, net->rows.n, net->x));
+    GR_TRY(net->info->kv_rank ? attend_latent(net, l) : attend_heads(net, l));
+    GR_TRY(net->compute->ops->linear_add(net->compute, net->w.layers[l].o, net->attn, net->rows.n, net->x));
 done:
     return st;
 }
@@ -123,11 +124,10 @@ static grace_status gate(gr_network *net, const gr_step *step, const gr_layer *l
     const grace_model_info *m = net->info;
     const gr_compute_ops *ops = net->compute->ops;
     const gr_place place = {.pick = ops->packs ? picks_of(net, step, moe) : NULL, .layer = moe, .rows = &net->rows, .slots = net->slots};
-    const gr_router_weights router = {layer->router, layer->router_bias, layer->correction, ops->packs ? &place : NULL};
-    void *rows = gr_exchange_rows(net->exchange);
+    const gr_norm norm = {layer->mlp_norm, m->rms_eps, gr_exchange_rows(net->exchange)};
+    const gr_router_weights router = {layer->router, layer->router_bias, layer->correction, ops->packs ? &place : NULL, &norm};
     double mark = gr_now_us();
-    GR_TRY(ops->norm(net->compute, layer->mlp_norm, m->rms_eps, net->x, net->rows.n, rows));
-    GR_TRY(ops->gate(net->compute, &router, &m->gate, rows, net->rows.n, m->top_k, net->experts, net->weights));
+    GR_TRY(ops->gate(net->compute, &router, &m->gate, net->x, net->rows.n, m->top_k, net->experts, net->weights));
     if (net->trace_gate) {
         const gr_recorded *r = &net->trace_gate->choices;
         GR_TRY(ops->recall(net->compute, r, moe % r->n_layers, router.place, &net->rows, net->experts, net->weights));

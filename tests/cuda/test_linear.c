@@ -7,6 +7,7 @@
 
 #include "base/rng.h"
 #include "compute/cuda/linear.h"
+#include "compute/cuda/rows.h"
 #include "cuda/device.h"
 
 static int n_failed;
@@ -232,6 +233,84 @@ static void chains_give_the_same_bits(int32_t n_rows, int32_t width, int32_t n) 
     product_close(&p);
 }
 
+/* ---- norms on the way to products: a chain in which each product reads the norm of the one before, made in its kernel where it can be, and apart ---- */
+typedef struct normed { product p; gr_cuda_norming norm; } normed;
+
+/* apart: norm and product as two calls, one after the other. */
+static void run_normed_chain(gr_cuda_linears *l, const normed *t, int32_t n, bool apart, gr_cuda_stream stream) {
+    const product *p = &t->p;
+    for (int32_t i = 0; i < n; i++) {
+        const gr_cuda_matrix w = {(const uint16_t *)p->d_w + (size_t)(i % p->n_heads) * p->outs * p->cols, p->outs, p->cols, false};
+        void *from = i % 2 ? p->d_out : p->d_x, *to = i % 2 ? p->d_x : p->d_out;
+        if (!apart) {
+            must(!gr_cuda_norm_linear(l, &w, &t->norm, from, p->n_rows, to, stream), "norm_linear");
+            continue;
+        }
+        must(!gr_cuda_norm(t->norm.w, t->norm.eps, p->n_rows, p->cols, from, p->cols, NULL, t->norm.to, p->cols, stream), "norm");
+        must(cudaStreamSynchronize(stream) == cudaSuccess, "norm");
+        must(!gr_cuda_linear(l, &w, t->norm.to, p->cols, p->n_rows, false, to, p->cols, false, stream), "linear");
+        must(cudaStreamSynchronize(stream) == cudaSuccess, "linear");
+    }
+}
+
+/* What a chain of n leaves: its last result, then the last norm. In a graph but where the two are apart. */
+static uint16_t *result_of_chain(gr_cuda_linears *l, const normed *t, int32_t n, bool apart) {
+    const product *p = &t->p;
+    const size_t bytes = (size_t)p->n_rows * (size_t)p->cols * 2;
+    uint16_t *result = malloc(2 * bytes + 2);
+    cudaStream_t stream;
+    cudaGraph_t graph;
+    cudaGraphExec_t exec;
+    must(cudaMemcpy(p->d_x, p->x, bytes, cudaMemcpyHostToDevice) == cudaSuccess && cudaMemset(p->d_out, 0xFF, bytes) == cudaSuccess, "reset");
+    must(cudaMemset(t->norm.to, 0xFF, bytes) == cudaSuccess && cudaStreamCreate(&stream) == cudaSuccess, "reset");
+    if (apart) run_normed_chain(l, t, n, true, stream);
+    else {
+        must(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal) == cudaSuccess, "capture");
+        run_normed_chain(l, t, n, false, stream);
+        must(cudaStreamEndCapture(stream, &graph) == cudaSuccess && cudaGraphInstantiate(&exec, graph, 0) == cudaSuccess, "graph");
+        must(cudaGraphLaunch(exec, stream) == cudaSuccess && cudaStreamSynchronize(stream) == cudaSuccess, "replay");
+        cudaGraphExecDestroy(exec), cudaGraphDestroy(graph);
+    }
+    cudaStreamDestroy(stream);
+    to_host(result, n % 2 ? p->d_out : p->d_x, bytes);
+    to_host((char *)result + bytes, t->norm.to, bytes);
+    return result;
+}
+
+static void norms_on_the_way_give_the_same_bits(gr_cuda_linears *l, int32_t n_rows, int32_t width, int32_t n) {
+    normed t = {.p = {.n_rows = n_rows, .n_heads = 3, .outs = width, .cols = width}};
+    float *weights = malloc((size_t)width * sizeof *weights);
+    gr_rng rng = gr_rng_seed(9);
+    for (int32_t i = 0; i < width; i++) weights[i] = 1 + (float)gr_rng_uniform(&rng);
+    product_open(&t.p, 8);
+    const size_t elements = (size_t)n_rows * (size_t)width;
+    t.norm = (gr_cuda_norming){to_device(weights, (size_t)width * sizeof *weights), 1e-5f, to_device(NULL, elements * 2)};
+    uint16_t *apart = result_of_chain(l, &t, n, true), *together = result_of_chain(l, &t, n, false);
+    size_t first = 0;
+    while (first < 2 * elements && apart[first] == together[first]) first++;
+    claim(first == 2 * elements && isfinite(from_bf16(apart[0])), "norms on the way to products give the bits of norms apart", &t.p);
+    if (first < 2 * elements)
+        printf("       %s, row %zu, element %zu: apart %g, together %g\n", first < elements ? "result" : "norm", first % elements / (size_t)width,
+               first % (size_t)width, (double)from_bf16(apart[first]), (double)from_bf16(together[first]));
+    free(weights), free(apart), free(together), cudaFree((void *)t.norm.w), cudaFree(t.norm.to);
+    product_close(&t.p);
+}
+
+static void check_norms(bool small) {
+    norms_on_the_way_give_the_same_bits(overlap, 1, 512, small ? 3 : 20);
+    norms_on_the_way_give_the_same_bits(exact, 2, 192, small ? 3 : 20);
+    norms_on_the_way_give_the_same_bits(overlap, 3, 72, 4);         /* more rows than a kernel normalises */
+    if (small) return;
+    norms_on_the_way_give_the_same_bits(overlap, 1, 2048, 40);
+    norms_on_the_way_give_the_same_bits(exact, 1, 2048, 3);
+    norms_on_the_way_give_the_same_bits(overlap, 2, 2048, 41);
+    norms_on_the_way_give_the_same_bits(overlap, 1, 1032, 9);       /* segments that are not full, more warps than segments */
+    norms_on_the_way_give_the_same_bits(overlap, 2, 1544, 9);
+    norms_on_the_way_give_the_same_bits(overlap, 1, 8, 4);
+    norms_on_the_way_give_the_same_bits(overlap, 1, 2056, 5);       /* wider than a kernel normalises */
+    norms_on_the_way_give_the_same_bits(exact, 40, 2048, 3);
+}
+
 /* ---- bad input ---- */
 static void refuses(grace_status st, const char *expected) {
     bool good = st != GRACE_OK && strstr(grace_last_error(), expected);
@@ -318,6 +397,7 @@ int main(int argc, char **argv) {
     chains_give_the_same_bits(1, 512, small ? 5 : 41);
     chains_give_the_same_bits(13, 512, small ? 6 : 42);
     chains_give_the_same_bits(40, 512, small ? 5 : 41);
+    check_norms(small);
     bad_input_is_refused(fast);
     gr_cuda_linears_close(fast), gr_cuda_linears_close(exact), gr_cuda_linears_close(overlap);
     printf("%d failed\n", n_failed);

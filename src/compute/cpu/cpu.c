@@ -220,11 +220,16 @@ static void norm_row(void *args, int64_t row, int32_t thread) {
     n->k->norm(n->x + row * n->w->cols, n->w->vector, n->w->cols, n->eps, n->out + row * n->w->cols);
 }
 
-static grace_status cpu_norm(gr_compute *c, const gr_weight *w, float eps, const void *x, int32_t n_rows, void *out) {
+grace_status gr_cpu_norm(gr_compute *c, const gr_weight *w, float eps, const void *x, int32_t n_rows, void *out) {
     GR_ASSERT(w->vector);
     norm_args n = {gr_cpu_of(c)->k, w, eps, x, out};
     gr_cpu_for(gr_cpu_of(c), n_rows, (int64_t)n_rows * w->cols, norm_row, &n);
     return GRACE_OK;
+}
+
+static grace_status cpu_norm_linear(gr_compute *c, const gr_norm *norm, const gr_weight *w, const void *x, int32_t n_rows, void *out) {
+    const grace_status st = gr_cpu_norm(c, norm->w, norm->eps, x, n_rows, norm->to);
+    return st ? st : gr_cpu_linear(c, w, norm->to, n_rows, out);
 }
 
 static grace_status cpu_gather(gr_compute *c, const void *in, const int32_t *index, int32_t n_rows, int32_t width, void *out) {
@@ -306,7 +311,7 @@ static const gr_compute_ops cpu_ops = {
     .name = "cpu", .element = sizeof(float), .alloc = cpu_alloc, .release = cpu_release, .upload = cpu_copy, .download = cpu_copy, .finish = cpu_finish,
     .weight_open = weight_open, .stack_open = stack_open, .weight_close = weight_close, .mlps_open = mlps_open, .mlps_close = mlps_close,
     .padded = cpu_padded, .replay = cpu_replay, .begin = cpu_begin,
-    .embed = cpu_embed, .norm = cpu_norm, .linear = gr_cpu_linear, .linear_add = gr_cpu_linear_add, .logits = gr_cpu_logits,
+    .embed = cpu_embed, .norm = gr_cpu_norm, .linear = gr_cpu_linear, .norm_linear = cpu_norm_linear, .linear_add = gr_cpu_linear_add, .logits = gr_cpu_logits,
     .linear_heads = gr_cpu_linear_heads, .attention = gr_cpu_attention, .gate = gr_cpu_gate, .recall = cpu_recall, .scale_rows = cpu_scale_rows,
     .experts = gr_cpu_experts, .gather = cpu_gather, .sum_rows = cpu_sum_rows, .add = cpu_add, .sample = gr_cpu_sample, .free = cpu_free,
 };

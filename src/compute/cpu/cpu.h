@@ -58,6 +58,7 @@ int32_t gr_rows_per_part(const gr_cpu *cpu, int64_t n_blocks, int32_t n_rows);
 static inline int64_t gr_ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 /* ---- the entries that have files of their own; compute.h says what they do ---- */
+grace_status gr_cpu_norm(gr_compute *c, const gr_weight *w, float eps, const void *x, int32_t n_rows, void *out);
 grace_status gr_cpu_linear(gr_compute *c, const gr_weight *w, const void *x, int32_t n_rows, void *out);
 grace_status gr_cpu_linear_add(gr_compute *c, const gr_weight *w, const void *x, int32_t n_rows, void *out);
 grace_status gr_cpu_logits(gr_compute *c, const gr_weight *w, const void *x, int32_t n_rows, float *out);

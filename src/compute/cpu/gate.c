@@ -119,7 +119,8 @@ grace_status gr_cpu_gate(gr_compute *c, const gr_router_weights *router, const g
     GR_TRY(gr_scratch_reserve(&cpu->scores, sizeof(float) * (size_t)n_rows * (size_t)n, "router logits"));
     GR_TRY(gr_scratch_reserve(&cpu->choices, sizeof(float) * (size_t)cpu->n_threads * (size_t)(n + rule->n_groups), "router choices"));
     gate_args g = {cpu, router, rule, n, top_k, cpu->scores.data, cpu->choices.data, ids, weights};
-    GR_TRY(gr_cpu_linear(c, router->w, x, n_rows, g.logits));
+    if (router->norm) GR_TRY(gr_cpu_norm(c, router->norm->w, router->norm->eps, x, n_rows, router->norm->to));
+    GR_TRY(gr_cpu_linear(c, router->w, router->norm ? router->norm->to : x, n_rows, g.logits));
     GR_TRY(check_finite(g.logits, n_rows, n));
     gr_cpu_for(cpu, n_rows, (int64_t)n_rows * n * 16, gate_row, &g);
 done:

@@ -153,6 +153,8 @@ static grace_status cuda_norm(gr_compute *base, const gr_weight *w, float eps, c
     return gr_cuda_norm(w->fp32, eps, n_rows, w->cols, (void *)x, w->cols, NULL, out, w->cols, gr_cuda_of(base)->stream);
 }
 
+static gr_cuda_norming norming_of(const gr_norm *n) { return n ? (gr_cuda_norming){n->w->fp32, n->eps, n->to} : (gr_cuda_norming){0}; }
+
 static grace_status product(gr_compute *base, const gr_weight *w, const void *x, int32_t n_rows, bool add, void *out) {
     gr_cuda *c = gr_cuda_of(base);
     const gr_cuda_matrix m = matrix_of(w);
@@ -162,6 +164,14 @@ static grace_status product(gr_compute *base, const gr_weight *w, const void *x,
 
 static grace_status cuda_linear(gr_compute *base, const gr_weight *w, const void *x, int32_t n_rows, void *out) {
     return product(base, w, x, n_rows, false, out);
+}
+
+static grace_status cuda_norm_linear(gr_compute *base, const gr_norm *norm, const gr_weight *w, const void *x, int32_t n_rows, void *out) {
+    gr_cuda *c = gr_cuda_of(base);
+    const gr_cuda_matrix m = matrix_of(w);
+    const gr_cuda_norming n = norming_of(norm);
+    grace_status st = gr_cuda_norm_linear(c->linears, &m, &n, x, n_rows, out, c->stream);
+    return st || !w->bias ? st : gr_cuda_add_bias(w->bias, n_rows, w->rows, out, w->rows, c->stream);
 }
 
 static grace_status cuda_linear_add(gr_compute *base, const gr_weight *w, const void *x, int32_t n_rows, void *out) {
@@ -255,11 +265,12 @@ static grace_status cuda_gate(gr_compute *base, const gr_router_weights *router,
     const gr_cuda_matrix m = {w->fp32 ? (const void *)w->fp32 : w->data, w->rows, w->cols, w->fp32 != NULL};
     int32_t *slots = router->place->slots, *flaw = &c->flaws[GR_CUDA_FLAW_GATE];
     if (c->opt.exact || n_rows <= FEW_GATE_ROWS) {      /* exact: one order of sums for any number of rows */
-        const gr_cuda_router r = {m, c->router_logits, c->router_done};
+        const gr_cuda_router r = {m, c->router_logits, c->router_done, norming_of(router->norm)};
         GR_TRY(gr_cuda_gate_few(&g, &r, x, rows->sequence, rows->position, rows->kv_sequence, n_rows, ids, weights, slots, flaw, c->stream));
         goto done;
     }
-    GR_TRY(gr_cuda_linear(c->linears, &m, x, w->cols, n_rows, false, c->router_logits, w->rows, true, c->stream));
+    if (router->norm) GR_TRY(cuda_norm(base, router->norm->w, router->norm->eps, x, n_rows, router->norm->to));
+    GR_TRY(gr_cuda_linear(c->linears, &m, router->norm ? router->norm->to : x, w->cols, n_rows, false, c->router_logits, w->rows, true, c->stream));
     GR_TRY(gr_cuda_gate_choose(&g, c->router_logits, rows->sequence, rows->position, rows->kv_sequence, n_rows, ids, weights, slots, flaw, c->stream));
 done:
     return st;
@@ -343,7 +354,7 @@ static const gr_compute_ops cuda_ops = {
     .name = "cuda", .element = sizeof(uint16_t), .packs = true, .alloc = cuda_alloc, .release = cuda_release, .upload = cuda_upload,
     .download = cuda_download, .finish = cuda_finish, .weight_open = gr_cuda_weight_open, .stack_open = gr_cuda_stack_open,
     .weight_close = gr_cuda_weight_close, .mlps_open = gr_cuda_mlps_open, .mlps_close = gr_cuda_mlps_close, .padded = cuda_padded, .replay = cuda_replay,
-    .begin = cuda_begin, .embed = cuda_embed, .norm = cuda_norm, .linear = cuda_linear, .linear_add = cuda_linear_add, .logits = cuda_logits,
+    .begin = cuda_begin, .embed = cuda_embed, .norm = cuda_norm, .linear = cuda_linear, .norm_linear = cuda_norm_linear, .linear_add = cuda_linear_add, .logits = cuda_logits,
     .linear_heads = cuda_linear_heads, .attention = cuda_attention, .gate = cuda_gate, .recall = cuda_recall, .group = cuda_group, .combine = cuda_combine,
     .takes_shared = cuda_takes_shared, .scale_rows = cuda_scale_rows, .experts = cuda_experts, .gather = cuda_gather, .add = cuda_add, .sample = cuda_sample, .free = cuda_free,
 };

@@ -38,9 +38,11 @@ typedef struct gr_cuda_router {
     gr_cuda_matrix w;               /* [n_experts, hidden] */
     float *logits;                  /* [n_rows, n_experts] are left there */
     int32_t *n_done;                /* [n_rows] zeros before the first call, and after each; calls that share it must not run side by side */
+    gr_cuda_norming norm;           /* norm.w not NULL: norm.to = norm(x) takes the place of x, with the bits of gr_cuda_norm() */
 } gr_cuda_router;
 
-/* logits = x W^T, x [n_rows, hidden] bf16, then gate_choose, in one kernel. Made for few rows (decode), right for any number. A row's bits depend on
+/* logits = x W^T, x [n_rows, hidden] bf16, then gate_choose, in one kernel; a norm costs another, but for a row or two of up to 2048 elements before a bf16
+ * router. sequence and position are read early: no kernel may write them. Made for few rows (decode), right for any number. A row's bits depend on
  * that row alone; with a bf16 router its logits have the bits of gr_cuda_linear() in exact mode. */
 grace_status gr_cuda_gate_few(const gr_cuda_gate *g, const gr_cuda_router *r, const void *x, const int32_t *sequence, const int32_t *position,
                               const int32_t *kv_sequence, int32_t n_rows, int32_t *ids, float *weights, int32_t *slots, int32_t *flaw,

@@ -152,10 +152,10 @@ __device__ inline float scaled(const gr_cuda_gate &g, float weight) {
     return g.rule.scaling != 1 ? weight * g.rule.scaling : weight;
 }
 
-__device__ inline int32_t slot_of(const gr_cuda_gate &g, const rows &r, int32_t row, int32_t expert) {
-    if (!g.pick) return expert;
+// Where pick has the slot of an expert for a row.
+__device__ inline const int32_t *pick_of(const gr_cuda_gate &g, const rows &r, int32_t row, int32_t expert) {
     const uint32_t turn = gr_mix32((uint32_t)r.sequence[row], (uint32_t)g.layer, (uint32_t)expert) + (uint32_t)r.position[row];
-    return g.pick[expert * GR_CUDA_GATE_TURNS + turn % GR_CUDA_GATE_TURNS];
+    return g.pick + expert * GR_CUDA_GATE_TURNS + turn % GR_CUDA_GATE_TURNS;
 }
 
 // A whole warp. Logits may have been written by other blocks of this launch: read where they meet.
@@ -187,7 +187,7 @@ __device__ __forceinline__ void choose_row(const gr_cuda_gate &g, const float *l
     const int64_t at = (int64_t)row * g.top_k + lane;
     out.ids[at] = id;
     out.weights[at] = weight;
-    out.slots[at] = padding ? -1 : slot_of(g, r, row, id);
+    out.slots[at] = padding ? -1 : g.pick ? *pick_of(g, r, row, id) : id;
 }
 
 }  // namespace gate

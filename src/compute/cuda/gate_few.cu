@@ -8,6 +8,8 @@
 #include "compute/cuda/gate_choice.cuh"
 #include "compute/cuda/linear_order.cuh"
 #include "compute/cuda/pdl.cuh"
+#include "compute/cuda/rms.cuh"
+#include "compute/cuda/rows.h"
 
 namespace {
 
@@ -67,13 +69,16 @@ __device__ __forceinline__ void multiply_segment(const uint4 (&w)[TILES][order::
     }
 }
 
-// Grid: (pieces of TILES * 8 experts, tiles of ROWS rows).
-template <int ROWS, int TILES, int N>
+__device__ __forceinline__ void fetch(const int32_t *p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
+
+// Grid: (pieces of TILES * 8 experts, tiles of ROWS rows). NORMED: one tile of rows, at most rms::ROWS_MAX.
+template <int ROWS, int TILES, int N, bool NORMED>
 __global__ __launch_bounds__(WARPS * 32) void multiply_and_choose(gr_cuda_gate g, gr_cuda_router router, const bf16 *x, gate::rows r,
                                                                   gate::outputs out) {
     enum { OUTS = ROWS * TILES * TILE };
     __shared__ float part[WARPS][OUTS];
     __shared__ gate::workspace w[WARPS];
+    __shared__ rms::room<NORMED> normed;
     const int32_t warp = threadIdx.x / 32, cols = router.w.cols, n_segments = (cols + order::SEGMENT - 1) / order::SEGMENT;
     const int32_t first = blockIdx.y * ROWS, expert = blockIdx.x * TILES * TILE, row = first + threadIdx.x % 32 / 4;
     const int32_t own_row = first + threadIdx.x / (TILES * TILE), own_expert = expert + threadIdx.x % (TILES * TILE); // the thread's sum
@@ -81,11 +86,17 @@ __global__ __launch_bounds__(WARPS * 32) void multiply_and_choose(gr_cuda_gate g
     float total = 0;
     pdl::release_next();
     load_router<TILES>(router.w, expert, warp, weights);
+    if constexpr (NORMED) rms::stage(normed, router.norm.w, cols);
+    if (g.pick && threadIdx.x < OUTS && own_row < r.n && own_expert < g.n_experts) fetch(gate::pick_of(g, r, own_row, own_expert));
     pdl::wait();
     for (int32_t from = 0; from < n_segments; from += WARPS) {
         if (from > 0) load_router<TILES>(router.w, expert, from + warp, weights);
         load_segment(x + (int64_t)row * cols, row < r.n, from + warp, cols, a);
         if constexpr (ROWS == 16) load_segment(x + (int64_t)(row + 8) * cols, row + 8 < r.n, from + warp, cols, a8);
+        if constexpr (NORMED) {        // all columns in one go
+            const rms::scales scales = rms::scales_of(normed, router.norm, (const uint4 *)x, cols / 8, r.n, cols, blockIdx.x == 0);
+            if (row < r.n) rms::apply_all<order::CHUNK>(normed, a, scales.of(row), warp * order::SEGMENT + threadIdx.x % 4 * 8, cols);
+        }
         multiply_segment<ROWS, TILES>(weights, a, a8, part[warp]);
         __syncthreads();    // the segments' sums are there
         for (int32_t s = 0; s < WARPS && from + s < n_segments && threadIdx.x < OUTS; s++) total += part[s][threadIdx.x];
@@ -155,8 +166,9 @@ void launch(const call &c, kernel by_experts[3], int32_t threads, int32_t expert
     pdl::launch(by_experts[n <= 64 ? 0 : n <= 128 ? 1 : 2], grid, (unsigned)threads, 0, c.stream, true, *c.g, *c.router, c.x, c.r, c.out);
 }
 
-template <int ROWS, int TILES> void launch_tiles(const call &c) {
-    kernel by_experts[] = {multiply_and_choose<ROWS, TILES, 2>, multiply_and_choose<ROWS, TILES, 4>, multiply_and_choose<ROWS, TILES, 8>};
+template <int ROWS, int TILES, bool NORMED> void launch_tiles(const call &c) {
+    kernel by_experts[] = {multiply_and_choose<ROWS, TILES, 2, NORMED>, multiply_and_choose<ROWS, TILES, 4, NORMED>,
+                           multiply_and_choose<ROWS, TILES, 8, NORMED>};
     launch(c, by_experts, WARPS * 32, TILES * TILE, ROWS);
 }
 
@@ -168,12 +180,16 @@ template <int ROWS, int EXPERTS> void launch_fp32(const call &c) {
 // Small tiles as long as one wave of blocks has them all.
 enum { SMALL_TILES_MAX = 264, FP32_ALONE_MAX = 4 };
 
+// Whether the norm is made in the kernel.
+bool norms(const call &c) { return c.router->norm.w && !c.router->w.fp32 && rms::fits(c.r.n, c.router->w.cols); }
+
 void launch_by_rows(const call &c) {
     const int32_t n_small = pieces(c.g->n_experts, TILE) * pieces(c.r.n, TILE);
     if (c.router->w.fp32 && c.r.n <= FP32_ALONE_MAX) launch_fp32<1, 1>(c);
     else if (c.router->w.fp32) launch_fp32<4, 2>(c);
-    else if (n_small <= SMALL_TILES_MAX) launch_tiles<8, 1>(c);
-    else launch_tiles<16, 2>(c);
+    else if (norms(c)) launch_tiles<8, 1, true>(c);
+    else if (n_small <= SMALL_TILES_MAX) launch_tiles<8, 1, false>(c);
+    else launch_tiles<16, 2, false>(c);
 }
 
 }  // namespace
@@ -182,11 +198,16 @@ extern "C" grace_status gr_cuda_gate_few(const gr_cuda_gate *g, const gr_cuda_ro
                                          const int32_t *position, const int32_t *kv_sequence, int32_t n_rows, int32_t *ids, float *weights,
                                          int32_t *slots, int32_t *flaw, gr_cuda_stream stream) {
     grace_status st = GRACE_OK;
-    const call c = {g, router, (const bf16 *)x, {sequence, position, kv_sequence, n_rows}, {ids, weights, slots, flaw}, stream};
+    const gr_cuda_norming *norm = &router->norm;
+    call c = {g, router, (const bf16 *)x, {sequence, position, kv_sequence, n_rows}, {ids, weights, slots, flaw}, stream};
     GR_TRY(gr_cuda_gate_check(g));
     GR_CHECK(router->w.rows == g->n_experts && router->w.cols >= 8 && router->w.cols % 8 == 0, GRACE_ERR_ARG,
              "cuda: a router of %d x %d for %d experts: expected a multiple of 8 columns", router->w.rows, router->w.cols, g->n_experts);
     if (n_rows == 0) return GRACE_OK;
+    if (norm->w && !norms(c)) {
+        GR_TRY(gr_cuda_norm(norm->w, norm->eps, n_rows, router->w.cols, (void *)x, router->w.cols, NULL, norm->to, router->w.cols, stream));
+        c.x = (const bf16 *)norm->to;
+    }
     launch_by_rows(c);
     st = gr_cuda_status(cudaGetLastError(), "gate of few rows");
 done:

@@ -4,6 +4,7 @@
 
 #include "base/memory.h"
 #include "compute/cuda/linear_kernels.h"
+#include "compute/cuda/rows.h"
 
 enum { STEP = 8, BYTES = 16 };      /* of columns and steps, and what kernels load at once */
 
@@ -95,6 +96,19 @@ grace_status gr_cuda_linear(gr_cuda_linears *l, const gr_cuda_matrix *w, const v
              w->rows, x_step, out_step);
     if (n_rows == 0) goto done;
     GR_TRY(w->fp32 ? gr_cuda_linear_fp32(&p, l->overlap, stream) : run(l, &p, stream));
+done:
+    return st;
+}
+
+grace_status gr_cuda_norm_linear(gr_cuda_linears *l, const gr_cuda_matrix *w, const gr_cuda_norming *norm, const void *x, int32_t n_rows, void *out,
+                                 gr_cuda_stream stream) {
+    grace_status st = GRACE_OK;
+    gr_cuda_product p = plain_product(w, n_rows, false, false);
+    p.x = x, p.out = out;
+    GR_TRY(check(w, &p));
+    if (n_rows > 0 && gr_cuda_linear_few_norms(&p)) return gr_cuda_linear_few_normed(&p, norm, l->n_processors, l->overlap, stream);
+    GR_TRY(gr_cuda_norm(norm->w, norm->eps, n_rows, w->cols, (void *)x, w->cols, NULL, norm->to, w->cols, stream));
+    GR_TRY(gr_cuda_linear(l, w, norm->to, w->cols, n_rows, false, out, w->rows, false, stream));
 done:
     return st;
 }

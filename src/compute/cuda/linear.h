@@ -41,6 +41,17 @@ grace_status gr_cuda_linears_prepare(gr_cuda_linears *l, const gr_cuda_matrix *w
 grace_status gr_cuda_linear(gr_cuda_linears *l, const gr_cuda_matrix *w, const void *x, int64_t x_step, int32_t n_rows, bool add, void *out,
                             int64_t out_step, bool out_fp32, gr_cuda_stream stream);
 
+/* A norm on the way to a product: of x [n_rows, cols], to `to`, as gr_cuda_norm() does. */
+typedef struct gr_cuda_norming {
+    const float *w;             /* [cols]; NULL: none */
+    float eps;
+    void *to;                   /* [n_rows, cols], neither x nor out */
+} gr_cuda_norming;
+
+/* to = norm(x), then gr_cuda_linear() of that, with the same bits: of a row or two of up to 2048 columns in one launch. out bf16, side by side as x. */
+grace_status gr_cuda_norm_linear(gr_cuda_linears *l, const gr_cuda_matrix *w, const gr_cuda_norming *norm, const void *x, int32_t n_rows, void *out,
+                                 gr_cuda_stream stream);
+
 /* W's rows in n_heads equal parts; part h meets piece h of every row, `cols` elements at x + h * x_head_step; the n_kept elements behind them are copied
  * behind its result.
  *   out  [n_rows, n_heads, rows / n_heads + n_kept] bf16

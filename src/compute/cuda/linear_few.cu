@@ -4,9 +4,10 @@
 // to a place of its own in shared memory, so nobody waits for anybody's data; it asks for the next ones as soon as it has used them, and for the first
 // before the kernel waits for the one before it. Blocks are small enough that those of the next kernel find room beside them. Warps of a block share a
 // tile's segments; the sums meet in shared memory and are folded in order (linear_order.cuh). Tiles go round over a grid of blocks that stay. Rows of x
-// are the other operand of the tensor cores, in registers; they are read again only where a warp moves to another segment or head. Agrees with
-// gr_cpu_linear() and gr_cpu_linear_heads() up to rounding.
+// are the other operand of the tensor cores, in registers; they are read again only where a warp moves to another segment or head. NORMED: every block makes
+// the norm of a row or two that stay (rms.cuh). Agrees with gr_cpu_linear() and gr_cpu_linear_heads() up to rounding.
 #include "compute/cuda/linear_order.cuh"
+#include "compute/cuda/rms.cuh"
 #include "compute/cuda/pdl.cuh"
 
 namespace {
@@ -79,8 +80,9 @@ template <int ROWS> __device__ __forceinline__ output output_at(const gr_cuda_pr
 
 // ROWS: 8 or 16 rows at most. part: sums of a step by warp, row, output; two of them, so that one meeting of the block a step is enough: a warp writes the
 // next step but one only after the meeting of the next, which comes after every thread has read this step's.
-template <int ROWS> __global__ __launch_bounds__(THREADS, ROWS == 8 ? 4 : 2) void few(gr_cuda_product p, plan s) {
+template <int ROWS, bool NORMED> __global__ __launch_bounds__(THREADS, ROWS == 8 ? 4 : 2) void few(gr_cuda_product p, plan s, gr_cuda_norming norming) {
     __shared__ uint4 w[CHUNKS * THREADS];
+    __shared__ rms::room<NORMED> normed;
     __shared__ float part[2][WARPS][ROWS * OUTS];
     int32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, which = 0;
     uint4 x[CHUNKS], x8[ROWS == 16 ? CHUNKS : 1] = {};
@@ -93,8 +95,13 @@ template <int ROWS> __global__ __launch_bounds__(THREADS, ROWS == 8 ? 4 : 2) voi
     place at = place_at(p, s, now);
     pdl::release_next();
     ask_w(p, at, w);
+    if constexpr (NORMED) rms::stage(normed, norming.w, p.cols);
     pdl::wait();
     read_x(at);
+    if constexpr (NORMED) {
+        const rms::scales scales = rms::scales_of(normed, norming, (const uint4 *)p.x, p.x_step / 8, p.n_rows, p.cols, blockIdx.x == 0);
+        if (lane / 4 < p.n_rows) rms::apply_all<CHUNK>(normed, x, scales.of(lane / 4), at.segment * SEGMENT + lane % 4 * 8, p.cols);
+    }
     while (now.group < s.n_groups) {
         float sum[4] = {};
         ampere::copies_wait<0>();
@@ -148,6 +155,16 @@ plan plan_of(const gr_cuda_product &p) {
 extern "C" grace_status gr_cuda_linear_few(const gr_cuda_product *p, int32_t n_processors, bool overlap, cudaStream_t stream) {
     plan s = plan_of(*p);
     int32_t most = BLOCKS_PER_PROCESSOR * n_processors;
-    pdl::launch(p->n_rows <= 8 ? few<8> : few<16>, s.n_groups < most ? s.n_groups : most, THREADS, 0, stream, overlap, *p, s);
+    pdl::launch(p->n_rows <= 8 ? few<8, false> : few<16, false>, s.n_groups < most ? s.n_groups : most, THREADS, 0, stream, overlap, *p, s, gr_cuda_norming{});
     return gr_cuda_status(cudaGetLastError(), "linear, few rows");
+}
+
+extern "C" bool gr_cuda_linear_few_norms(const gr_cuda_product *p) { return p->n_heads == 1 && rms::fits(p->n_rows, p->cols); }
+
+extern "C" grace_status gr_cuda_linear_few_normed(const gr_cuda_product *p, const gr_cuda_norming *norming, int32_t n_processors, bool overlap,
+                                                  cudaStream_t stream) {
+    plan s = plan_of(*p);
+    int32_t most = BLOCKS_PER_PROCESSOR * n_processors;
+    pdl::launch(few<8, true>, s.n_groups < most ? s.n_groups : most, THREADS, 0, stream, overlap, *p, s, *norming);
+    return gr_cuda_status(cudaGetLastError(), "linear, few rows normed");
 }

@@ -21,6 +21,9 @@ typedef struct gr_cuda_product {
 
 /* bf16 matrices. Both add in one order (linear_order.cuh): same bits, whichever computes a row. Few: at most GR_CUDA_FEW_ROWS rows, kept elements copied. */
 grace_status gr_cuda_linear_few(const gr_cuda_product *p, int32_t n_processors, bool overlap, cudaStream_t stream);
+/* The same of the norm of x, where it fits: plain products of a row or two. */
+bool gr_cuda_linear_few_norms(const gr_cuda_product *p);
+grace_status gr_cuda_linear_few_normed(const gr_cuda_product *p, const gr_cuda_norming *norm, int32_t n_processors, bool overlap, cudaStream_t stream);
 grace_status gr_cuda_linear_tiles(const gr_cuda_product *p, bool overlap, cudaStream_t stream);
 /* fp32 matrices; a row's bits depend on that row alone. */
 grace_status gr_cuda_linear_fp32(const gr_cuda_product *p, bool overlap, cudaStream_t stream);

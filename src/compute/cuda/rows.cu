@@ -4,6 +4,7 @@
 
 #include "compute/cuda/cuda.h"
 #include "compute/cuda/lanes.cuh"
+#include "compute/cuda/rms.cuh"
 #include "compute/cuda/pdl.cuh"
 
 namespace {
@@ -77,9 +78,10 @@ __global__ __launch_bounds__(THREADS) void add_bias(const float *bias, int64_t n
 // The hardware's exp and division: a few units of fp32, far below the rounding to bf16.
 __device__ __forceinline__ float sigmoid_times(float x, float factor) { return __fdividef(factor, 1.0f + __expf(-x)); }
 
-// ---- with a sum over the row: a warp a row where VECTORS * 32 vectors hold it, else a block a row of two vectors a thread. How a row is cut,
-// and so the order of its sum, depends on its width alone ----
-enum { ROWS_A_BLOCK = 4, NARROW_VECTORS = 128, WIDE_VECTORS = 2 };
+// ---- with a sum over the row: a warp a row where VECTORS * 32 vectors hold it, else a block a row of two vectors a thread (rms.cuh) ----
+using rms::NARROW_VECTORS;
+using rms::WIDE_VECTORS;
+enum { ROWS_A_BLOCK = 4 };
 
 template <bool WIDE> __device__ __forceinline__ int64_t row_of_thread(void) {
     return WIDE ? blockIdx.x : (int64_t)blockIdx.x * ROWS_A_BLOCK + threadIdx.x / 32;
@@ -128,21 +130,13 @@ template <int VECTORS, bool WIDE> __global__ __launch_bounds__(WIDE ? 1024 : ROW
         const int32_t at = first_vector<WIDE>() + v * vector_step<WIDE>();
         if (a.y) x[v] = sum(x[v], y[v]);
         if (a.y && at < n) a.x[row * a.x_step + at] = x[v];
-        float e[8];
-        lanes::widen(x[v], e);
-#pragma unroll
-        for (int i = 0; i < 8; i++) squares = fmaf(e[i], e[i], squares);
+        rms::add_squares(x[v], squares);
     }
-    const float scale = 1.0f / sqrtf(sum_of_row<WIDE>(squares) / (float)a.width + a.eps);
+    const float scale = rms::scale_of(sum_of_row<WIDE>(squares), a.width, a.eps);
 #pragma unroll
     for (int v = 0; v < VECTORS; v++) {
         const int32_t at = first_vector<WIDE>() + v * vector_step<WIDE>();
-        if (at >= n) continue;
-        float e[8];
-        lanes::widen(x[v], e);
-#pragma unroll
-        for (int i = 0; i < 8; i++) e[i] = e[i] * scale * w[v][i];
-        a.out[row * a.out_step + at] = lanes::narrow(e);
+        if (at < n) a.out[row * a.out_step + at] = rms::apply(x[v], scale, w[v]);
     }
 }
 
@@ -192,10 +186,6 @@ template <int VECTORS, bool WIDE> __global__ __launch_bounds__(WIDE ? 1024 : ROW
 // ---- launchers ----
 static unsigned runs_of(int64_t n_vectors) { return (unsigned)((n_vectors + THREADS * RUN - 1) / (THREADS * RUN)); }
 static unsigned narrow_blocks(int32_t n_rows) { return (unsigned)((n_rows + ROWS_A_BLOCK - 1) / ROWS_A_BLOCK); }
-static unsigned wide_threads(int32_t width) {
-    const int32_t threads = (width / 8 + WIDE_VECTORS - 1) / WIDE_VECTORS;
-    return (unsigned)((threads + 31) / 32 * 32);
-}
 
 static grace_status check_width(const char *what, int32_t width, int32_t most) {
     if (width < 8 || width % 8) return gr_fail(GRACE_ERR_ARG, "cuda: %s of rows of %d: expected a multiple of 8", what, width);
@@ -245,7 +235,7 @@ done:
 
 // The kernel of `kernels` for rows of `width`: WIDE, or a warp a row of 4, 2, 1 vectors a lane.
 template <class A> static void launch_by_width(void (*const kernels[4])(A), const A &args, int32_t n_rows, int32_t width, cudaStream_t stream) {
-    if (width > NARROW_VECTORS * 8) pdl::launch(kernels[0], (unsigned)n_rows, wide_threads(width), 0, stream, true, args);
+    if (width > NARROW_VECTORS * 8) pdl::launch(kernels[0], (unsigned)n_rows, (unsigned)rms::threads_of(width), 0, stream, true, args);
     else pdl::launch(kernels[width > 64 * 8 ? 1 : width > 32 * 8 ? 2 : 3], narrow_blocks(n_rows), ROWS_A_BLOCK * 32, 0, stream, true, args);
 }
 
