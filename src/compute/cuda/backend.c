@@ -108,8 +108,8 @@ static grace_status record(gr_cuda *c, grace_status (*run)(void *user), void *us
     cudaGraph_t graph = NULL;
     GR_TRY(gr_cuda_status(cudaStreamBeginCapture(c->stream, cudaStreamCaptureModeThreadLocal), "recording a step"));
     ran = run(user);
-    st = gr_cuda_status(cudaStreamEndCapture(c->stream, &graph), "recording a step");
-    if (ran) st = ran;      /* the cause */
+    const cudaError_t ended = cudaStreamEndCapture(c->stream, &graph);
+    st = ran ? ran : gr_cuda_status(ended, "recording a step");     /* the cause, and its words */
     if (!st) st = gr_cuda_status(cudaGraphInstantiate(out, graph, 0), "recording a step");
     if (graph) cudaGraphDestroy(graph);
 done:

@@ -36,3 +36,9 @@ grace_status gr_cuda_map_open(const void *matrix, int64_t rows, int64_t cols, in
 done:
     return st;
 }
+
+int gr_cuda_device(void) {
+    int device = 0;
+    cudaGetDevice(&device);
+    return device % GR_CUDA_DEVICES_MAX;
+}

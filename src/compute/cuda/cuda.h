@@ -13,6 +13,10 @@ extern "C" {
 /* GRACE_OK, or MEMORY or UNSUPPORTED with "cuda: what: the driver's words". */
 grace_status gr_cuda_status(cudaError_t error, const char *what);
 
+/* The current device, below GR_CUDA_DEVICES_MAX: what is set once is set once a device. */
+enum { GR_CUDA_DEVICES_MAX = 64 };
+int gr_cuda_device(void);
+
 enum { GR_CUDA_BOX_COLUMNS = 64 };      /* of bf16: 128 bytes, a row of the swizzle */
 
 /* A row-major bf16 matrix [rows, cols] as boxes of box_rows x 64 columns in the 128-byte swizzle. */

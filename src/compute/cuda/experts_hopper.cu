@@ -191,7 +191,8 @@ template <class S, bool UP>
 grace_status launch(const CUtensorMap &rows, const CUtensorMap &weights, const product &p, int32_t n_processors, cudaStream_t stream) {
     const int bytes = ring<S>::BYTES + 1024;
     auto kernel = grouped_product<S, UP>;
-    static bool ready = false;
+    static bool ready_on[GR_CUDA_DEVICES_MAX];
+    bool &ready = ready_on[gr_cuda_device()];
     if (!ready) {
         grace_status st = gr_cuda_status(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), "shared memory of grouped_product");
         if (st) return st;

@@ -285,7 +285,8 @@ template <class M, bool UP>
 grace_status launch(const CUtensorMap &rows, const CUtensorMap &weights, const CUtensorMap &outs, const product &p, const gr_cuda_experts *e,
                     cudaStream_t stream) {
     auto kernel = many_product<M, UP>;
-    static bool ready = false;
+    static bool ready_on[GR_CUDA_DEVICES_MAX];
+    bool &ready = ready_on[gr_cuda_device()];
     if (!ready) {
         grace_status st = gr_cuda_status(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(M)), "shared memory of many_product");
         if (st) return st;

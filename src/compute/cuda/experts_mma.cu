@@ -176,7 +176,8 @@ template <int BM, bool UP> __global__ __launch_bounds__(sizes<BM>::THREADS, BM =
 template <int BM, bool UP> grace_status launch(const product &p, int32_t n_processors, cudaStream_t stream) {
     const int threads = sizes<BM>::THREADS, bytes = STAGES * sizes<BM>::BYTES;
     auto kernel = mma_product<BM, UP>;
-    static int n_blocks = 0;        /* a processor holds */
+    static int blocks_of[GR_CUDA_DEVICES_MAX];      /* a processor holds */
+    int &n_blocks = blocks_of[gr_cuda_device()];
     if (!n_blocks) {
         grace_status st = gr_cuda_status(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), "shared memory of mma_product");
         if (!st) st = gr_cuda_status(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&n_blocks, kernel, threads, bytes), "blocks of mma_product");
