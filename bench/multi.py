@@ -22,6 +22,7 @@ SMALL = {"tiny-olmoe": (None, "bench/routing/olmoe-small")}     # with weights o
 MODELS = dict(gpu.MODELS, **SMALL)
 MEMORY, BALANCE = "1.25", "1.1"     # slots of a rank as a multiple of experts / ranks; auto's bound on loads
 RUN_LIMIT_S = 150                   # no single command takes longer, whatever --budget leaves
+HUNG_S = 25                         # a command that failed after so long has waited for something
 
 # name, words of grace plan, words of grace bench gpu; --phases and --packed are ours (plan(), run_words()). The first seven are the ladder of
 # grace bench ladder; the later ones add to the one before.
@@ -291,6 +292,15 @@ def whole_model(r, results, model, layout, name, workload, rung, section, repeat
     add_floors(r, results.doc, row, model, floor.MODELS.get(MODELS[model][0]), layout, workload)
     results.put(section, row, ("model", "layout", "workload", "rung"))
     print(multi_table.line_of(row), flush=True)
+    return row
+
+
+def hung(row):
+    """What waited once for a rank until its deadline would wait again."""
+    if "error" not in row or row.get("wall_s", 0) < HUNG_S:
+        return False
+    print("%s: took %.0f s to fail: what else would run there is left out" % (row["layout"], row["wall_s"]), flush=True)
+    return True
 
 
 def measure_models(r, results, models):
@@ -299,7 +309,8 @@ def measure_models(r, results, models):
             for name in r.a.workloads:
                 if r.left() < 12:
                     return print("engine: no time left for %s %s %s" % (model, layout.name, name))
-                whole_model(r, results, model, layout, name, gpu.WORKLOADS[name], OURS, "engine", r.a.repeat)
+                if hung(whole_model(r, results, model, layout, name, gpu.WORKLOADS[name], OURS, "engine", r.a.repeat)):
+                    break
 
 
 def measure_engine(r, results):
@@ -311,18 +322,19 @@ def measure_other_models(r, results):
 
 
 def measure_exchange(r, results):
-    """bench_gpu_exchange, a process a GPU of one node: one JSON object a line."""
+    """bench_gpu_exchange, which starts a process a GPU itself: one JSON object a line."""
     program = os.path.join(r.a.build, "bench_gpu_exchange")
     if not os.path.exists(os.path.join(ROOT, program)):
         return print("exchange: %s is not built" % program)
-    out, wrong, wall = r.ranks(cluster.Layout("1x%d" % r.a.gpus), [program])
+    start = time.time()
+    out, _, wrong = cluster.run([([program], dict(os.environ, **cluster.SAFE))], r.limit())
     rows = [dict(json.loads(l), **r.origin) for l in out.splitlines() if l.startswith("{")]
     if wrong:
         print("exchange: %s" % wrong)
     if rows:
         results.doc["exchange"] = rows
         results.write()
-        print("exchange: %d rows in %.1f s" % (len(rows), wall), flush=True)
+        print("exchange: %d rows in %.1f s" % (len(rows), time.time() - start), flush=True)
 
 
 def measure_ladder(r, results):
@@ -334,7 +346,8 @@ def measure_ladder(r, results):
                 continue        # rows of CPUs are not packed
             if r.left() < 12:
                 return print("ladder: no time left for %s %s" % (layout.name, rung[0]))
-            whole_model(r, results, model, layout, name, r.a.ladder, rung, "ladder", 1)
+            if hung(whole_model(r, results, model, layout, name, r.a.ladder, rung, "ladder", 1)):
+                break
         for row in results.doc["ladder"]:
             if (row["model"], row["layout"], row["workload"]) != (model, layout.name, name) or "error" in row:
                 continue
@@ -378,6 +391,8 @@ def measure_layers(r, results):
             row = dict(r.origin, model=model, layout=layout.name, tokens=tokens, **one_layer(r, results, layout, model, workload, phase, OURS, 5))
             results.put("layers", row, ("model", "layout", "tokens"))
             print("layer %s %s, %d tokens a GPU: %s" % (layout.name, model, tokens, row.get("error") or "%.4f ms" % row["ms"]), flush=True)
+            if hung(row):
+                break
 
 
 # ---- peers ----

@@ -180,10 +180,18 @@ def ladder_aimed(doc):
                 yield "%s over %s, end to end: %s, %s, %s" % ((name, best["rung"]) + g), aim, times_over(base[0], best)
 
 
+def exchange_aimed(doc):
+    for r in doc.get("exchange", []):
+        if r.get("rows") == 64:
+            yield "dispatch and combine, 64 rows a GPU, us", "20", "%.1f" % r["us"]
+        if r.get("rows") == 4096:
+            yield "dispatch and combine, 4096 rows a GPU, GB/s out of a GPU (at least)", "300", "%.0f" % r["gb_s"]
+
+
 def aims_table(doc):
-    rows = [list(row) for part in (layers_aimed, models_aimed, ladder_aimed) for row in part(doc)]
+    rows = [list(row) for part in (layers_aimed, exchange_aimed, models_aimed, ladder_aimed) for row in part(doc)]
     head = ["## Aims", "", "Set for 4 GPUs of the H200's kind; at most, or for what stands over ours at least.", ""]
-    return head + table(["ratio", "aim", "measured"], rows) if rows else []
+    return head + table(["what", "aim", "measured"], rows) if rows else []
 
 
 # ---- all ----

@@ -104,6 +104,12 @@ class Tables(unittest.TestCase):
         self.assertIn("| PyTorch's all-to-all over MoE layer: m, 2x1, 8192 tokens a GPU | 5 | 6.00 |", text)
 
 
+    def test_exchanges_are_listed_and_two_of_them_were_aimed_at(self):
+        text = multi_table.markdown({"exchange": [dict(ORIGIN, rows=n, us=12.5, gb_s=333.0) for n in (16, 64, 4096)]})
+        for part in ("| 16 | 12.5 | 333 |", "64 rows a GPU, us | 20 | 12.5 |", "| 300 | 333 |"):
+            self.assertIn(part, text)
+
+
 class Floors(unittest.TestCase):
     def test_a_layer_alone_takes_less_than_a_layer_of_its_model(self):
         rates = floor.Rates()
