@@ -116,7 +116,7 @@ start_rank() {  # RANK PORT
         MASTER_ADDR="${address[0]}" MASTER_PORT="$2" NCCL_HOSTID="grace-node-$node" NCCL_SOCKET_IFNAME=wire0 GLOO_SOCKET_IFNAME=wire0 NCCL_IB_DISABLE=1 \
         NCCL_NVLS_ENABLE=0 TORCH_SYMM_MEM_DISABLE_MULTICAST=1 NVSHMEM_DISABLE_NVLS=1 NCCL_SOCKET_NTHREADS="${NCCL_SOCKET_NTHREADS:-4}" \
         NCCL_NSOCKS_PERTHREAD="${NCCL_NSOCKS_PERTHREAD:-4}" "${visible[@]}" \
-        unshare --uts bash -c 'hostname "grace-node-$NODE_RANK"; exec "$@"' bash "${command[@]}"
+        unshare --uts bash -c 'echo "grace-node-$NODE_RANK" >/proc/sys/kernel/hostname; exec "$@"' bash "${command[@]}"
 }
 
 # The first failure starts the patience with the others; who outlasts it is told to end, and 3 seconds later is not asked any more.
