@@ -203,7 +203,7 @@ def rates_lines(doc):
                                                                                           rates.get("peer_gb_s", "?")))
     if link:
         lines.append("- link: %s, burst %s: %.2f Gbit/s of payload (%.1f %% of the rate with headers), %.1f us one way; 1 MiB after silence %.0f us (%.0f at the "
-                     "rate)" % (link["rate"], link["burst"], link["gbit_s"], 100 * link["of_rate"], link["latency_us"], link["mib_us"], link["mib_us_at_rate"]))
+                     "rate)" % (link["rate"], link["burst"], link["gbit_s"], 100 * link["of_rate"], link["latency_us"], link["mib_us"], link["mib_us_at_rate"]) + ("" if link["shaped"] else ": NOT SHAPED as it should be"))
     return ["Measured rates:", ""] + lines + [""] if lines else []
 
 
