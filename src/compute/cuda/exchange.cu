@@ -5,8 +5,8 @@ namespace {
 
 using namespace exchange;
 
-// Blocks at most: stores fill the links with few of them; sums read this GPU's memory and take what there is.
-enum { SENDERS = 64, COPIERS = 64, ADDERS = 128 };
+// Blocks at most: stores fill the links with few of them; sums read this GPU's memory and take all but what a move between nodes needs.
+enum { SENDERS = 64, COPIERS = 64, ADDERS = 120 };
 
 // ---- counts of a block: [rows, entries] by rank ----
 struct tally { int32_t n[2][GR_CUDA_NODE_MAX]; };

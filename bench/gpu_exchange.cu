@@ -1,0 +1,178 @@
+// The exchange of an MoE layer between the GPUs of this machine, a process each, without experts: a recorded graph of several layers, replayed.
+// Prints one JSON line a number of rows: bench_gpu_exchange [ROWS]
+//
+//   us           a layer's dispatch, arrive, give back and settle
+//   dispatch_us  the same with nothing to bring back; combine_us: with nothing to send; empty_us: with neither, two rounds of flags
+//   bytes        that leave a GPU for others, both ways and headers; gb_s: bytes / us; floor_us: bytes at the links' rate and two flags one way
+#include <csignal>
+#include <cstring>
+#include <pthread.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/rng.h"
+#include "compute/cuda/exchange.h"
+#include "gpu.cuh"
+
+enum { HIDDEN = 2048, TOP_K = 8, SLOTS = 64, ROWS_MAX = 8192, LAYERS = 8, NODE = GR_CUDA_NODE_MAX };
+static const double LINK_BYTES_S = 450e9, FLAG_US = 1.36;
+
+// What the processes share.
+struct board {
+    pthread_barrier_t barrier;
+    char handle[NODE][GR_CUDA_HANDLE_BYTES];
+};
+
+static void *zeros(size_t bytes) {
+    void *to = to_device(NULL, bytes);
+    must(cudaMemset(to, 0, bytes) == cudaSuccess, "cudaMemset");
+    return to;
+}
+
+struct member {
+    board *b;
+    gr_cuda_node node = {};
+    gr_cuda_area at;
+    gr_cuda_layer layer = {}, silent = {};      // silent: no rows, of the same size
+    gr_cuda_pairs pairs = {}, no_pairs = {};
+    void *results, *out;
+    int32_t *slot;
+    float *weight;
+
+    void open(int me, int n) {
+        const size_t n_choices = (size_t)n * ROWS_MAX * TOP_K;
+        node.sizes = {n, ROWS_MAX, TOP_K, HIDDEN, false}, node.me = me, node.deadline_ns = 20000000000ull;
+        at = gr_cuda_area_of(&node.sizes);
+        must(!gr_cuda_share(at.bytes, (void **)&node.area[me], b->handle[me]), "share");
+        pthread_barrier_wait(&b->barrier);
+        for (int g = 0; g < n; g++)
+            if (g != me) must(!gr_cuda_attach(b->handle[g], (void **)&node.area[g]), "attach");
+        node.epoch = (uint32_t *)zeros(GR_CUDA_EPOCH_BYTES), node.count = (int64_t *)zeros(4 * NODE * 8);
+        must(cudaHostAlloc((void **)&node.watch, sizeof *node.watch, cudaHostAllocMapped) == cudaSuccess, "watch");
+        memset(node.watch, 0, sizeof *node.watch);
+        must(!gr_cuda_node_check(&node), "node");
+        results = zeros(n_choices * HIDDEN * 2), out = zeros((size_t)ROWS_MAX * HIDDEN * 2);
+        slot = (int32_t *)zeros(ROWS_MAX * TOP_K * 4), weight = (float *)zeros(ROWS_MAX * TOP_K * 4);
+        pairs = {(SLOTS + n - 1) / n, 0, TOP_K, (int32_t *)zeros((SLOTS + 1) * 4), (int32_t *)zeros(n_choices * 4), (int32_t *)zeros(n_choices * 4),
+                 (int32_t *)zeros(4 * gr_cuda_group_scratch((int64_t)n_choices, SLOTS))};
+        no_pairs = pairs, no_pairs.pair_of_choice = (int32_t *)to_device(NULL, n_choices * 4);
+        must(cudaMemset(no_pairs.pair_of_choice, 0xFF, n_choices * 4) == cudaSuccess, "no pairs");
+        int32_t place[SLOTS];
+        for (int s = 0; s < SLOTS; s++) place[s] = s % n << 16 | s / n;
+        layer.n_slots = pairs.n_slots, layer.slot = slot, layer.weight = weight, layer.place_of_slot = (int32_t *)to_device(place, sizeof place);
+    }
+
+    void choose(int rows) {
+        gr_rng rng = gr_rng_seed(1000 + (uint64_t)node.me);
+        std::vector<int32_t> slots;
+        std::vector<float> weights(rows * TOP_K, 0.125f);
+        for (int i = 0; i < rows; i++) {
+            uint64_t taken = 0;
+            while (__builtin_popcountll(taken) < TOP_K) {
+                const uint32_t s = gr_rng_below(&rng, SLOTS);
+                if (!(taken >> s & 1)) slots.push_back((int32_t)s);
+                taken |= 1ull << s;
+            }
+        }
+        must(cudaMemcpy(slot, slots.data(), slots.size() * 4, cudaMemcpyHostToDevice) == cudaSuccess, "slots");
+        must(cudaMemcpy(weight, weights.data(), weights.size() * 4, cudaMemcpyHostToDevice) == cudaSuccess, "weights");
+        layer.n_rows = layer.s = rows, silent = layer, silent.n_rows = 0;
+        pairs.n_rows = no_pairs.n_rows = node.sizes.n_ranks * rows;
+    }
+
+    void run(bool sends, bool returns, cudaStream_t s) const {
+        const gr_cuda_settle settle = {0, returns ? layer.n_rows : 0, 1, NULL, out, NULL, true};
+        must(!gr_cuda_dispatch(&node, sends ? &layer : &silent, s) && !gr_cuda_arrive(&node, sends ? &layer : &silent, s), "dispatch");
+        must(!gr_cuda_give_back(&node, &layer, returns ? &pairs : &no_pairs, results, s) && !gr_cuda_settle_rows(&node, &layer, &settle, s), "combine");
+    }
+
+    // Tables of pairs as a layer has them, and what leaves this GPU.
+    double bytes_of_call() {
+        int64_t count[4][NODE];
+        const gr_cuda_settle settle = {0, layer.n_rows, 1, NULL, out, NULL, true};
+        must(cudaMemset(node.count, 0, sizeof count) == cudaSuccess, "counts");
+        must(!gr_cuda_dispatch(&node, &layer, NULL) && !gr_cuda_arrive(&node, &layer, NULL), "dispatch");
+        must(!gr_cuda_group((int32_t *)(node.area[node.me] + at.slot), &pairs, NULL), "group");
+        must(!gr_cuda_give_back(&node, &layer, &pairs, results, NULL) && !gr_cuda_settle_rows(&node, &layer, &settle, NULL), "combine");
+        to_host(count, node.count, sizeof count);
+        double rows = 0;
+        for (int g = 0; g < node.sizes.n_ranks; g++) rows += g == node.me ? 0 : count[0][g] + count[2][g];
+        return rows * HIDDEN * 2 + (node.sizes.n_ranks - 1.0) * layer.s * TOP_K * 8;
+    }
+
+    double time(bool sends, bool returns, int inner, double *spread) {
+        graph g([&](cudaStream_t s) {
+            for (int i = 0; i < LAYERS; i++) run(sends, returns, s);
+        });
+        pthread_barrier_wait(&b->barrier);
+        const double us = time_us([&] { cudaGraphLaunch(g.exec, 0); }, 11, inner, spread);
+        *spread /= LAYERS;
+        return us / LAYERS;
+    }
+
+    void measure(int rows) {
+        choose(rows);
+        pthread_barrier_wait(&b->barrier);
+        double spread, other, bytes = bytes_of_call();
+        const int inner = rows > 1024 ? 3 : 20;
+        const double us = time(true, true, inner, &spread), dispatch = time(true, false, inner, &other), combine = time(false, true, inner, &other);
+        const double empty = time(false, false, inner, &other), floor = bytes / LINK_BYTES_S * 1e6 + 2 * FLAG_US;
+        must(!node.watch->stop, "somebody was late");
+        if (node.me) return;
+        printf("{\"bench\":\"gpu_exchange\",\"gpus\":%d,\"rows\":%d,\"hidden\":%d,\"us\":%.2f,\"spread_us\":%.2f,\"dispatch_us\":%.2f,\"combine_us\":%.2f,"
+               "\"empty_us\":%.2f,\"bytes\":%.0f,\"gb_s\":%.1f,\"floor_us\":%.2f,\"ratio\":%.2f}\n", node.sizes.n_ranks, rows, HIDDEN, us, spread, dispatch,
+               combine, empty, bytes, bytes / us * 1e-3, floor, us / floor);
+        fflush(stdout);
+    }
+
+    void close() {
+        pthread_barrier_wait(&b->barrier);
+        for (int g = 0; g < node.sizes.n_ranks; g++)
+            if (g != node.me) gr_cuda_detach(node.area[g]);
+        pthread_barrier_wait(&b->barrier);
+        gr_cuda_unshare(node.area[node.me]);
+    }
+};
+
+static int run_process(board *b, int me, int n, int only) {
+    static const int rows[] = {1, 16, 64, 256, 1024, 4096, 8192};
+    must(cudaSetDevice(me) == cudaSuccess, "device");
+    member m;
+    m.b = b;
+    m.open(me, n);
+    for (int r : rows)
+        if (only == 0 || r == only) m.measure(r);
+    m.close();
+    return 0;
+}
+
+// Asked in a process of its own: this one forks, and must not have called CUDA.
+static int count_gpus(void) {
+    int state, n = 0;
+    const pid_t pid = fork();
+    if (pid == 0) _exit(cudaGetDeviceCount(&n) == cudaSuccess ? n : 0);
+    return pid > 0 && waitpid(pid, &state, 0) == pid && WIFEXITED(state) ? std::min<int>(WEXITSTATUS(state), NODE) : 0;
+}
+
+int main(int argc, char **argv) {
+    const int n = count_gpus();
+    pid_t pid[NODE], ended;
+    pthread_barrierattr_t shared;
+    if (n == 0) return printf("no GPU here\n"), 0;
+    board *b = (board *)mmap(NULL, sizeof *b, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    must(b != MAP_FAILED && !pthread_barrierattr_init(&shared) && !pthread_barrierattr_setpshared(&shared, PTHREAD_PROCESS_SHARED) &&
+             !pthread_barrier_init(&b->barrier, &shared, (unsigned)n), "barrier");
+    for (int i = 0; i < n; i++) {
+        must((pid[i] = fork()) >= 0, "fork");
+        if (pid[i] == 0) exit(run_process(b, i, n, argc > 1 ? atoi(argv[1]) : 0));
+    }
+    int state, failed = 0;
+    while ((ended = wait(&state)) > 0) {
+        if (WIFEXITED(state) && WEXITSTATUS(state) == 0) continue;
+        for (int i = 0; i < n && !failed; i++)      // the others would wait for it
+            if (pid[i] != ended) kill(pid[i], SIGTERM);
+        failed = 1;
+    }
+    return failed;
+}
