@@ -16,7 +16,7 @@
 #include "cuda/device.h"
 #include "cuda/exchange_case.h"
 
-enum { PATIENCE_MS = 20000 };
+enum { PATIENCE_MS = 8000 };
 
 static int n_failed;
 
@@ -314,7 +314,8 @@ static bool check_processes(exchange_case c, int32_t n) {
     for (int32_t i = 0; i < n; i++) close(fd[i]);
     for (int32_t i = 0; i < n; i++) {
         const bool good = waitpid(pid[i], &state, 0) == pid[i] && WIFEXITED(state) && WEXITSTATUS(state) == 0;
-        if (ready && !good) printf("       process %d: %s %d\n", i, WIFSIGNALED(state) ? "signal" : "exit", WIFSIGNALED(state) ? WTERMSIG(state) : WEXITSTATUS(state));
+        if (ready && !good)
+            printf("       process %d: %s %d\n", i, WIFSIGNALED(state) ? "signal" : "exit", WIFSIGNALED(state) ? WTERMSIG(state) : WEXITSTATUS(state));
         n_good += good;
     }
     if (ready) claim(agree && n_good == n, "processes that wait for each other get the same bits", &c);
