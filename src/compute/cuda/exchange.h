@@ -132,8 +132,8 @@ grace_status gr_cuda_pack(const gr_cuda_wires *wires, const void *rows, const in
 grace_status gr_cuda_pack_entries(const gr_cuda_node *node, const gr_cuda_layer *layer, int32_t first, int32_t n, int32_t *entry, void *out,
                                   gr_cuda_stream stream);
 
-/* Adds to count [2][n_wires][2] the rows and entries of the headers packed for each wire, and of those received over it, received [n_wires][n][k]: of the first n rows of
- * each, where absent ones have no choice. */
+/* Adds to count [2][n_wires][2] the rows and entries of the headers packed for each wire, and of those received over it, received [n_wires][n][k]: of the first
+ * n rows of each, where absent ones have no choice. */
 grace_status gr_cuda_count_wires(const gr_cuda_wires *wires, const int32_t *received, int32_t n, int32_t top_k, int64_t *count, gr_cuda_stream stream);
 
 #ifdef __cplusplus
