@@ -173,6 +173,38 @@ static void check_stop(exchange_case c) {
     layer_free(&l), case_close(&c);
 }
 
+/* ---- wires whose blocks travel whole ---- */
+static void check_wire_counts(exchange_case c) {
+    enum { WIRES = 3, CAPACITY = 700, N = 600, K = 3 };
+    static int32_t sent[WIRES][CAPACITY][K], received[WIRES][N][K];
+    int64_t found[2][WIRES][2], expected[2][WIRES][2] = {0};
+    gr_rng rng = gr_rng_seed(12);
+    for (int32_t w = 0; w < WIRES; w++)
+        for (int32_t t = 0; t < CAPACITY; t++) {
+            int64_t here[2] = {0};
+            for (int32_t j = 0; j < K; j++) {
+                sent[w][t][j] = (int32_t)gr_rng_below(&rng, 4) - 2;      /* half are none */
+                here[0] += sent[w][t][j] >= 0;
+                if (t < N) received[w][t][j] = w == 1 ? -1 : (int32_t)gr_rng_below(&rng, 3) - 1, here[1] += received[w][t][j] >= 0;
+            }
+            for (int32_t way = 0; way < 2 && t < N; way++) expected[way][w][0] += here[way] > 0, expected[way][w][1] += here[way];
+        }
+    const gr_cuda_wires wires = {.n_wires = WIRES, .capacity = CAPACITY, .slot = to_device(sent, sizeof sent)};
+    int32_t *d_received = to_device(received, sizeof received);
+    int64_t *count = to_device(expected, sizeof expected);      /* twice, when it is added to */
+    must(!gr_cuda_count_wires(&wires, d_received, N, K, count, NULL), "count wires");
+    to_host(found, count, sizeof found);
+    bool good = true;
+    for (int32_t i = 0; i < 2 * WIRES * 2; i++) {
+        const int64_t is = (&found[0][0][0])[i], due = 2 * (&expected[0][0][0])[i];
+        if (is != due) printf("       wire %d, %s, %s: %lld, expected %lld\n", i / 2 % WIRES, i / 2 < WIRES ? "sent" : "received", i % 2 ? "entries" : "rows",
+                              (long long)is, (long long)due);
+        good = good && is == due;
+    }
+    claim(good, "what whole blocks carry is counted", &c);
+    cudaFree(wires.slot), cudaFree(d_received), cudaFree(count);
+}
+
 /* ---- limits ---- */
 static void check_limits(exchange_case c) {
     layer_data l = {0};
@@ -373,7 +405,7 @@ int main(int argc, char **argv) {
     }
     check_recorded(few);
     check_late(few, GR_CUDA_STAGE_DISPATCH), check_late(few, GR_CUDA_STAGE_COMBINE);
-    check_stop(few), check_limits(few);
+    check_stop(few), check_limits(few), check_wire_counts(few);
     printf("%d failed\n", n_failed);
     return n_failed > 0;
 }
