@@ -240,7 +240,8 @@ extern "C" grace_status gr_cuda_settle_rows(const gr_cuda_node *node, const gr_c
     const settling q = {s->first, s->fan, (const uint4 *)s->residual, (uint4 *)s->out, s->last, s->wires ? *s->wires : none};
     grace_status st = GRACE_OK;
     GR_TRY(check(node, layer, s->first, s->n * s->fan));
-    pdl::launch(settle, work.blocks, THREADS, 0, stream, true, call_of(node, layer), q, work);
+    // What came over wires comes after an event of another stream: such a launch overlaps nothing.
+    pdl::launch(settle, work.blocks, THREADS, 0, stream, s->wires == NULL, call_of(node, layer), q, work);
     st = gr_cuda_status(cudaGetLastError(), "settle");
 done:
     return st;
