@@ -64,7 +64,7 @@ void gr_comm_at(const char *stage, int32_t layer);
 typedef struct gr_launcher gr_launcher;
 grace_status gr_comm_self_open(gr_comm **out);
 grace_status gr_comm_mpi_open(int32_t n_nodes, double deadline_s, gr_comm **out);
-grace_status gr_comm_tcp_open(const gr_launcher *job, int32_t n_nodes, double deadline_s, gr_comm **out);
+grace_status gr_comm_tcp_open(const gr_launcher *launcher, int32_t n_nodes, double deadline_s, gr_comm **out);
 void gr_comm_copy_own(const gr_comm *c, const gr_xfer *xfer);           /* for transports: the rows to ourselves */
 
 #endif

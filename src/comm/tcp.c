@@ -116,7 +116,8 @@ static grace_status owes(const tcp_comm *c, const gr_request *r, const char *cau
     const tcp_part *p = first_late(r, 0, r->n_recv, &n_late);
     bool from = p != NULL;
     if (!from) p = first_late(r, r->n_recv, r->n, &n_late);
-    gr_debt debt = {.from = from, .rows = p->rows, .peer = p->peer, .row_bytes = r->row_bytes, .n_late = n_late, .n_peers = from ? r->n_recv : r->n - r->n_recv};
+    gr_debt debt = {.from = from, .rows = p->rows, .peer = p->peer, .row_bytes = r->row_bytes, .n_late = n_late,
+                    .n_peers = from ? r->n_recv : r->n - r->n_recv};
     return gr_place_owes(c->job->rank, &debt, cause, c->base.deadline_s);
 }
 

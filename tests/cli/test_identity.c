@@ -96,6 +96,27 @@ static void under_mpirun_in_fast_mode_the_text_is_the_same(void **state) {
     free(alone);
 }
 
+static void hash_of_run(char out[32], const char *const *words) {
+    ends_with(0, words);
+    assert_string_equal(last.err, "");
+    gr_json *o = printed_json();
+    snprintf(out, 32, "%s", text_of(o, "logits_hash"));
+    gr_json_free(o);
+}
+#define HASH_OF_RUN(out, ...) hash_of_run(out, WORDS(__VA_ARGS__, GRACE_PROGRAM, "run", "-m", MODEL, "--prompts", "prompts.txt", "--json", "--nodes", "2"))
+
+/* Without mpirun: also the order in which partial sums meet is the transport's business no more than the plan's. */
+static void over_tcp_fast_mode_has_the_bits_it_has_over_mpi(void **state) {
+    (void)state;
+    static const char *const n_ranks[] = {"2", "4"};
+    for (size_t i = 0; i < 2; i++) {
+        char mpi[32], tcp[32];
+        HASH_OF_RUN(mpi, GRACE_MPIRUN, "-np", n_ranks[i]);
+        HASH_OF_RUN(tcp, GRACE_SPAWN, n_ranks[i]);
+        assert_string_equal(tcp, mpi);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(on_two_nodes_with_a_plan_by_hsc_and_tar),
@@ -104,6 +125,7 @@ int main(void) {
         cmocka_unit_test(on_two_nodes_without_a_plan_by_plain_expert_parallelism),
         cmocka_unit_test(on_one_node_nothing_crosses),
         cmocka_unit_test(under_mpirun_in_fast_mode_the_text_is_the_same),
+        cmocka_unit_test(over_tcp_fast_mode_has_the_bits_it_has_over_mpi),
     };
     return cmocka_run_group_tests(tests, write_prompts, folder_leave);
 }
