@@ -33,8 +33,7 @@ static bool of_ranks(const char *const *words) {
     return false;
 }
 
-/* The environment for one process by itself: the address sanitizer's slow unwinding is there for Open MPI's sake (ranks/CMakeLists.txt),
- * and with it a start takes ten times longer. */
+/* The environment for processes without Open MPI: under the address sanitizer leaks are looked for in these (ranks/CMakeLists.txt). */
 static char **plain_environment(void) {
     size_t n = 0, kept = 0;
     while (environ[n]) n++;
