@@ -15,15 +15,20 @@ namespace {
 
 using order::bf16;
 
+// *p += 1, and what it was; tells what this block wrote before its last meeting, and learns what others told.
+__device__ __forceinline__ int32_t count_one(int32_t *p) {
+    int32_t old;
+    asm volatile("atom.acq_rel.gpu.global.add.s32 %0, [%1], 1;" : "=r"(old) : "l"(p) : "memory");
+    return old;
+}
+
 // True in the last of n blocks to come here for a tile; what the others wrote before is visible then.
 __device__ bool last_to_come(int32_t *n_done, int32_t n) {
     __shared__ bool is_last;
-    __threadfence();
     __syncthreads();        // every warp's logits are written
     if (threadIdx.x == 0) {
-        is_last = atomicAdd(n_done, 1) == n - 1;
+        is_last = count_one(n_done) == n - 1;
         if (is_last) *n_done = 0;
-        __threadfence();
     }
     __syncthreads();        // is_last is known to all
     return is_last;
