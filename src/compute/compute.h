@@ -169,8 +169,8 @@ typedef struct gr_compute_ops {
     grace_status (*norm)(gr_compute *c, const gr_weight *w, float eps, const void *x, int32_t n_rows, void *out);
     /* out [n_rows, W.rows] = x [n_rows, W.cols] W^T (+ bias) */
     grace_status (*linear)(gr_compute *c, const gr_weight *w, const void *x, int32_t n_rows, void *out);
-    /* norm, then linear of what it gives */
-    grace_status (*norm_linear)(gr_compute *c, const gr_norm *norm, const gr_weight *w, const void *x, int32_t n_rows, void *out);
+    /* norm, then linear of what it gives by n = 1 or 2 weights, w[i] to out[i] */
+    grace_status (*norm_linear)(gr_compute *c, const gr_norm *norm, gr_weight *const *w, int32_t n, const void *x, int32_t n_rows, void *const *out);
     grace_status (*linear_add)(gr_compute *c, const gr_weight *w, const void *x, int32_t n_rows, void *out);        /* out += ... */
     grace_status (*logits)(gr_compute *c, const gr_weight *w, const void *x, int32_t n_rows, float *out);           /* in float32 */
     /* The weight's rows in n_heads equal parts; part h meets the piece h of every row: out piece [rows / n_heads] = part h x piece [cols]. n_kept

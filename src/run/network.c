@@ -37,7 +37,7 @@ static grace_status attend_heads(gr_network *net, int32_t l) {
     gr_attention a = attention_of(net, l);
     const gr_norm norm = attn_norm_of(net, l);
     a.q_step = a.kv_step = gr_qkv_width(net->info);
-    GR_TRY(net->compute->ops->norm_linear(net->compute, &norm, net->w.layers[l].qkv, net->x, net->rows.n, net->q));
+    GR_TRY(net->compute->ops->norm_linear(net->compute, &norm, &net->w.layers[l].qkv, 1, net->x, net->rows.n, &net->q));
     GR_TRY(net->compute->ops->attention(net->compute, &a));
 done:
     return st;
@@ -66,12 +66,13 @@ static grace_status attend_latent(gr_network *net, int32_t l) {
     gr_attention a = attention_of(net, l);
     a.n_kv_heads = 1, a.key_dim = m->kv_rank + m->rope.dim, a.value_dim = m->kv_rank, a.norm_eps = m->latent_eps;
     a.q = net->q_latent, a.v = NULL, a.out = net->attn_latent, a.made = made_of(net, layer);
-    GR_TRY(ops->norm_linear(net->compute, &norm, layer->q_a ? layer->q_a : layer->q, net->x, n, layer->q_a ? net->q_a : net->q));
+    gr_weight *const first[2] = {layer->q_a ? layer->q_a : layer->q, layer->kv_a};
+    void *const to[2] = {layer->q_a ? net->q_a : net->q, net->k};
+    GR_TRY(ops->norm_linear(net->compute, &norm, first, 2, net->x, n, to));
     if (layer->q_a) {
         GR_TRY(ops->norm(net->compute, layer->q_a_norm, m->latent_eps, net->q_a, n, net->q_a));
         GR_TRY(ops->linear(net->compute, layer->q_b, net->q_a, n, net->q));
     }
-    GR_TRY(ops->linear(net->compute, layer->kv_a, net->h, n, net->k));
     GR_TRY(ops->linear_heads(net->compute, layer->to_latent, m->n_heads, m->rope.dim, net->q, n_absorbed, net->q_latent));
     GR_TRY(ops->attention(net->compute, &a));
     GR_TRY(ops->linear_heads(net->compute, layer->from_latent, m->n_heads, 0, net->attn_latent, n_absorbed, net->attn));

@@ -234,35 +234,39 @@ static void chains_give_the_same_bits(int32_t n_rows, int32_t width, int32_t n) 
 }
 
 /* ---- norms on the way to products: a chain in which each product reads the norm of the one before, made in its kernel where it can be, and apart ---- */
-typedef struct normed { product p; gr_cuda_norming norm; } normed;
+typedef struct normed { product p; gr_cuda_norming norm; int32_t more_outs; void *more; } normed;      /* more_outs: of a second matrix; more: its results */
 
-/* apart: norm and product as two calls, one after the other. */
+/* apart: norm and products as calls of their own, one after the other. */
 static void run_normed_chain(gr_cuda_linears *l, const normed *t, int32_t n, bool apart, gr_cuda_stream stream) {
     const product *p = &t->p;
     for (int32_t i = 0; i < n; i++) {
         const gr_cuda_matrix w = {(const uint16_t *)p->d_w + (size_t)(i % p->n_heads) * p->outs * p->cols, p->outs, p->cols, false};
+        const gr_cuda_matrix both[2] = {w, {(const uint16_t *)p->d_w + (size_t)((i + 1) % p->n_heads) * p->outs * p->cols, t->more_outs, p->cols, false}};
         void *from = i % 2 ? p->d_out : p->d_x, *to = i % 2 ? p->d_x : p->d_out;
         if (!apart) {
-            must(!gr_cuda_norm_linear(l, &w, &t->norm, from, p->n_rows, to, stream), "norm_linear");
+            must(!gr_cuda_norm_linear(l, both, t->more_outs ? 2 : 1, &t->norm, from, p->n_rows, (void *[]){to, t->more}, stream), "norm_linear");
             continue;
         }
         must(!gr_cuda_norm(t->norm.w, t->norm.eps, p->n_rows, p->cols, from, p->cols, NULL, t->norm.to, p->cols, stream), "norm");
         must(cudaStreamSynchronize(stream) == cudaSuccess, "norm");
         must(!gr_cuda_linear(l, &w, t->norm.to, p->cols, p->n_rows, false, to, p->cols, false, stream), "linear");
+        if (t->more_outs)
+            must(!gr_cuda_linear(l, &both[1], t->norm.to, p->cols, p->n_rows, false, t->more, t->more_outs, false, stream), "linear");
         must(cudaStreamSynchronize(stream) == cudaSuccess, "linear");
     }
 }
 
-/* What a chain of n leaves: its last result, then the last norm. In a graph but where the two are apart. */
+/* What a chain of n leaves: its last result, the last norm, and the second matrix's result, NaN behind it. In a graph but where the two are apart. */
 static uint16_t *result_of_chain(gr_cuda_linears *l, const normed *t, int32_t n, bool apart) {
     const product *p = &t->p;
     const size_t bytes = (size_t)p->n_rows * (size_t)p->cols * 2;
-    uint16_t *result = malloc(2 * bytes + 2);
+    uint16_t *result = malloc(3 * bytes + 2);
     cudaStream_t stream;
     cudaGraph_t graph;
     cudaGraphExec_t exec;
     must(cudaMemcpy(p->d_x, p->x, bytes, cudaMemcpyHostToDevice) == cudaSuccess && cudaMemset(p->d_out, 0xFF, bytes) == cudaSuccess, "reset");
-    must(cudaMemset(t->norm.to, 0xFF, bytes) == cudaSuccess && cudaStreamCreate(&stream) == cudaSuccess, "reset");
+    must(cudaMemset(t->more, 0xFF, bytes) == cudaSuccess && cudaMemset(t->norm.to, 0xFF, bytes) == cudaSuccess, "reset");
+    must(cudaStreamCreate(&stream) == cudaSuccess, "stream");
     if (apart) run_normed_chain(l, t, n, true, stream);
     else {
         must(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal) == cudaSuccess, "capture");
@@ -273,32 +277,40 @@ static uint16_t *result_of_chain(gr_cuda_linears *l, const normed *t, int32_t n,
     }
     cudaStreamDestroy(stream);
     to_host(result, n % 2 ? p->d_out : p->d_x, bytes);
-    to_host((char *)result + bytes, t->norm.to, bytes);
+    to_host((char *)result + bytes, t->norm.to, bytes), to_host((char *)result + 2 * bytes, t->more, bytes);
     return result;
 }
 
-static void norms_on_the_way_give_the_same_bits(gr_cuda_linears *l, int32_t n_rows, int32_t width, int32_t n) {
-    normed t = {.p = {.n_rows = n_rows, .n_heads = 3, .outs = width, .cols = width}};
+/* more_outs <= width */
+static void two_products_of_a_norm_give_the_same_bits(gr_cuda_linears *l, int32_t n_rows, int32_t width, int32_t n, int32_t more_outs) {
+    normed t = {.p = {.n_rows = n_rows, .n_heads = 3, .outs = width, .cols = width}, .more_outs = more_outs};
     float *weights = malloc((size_t)width * sizeof *weights);
     gr_rng rng = gr_rng_seed(9);
     for (int32_t i = 0; i < width; i++) weights[i] = 1 + (float)gr_rng_uniform(&rng);
     product_open(&t.p, 8);
     const size_t elements = (size_t)n_rows * (size_t)width;
     t.norm = (gr_cuda_norming){to_device(weights, (size_t)width * sizeof *weights), 1e-5f, to_device(NULL, elements * 2)};
+    t.more = to_device(NULL, elements * 2);
     uint16_t *apart = result_of_chain(l, &t, n, true), *together = result_of_chain(l, &t, n, false);
     size_t first = 0;
-    while (first < 2 * elements && apart[first] == together[first]) first++;
-    claim(first == 2 * elements && isfinite(from_bf16(apart[0])), "norms on the way to products give the bits of norms apart", &t.p);
-    if (first < 2 * elements)
-        printf("       %s, row %zu, element %zu: apart %g, together %g\n", first < elements ? "result" : "norm", first % elements / (size_t)width,
+    while (first < 3 * elements && apart[first] == together[first]) first++;
+    claim(first == 3 * elements && isfinite(from_bf16(apart[0])), "norms on the way to products give the bits of norms apart", &t.p);
+    if (first < 3 * elements)
+        printf("       %s, row %zu, element %zu: apart %g, together %g\n",
+               first < elements ? "result" : first < 2 * elements ? "norm" : "second result (counted over its rows)", first % elements / (size_t)width,
                first % (size_t)width, (double)from_bf16(apart[first]), (double)from_bf16(together[first]));
-    free(weights), free(apart), free(together), cudaFree((void *)t.norm.w), cudaFree(t.norm.to);
+    free(weights), free(apart), free(together), cudaFree((void *)t.norm.w), cudaFree(t.norm.to), cudaFree(t.more);
     product_close(&t.p);
+}
+
+static void norms_on_the_way_give_the_same_bits(gr_cuda_linears *l, int32_t n_rows, int32_t width, int32_t n) {
+    two_products_of_a_norm_give_the_same_bits(l, n_rows, width, n, 0);
 }
 
 static void check_norms(bool small) {
     norms_on_the_way_give_the_same_bits(overlap, 1, 512, small ? 3 : 20);
     norms_on_the_way_give_the_same_bits(exact, 2, 192, small ? 3 : 20);
+    two_products_of_a_norm_give_the_same_bits(overlap, 2, 192, 4, 72);
     norms_on_the_way_give_the_same_bits(overlap, 3, 72, 4);         /* more rows than a kernel normalises */
     if (small) return;
     norms_on_the_way_give_the_same_bits(overlap, 1, 2048, 40);
@@ -309,6 +321,9 @@ static void check_norms(bool small) {
     norms_on_the_way_give_the_same_bits(overlap, 1, 8, 4);
     norms_on_the_way_give_the_same_bits(overlap, 1, 2056, 5);       /* wider than a kernel normalises */
     norms_on_the_way_give_the_same_bits(exact, 40, 2048, 3);
+    two_products_of_a_norm_give_the_same_bits(overlap, 1, 2048, 40, 576);
+    two_products_of_a_norm_give_the_same_bits(exact, 2, 1544, 5, 129);
+    two_products_of_a_norm_give_the_same_bits(overlap, 40, 512, 3, 64);
 }
 
 /* ---- bad input ---- */

@@ -227,9 +227,12 @@ grace_status gr_cpu_norm(gr_compute *c, const gr_weight *w, float eps, const voi
     return GRACE_OK;
 }
 
-static grace_status cpu_norm_linear(gr_compute *c, const gr_norm *norm, const gr_weight *w, const void *x, int32_t n_rows, void *out) {
-    const grace_status st = gr_cpu_norm(c, norm->w, norm->eps, x, n_rows, norm->to);
-    return st ? st : gr_cpu_linear(c, w, norm->to, n_rows, out);
+static grace_status cpu_norm_linear(gr_compute *c, const gr_norm *norm, gr_weight *const *w, int32_t n, const void *x, int32_t n_rows, void *const *out) {
+    grace_status st = GRACE_OK;
+    GR_TRY(gr_cpu_norm(c, norm->w, norm->eps, x, n_rows, norm->to));
+    for (int32_t i = 0; i < n; i++) GR_TRY(gr_cpu_linear(c, w[i], norm->to, n_rows, out[i]));
+done:
+    return st;
 }
 
 static grace_status cpu_gather(gr_compute *c, const void *in, const int32_t *index, int32_t n_rows, int32_t width, void *out) {

@@ -166,12 +166,16 @@ static grace_status cuda_linear(gr_compute *base, const gr_weight *w, const void
     return product(base, w, x, n_rows, false, out);
 }
 
-static grace_status cuda_norm_linear(gr_compute *base, const gr_norm *norm, const gr_weight *w, const void *x, int32_t n_rows, void *out) {
+static grace_status cuda_norm_linear(gr_compute *base, const gr_norm *norm, gr_weight *const *w, int32_t n, const void *x, int32_t n_rows, void *const *out) {
+    grace_status st = GRACE_OK;
     gr_cuda *c = gr_cuda_of(base);
-    const gr_cuda_matrix m = matrix_of(w);
-    const gr_cuda_norming n = norming_of(norm);
-    grace_status st = gr_cuda_norm_linear(c->linears, &m, &n, x, n_rows, out, c->stream);
-    return st || !w->bias ? st : gr_cuda_add_bias(w->bias, n_rows, w->rows, out, w->rows, c->stream);
+    const gr_cuda_matrix m[2] = {matrix_of(w[0]), matrix_of(w[n - 1])};
+    const gr_cuda_norming norming = norming_of(norm);
+    GR_TRY(gr_cuda_norm_linear(c->linears, m, n, &norming, x, n_rows, out, c->stream));
+    for (int32_t i = 0; i < n; i++)
+        if (w[i]->bias) GR_TRY(gr_cuda_add_bias(w[i]->bias, n_rows, w[i]->rows, out[i], w[i]->rows, c->stream));
+done:
+    return st;
 }
 
 static grace_status cuda_linear_add(gr_compute *base, const gr_weight *w, const void *x, int32_t n_rows, void *out) {

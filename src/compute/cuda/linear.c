@@ -100,15 +100,31 @@ done:
     return st;
 }
 
-grace_status gr_cuda_norm_linear(gr_cuda_linears *l, const gr_cuda_matrix *w, const gr_cuda_norming *norm, const void *x, int32_t n_rows, void *out,
-                                 gr_cuda_stream stream) {
+/* Elements from a to b, which need not be of one allocation. */
+static int64_t elements_between(const void *a, const void *b) { return ((int64_t)(intptr_t)b - (int64_t)(intptr_t)a) / (int64_t)sizeof(uint16_t); }
+
+/* p of w[0], with w[1] behind it. */
+static void add_matrix(gr_cuda_product *p, const gr_cuda_matrix *w, void *const *out) {
+    p->outs += w[1].rows;
+    p->w_shift = elements_between(w[0].data, w[1].data) - (int64_t)w[0].rows * w[0].cols;
+    p->out_shift = elements_between(out[0], out[1]) - w[0].rows;
+    p->out_step_there = w[1].rows;
+}
+
+grace_status gr_cuda_norm_linear(gr_cuda_linears *l, const gr_cuda_matrix *w, int32_t n, const gr_cuda_norming *norm, const void *x, int32_t n_rows,
+                                 void *const *out, gr_cuda_stream stream) {
     grace_status st = GRACE_OK;
-    gr_cuda_product p = plain_product(w, n_rows, false, false);
-    p.x = x, p.out = out;
-    GR_TRY(check(w, &p));
-    if (n_rows > 0 && gr_cuda_linear_few_norms(&p)) return gr_cuda_linear_few_normed(&p, norm, l->n_processors, l->overlap, stream);
-    GR_TRY(gr_cuda_norm(norm->w, norm->eps, n_rows, w->cols, (void *)x, w->cols, NULL, norm->to, w->cols, stream));
-    GR_TRY(gr_cuda_linear(l, w, norm->to, w->cols, n_rows, false, out, w->rows, false, stream));
+    gr_cuda_product p = plain_product(&w[0], n_rows, false, false);
+    p.x = x, p.out = out[0], p.split = p.outs;
+    for (int32_t i = 0; i < n; i++) GR_TRY(check(&w[i], &p));
+    GR_CHECK(n == 1 || (n == 2 && w[1].cols == w[0].cols), GRACE_ERR_ARG, "cuda: %d matrices for one norm, of %d and %d columns", n, w[0].cols, w[n - 1].cols);
+    if (n_rows > 0 && gr_cuda_linear_few_norms(&p) && (n == 1 || in_steps(w[0].rows))) {
+        if (n == 2) add_matrix(&p, w, out);
+        return gr_cuda_linear_few_normed(&p, norm, l->n_processors, l->overlap, stream);
+    }
+    GR_TRY(gr_cuda_norm(norm->w, norm->eps, n_rows, w[0].cols, (void *)x, w[0].cols, NULL, norm->to, w[0].cols, stream));
+    for (int32_t i = 0; i < n; i++)
+        GR_TRY(gr_cuda_linear(l, &w[i], norm->to, w[i].cols, n_rows, false, out[i], w[i].rows, false, stream));
 done:
     return st;
 }

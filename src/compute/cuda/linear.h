@@ -48,9 +48,10 @@ typedef struct gr_cuda_norming {
     void *to;                   /* [n_rows, cols], neither x nor out */
 } gr_cuda_norming;
 
-/* to = norm(x), then gr_cuda_linear() of that, with the same bits: of a row or two of up to 2048 columns in one launch. out bf16, side by side as x. */
-grace_status gr_cuda_norm_linear(gr_cuda_linears *l, const gr_cuda_matrix *w, const gr_cuda_norming *norm, const void *x, int32_t n_rows, void *out,
-                                 gr_cuda_stream stream);
+/* to = norm(x), then gr_cuda_linear() of that by n = 1 or 2 bf16 matrices of as many columns, with the same bits: of a row or two of up to 2048 columns in
+ * one launch. Each out bf16, its rows side by side, as those of x. */
+grace_status gr_cuda_norm_linear(gr_cuda_linears *l, const gr_cuda_matrix *w, int32_t n, const gr_cuda_norming *norm, const void *x, int32_t n_rows,
+                                 void *const *out, gr_cuda_stream stream);
 
 /* W's rows in n_heads equal parts; part h meets piece h of every row, `cols` elements at x + h * x_head_step; the n_kept elements behind them are copied
  * behind its result.

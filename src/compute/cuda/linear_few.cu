@@ -5,7 +5,7 @@
 // before the kernel waits for the one before it. Blocks are small enough that those of the next kernel find room beside them. Warps of a block share a
 // tile's segments; the sums meet in shared memory and are folded in order (linear_order.cuh). Tiles go round over a grid of blocks that stay. Rows of x
 // are the other operand of the tensor cores, in registers; they are read again only where a warp moves to another segment or head. NORMED: every block makes
-// the norm of a row or two that stay (rms.cuh). Agrees with gr_cpu_linear() and gr_cpu_linear_heads() up to rounding.
+// the norm of a row or two that stay (rms.cuh), for one or two matrices. Agrees with gr_cpu_linear() and gr_cpu_linear_heads() up to rounding.
 #include "compute/cuda/linear_order.cuh"
 #include "compute/cuda/rms.cuh"
 #include "compute/cuda/pdl.cuh"
@@ -46,11 +46,12 @@ __device__ __forceinline__ void copy_stream(uint32_t to, const void *from, bool 
     asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(valid ? 16 : 0) : "memory");
 }
 
-// This lane's pieces on their way to its places in a buffer [CHUNKS, THREADS]; zeros where there are none.
-__device__ __forceinline__ void ask_w(const gr_cuda_product &p, const place &at, uint4 *buffer) {
+// This lane's pieces on their way to its places in a buffer [CHUNKS, THREADS]; zeros where there are none. TWO: there may be a second matrix.
+template <bool TWO> __device__ __forceinline__ void ask_w(const gr_cuda_product &p, const place &at, uint4 *buffer) {
     int32_t lane = threadIdx.x % 32, o = at.first_out + lane / 4, k = at.segment * SEGMENT + lane % 4 * 8;
     const bf16 *from = (const bf16 *)p.w + ((int64_t)at.head * p.outs + o) * p.cols + k;
     bool valid = at.valid && o < p.outs;
+    if (TWO && o >= p.split) from += p.w_shift;
     uint32_t to = ampere::shared_address(buffer + threadIdx.x);
 #pragma unroll
     for (int c = 0; c < CHUNKS; c++) {
@@ -68,14 +69,15 @@ __device__ __forceinline__ void load_x(const gr_cuda_product &p, const place &at
     for (int c = 0; c < CHUNKS; c++) x[c] = valid && k + c * CHUNK < p.cols ? *(const uint4 *)(from + c * CHUNK) : uint4{};
 }
 
-// Output i of a step's tiles: by tile, row, output. place is negative where there is none.
-struct output { int32_t local, in_tile; int64_t place; };
+// Output i of a step's tiles: by tile, row, output. There is none where not valid.
+struct output { int32_t local, in_tile; int64_t place; bool valid; };
 
-template <int ROWS> __device__ __forceinline__ output output_at(const gr_cuda_product &p, const plan &s, step at, int32_t i) {
+template <int ROWS, bool TWO> __device__ __forceinline__ output output_at(const gr_cuda_product &p, const plan &s, step at, int32_t i) {
     int32_t local = i / (ROWS * OUTS), tile = at.group * s.tiles_at_once + local, head = head_of(p, s, tile), row = i / OUTS % ROWS;
     int32_t o = (tile - head * s.tiles_per_head) * OUTS + i % OUTS;
     bool valid = local < s.tiles_at_once && tile < s.n_tiles && row < p.n_rows && o < p.outs;
-    return {local, i % (ROWS * OUTS), valid ? place_of(p, row, head, o) : -1};
+    int64_t place = TWO && o >= p.split ? row * p.out_step_there + o + p.out_shift : place_of(p, row, head, o);
+    return {local, i % (ROWS * OUTS), place, valid};
 }
 
 // ROWS: 8 or 16 rows at most. part: sums of a step by warp, row, output; two of them, so that one meeting of the block a step is enough: a warp writes the
@@ -94,7 +96,7 @@ template <int ROWS, bool NORMED> __global__ __launch_bounds__(THREADS, ROWS == 8
     step now = {(int32_t)blockIdx.x, 0};
     place at = place_at(p, s, now);
     pdl::release_next();
-    ask_w(p, at, w);
+    ask_w<NORMED>(p, at, w);
     if constexpr (NORMED) rms::stage(normed, norming.w, p.cols);
     pdl::wait();
     read_x(at);
@@ -115,22 +117,22 @@ template <int ROWS, bool NORMED> __global__ __launch_bounds__(THREADS, ROWS == 8
         step next = step_after(s, now);
         at = place_at(p, s, next);
         if (next.group < s.n_groups) {
-            ask_w(p, at, w);
+            ask_w<NORMED>(p, at, w);
             if (s.rounds > 1 || p.n_heads > 1) read_x(at);
         }
         float *mine = part[which][warp] + lane / 4 * OUTS + lane % 4 * 2;
         *(float2 *)mine = {sum[0], sum[1]};
         if (ROWS == 16) *(float2 *)(mine + 8 * OUTS) = {sum[2], sum[3]};
-        output out = output_at<ROWS>(p, s, now, threadIdx.x);
-        float old = out.place >= 0 && now.round == s.rounds - 1 ? addend(p, out.place) : 0;
+        output out = output_at<ROWS, NORMED>(p, s, now, threadIdx.x);
+        float old = out.valid && now.round == s.rounds - 1 ? addend(p, out.place) : 0;
         __syncthreads();        // sums of all warps are there
         for (int32_t i = threadIdx.x; i < s.tiles_at_once * ROWS * OUTS; i += THREADS) {
-            if (i >= THREADS) out = output_at<ROWS>(p, s, now, i), old = out.place >= 0 ? addend(p, out.place) : 0;     // only narrow matrices
+            if (i >= THREADS) out = output_at<ROWS, NORMED>(p, s, now, i), old = out.valid ? addend(p, out.place) : 0;     // only narrow matrices
             float all = now.round == 0 ? 0 : total;
             for (int32_t j = 0; j < s.warps_per_tile && now.round * s.warps_per_tile + j < s.n_segments; j++)
                 all += part[which][out.local * s.warps_per_tile + j][out.in_tile];
             total = all;
-            if (now.round == s.rounds - 1 && out.place >= 0) store(p, out.place, all + old);
+            if (now.round == s.rounds - 1 && out.valid) store(p, out.place, all + old);
         }
         now = next, which ^= 1;
     }

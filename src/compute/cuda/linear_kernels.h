@@ -17,6 +17,10 @@ typedef struct gr_cuda_product {
     int64_t x_step, x_head_step, out_step, out_head_step;
     int32_t n_rows, n_heads, outs, cols, n_kept;
     bool add, out_fp32;
+    /* normed products only: outs from `split` on are a second matrix's, with rows of results of their own. Its elements are those shifts further on than if
+     * it lay behind the first; split is a multiple of 8, or outs. */
+    int32_t split;
+    int64_t w_shift, out_shift, out_step_there;
 } gr_cuda_product;
 
 /* bf16 matrices. Both add in one order (linear_order.cuh): same bits, whichever computes a row. Few: at most GR_CUDA_FEW_ROWS rows, kept elements copied. */
