@@ -31,7 +31,7 @@ static void say_farewell(tcp_link *l, int32_t culprit) {
     bool inside = l->out.first && l->out.first->n_head > 0;
     if (l->fd < 0) return;
     gr_tcp_write_frame(&(gr_tcp_frame){.kind = GR_TCP_LEAVE, .context = (uint32_t)culprit}, bytes);
-    if (!inside && send(l->fd, bytes, sizeof bytes, MSG_NOSIGNAL | MSG_DONTWAIT) < 0) return;
+    if (!inside) (void)send(l->fd, bytes, sizeof bytes, MSG_NOSIGNAL | MSG_DONTWAIT);
     shutdown(l->fd, SHUT_WR);
 }
 

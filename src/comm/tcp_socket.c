@@ -154,7 +154,7 @@ static int connect_any(const struct addrinfo *list, double until_us) {
 
 grace_status gr_tcp_connect(const char *host, uint16_t port, double until_us, int *out) {
     grace_status st = GRACE_OK;
-    struct addrinfo *list = NULL, hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_ADDRCONFIG};
+    struct addrinfo *list = NULL, hints = {.ai_socktype = SOCK_STREAM};
     char service[8];
     const char *reason = "";
     int fd = -1;

@@ -16,6 +16,10 @@ rate=$(echo "$line" | sed 's/.*"mbit_s_one_way":\([0-9]*\).*/\1/')
 [ "$rate" -le 105 ] || fail "the link is not shaped: $rate Mbit/s over 100mbit"
 
 "$wire" run --rate 1gbit --per-node 2 -- "$test_prog" || fail "$test_prog over the wire"
+# Over tcp, too: mpirun only starts the processes.
+# shellcheck disable=SC2016
+"$wire" run --rate 1gbit --per-node 2 -- sh -c 'export RANK="$OMPI_COMM_WORLD_RANK" WORLD_SIZE="$OMPI_COMM_WORLD_SIZE" MASTER_ADDR=grace-node-0 MASTER_PORT=29500
+    unset OMPI_COMM_WORLD_RANK; exec "$0"' "$test_prog" || fail "$test_prog over the wire by tcp"
 
 # Interrupted in the middle: nothing stays.
 "$wire" run --rate 10mbit --per-node 1 -- "$prog" > /dev/null 2>&1 &
