@@ -36,7 +36,7 @@ __device__ __forceinline__ uint4 apply(uint4 x, float scale, const float (&w)[8]
 // ---- in a kernel that reads up to ROWS_MAX rows of up to WIDTH_MAX elements, in blocks of at least WIDTH_MAX / 16 threads ----
 enum { ROWS_MAX = 2, WIDTH_MAX = 2048 };
 
-struct shared { float w[WIDTH_MAX], of_warp[ROWS_MAX][32]; };
+struct alignas(16) shared { float w[WIDTH_MAX], of_warp[ROWS_MAX][32]; };      // read by 16 bytes
 template <bool NORMED> struct room : shared {};         // a kernel's that may do without
 template <> struct room<false> {};
 struct scales { float first, second; __device__ __forceinline__ float of(int32_t row) const { return row ? second : first; } };
