@@ -12,17 +12,20 @@ struct matrix { const char *name; int n_heads, outs, cols, n_kept; bool fp32, ou
 struct world { char *w, *x, *out; size_t w_bytes; int n_processors; gr_cuda_lt *lt; double read, product; };
 
 // A _1: one block a processor instead of two.
-enum way { FEW, FEW_1, FEW_OVERLAP, FEW_OVERLAP_1, LT, TILES, FP32, N_WAYS };
-static const char *const way_names[] = {"few", "few_1", "few_overlap", "few_overlap_1", "lt", "tiles", "fp32"};
+enum way { FEW, FEW_1, FEW_OVERLAP, FEW_OVERLAP_1, NORMED, LT, TILES, FP32, N_WAYS };
+static const char *const way_names[] = {"few", "few_1", "few_overlap", "few_overlap_1", "normed_overlap", "lt", "tiles", "fp32"};
 
 static bool can(way how, const matrix &m, int n_rows) {
     if (m.fp32) return how == FP32;
+    if (how == NORMED) return n_rows <= 2 && m.n_heads == 1 && m.cols <= 2048 && !m.out_fp32;
     if (how <= FEW_OVERLAP_1) return n_rows <= GR_CUDA_FEW_ROWS;
     return how == LT || (how == TILES && n_rows > GR_CUDA_FEW_ROWS);
 }
 
 static grace_status queue(const world &m, way how, const gr_cuda_product *p, cudaStream_t s) {
+    const gr_cuda_norming norm = {(const float *)m.x, 1e-5f, m.out + ((size_t)512 << 20)};      // weights of any value
     switch (how) {
+    case NORMED: return gr_cuda_linear_few_normed(p, &norm, m.n_processors, true, s);
     case LT: return gr_cuda_lt_run(m.lt, p, s);
     case TILES: return gr_cuda_linear_tiles(p, true, s);
     case FP32: return gr_cuda_linear_fp32(p, true, s);
@@ -33,6 +36,7 @@ static grace_status queue(const world &m, way how, const gr_cuda_product *p, cud
 static void bench(const world &wd, const matrix &m, int n_rows, way how) {
     gr_cuda_product p = {};
     p.x = wd.x, p.out = wd.out, p.n_rows = n_rows, p.n_heads = m.n_heads, p.outs = m.outs, p.cols = m.cols, p.n_kept = m.n_kept, p.out_fp32 = m.out_fp32;
+    p.split = m.outs;
     p.x_head_step = m.cols + m.n_kept, p.x_step = m.n_heads * p.x_head_step, p.out_head_step = m.outs + m.n_kept, p.out_step = m.n_heads * p.out_head_step;
     size_t matrix_bytes = (size_t)m.n_heads * m.outs * m.cols * (m.fp32 ? 4 : 2);
     int n_copies = (int)std::max<size_t>(1, std::min(wd.w_bytes, (size_t)320 << 20) / matrix_bytes), n = n_rows > 1024 ? 2 : std::max(n_copies, 4);

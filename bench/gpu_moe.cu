@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "compute/cuda/experts.h"
+#include "compute/cuda/experts_one.h"
 #include "cuda/moe_case.h"
 #include "gpu.cuh"
 
@@ -77,6 +78,12 @@ static void bench(const char *model, const moe_case *c, const large_product &squ
     std::vector<graph *> graphs;
     std::vector<contender> all = {{"whole", [&] { cudaGraphLaunch(whole.exec, 0); }}, {"experts", [&] { cudaGraphLaunch(experts.exec, 0); }}};
     if (strcmp(kernels, "plain")) add_tiles(c, graphs, all);
+    if (c->n_rows <= GR_CUDA_ONE_ROWS) {        // what the engine takes then: without grouping, with the sum over choices
+        const gr_cuda_one one = {c->d_slot, c->d_weight, c->n_rows, c->top_k, nullptr, nullptr};
+        graph *g = new graph([&](cudaStream_t s) { gr_cuda_experts_one(c->experts, &one, c->d_rows, nullptr, c->d_out, s); });
+        graphs.push_back(g);
+        all.push_back({"singles", [g] { cudaGraphLaunch(g->exec, 0); }});
+    }
     library *lib = many ? new library(c) : NULL;
     if (many) {
         all.push_back({"library_up", [=] { lib->up(); }});
