@@ -146,8 +146,9 @@ typedef struct gr_compute_ops {
     void (*release)(gr_compute *c, void *memory);
     grace_status (*upload)(gr_compute *c, void *to, const void *host, size_t bytes);        /* host may be reused at once */
     grace_status (*download)(gr_compute *c, void *host, const void *from, size_t bytes);
-    /* Waits for all that was queued, and fails with NUMERIC where a gate or a draw met NaN or infinity, COMM where the device is gone. */
-    grace_status (*finish)(gr_compute *c);
+    /* Waits for all that was queued; n bytes from backend memory are here then, too. Fails with NUMERIC where a gate or a draw met NaN or infinity, COMM where
+     * the device is gone. */
+    grace_status (*finish)(gr_compute *c, void *host, const void *from, size_t n);
 
     /* A tensor, or several of one width below each other, each with its bias [1, rows] (data NULL: none). cpu borrows the memory. */
     grace_status (*weight_open)(gr_compute *c, const grace_tensor *tensor, gr_weight **out);

@@ -103,11 +103,7 @@ static grace_status run_whole(void *user) {
 }
 
 static grace_status fetch_drawn(gr_network *net, int32_t n) {
-    grace_status st = GRACE_OK;
-    GR_TRY(net->compute->ops->download(net->compute, net->drawn, net->drawn_there, (size_t)n * sizeof *net->drawn));
-    GR_TRY(net->compute->ops->finish(net->compute));
-done:
-    return st;
+    return net->compute->ops->finish(net->compute, net->drawn, net->drawn_there, (size_t)n * sizeof *net->drawn);
 }
 
 /* Layers alone: draws follow, of some of the rows, or none. */
@@ -116,7 +112,7 @@ static grace_status run_layers(gr_network *net, const gr_step *step) {
     const gr_exchange_step end = {step->n_rows, net->info->n_moe_layers};
     GR_TRY(gr_network_layers(net, step));
     GR_TRY(gr_exchange_step_end(net->exchange, &end));
-    if (net->comm->n_ranks > 1) GR_TRY(net->compute->ops->finish(net->compute));
+    if (net->comm->n_ranks > 1) GR_TRY(net->compute->ops->finish(net->compute, NULL, NULL, 0));
     GR_TRY(gr_exchange_step_done(net->exchange, &end, net->step_load));
 done:
     return st;

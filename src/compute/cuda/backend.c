@@ -79,10 +79,12 @@ static grace_status flaw_of(gr_cuda *c) {
     return gr_fail(GRACE_ERR_NUMERIC, "the logits of drawn row %d are not numbers to draw from", draw - 1);
 }
 
-static grace_status cuda_finish(gr_compute *base) {
+/* Flaws first: a copy to pageable memory waits by itself, and one wait is enough. */
+static grace_status cuda_finish(gr_compute *base, void *host, const void *from, size_t n) {
     grace_status st = GRACE_OK;
     gr_cuda *c = gr_cuda_of(base);
     GR_TRY(gr_cuda_status(cudaMemcpyAsync(c->flaws_seen, c->flaws, GR_CUDA_N_FLAWS * sizeof *c->flaws, cudaMemcpyDeviceToHost, c->stream), "end of a step"));
+    GR_TRY(cuda_download(base, host, from, n));
     GR_TRY(gr_cuda_status(cudaStreamSynchronize(c->stream), "end of a step"));
     GR_TRY(flaw_of(c));
 done:
