@@ -1,4 +1,4 @@
-/* Jobs over tcp whose ranks are processes of this test: nodes, farewells, and everything that can go wrong. What well-behaved ranks
+/* Jobs over tcp whose ranks are processes of this test: nodes (comm/nodes.c), farewells, and everything that can go wrong. What well-behaved ranks
  * exchange is tested by ranks/test_comm.c over every transport. */
 #include <arpa/inet.h>
 #include <netinet/in.h>
