@@ -10,7 +10,8 @@ grace_status gr_comm_mpi_open(int32_t n_nodes, double deadline_s, gr_comm **out)
     (void)n_nodes;
     (void)deadline_s;
     (void)out;
-    return gr_fail(GRACE_ERR_UNSUPPORTED, "ranks under mpirun need MPI, and this program was built without it (Debian: libopenmpi-dev); without it there is --transport tcp");
+    return gr_fail(GRACE_ERR_UNSUPPORTED,
+                   "ranks under mpirun need MPI, and this program was built without it (Debian: libopenmpi-dev); without it there is --transport tcp");
 }
 
 #else
