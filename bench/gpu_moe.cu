@@ -51,12 +51,11 @@ struct library {
 };
 
 // Experts alone with each kind of tiles; the small ones not where they take many times as long.
-static const char *const tiles_names[] = {"small", "large", "small_handed", "handed", "handed_3", "staged", "staged_3", "borrowed"};
+static const char *const tiles_names[] = {"small", "large"};
 
 static void add_tiles(const moe_case *c, std::vector<graph *> &graphs, std::vector<contender> &all) {
     const bool hopper = !strcmp(gr_cuda_experts_kernels(c->experts), "hopper");
-    for (int tiles = GR_CUDA_TILES_SMALL; tiles <= (hopper ? GR_CUDA_TILES_BORROWED : GR_CUDA_TILES_LARGE); tiles++) {
-        if (c->n_rows >= MANY_ROWS && (tiles == GR_CUDA_TILES_SMALL || tiles == GR_CUDA_TILES_SMALL_HANDED)) continue;
+    for (int tiles = c->n_rows >= MANY_ROWS ? GR_CUDA_TILES_LARGE : GR_CUDA_TILES_SMALL; tiles <= GR_CUDA_TILES_LARGE; tiles++) {
         graph *g = new graph([&](cudaStream_t s) {
             (hopper ? gr_cuda_experts_hopper : gr_cuda_experts_mma)(c->experts, &c->pairs, c->d_rows, c->d_y, (gr_cuda_tiles)tiles, s);
         });

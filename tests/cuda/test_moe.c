@@ -117,12 +117,12 @@ static bool bits_are_a_matter_of_the_row(const moe_case *c) {
 
 /* All tiles that the kernels have, whichever a run of this size would take. */
 static bool tiles_agree(const moe_case *c) {
-    static const char *const names[] = {"small", "large", "small handed", "handed", "handed in three", "staged", "staged in three", "borrowed"};
+    static const char *const names[] = {"small", "large"};
     size_t n = (size_t)c->n_rows * c->hidden;
     uint16_t *whole = malloc(n * 2 + 2), *found = malloc(n * 2 + 2);
     bool hopper = strcmp(gr_cuda_experts_kernels(c->experts), "hopper") == 0, good = true;
     to_host(whole, c->d_out, n * 2);
-    for (gr_cuda_tiles tiles = GR_CUDA_TILES_SMALL; tiles <= (hopper ? GR_CUDA_TILES_BORROWED : GR_CUDA_TILES_LARGE) && n > 0; tiles++) {
+    for (gr_cuda_tiles tiles = GR_CUDA_TILES_SMALL; tiles <= GR_CUDA_TILES_LARGE && n > 0; tiles++) {
         must(cudaMemset(c->d_act, 0xFF, (size_t)c->n_rows * c->top_k * c->width * 2) == cudaSuccess, "poison");
         must(cudaMemset(c->d_y, 0xFF, (size_t)c->n_rows * c->top_k * c->hidden * 2) == cudaSuccess, "poison");
         must(!(hopper ? gr_cuda_experts_hopper : gr_cuda_experts_mma)(c->experts, &c->pairs, c->d_rows, c->d_y, tiles, NULL), "tiles");

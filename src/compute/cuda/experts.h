@@ -18,17 +18,11 @@ struct gr_cuda_experts {
     int32_t *claims;                                    /* HOPPER: device memory [2], tiles of up and of down that blocks claimed */
 };
 
-/* The same bits whatever the tiles. SMALL: for few rows a slot, where memory is the limit. LARGE: where arithmetic is. HANDED: handed out one by one.
- * STAGED: and written by the copy engine, of down half of a tile at a time; STAGED_3: all of it. _3: three pieces of down on their way instead of four.
- * BORROWED: STAGED, of down all of it, half of that in place of a piece. */
-typedef enum gr_cuda_tiles {
-    GR_CUDA_TILES_SMALL, GR_CUDA_TILES_LARGE, GR_CUDA_TILES_SMALL_HANDED, GR_CUDA_TILES_HANDED, GR_CUDA_TILES_HANDED_3, GR_CUDA_TILES_STAGED, GR_CUDA_TILES_STAGED_3,
-    GR_CUDA_TILES_BORROWED
-} gr_cuda_tiles;
+/* The same bits whatever the tiles. SMALL: for few rows a slot, where memory is the limit. LARGE: where arithmetic is. */
+typedef enum gr_cuda_tiles { GR_CUDA_TILES_SMALL, GR_CUDA_TILES_LARGE } gr_cuda_tiles;
 
 grace_status gr_cuda_experts_hopper(const gr_cuda_experts *e, const gr_cuda_pairs *pairs, const void *rows, void *y, gr_cuda_tiles tiles,
                                     cudaStream_t stream);
-grace_status gr_cuda_experts_many(const gr_cuda_experts *e, const gr_cuda_pairs *pairs, const void *rows, void *y, gr_cuda_tiles tiles, cudaStream_t stream);
 grace_status gr_cuda_experts_mma(const gr_cuda_experts *e, const gr_cuda_pairs *pairs, const void *rows, void *y, gr_cuda_tiles tiles, cudaStream_t stream);
 grace_status gr_cuda_experts_plain(const gr_cuda_experts *e, const gr_cuda_pairs *pairs, const void *rows, void *y, cudaStream_t stream);
 

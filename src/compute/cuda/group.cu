@@ -1,8 +1,9 @@
 // Choices by token -> pairs by slot, stable: pairs of a slot stand by row, then choice; choices of no slot (negative) make none. A counting sort in pieces
-// of 4096 choices:
+// of 1024 choices:
 //
 //     count    a block a piece: how many choices of each slot
-//     place    a block a piece: adds up the pieces before and all pieces, and puts every choice in its place
+//     scan     a warp a slot: how many in the pieces before
+//     place    a block a piece: every choice to its place
 //
 // Few choices (a decode step) take one block and one launch. Agrees with gr_exchange_build() of a single rank.
 #include "compute/cuda/cuda.h"
@@ -11,7 +12,7 @@
 
 namespace {
 
-enum { THREADS = 1024, EACH = 4, PIECE = EACH * THREADS };
+enum { THREADS = 1024, ONE_BLOCK_MAX = 2 * THREADS, SCAN_THREADS = 256 };
 
 // Rank of each lane's slot among the lower lanes with the same slot; lanes without a pair have slot -1.
 __device__ int32_t rank_in_warp(int32_t slot, int32_t *n_alike, bool *is_first) {
@@ -21,57 +22,30 @@ __device__ int32_t rank_in_warp(int32_t slot, int32_t *n_alike, bool *is_first) 
     return __popc(lower);
 }
 
-// A block's choices: warp w has 32 N of them from 32 N w on, a lane every 32nd of those. slot: -1 where there is no pair.
-template <int N> struct choices {
-    int32_t slot[N], rank[N];       // rank: among the block's choices of the same slot, in order
-    __device__ static int64_t number(int64_t from, int i) { return from + (threadIdx.x / 32 * N + i) * 32 + threadIdx.x % 32; }
-    __device__ void read(const int32_t *slot_of_choice, int64_t from, int64_t to) {
-#pragma unroll
-        for (int i = 0; i < N; i++) slot[i] = number(from, i) < to ? max(slot_of_choice[number(from, i)], -1) : -1;
-    }
-    __device__ void place(const gr_cuda_pairs &p, int64_t from, int64_t to, const int32_t *start) const {
-#pragma unroll
-        for (int i = 0; i < N; i++) {
-            const int64_t choice = number(from, i);
-            const int32_t pair = slot[i] >= 0 ? start[slot[i]] + rank[i] : -1;
-            if (slot[i] >= 0) p.row_of_pair[pair] = (int32_t)(choice / p.top_k);
-            if (choice < to) p.pair_of_choice[choice] = pair;
-        }
-    }
-};
-
-__host__ __device__ inline int32_t in_warp_step(int32_t n_slots) { return n_slots | 1; }       // odd: warps of a slot lie in different banks
-
-// The choices' ranks, and how many there are of each slot. The number of warps is a power of 2; in_warp [warps, in_warp_step(n_slots)] scratch.
-template <int N> __device__ void rank_choices(choices<N> &c, int32_t n_slots, int32_t *in_warp, int32_t *n_of_slot) {
-    const int32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, n_warps = blockDim.x / 32, step = in_warp_step(n_slots);
-    int32_t *mine = in_warp + warp * step, n_alike;
+// As many choices from `from` as there are threads go to their places; at[slot] is where the slot's next pair goes. in_warp [warps, n_slots] scratch.
+// At least n_slots threads.
+__device__ void place_turn(const int32_t *slot_of_choice, int64_t from, int64_t to, const gr_cuda_pairs &p, int32_t *at, int32_t *in_warp) {
+    int32_t thread = threadIdx.x, warp = thread / 32, n_warps = blockDim.x / 32, n_alike;
+    int64_t choice = from + thread;
+    int32_t slot = choice < to ? max(slot_of_choice[choice], -1) : -1;
     bool is_first;
-    for (int32_t s = lane; s < n_slots; s += 32) mine[s] = 0;
-    __syncwarp();
-#pragma unroll
-    for (int i = 0; i < N; i++) {
-        const int32_t slot = c.slot[i], rank = rank_in_warp(slot, &n_alike, &is_first), before = slot >= 0 ? mine[slot] : 0;
-        __syncwarp();       // read by all before one adds
-        if (slot >= 0 && is_first) mine[slot] = before + n_alike;
-        __syncwarp();
-        c.rank[i] = before + rank;
-    }
+    for (int32_t i = thread; i < n_warps * p.n_slots; i += blockDim.x) in_warp[i] = 0;
+    __syncthreads();        // counts are zero
+    int32_t rank = rank_in_warp(slot, &n_alike, &is_first);
+    if (slot >= 0 && is_first) in_warp[warp * p.n_slots + slot] = n_alike;
     __syncthreads();        // counts of all warps are there
-    for (int32_t base = warp * 32; base < n_slots * n_warps; base += blockDim.x) {      // lanes: the warps of a slot, slot by slot
-        const int32_t s = (base + lane) / n_warps, w = (base + lane) % n_warps, n = s < n_slots ? in_warp[w * step + s] : 0;
-        int32_t sum = n;
-        for (int d = 1; d < n_warps; d *= 2) {
-            const int32_t left = __shfl_up_sync(~0u, sum, d);
-            if (w >= d) sum += left;
+    if (thread < p.n_slots)
+        for (int32_t w = 0, next = at[thread]; w < n_warps; w++) {
+            int32_t n = in_warp[w * p.n_slots + thread];
+            in_warp[w * p.n_slots + thread] = next;
+            next += n;
+            if (w == n_warps - 1) at[thread] = next;
         }
-        if (s < n_slots) in_warp[w * step + s] = sum - n;
-        if (s < n_slots && w == n_warps - 1) n_of_slot[s] = sum;
-    }
-    __syncthreads();        // what the warps before have, and all have, is there
-#pragma unroll
-    for (int i = 0; i < N; i++)
-        if (c.slot[i] >= 0) c.rank[i] += mine[c.slot[i]];
+    __syncthreads();        // starts of all warps are there
+    int32_t pair = slot >= 0 ? in_warp[warp * p.n_slots + slot] + rank : -1;
+    if (slot >= 0) p.row_of_pair[pair] = (int32_t)choice / p.top_k;
+    if (choice < to) p.pair_of_choice[choice] = pair;
+    __syncthreads();        // in_warp may be cleared again
 }
 
 __device__ void count_slots(const int32_t *slot_of_choice, int64_t from, int64_t to, int32_t n_slots, int32_t *count) {
@@ -100,85 +74,78 @@ __device__ void scan_slots(int32_t n_slots, int32_t *count, int32_t *first_pair)
     __syncthreads();
 }
 
-template <int N> __global__ __launch_bounds__(THREADS) void group_in_one(const int32_t *slot_of_choice, int64_t n_choices, gr_cuda_pairs p) {
+__global__ __launch_bounds__(THREADS) void group_in_one(const int32_t *slot_of_choice, int64_t n_choices, gr_cuda_pairs p) {
     pdl::release_next();
     pdl::wait();
     extern __shared__ int32_t in_warp[];
-    __shared__ int32_t start[GR_CUDA_SLOTS_MAX];
-    choices<N> c;
-    c.read(slot_of_choice, 0, n_choices);
-    rank_choices(c, p.n_slots, in_warp, start);
-    scan_slots(p.n_slots, start, p.first_pair);
-    c.place(p, 0, n_choices, start);
+    __shared__ int32_t at[GR_CUDA_SLOTS_MAX];
+    count_slots(slot_of_choice, 0, n_choices, p.n_slots, at);
+    scan_slots(p.n_slots, at, p.first_pair);
+    for (int64_t from = 0; from < n_choices; from += blockDim.x) place_turn(slot_of_choice, from, n_choices, p, at, in_warp);
 }
-
-__device__ __forceinline__ int64_t end_of_piece(int64_t from, int64_t n_choices) { return from + PIECE < n_choices ? from + PIECE : n_choices; }
 
 __global__ __launch_bounds__(THREADS) void count_pieces(const int32_t *slot_of_choice, int64_t n_choices, gr_cuda_pairs p) {
     pdl::release_next();
     pdl::wait();
     __shared__ int32_t count[GR_CUDA_SLOTS_MAX];
-    const int64_t from = (int64_t)blockIdx.x * PIECE;
-    count_slots(slot_of_choice, from, end_of_piece(from, n_choices), p.n_slots, count);
+    int64_t from = (int64_t)blockIdx.x * THREADS, to = from + THREADS < n_choices ? from + THREADS : n_choices;
+    count_slots(slot_of_choice, from, to, p.n_slots, count);
     for (int32_t i = threadIdx.x; i < p.n_slots; i += THREADS) p.scratch[(int64_t)blockIdx.x * p.n_slots + i] = count[i];
 }
 
-// Of each slot what this block's piece finds before it and what all pieces have; as many threads a slot as there are.
-__device__ void add_pieces(const gr_cuda_pairs &p, int32_t *before, int32_t *total) {
-    const int32_t slot = threadIdx.x % p.n_slots, each = blockDim.x / p.n_slots;
-    int32_t of_before = 0, of_all = 0;
-    for (int32_t i = threadIdx.x; i < p.n_slots; i += blockDim.x) before[i] = total[i] = 0;
-    __syncthreads();
-    for (int32_t piece = threadIdx.x / p.n_slots; piece < gridDim.x && threadIdx.x < each * p.n_slots; piece += each) {
-        const int32_t n = p.scratch[(int64_t)piece * p.n_slots + slot];
-        of_all += n;
-        if (piece < blockIdx.x) of_before += n;
+// A warp a slot: what pieces hold becomes what those before hold; the sum goes behind them.
+__global__ void scan_pieces(int32_t n_pieces, gr_cuda_pairs p) {
+    pdl::release_next();
+    pdl::wait();
+    int32_t slot = (blockIdx.x * blockDim.x + threadIdx.x) / 32, lane = threadIdx.x % 32, carry = 0;
+    if (slot >= p.n_slots) return;
+    for (int32_t base = 0; base < n_pieces; base += 32) {
+        int64_t at = (int64_t)(base + lane) * p.n_slots + slot;
+        int32_t n = base + lane < n_pieces ? p.scratch[at] : 0, sum = n;
+        for (int d = 1; d < 32; d *= 2) {
+            int32_t left = __shfl_up_sync(~0u, sum, d);
+            if (lane >= d) sum += left;
+        }
+        if (base + lane < n_pieces) p.scratch[at] = carry + sum - n;
+        carry += __shfl_sync(~0u, sum, 31);
     }
-    if (of_before > 0) atomicAdd(&before[slot], of_before);
-    if (of_all > 0) atomicAdd(&total[slot], of_all);
-    __syncthreads();
+    if (lane == 0) p.scratch[(int64_t)n_pieces * p.n_slots + slot] = carry;
 }
 
 __global__ __launch_bounds__(THREADS) void place_pieces(const int32_t *slot_of_choice, int64_t n_choices, gr_cuda_pairs p) {
     pdl::release_next();
     pdl::wait();
     extern __shared__ int32_t in_warp[];
-    __shared__ int32_t before[GR_CUDA_SLOTS_MAX], start[GR_CUDA_SLOTS_MAX], n_of_slot[GR_CUDA_SLOTS_MAX], first_pair[GR_CUDA_SLOTS_MAX + 1];
-    const int64_t from = (int64_t)blockIdx.x * PIECE, to = end_of_piece(from, n_choices);
-    choices<EACH> c;
-    c.read(slot_of_choice, from, to);
-    add_pieces(p, before, start);
-    scan_slots(p.n_slots, start, first_pair);
+    __shared__ int32_t at[GR_CUDA_SLOTS_MAX], first_pair[GR_CUDA_SLOTS_MAX + 1];
+    int64_t from = (int64_t)blockIdx.x * THREADS;
+    for (int32_t i = threadIdx.x; i < p.n_slots; i += THREADS) at[i] = p.scratch[(int64_t)gridDim.x * p.n_slots + i];
+    __syncthreads();        // totals of all slots are there
+    scan_slots(p.n_slots, at, first_pair);
     for (int32_t i = threadIdx.x; i <= p.n_slots; i += THREADS) {
         if (blockIdx.x == 0) p.first_pair[i] = first_pair[i];
-        if (i < p.n_slots) start[i] += before[i];
+        if (i < p.n_slots) at[i] += p.scratch[(int64_t)blockIdx.x * p.n_slots + i];
     }
-    rank_choices(c, p.n_slots, in_warp, n_of_slot);         // its meetings: this piece's starts are there
-    c.place(p, from, to, start);
+    __syncthreads();        // this piece's starts are there
+    place_turn(slot_of_choice, from, n_choices, p, at, in_warp);
 }
 
 }  // namespace
 
-static int32_t n_pieces_of(int64_t n_choices) { return (int32_t)((n_choices + PIECE - 1) / PIECE); }
+static int32_t n_pieces_of(int64_t n_choices) { return (int32_t)((n_choices + THREADS - 1) / THREADS); }
 
-static unsigned warps_for(int64_t n_threads) {
-    unsigned warps = 1;
-    while (32 * warps < n_threads) warps *= 2;
-    return warps;
-}
-
-extern "C" int64_t gr_cuda_group_scratch(int64_t n_choices, int32_t n_slots) { return (int64_t)n_pieces_of(n_choices) * n_slots; }
+extern "C" int64_t gr_cuda_group_scratch(int64_t n_choices, int32_t n_slots) { return ((int64_t)n_pieces_of(n_choices) + 1) * n_slots; }
 
 extern "C" grace_status gr_cuda_group(const int32_t *slot, const gr_cuda_pairs *pairs, gr_cuda_stream stream) {
     int64_t n = (int64_t)pairs->n_rows * pairs->top_k;
     int32_t n_pieces = n_pieces_of(n);
-    const size_t shared_of_warp = sizeof(int32_t) * (size_t)in_warp_step(pairs->n_slots);
-    if (n <= PIECE) {       // none: zeros in first_pair
-        const int each = n <= THREADS ? 1 : EACH, warps = warps_for((n + each - 1) / each);
-        pdl::launch(each == 1 ? group_in_one<1> : group_in_one<EACH>, 1, 32 * warps, shared_of_warp * warps, stream, true, slot, n, *pairs);
-    } else {
+    const unsigned few = (unsigned)(n > pairs->n_slots ? n : pairs->n_slots), threads = few < THREADS ? (few + 31) / 32 * 32 : THREADS;
+    const size_t shared = sizeof(int32_t) * (THREADS / 32) * (size_t)pairs->n_slots;
+    const unsigned scan_blocks = (unsigned)(pairs->n_slots * 32 + SCAN_THREADS - 1) / SCAN_THREADS;
+    if (n <= ONE_BLOCK_MAX) pdl::launch(group_in_one, 1, threads, shared * threads / THREADS, stream, true, slot, n, *pairs);     // none: zeros in first_pair
+    else {
         pdl::launch(count_pieces, n_pieces, THREADS, 0, stream, true, slot, n, *pairs);
-        pdl::launch(place_pieces, n_pieces, THREADS, shared_of_warp * (THREADS / 32), stream, true, slot, n, *pairs);
+        pdl::launch(scan_pieces, scan_blocks, SCAN_THREADS, 0, stream, true, n_pieces, *pairs);
+        pdl::launch(place_pieces, n_pieces, THREADS, shared, stream, true, slot, n, *pairs);
     }
     return gr_cuda_status(cudaGetLastError(), "group");
 }
