@@ -175,6 +175,22 @@ done:
 
 /* ---- together ---- */
 
+/* A rank of a node of several waits for the others in kernels: on a GPU that it shares they could wait for ever. */
+static grace_status check_sharing(const gr_gpus *ex) {
+    grace_status st = GRACE_OK;
+    const gr_comm *w = ex->base.world;
+    struct cudaDeviceProp mine;
+    char all[GRACE_RANKS_MAX][sizeof mine.uuid];
+    GR_TRY(gr_cuda_status(cudaGetDeviceProperties(&mine, gr_cuda_of(ex->base.compute)->device), "the GPU"));
+    GR_TRY(gr_comm_allgather(ex->base.world, &mine.uuid, sizeof mine.uuid, all));
+    for (int32_t r = 0; r < w->n_ranks && w->gpus_per_node > 1; r++)
+        for (int32_t s = 0; s < r; s++)
+            GR_CHECK(memcmp(all[r], all[s], sizeof *all) != 0, GRACE_ERR_UNSUPPORTED, "ranks %d and %d share a GPU: expected one each, where nodes have several ranks",
+                     s, r);
+done:
+    return st;
+}
+
 static grace_status attach_areas(gr_gpus *ex, const char *handles) {
     grace_status st = GRACE_OK;
     for (int32_t r = 0; r < ex->local->n_ranks; r++) {
@@ -198,6 +214,7 @@ grace_status gr_gpus_open(gr_exchange *base) {
     ex->fan = copies ? base->opt.top_k : 1;
     ex->top_k = copies ? 1 : base->opt.top_k;
     ex->node.me = gr_comm_local(base->world, base->world->rank);
+    GR_TRY(check_sharing(ex));
     GR_TRY(list_peers(ex));
     GR_TRY(grace_comm_agree(base->world, alloc_here(ex, mine)));
     GR_TRY(gr_comm_split(base->world, gr_comm_node(base->world, base->world->rank), &ex->local));

@@ -10,10 +10,10 @@
 
 static int32_t rank_of_world;
 
-/* Ranks of a node wait for each other in kernels, so each has a GPU of its own; ranks of different nodes may share one. */
+/* Ranks of a node wait for each other in kernels, so each has a GPU of its own; single ranks of many nodes may share one. */
 static bool fits(int32_t n_ranks, int32_t n_nodes) {
     int n_gpus = 0;
-    return cudaGetDeviceCount(&n_gpus) == cudaSuccess && n_ranks % n_nodes == 0 && n_ranks / n_nodes <= n_gpus;
+    return cudaGetDeviceCount(&n_gpus) == cudaSuccess && n_ranks % n_nodes == 0 && (n_ranks <= n_gpus || n_ranks == n_nodes);
 }
 
 static grace_engine_options on_gpu(void) {
