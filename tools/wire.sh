@@ -52,10 +52,21 @@ setup_end() {   # namespace, address
         tc -n "$1" qdisc add dev wire0 root tbf rate "$rate" burst "$burst" latency 50ms
 }
 
+# A fresh end carries rows at once, but says so a little later: until then some programs (NCCL) take it for dead.
+wait_for_link() {
+    n=0
+    until ip -n "$1" link show wire0 | grep -q 'state UP'; do
+        n=$((n + 1))
+        [ $n -lt 100 ] || die "the link of $1 does not come up"
+        sleep 0.05
+    done
+}
+
 up() {
     { ip netns add "grace-$1-0" && ip netns add "grace-$1-1"; } || die "cannot create network namespaces here"
     ip -n "grace-$1-0" link add wire0 type veth peer name wire0 netns "grace-$1-1" || die "cannot create a veth pair"
     { setup_end "grace-$1-0" 10.77.0.1 && setup_end "grace-$1-1" 10.77.0.2; } || die "cannot set up a link of rate $rate and burst $burst"
+    for node in 0 1; do wait_for_link "grace-$1-$node"; done
 }
 
 # enter.sh I COMMAND...: in namespace I with host name grace-node-I, and names that resolve without a server.

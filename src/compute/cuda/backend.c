@@ -293,13 +293,22 @@ static bool singles_pay(const gr_cuda *c, int32_t n_rows, int32_t top_k) {
            top_k <= GR_CUDA_ONE_TOP_K && c->info.swiglu_limit == 0;
 }
 
+/* A rank may host no expert of a layer. */
+static grace_status no_pairs(const gr_cuda *c, const gr_cuda_pairs *p) {
+    grace_status st = GRACE_OK;
+    GR_TRY(gr_cuda_status(cudaMemsetAsync(p->first_pair, 0, sizeof *p->first_pair, c->stream), "group"));
+    GR_TRY(gr_cuda_status(cudaMemsetAsync(p->pair_of_choice, 0xff, (size_t)p->n_rows * (size_t)p->top_k * sizeof *p->pair_of_choice, c->stream), "group"));
+done:
+    return st;
+}
+
 grace_status gr_cuda_group_rows(gr_compute *base, const int32_t *slots, int32_t n_rows, int32_t top_k, int32_t n_slots, const gr_pairs **out) {
     gr_cuda *c = gr_cuda_of(base);
     gr_cuda_pairs *p = &c->pairs.pairs;
     p->n_rows = n_rows, p->top_k = top_k, p->n_slots = n_slots;
     c->pairs.single = false;
     *out = &c->pairs;
-    return gr_cuda_group(slots, p, c->stream);
+    return n_slots > 0 ? gr_cuda_group(slots, p, c->stream) : no_pairs(c, p);
 }
 
 static grace_status cuda_group(gr_compute *base, const int32_t *slots, int32_t n_rows, int32_t top_k, int32_t n_slots, const gr_pairs **out) {
@@ -321,6 +330,7 @@ static grace_status cuda_experts(gr_compute *base, const gr_experts *e) {
     const gr_cuda_mlps *m = e->packed;
     const gr_cuda_pairs every = {.n_slots = 1, .n_rows = e->n_rows, .top_k = 1};
     const gr_cuda_one each = {.n_rows = e->n_rows, .top_k = 1};
+    if (e->n_slots == 0) return GRACE_OK;
     if (e->pairs && e->pairs->single) {         /* combine runs them */
         const gr_cuda_mlps *shared = e->shared;
         c->pairs.experts = m->experts, c->pairs.in = e->in;
