@@ -203,7 +203,8 @@ static void *destroy(void *comm) { return api.CommDestroy(comm), NULL; }
 /* Ends the kernels of moves whose peer does not come, first of all. */
 static void *abort_moves(void *comm) { return api.CommAbort(comm), NULL; }
 
-/* NCCL waits for the end of graphs that hold moves, which may come after us, so that is left to a thread. Whether such moves are under way is not known: aborted. */
+/* NCCL waits for the end of graphs that hold moves, which may come after us, so that is left to a thread. Whether such moves are under way is not
+ * known: aborted. */
 static void end_comm(const nccl_wire *w, bool is_idle) {
     pthread_t thread;
     if (!w->in_graphs) (is_idle ? destroy : abort_moves)(w->comm);

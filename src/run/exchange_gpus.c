@@ -1,4 +1,5 @@
-/* The exchange of ranks on GPUs. In a node rows go by stores into the memory of their experts' GPUs, queued with the experts on one stream; between nodes over wires
+/* The exchange of ranks on GPUs. In a node rows go by stores into the memory of their experts' GPUs, queued with the experts on one stream; between
+ * nodes over wires
  * whose sizes the host must know, so there it takes part once a layer and direction:
  *
  *   own rows -> [pack -> counts -> wire ->] dispatch -> arrive -> group -> (experts) -> give back -> [settle others' -> wire ->] settle own
@@ -54,7 +55,8 @@ static grace_status list_sources(gr_gpus *ex) {
     const gr_exchange_options *o = &ex->base.opt;
     GR_TRY(gr_cuda_status(cudaMemsetAsync(ex->slot, 0xff, all * sizeof *ex->slot, ex->stream), "slots"));
     GR_TRY(gr_cuda_status(cudaMemcpyAsync(ex->slot, ex->route.slot, (size_t)n * (size_t)k * sizeof *ex->slot, cudaMemcpyDeviceToDevice, ex->stream), "slots"));
-    GR_TRY(gr_cuda_status(cudaMemcpyAsync(ex->weight, ex->route.weight, (size_t)n * (size_t)k * sizeof *ex->weight, cudaMemcpyDeviceToDevice, ex->stream), "weights"));
+    GR_TRY(gr_cuda_status(cudaMemcpyAsync(ex->weight, ex->route.weight, (size_t)n * (size_t)k * sizeof *ex->weight, cudaMemcpyDeviceToDevice,
+                                          ex->stream), "weights"));
     if (ex->padded) GR_TRY(no_choices(ex));
     GR_TRY(gr_cuda_pack(&ex->wires, gr_gpus_source(ex, 0), ex->slot, ex->weight, n, k, o->hidden, ex->n_packed, ex->stream));
     ex->layer.slot = ex->slot;
@@ -91,7 +93,8 @@ static grace_status tell(gr_gpus *ex) {
 static grace_status check_bytes(const gr_gpus *ex, int32_t w, int64_t rows, int64_t bytes) {
     grace_status st = GRACE_OK;
     const int64_t most = ex->packed_out ? gr_cuda_packed_bytes(rows, ex->base.opt.hidden) : 0;
-    GR_CHECK(bytes >= 0 && bytes <= most, GRACE_ERR_COMM, "rank %d announces %lld bytes for %lld packed rows, expected at most %lld", ex->peer[w], (long long)bytes,
+    GR_CHECK(bytes >= 0 && bytes <= most, GRACE_ERR_COMM, "rank %d announces %lld bytes for %lld packed rows, expected at most %lld", ex->peer[w],
+             (long long)bytes,
              (long long)rows, (long long)most);
     ex->bytes_in[w] = bytes;
 done:
@@ -291,7 +294,8 @@ static grace_status gpus_dispatch_finish(gr_exchange *base, gr_arrived *out) {
     }
     GR_TRY(gr_cuda_arrive(&ex->node, &ex->layer, ex->stream));
     GR_TRY(gr_cuda_group_rows(base->compute, (const int32_t *)(area + ex->at.slot), n, ex->top_k, ex->route.n_slots, &ex->pairs));
-    GR_TRY(gr_cuda_status(cudaMemcpyAsync(ex->load + ex->route.layer, ex->pairs->pairs.first_pair + ex->route.n_slots, sizeof *ex->load, cudaMemcpyDeviceToDevice,
+    GR_TRY(gr_cuda_status(cudaMemcpyAsync(ex->load + ex->route.layer, ex->pairs->pairs.first_pair + ex->route.n_slots, sizeof *ex->load,
+                                          cudaMemcpyDeviceToDevice,
                                           ex->stream), "loads"));
     *out = (gr_arrived){.n_rows = n, .rows = area + ex->at.row, .pairs = ex->pairs, .results = ex->results};
 done:
@@ -315,9 +319,11 @@ static grace_status gpus_step_end(gr_exchange *base, const gr_exchange_step *ste
     grace_status st = GRACE_OK;
     gr_gpus *ex = gr_gpus_of(base);
     GR_TRY(gr_cuda_status(cudaMemcpyAsync(ex->load_seen, ex->load, (size_t)step->n_layers * sizeof *ex->load, cudaMemcpyDeviceToHost, ex->stream), "loads"));
-    GR_TRY(gr_cuda_status(cudaMemcpyAsync(ex->count_seen, ex->node.count, 4 * GR_CUDA_NODE_MAX * sizeof(int64_t), cudaMemcpyDeviceToHost, ex->stream), "counts"));
+    GR_TRY(gr_cuda_status(cudaMemcpyAsync(ex->count_seen, ex->node.count, 4 * GR_CUDA_NODE_MAX * sizeof(int64_t), cudaMemcpyDeviceToHost,
+                                          ex->stream), "counts"));
     if (!ex->wire) goto done;       /* waits in kernels have their deadline */
-    GR_TRY(gr_cuda_status(cudaMemcpyAsync(ex->wire_count_seen, ex->wire_count, 4 * (size_t)ex->wires.n_wires * sizeof(int64_t), cudaMemcpyDeviceToHost, ex->stream),
+    GR_TRY(gr_cuda_status(cudaMemcpyAsync(ex->wire_count_seen, ex->wire_count, 4 * (size_t)ex->wires.n_wires * sizeof(int64_t),
+                                          cudaMemcpyDeviceToHost, ex->stream),
                           "counts"));
     GR_TRY(gr_cuda_status(cudaEventRecord(ex->packed, ex->stream), "event"));
     GR_TRY(gr_wire_wait(ex->wire, ex->packed));
@@ -380,7 +386,8 @@ static grace_status gpus_step_done(gr_exchange *base, const gr_exchange_step *st
     return GRACE_OK;
 }
 
-const gr_exchange_ops gr_exchange_gpus = {sizeof(gr_gpus), gr_gpus_open, gr_gpus_close, gpus_rows, gpus_step, gpus_build, gpus_dispatch_start, gpus_dispatch_finish,
+const gr_exchange_ops gr_exchange_gpus = {sizeof(gr_gpus), gr_gpus_open, gr_gpus_close, gpus_rows, gpus_step, gpus_build, gpus_dispatch_start,
+                                          gpus_dispatch_finish,
                                           gpus_combine, gpus_step_end, gpus_step_done};
 
 #else

@@ -1,4 +1,5 @@
-/* The exchange of ranks on GPUs (docs/exchange-gpu.md): what its two files share. exchange_gpus_open.c makes its memory, exchange_gpus.c moves a layer's rows. */
+/* The exchange of ranks on GPUs (docs/exchange-gpu.md): what its two files share. exchange_gpus_open.c makes its memory, exchange_gpus.c moves a
+ * layer's rows. */
 #ifndef GR_RUN_EXCHANGE_GPUS_H
 #define GR_RUN_EXCHANGE_GPUS_H
 #include "comm/wire.h"
@@ -44,7 +45,8 @@ typedef struct gr_gpus {
     struct gr_gpus_told *told_out, *told_in;            /* [n_ranks] scratch of what ranks tell each other */
     int32_t *one_each;                  /* [n_ranks] 1: a rank of a wire */
     gr_wire_piece *pieces;              /* [3 * n_wires] */
-    int64_t *wire_count, *wire_count_seen, *wire_counted;   /* [2][n_wires][2] rows, entries packed and received in padded steps; device, pinned, counted before */
+    int64_t *wire_count, *wire_count_seen, *wire_counted;   /* [2][n_wires][2] rows, entries packed and received in padded steps; device, pinned,
+                                                             * counted before */
     int64_t forwarded[2];               /* rows, entries from wires since the last count */
     /* the layer under way */
     gr_route route;

@@ -21,7 +21,8 @@ static grace_status list_peers(gr_gpus *ex) {
     const gr_comm *w = ex->base.world;
     int32_t n = 0;
     ex->wires.n_wires = n_wires_of(&ex->base);
-    GR_CHECK(ex->wires.n_wires <= GR_CUDA_WIRES_MAX, GRACE_ERR_LIMIT, "an exchange with %d ranks of other nodes: at most %d", ex->wires.n_wires, GR_CUDA_WIRES_MAX);
+    GR_CHECK(ex->wires.n_wires <= GR_CUDA_WIRES_MAX, GRACE_ERR_LIMIT, "an exchange with %d ranks of other nodes: at most %d", ex->wires.n_wires,
+             GR_CUDA_WIRES_MAX);
     GR_CALLOC(ex->peer, ex->wires.n_wires + 1);
     for (int32_t r = 0; r < w->n_ranks; r++)
         if (gr_comm_node(w, r) != gr_comm_node(w, w->rank) && (!ex->base.ways.two_stage || gr_comm_local(w, r) == ex->node.me)) ex->peer[n++] = r;
@@ -185,7 +186,8 @@ static grace_status check_sharing(const gr_gpus *ex) {
     GR_TRY(gr_comm_allgather(ex->base.world, &mine.uuid, sizeof mine.uuid, all));
     for (int32_t r = 0; r < w->n_ranks && w->gpus_per_node > 1; r++)
         for (int32_t s = 0; s < r; s++)
-            GR_CHECK(memcmp(all[r], all[s], sizeof *all) != 0, GRACE_ERR_UNSUPPORTED, "ranks %d and %d share a GPU: expected one each, where nodes have several ranks",
+            GR_CHECK(memcmp(all[r], all[s], sizeof *all) != 0, GRACE_ERR_UNSUPPORTED,
+                     "ranks %d and %d share a GPU: expected one each, where nodes have several ranks",
                      s, r);
 done:
     return st;
@@ -220,7 +222,8 @@ grace_status gr_gpus_open(gr_exchange *base) {
     GR_TRY(gr_comm_split(base->world, gr_comm_node(base->world, base->world->rank), &ex->local));
     GR_TRY(gr_comm_allgather(ex->local, mine, sizeof mine, all));
     GR_TRY(grace_comm_agree(base->world, attach_areas(ex, all)));
-    if (ex->wires.n_wires > 0) GR_TRY(gr_wire_open(base->world, base->opt.wire ? base->opt.wire : "auto", gr_cuda_of(base->compute)->device, base->world->deadline_s, &ex->wire));
+    if (ex->wires.n_wires > 0) GR_TRY(gr_wire_open(base->world, base->opt.wire ? base->opt.wire : "auto", gr_cuda_of(base->compute)->device,
+                                                   base->world->deadline_s, &ex->wire));
     if (base->world->rank == 0) gr_log(GR_INFO, "exchange", "%lld MiB a GPU for rows of others%s%s", (long long)(ex->at.bytes >> 20),
                                        ex->wire ? ", between nodes by " : "", ex->wire ? gr_wire_kind(ex->wire) : "");
 done:
@@ -233,7 +236,8 @@ void gr_gpus_close(gr_exchange *base) {
     void *const there[] = {ex->tables, ex->rows, ex->token_of_source, ex->results, ex->load, ex->node.epoch, ex->node.count, w->n_sent, w->position, w->entry,
                            w->rows, w->slot, w->weight, w->home, ex->slot, ex->weight, ex->entry, ex->wire_count, ex->packed_out, ex->packed_in};
     void *const locked[] = {ex->watch, ex->load_seen, ex->count_seen, ex->n_packed, ex->wire_count_seen, ex->n_packed_bytes};
-    void *const here[] = {ex->table_of_layer, ex->counted, ex->peer, ex->n_out, ex->n_in, ex->wire_counted, ex->told_out, ex->told_in, ex->bytes_out, ex->bytes_in,
+    void *const here[] = {ex->table_of_layer, ex->counted, ex->peer, ex->n_out, ex->n_in, ex->wire_counted, ex->told_out, ex->told_in, ex->bytes_out,
+                          ex->bytes_in,
                           ex->one_each, ex->pieces};
     if (ex->watch) ex->watch->stop = 1;     /* no wait goes on */
     gr_cuda_drop_replays(base->compute);    /* a communicator does not end while a graph has its sends */

@@ -39,7 +39,8 @@ static grace_status alloc_rows(hops *ex, float **out, int64_t n_rows) {
 /* Everything is sized for the worst routing: all rows of all ranks to one rank. Untouched pages cost no memory. */
 static grace_status alloc_buffers(hops *ex) {
     grace_status st = GRACE_OK;
-    int64_t own = ex->base.opt.n_rows_max, k = ex->base.opt.top_k, ranks = ex->base.world->n_ranks, nodes = ex->base.ways.two_stage ? ex->base.world->n_nodes : 1;
+    int64_t own = ex->base.opt.n_rows_max, k = ex->base.opt.top_k, ranks = ex->base.world->n_ranks;
+    int64_t nodes = ex->base.ways.two_stage ? ex->base.world->n_nodes : 1;
     int64_t received_a = own * (nodes - 1), source = own + received_a, entries = source * k;
     int64_t arrived_entries = own * ranks * k, arrived = ex->base.opt.kind == GRACE_EXCHANGE_PER_EXPERT ? arrived_entries : own * ranks;
     int64_t moved = arrived_entries > entries ? arrived_entries : entries;
@@ -305,7 +306,8 @@ static grace_status hops_combine(gr_exchange *base, void *y) {
     if (ex->base.opt.exact) list_choices(ex);
     else list_partials(ex);
     lap(&mark, &ex->base.counts.list_us);
-    GR_TRY(ex->base.compute->ops->sum_rows(ex->base.compute, ex->home, ex->sum_first, ex->sum_index, ex->base.opt.exact ? ex->route.weight : NULL, ex->route.n_rows,
+    GR_TRY(ex->base.compute->ops->sum_rows(ex->base.compute, ex->home, ex->sum_first, ex->sum_index, ex->base.opt.exact ? ex->route.weight : NULL,
+                                           ex->route.n_rows,
                                       ex->base.opt.hidden, true, y));
     lap(&mark, &ex->base.counts.move_us[1]);
 done:
@@ -336,5 +338,6 @@ done:
     return st;
 }
 
-const gr_exchange_ops gr_exchange_hops = {sizeof(hops), hops_open, hops_close, hops_rows, NULL, hops_build, hops_dispatch_start, hops_dispatch_finish, hops_combine,
+const gr_exchange_ops gr_exchange_hops = {sizeof(hops), hops_open, hops_close, hops_rows, NULL, hops_build, hops_dispatch_start,
+                                          hops_dispatch_finish, hops_combine,
                                           NULL, NULL};

@@ -113,7 +113,8 @@ static int64_t made_bytes(const gr_network *net) {
 
 /* Bytes of the buffers of a step, about: rows as they pass through, and what experts read and write, of all ranks' rows at worst. */
 static int64_t step_bytes(const grace_model_info *m, int64_t rows, int64_t n_ranks) {
-    const int64_t choices = n_ranks * ((int64_t)m->top_k * (m->hidden + m->expert_width) + (n_ranks > 1 ? 2 * m->hidden : 0)), key = m->kv_rank ? m->kv_rank + m->rope.dim : 0;
+    const int64_t choices = n_ranks * ((int64_t)m->top_k * (m->hidden + m->expert_width) + (n_ranks > 1 ? 2 * m->hidden : 0));
+    const int64_t key = m->kv_rank ? m->kv_rank + m->rope.dim : 0;
     const int64_t width = 3 * (int64_t)m->hidden + gr_qkv_width(m) + (int64_t)m->n_heads * (m->v_dim + key + m->kv_rank) + choices;
     return rows * width * (int64_t)sizeof(uint16_t) + (rows < LOGITS_THERE ? rows : LOGITS_THERE) * (int64_t)m->vocab * (int64_t)sizeof(float);
 }
@@ -207,7 +208,8 @@ grace_status gr_network_open(const grace_model *model, const grace_engine_option
     GR_TRY(gr_comm_machine_rank(net->comm, &net->machine_rank));
     GR_TRY(grace_comm_agree(net->comm, open_local(net, model, opt)));
     gr_exchange_options ex = {.kind = opt->exchange, .exact = opt->exact, .n_rows_max = opt->n_tokens_max, .top_k = net->info->top_k,
-                              .hidden = net->info->hidden, .n_slots_max = most_slots(net->plan, net->comm->rank), .plan = net->plan, .wire = opt->wire, .compress = !opt->plain_wire};
+                              .hidden = net->info->hidden, .n_slots_max = most_slots(net->plan, net->comm->rank), .plan = net->plan,
+                                  .wire = opt->wire, .compress = !opt->plain_wire};
     GR_TRY(grace_comm_agree(net->comm, gr_exchange_open(net->comm, net->compute, &ex, &net->exchange)));
     GR_TRY(grace_comm_agree(net->comm, record_steps(net)));
     *out = net;

@@ -1,4 +1,5 @@
-/* Wires (comm/wire.h) between processes: what goes in on one side comes out on the other, whatever the sizes, over NCCL and through pinned memory; and peers that
+/* Wires (comm/wire.h) between processes: what goes in on one side comes out on the other, whatever the sizes, over NCCL and through pinned memory;
+ * and peers that
  * do not come, die or stall end in an error in time. One GPU does for staged; NCCL's claims need two, and say "skipped" else. */
 #include <setjmp.h>
 #include <stdarg.h>

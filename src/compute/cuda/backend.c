@@ -354,7 +354,8 @@ static grace_status cuda_combine(gr_compute *base, const gr_pairs *pairs, const 
 static void cuda_free(gr_compute *base) {
     if (!base) return;
     gr_cuda *c = gr_cuda_of(base);
-    void *const all[] = {c->act, c->shared_act, c->router_logits, c->router_done, c->sample_scratch, c->flaws, c->pairs.pairs.first_pair, c->pairs.pairs.row_of_pair,
+    void *const all[] = {c->act, c->shared_act, c->router_logits, c->router_done, c->sample_scratch, c->flaws, c->pairs.pairs.first_pair,
+                         c->pairs.pairs.row_of_pair,
                          c->pairs.pairs.pair_of_choice, c->pairs.pairs.scratch};
     gr_cuda_drop_replays(base);
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) cudaFree(all[i]);
@@ -370,9 +371,11 @@ static const gr_compute_ops cuda_ops = {
     .name = "cuda", .element = sizeof(uint16_t), .packs = true, .alloc = cuda_alloc, .release = cuda_release, .upload = cuda_upload,
     .download = cuda_download, .finish = cuda_finish, .weight_open = gr_cuda_weight_open, .stack_open = gr_cuda_stack_open,
     .weight_close = gr_cuda_weight_close, .mlps_open = gr_cuda_mlps_open, .mlps_close = gr_cuda_mlps_close, .padded = cuda_padded, .replay = cuda_replay,
-    .begin = cuda_begin, .embed = cuda_embed, .norm = cuda_norm, .linear = cuda_linear, .norm_linear = cuda_norm_linear, .linear_add = cuda_linear_add, .logits = cuda_logits,
+    .begin = cuda_begin, .embed = cuda_embed, .norm = cuda_norm, .linear = cuda_linear, .norm_linear = cuda_norm_linear,
+        .linear_add = cuda_linear_add, .logits = cuda_logits,
     .linear_heads = cuda_linear_heads, .attention = cuda_attention, .gate = cuda_gate, .recall = cuda_recall, .group = cuda_group, .combine = cuda_combine,
-    .takes_shared = cuda_takes_shared, .scale_rows = cuda_scale_rows, .experts = cuda_experts, .gather = cuda_gather, .add = cuda_add, .sample = cuda_sample, .free = cuda_free,
+    .takes_shared = cuda_takes_shared, .scale_rows = cuda_scale_rows, .experts = cuda_experts, .gather = cuda_gather, .add = cuda_add,
+        .sample = cuda_sample, .free = cuda_free,
 };
 
 static grace_status choose_kernels(gr_cuda *c, const char *name) {

@@ -1,4 +1,5 @@
-/* Rows packed for a wire between nodes, bit for bit (docs/compression.md). Of a bf16 value, sign and mantissa (8 bits) go as they are; the exponent goes as a code
+/* Rows packed for a wire between nodes, bit for bit (docs/compression.md). Of a bf16 value, sign and mantissa (8 bits) go as they are; the exponent
+ * goes as a code
  * of 3 or 4 bits: its distance from the row's base, or "elsewhere", and such exponents follow. Base and width are those that make the row smallest; a row that
  * would not get smaller goes as it is. Normal values of any scale take 11.3 bits.
  *
@@ -6,7 +7,8 @@
  *   table[row]   uint32 where its body is, in 16 bytes from the start; uint16 exponents elsewhere; uint8 base; uint8 width (0: as it is)
  *   body         sign << 7 | mantissa, a byte a value; the codes of 8 values in `width` bytes, the first lowest; exponents elsewhere, a byte each; zeros
  *
- * Every call queues work on the stream, needs no number from the device, waits for nothing and may be captured in a graph. Fail with LIMIT, ARG, and with UNSUPPORTED
+ * Every call queues work on the stream, needs no number from the device, waits for nothing and may be captured in a graph. Fail with LIMIT, ARG, and
+ * with UNSUPPORTED
  * for what CUDA says. */
 #ifndef GR_COMPUTE_CUDA_COMPRESS_H
 #define GR_COMPUTE_CUDA_COMPRESS_H
