@@ -29,7 +29,7 @@ static const struct argp_option options[] = {
     {"batch-tokens", KEY_BATCH, "N", 0, "rows a rank computes in one step (default 512)", 3},
     {"kv-tokens", KEY_KV, "N", 0, "KV cache of a rank, in tokens (default 16384)", 3},
     {"threads", KEY_THREADS, "N", 0, "threads of a rank (default: OMP_NUM_THREADS or all cores)", 3},
-    {"device", KEY_DEVICE, "NAME", 0, "cpu (default) or cuda: the first GPU", 3},
+    {"device", KEY_DEVICE, "NAME", 0, "cpu (default) or cuda: a GPU a rank", 3},
     {"kernels", KEY_KERNELS, "KIND", 0, "on cuda: auto (default), hopper, mma or plain", 3},
     {"between", KEY_BETWEEN, "KIND", 0, "on cuda, rows between nodes: nccl, staged (through host memory), or auto (default): nccl where it can", 3},
     {"plain-wire", KEY_PLAIN, 0, 0, "on cuda: rows between nodes as they are, not packed bit for bit", 3},
