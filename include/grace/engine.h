@@ -50,7 +50,7 @@ typedef struct grace_engine_options {
     int64_t kv_tokens;              /* KV cache, tokens per rank; 16384 */
     int32_t n_threads;              /* 0: OMP_NUM_THREADS or all cores */
     const char *simd;               /* "auto", "portable", "avx2", "avx512" */
-    const char *device;             /* "cpu" (NULL too), or "cuda": the first GPU this process sees, one rank for now */
+    const char *device;             /* "cpu" (NULL too), or "cuda": of the GPUs this process sees, the one of its place among the machine's ranks */
     const char *kernels;            /* cuda: "auto" (NULL too), "hopper", "mma", "plain" */
     const char *wire;               /* cuda, rows between nodes: "auto" (NULL too), "nccl", "staged": through the transport */
     bool plain_wire;                /* cuda: rows between nodes travel as they are, not packed bit for bit */
