@@ -6,7 +6,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit
 each() { sed "s#^#$1: #"; }         # stdin: one finding a line
 sources() { git ls-files -- 'src/*.c' 'src/*.h' 'src/*.cu' 'src/*.cuh' 'include/*.h' 'cli/*.c' 'cli/*.h' 'bench/*.c' 'bench/*.cu' 'tests/*.c' 'tests/*.h'; }
 # What includes CUDA's headers is looked at where they are.
-without_cuda() { if gcc -E -x c - <<<'#include <cuda.h>' >/dev/null 2>&1; then cat; else grep -v '^src/compute/cuda/'; fi; }
+without_cuda() { if gcc -E -x c - <<<'#include <cuda.h>' >/dev/null 2>&1; then cat; else grep -vE '^src/compute/cuda/|/exchange_gpus'; fi; }
 texts() { sources; git ls-files -- run .ci/run Makefile CMakeLists.txt '*/CMakeLists.txt' '*.cmake' '*.sh' '*.md'; }
 
 # ---- form: .clang-format is for new code; hand-made columns and one-line structs stay as they were written ----

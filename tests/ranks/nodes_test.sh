@@ -16,7 +16,7 @@ run -- true || skip "no namespaces here"
 found=$(run -- bash -c 'sleep 0.$RANK; echo "$RANK/$WORLD_SIZE $LOCAL_RANK/$LOCAL_WORLD_SIZE $NODE_RANK $CUDA_VISIBLE_DEVICES $(hostname) $NCCL_HOSTID $MASTER_ADDR" \
     "$(ip -br -4 address show $NCCL_SOCKET_IFNAME | grep -o "10[0-9.]*")"') || fail "ranks that end well"
 for ((r = 0; r < 4; r++)); do
-    n=$((r / 2)) halves=(0,1 2,3)
+    n=$((r / 2)) halves=("0,1" "2,3")
     echo "$r/4 $((r % 2))/2 $n ${halves[n]} grace-node-$n grace-node-$n 10.77.0.1 10.77.0.$((n + 1))"
 done | diff - <(echo "$found" | sort) || fail "what the ranks find"
 

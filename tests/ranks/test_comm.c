@@ -1,4 +1,4 @@
-/* The transports of several ranks (comm/mpi.c, comm/mpi_job.c, comm/tcp.c) against plain arithmetic: what rank s sends to rank r is a pure
+/* The transports of several ranks (comm/mpi.c, comm/mpi_job.c, comm/tcp.c; comm/machine.c) against plain arithmetic: what rank s sends to rank r is a pure
  * function of (s, r, row, seed). */
 #include <stdio.h>
 #include <stdlib.h>
@@ -157,6 +157,22 @@ static void every_cut_into_equal_nodes_gives_node_and_index(void **state) {
 }
 
 /* One node on one machine; over a wire (wire_test.sh) as many as there are host names. */
+/* Of a name each rank says itself: the ranks that said it before this one. */
+static void a_place_on_the_machine_counts_the_ranks_before_it_there(void **state) {
+    (void)state;
+    gr_comm *c = ranks_comm(1);
+    enum { NAME = 65 };
+    char mine[NAME] = "", *all = calloc((size_t)c->n_ranks, NAME);
+    int32_t found = -1, expected = 0;
+    assert_non_null(all);
+    assert_int_equal(gethostname(mine, NAME - 1), 0);
+    assert_ok(gr_comm_allgather(c, mine, NAME, all));
+    for (int32_t r = 0; r < c->rank; r++) expected += strcmp(all + (size_t)r * NAME, mine) == 0;
+    assert_ok(gr_comm_machine_rank(c, &found));
+    assert_int_equal(found, expected);
+    free(all);
+}
+
 static void machines_become_nodes(void **state) {
     (void)state;
     char mine[64] = "", all[64 * 64];
@@ -237,6 +253,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(a_reduction_is_the_same_on_every_rank),
     cmocka_unit_test(gathered_pieces_may_differ_in_size),
     cmocka_unit_test(every_cut_into_equal_nodes_gives_node_and_index),
+    cmocka_unit_test(a_place_on_the_machine_counts_the_ranks_before_it_there),
     cmocka_unit_test(machines_become_nodes),
     cmocka_unit_test(a_split_keeps_order_and_carries_its_own_rows),
     cmocka_unit_test(every_rank_hears_the_first_failure),
