@@ -300,10 +300,11 @@ done:
     return st;
 }
 
-/* A step of generated tokens alone whose logits nobody looks at: one call. */
+/* A step of generated tokens alone, on all ranks, whose logits nobody looks at: one call. */
 static bool draws_all(const grace_engine *e) {
     const gr_step *step = &e->batch.step;
-    if (step->n_decode < step->n_rows || step->n_rows_most == 0 || e->net->compute->ops->padded(e->net->compute, step->n_rows_most) > e->net->n_logits_max)
+    if (!step->decode || step->n_decode < step->n_rows || step->n_rows_most == 0) return false;
+    if (e->net->compute->ops->padded(e->net->compute, step->n_rows_most) > e->net->n_logits_max)
         return false;
     for (int32_t row = 0; row < step->n_rows; row++)
         if (!e->batch.wants_logits[row] || looks(e, row)) return false;

@@ -315,6 +315,14 @@ done:
 
 /* ---- a step ---- */
 
+static grace_status late(const gr_gpus *ex) {
+    const gr_cuda_watch *w = ex->watch;
+    const gr_comm *world = ex->base.world;
+    const int32_t first = world->rank - ex->node.me;
+    return gr_fail(GRACE_ERR_COMM, "rank %d waited %g s in %s of MoE layer %d: nothing came from rank %d", world->rank, world->deadline_s,
+                   w->stage == GR_CUDA_STAGE_DISPATCH ? "dispatch" : "combine", w->layer, first + w->source);
+}
+
 static grace_status gpus_step_end(gr_exchange *base, const gr_exchange_step *step) {
     grace_status st = GRACE_OK;
     gr_gpus *ex = gr_gpus_of(base);
@@ -328,15 +336,7 @@ static grace_status gpus_step_end(gr_exchange *base, const gr_exchange_step *ste
     GR_TRY(gr_cuda_status(cudaEventRecord(ex->packed, ex->stream), "event"));
     GR_TRY(gr_wire_wait(ex->wire, ex->packed));
 done:
-    return st;
-}
-
-static grace_status late(const gr_gpus *ex) {
-    const gr_cuda_watch *w = ex->watch;
-    const gr_comm *world = ex->base.world;
-    const int32_t first = world->rank - ex->node.me;
-    return gr_fail(GRACE_ERR_COMM, "rank %d waited %g s in %s of MoE layer %d: nothing came from rank %d", world->rank, world->deadline_s,
-                   w->stage == GR_CUDA_STAGE_DISPATCH ? "dispatch" : "combine", w->layer, first + w->source);
+    return st && ex->watch->stop ? late(ex) : st;       /* a wait in a kernel knows who did not come */
 }
 
 /* What is new in a running total. */

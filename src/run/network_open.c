@@ -119,11 +119,18 @@ static int64_t step_bytes(const grace_model_info *m, int64_t rows, int64_t n_ran
     return rows * width * (int64_t)sizeof(uint16_t) + (rows < LOGITS_THERE ? rows : LOGITS_THERE) * (int64_t)m->vocab * (int64_t)sizeof(float);
 }
 
+/* Ranks whose rows' choices may be listed at the experts here. A rank that only passes rows on lists them too: without a node level each GPU of a
+ * node lists what came to every other one of it from other nodes. */
+static int32_t blocks_met(const gr_comm *c, grace_exchange kind) {
+    const int32_t g = c->gpus_per_node;
+    return kind == GRACE_EXCHANGE_HSC ? c->n_ranks : g * (1 + c->n_ranks - g);
+}
+
 static grace_status open_cuda(gr_network *net, const grace_model *model, const grace_engine_options *opt) {
     grace_status st = GRACE_OK;
     const grace_model_info *m = net->info;
     const gr_cuda_options cuda = {.info = m, .n_rows_max = opt->n_tokens_max, .kv_tokens = opt->kv_tokens, .exact = opt->exact, .kernels = opt->kernels,
-                                  .n_ranks = net->comm->n_ranks, .local_rank = net->machine_rank,
+                                  .n_ranks = blocks_met(net->comm, opt->exchange), .local_rank = net->machine_rank,
                                   .n_draws_max = opt->n_tokens_max < LOGITS_THERE ? opt->n_tokens_max : LOGITS_THERE};
     GR_CHECK(net->comm->n_ranks == 1 || opt->route != GRACE_ROUTE_JOINT, GRACE_ERR_UNSUPPORTED,
              "route joint on several GPUs: they place each choice by itself, from tables; expected primary, wrr, tar or tar-entry");
