@@ -130,6 +130,35 @@ static inline routing routing_read(const grace_trace *t) {
     return r;
 }
 
+/* ---- what is seen of a run: logits [request, position, vocab] of prompts, a trace ---- */
+
+static inline void keep_logits(void *user, int32_t request, int32_t position, const float *logits) {
+    memcpy((float *)user + ((int64_t)request * WORLD_POSITIONS + position) * WORLD_VOCAB, logits, WORLD_VOCAB * sizeof(float));
+}
+
+static inline void watch_logits(gr_random_requests *all, float *logits) {
+    for (int32_t i = 0; i < all->n; i++) {
+        all->requests[i].user = logits;
+        all->requests[i].on_logits = logits ? keep_logits : NULL;
+    }
+}
+
+static inline float *new_logits(void) {
+    float *logits = calloc((size_t)WORLD_REQUESTS_MAX * WORLD_POSITIONS * WORLD_VOCAB, sizeof *logits);
+    assert_non_null(logits);
+    return logits;
+}
+
+static inline void trace_path(char *path, size_t size, const char *name, int32_t rank) { snprintf(path, size, "%s/%s.%d", world_dir, name, rank); }
+
+static inline grace_trace *open_trace(const char *path) {
+    grace_trace *t = NULL;
+    bool truncated;
+    assert_ok(grace_trace_open(path, &t, &truncated));
+    assert_false(truncated);
+    return t;
+}
+
 typedef struct run_count { naive_count rows; int32_t n_layers, n_steps; int64_t *load, *step_load; } run_count;   /* [layer, rank], [step, layer, rank] */
 
 static inline void count_token(run_count *c, const grace_plan *plan, grace_route route, const grace_trace_sequence *seq, int32_t position, int32_t step,

@@ -8,31 +8,9 @@
 
 typedef struct answer { run_result result; routing routing; float *logits; } answer;     /* logits [request, position, vocab] of prompts */
 
-static void keep_logits(void *user, int32_t request, int32_t position, const float *logits) {
-    memcpy((float *)user + ((int64_t)request * WORLD_POSITIONS + position) * WORLD_VOCAB, logits, WORLD_VOCAB * sizeof(float));
-}
-
-static void watch_logits(gr_random_requests *all, float *logits) {
-    for (int32_t i = 0; i < all->n; i++) {
-        all->requests[i].user = logits;
-        all->requests[i].on_logits = logits ? keep_logits : NULL;
-    }
-}
-
-static float *new_logits(void) {
-    float *logits = calloc((size_t)WORLD_REQUESTS_MAX * WORLD_POSITIONS * WORLD_VOCAB, sizeof *logits);
-    assert_non_null(logits);
-    return logits;
-}
-
-static void trace_path(char *path, size_t size, const char *name, int32_t rank) { snprintf(path, size, "%s/%s.%d", world_dir, name, rank); }
-
-static grace_trace *open_trace(const char *path) {
-    grace_trace *t = NULL;
-    bool truncated;
-    assert_ok(grace_trace_open(path, &t, &truncated));
-    assert_false(truncated);
-    return t;
+static void answer_free(answer *a) {
+    free(a->logits);
+    free(a->routing.experts);
 }
 
 /* Each rank by itself, in chunks of another size. */
@@ -49,11 +27,6 @@ static answer answer_new(gr_random_requests *all, int32_t rank) {
     a.routing = routing_read(t);
     grace_trace_close(t);
     return a;
-}
-
-static void answer_free(answer *a) {
-    free(a->logits);
-    free(a->routing.experts);
 }
 
 /* ---- one case ---- */

@@ -22,24 +22,11 @@ static grace_engine_options on_gpu(void) {
     return opt;
 }
 
-static void trace_path(char *path, size_t size, const char *name, int32_t rank) { snprintf(path, size, "%s/%s.%d", world_dir, name, rank); }
+typedef struct answer { run_result result; routing routing; float *logits; } answer;     /* logits [request, position, vocab] of prompts */
 
-static grace_trace *open_trace(const char *path) {
-    grace_trace *t = NULL;
-    bool truncated;
-    assert_ok(grace_trace_open(path, &t, &truncated));
-    assert_false(truncated);
-    return t;
-}
-
-typedef struct answer { run_result result; routing routing; float *logits; } answer;    /* logits [request, position, vocab] of prompts */
-
-static void keep_logits(void *user, int32_t request, int32_t position, const float *logits) {
-    memcpy((float *)user + ((int64_t)request * WORLD_POSITIONS + position) * WORLD_VOCAB, logits, WORLD_VOCAB * sizeof(float));
-}
-
-static void watch(gr_random_requests *all, float *logits) {
-    for (int32_t i = 0; i < all->n; i++) all->requests[i].user = logits, all->requests[i].on_logits = logits ? keep_logits : NULL;
+static void answer_free(answer *a) {
+    free(a->logits);
+    free(a->routing.experts);
 }
 
 /* A run whose logits and routing are kept; the engine stays open. */
@@ -47,20 +34,14 @@ static grace_engine *run_seen(grace_engine_options opt, gr_random_requests *all,
     char path[128];
     trace_path(path, sizeof path, trace, opt.comm ? 0 : rank_of_world);
     opt.trace_path = path;
-    a->logits = calloc((size_t)WORLD_REQUESTS_MAX * WORLD_POSITIONS * WORLD_VOCAB, sizeof *a->logits);
-    assert_non_null(a->logits);
-    watch(all, a->logits);
+    a->logits = new_logits();
+    watch_logits(all, a->logits);
     grace_engine *engine = run_requests(model, &opt, all, &a->result);
-    watch(all, NULL);
+    watch_logits(all, NULL);
     grace_trace *t = open_trace(path);
     a->routing = routing_read(t);
     grace_trace_close(t);
     return engine;
-}
-
-static void answer_free(answer *a) {
-    free(a->logits);
-    free(a->routing.experts);
 }
 
 /* ---- numbers ---- */
