@@ -99,7 +99,7 @@ __device__ void produce_boxes(const product &p, M &m, const CUtensorMap *rows, c
         }
     }
     hopper::wait(&m.empty[at.stage], at.parity);
-    m.handed[at.stage].n_pairs = 0;
+    m.handed[at.stage] = {};
     hopper::arrive(&m.full[at.stage]);
 }
 
@@ -153,7 +153,7 @@ template <class M> __device__ void produce_gathered(const product &p, M &m, cons
     }
     hopper::wait(&m.empty[at.stage], at.parity);
     if (threadIdx.x == 0) {
-        m.handed[at.stage].n_pairs = 0;
+        m.handed[at.stage] = {};
         hopper::arrive(&m.full[at.stage]);
     }
     hopper::arrive(&m.full[at.stage]);
