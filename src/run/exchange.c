@@ -40,8 +40,12 @@ void gr_exchange_close(gr_exchange *ex) {
 
 /* ---- a layer ---- */
 
-void gr_exchange_step_start(gr_exchange *ex, int32_t n_rows_most) {
-    if (ex->ops->step) ex->ops->step(ex, n_rows_most);
+int32_t gr_exchange_step_start(gr_exchange *ex, int32_t n_rows_most, int32_t n_parts_max) {
+    return ex->ops->step ? ex->ops->step(ex, n_rows_most, n_parts_max) : 1;
+}
+
+void gr_exchange_turn(gr_exchange *ex, int32_t part) {
+    if (ex->ops->turn) ex->ops->turn(ex, part);
 }
 
 void *gr_exchange_rows(gr_exchange *ex) { return ex->ops->rows(ex); }
@@ -53,6 +57,7 @@ grace_status gr_exchange_build(gr_exchange *ex, const gr_route *route) {
 
 grace_status gr_exchange_dispatch_start(gr_exchange *ex) { return ex->ops->dispatch_start ? ex->ops->dispatch_start(ex) : GRACE_OK; }
 grace_status gr_exchange_dispatch_finish(gr_exchange *ex, gr_arrived *out) { return ex->ops->dispatch_finish(ex, out); }
+grace_status gr_exchange_give_back(gr_exchange *ex) { return ex->ops->give_back ? ex->ops->give_back(ex) : GRACE_OK; }
 grace_status gr_exchange_combine(gr_exchange *ex, void *y) { return ex->ops->combine(ex, y); }
 
 bool gr_exchange_waits(const gr_exchange *ex) { return ex->waits; }

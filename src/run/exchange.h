@@ -37,7 +37,7 @@ typedef struct gr_route {
     int32_t first_slot, n_slots;    /* slots hosted here */
 } gr_route;
 
-/* What arrived: rows and, grouped by slot, the (row, slot) pairs to compute. Valid until the next build. */
+/* What arrived: rows and, grouped by slot, the (row, slot) pairs to compute. Valid until the next build, or another part's turn. */
 typedef struct gr_arrived {
     int32_t n_rows, n_pairs;
     const void *rows;               /* [n_rows, hidden] */
@@ -58,17 +58,27 @@ typedef struct gr_exchange_counts {
 grace_status gr_exchange_open(gr_comm *world, gr_compute *compute, const gr_exchange_options *opt, gr_exchange **out);
 void gr_exchange_close(gr_exchange *ex);
 
-/* Before the first layer of a step: the most rows any rank brings, the same on every rank. */
-void gr_exchange_step_start(gr_exchange *ex, int32_t n_rows_most);
-/* Where the caller puts its rows [n_rows_max, hidden] before dispatch, in this step: they are sent from there, not copied. */
+/* Before the first layer of a step: the most rows any rank brings, the same on every rank. Returns in how many parts the step's rows go through the layers:
+ * 1, or, where rows wait for wires and are many, 2, which take turns: while the rows of one travel the other computes. By the step's shape alone, and at most
+ * n_parts_max, the same on every rank. */
+int32_t gr_exchange_step_start(gr_exchange *ex, int32_t n_rows_most, int32_t n_parts_max);
+/* Of two parts each has at most so many rows on any rank. */
+enum { GR_PARTS_MAX = 2 };
+static inline int32_t gr_part_slack(int32_t n_rows_most) { return n_rows_most / 16; }   /* the cut need not be in the middle */
+static inline int32_t gr_part_rows_most(int32_t n_rows_most) { return (n_rows_most + 1) / 2 + gr_part_slack(n_rows_most); }
+/* The calls that follow are of this part, 0 to begin with. Each part makes the calls of its layers in their order, and the ranks alike. */
+void gr_exchange_turn(gr_exchange *ex, int32_t part);
+/* Where the caller puts its rows [n_rows_max, hidden] before dispatch, in this step and part: they are sent from there, not copied. */
 void *gr_exchange_rows(gr_exchange *ex);
 
 /* The calls of a layer, in this order, on every rank, also with no rows. All collective. Between start and finish rows travel: the time for work that
- * needs none of them. Own rows may be read all the while. */
+ * needs none of them. Own rows may be read all the while. Where the backend queues, build and give_back only queue; dispatch_start and combine may wait
+ * on the host for what these two queued. */
 grace_status gr_exchange_build(gr_exchange *ex, const gr_route *route);         /* lists of the first stage; counts leave */
 grace_status gr_exchange_dispatch_start(gr_exchange *ex);                       /* rows leave: those for other nodes, or all in one stage */
 grace_status gr_exchange_dispatch_finish(gr_exchange *ex, gr_arrived *out);     /* rows arrive, once per (token, GPU) */
-grace_status gr_exchange_combine(gr_exchange *ex, void *y);                     /* y [n_rows, hidden] += weighted sums, at home */
+grace_status gr_exchange_give_back(gr_exchange *ex);                            /* results are there: made ready to leave */
+grace_status gr_exchange_combine(gr_exchange *ex, void *y);                     /* they leave, and at home y [n_rows, hidden] += weighted sums */
 
 /* Does the host take part between the calls of a layer? Then a step cannot be recorded and replayed. */
 bool gr_exchange_waits(const gr_exchange *ex);

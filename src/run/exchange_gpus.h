@@ -1,5 +1,5 @@
-/* The exchange of ranks on GPUs (docs/exchange-gpu.md): what its two files share. exchange_gpus_open.c makes its memory, exchange_gpus.c moves a
- * layer's rows. */
+/* The exchange of ranks on GPUs (docs/exchange-gpu.md): what its files share. exchange_gpus_open.c makes its memory, exchange_gpus.c moves a layer's rows,
+ * exchange_gpus_wires.c those that change nodes. */
 #ifndef GR_RUN_EXCHANGE_GPUS_H
 #define GR_RUN_EXCHANGE_GPUS_H
 #include "comm/wire.h"
@@ -11,58 +11,88 @@
 /* What a rank tells another before rows travel: how many, and the bytes they take packed (not packed: 0). */
 typedef struct gr_gpus_told { int32_t rows, entries; int64_t bytes; } gr_gpus_told;
 
-typedef struct gr_gpus {
-    gr_exchange base;
-    gr_comm *local;                     /* the ranks of this node */
-    cudaStream_t stream, wire_stream;   /* the backend's; ours, for what crosses nodes */
-    cudaEvent_t packed, crossed;
-    int32_t fan, top_k;                 /* source rows of a token, choices of each: 1 and top_k, or, a copy an expert, top_k and 1 */
-    int32_t block;                      /* source rows a rank brings in this step, and as many of each wire; the same everywhere */
+/* What a part of a step has of its own: its rows are under way while the other part's are. Lane 0 holds all rows of a step, lane 1 half of them. */
+typedef struct gr_gpus_lane {
     gr_cuda_node node;
     gr_cuda_area at;                    /* in this rank's own area */
-    gr_cuda_watch *watch;               /* pinned */
-    int32_t *tables;                    /* device: place_of_slot of all layers, then wire_of_slot */
-    int64_t *table_of_layer;            /* [n_layers] where a layer's begins */
-    int64_t n_slots_all;
+    cudaEvent_t packed, crossed;
+    int32_t block;                      /* source rows a rank brings in this step, and as many of each wire; the same everywhere */
     void *rows;                         /* fan > 1: where the caller puts rows; else in the area */
-    int32_t *token_of_source;           /* fan > 1: [n_rows_max * fan] */
-    void *results;                      /* [pairs, hidden] */
-    int32_t *load, *load_seen;          /* [n_layers] pairs computed here in the last step; device, pinned */
-    int64_t *count_seen, *counted;      /* [4][GR_CUDA_NODE_MAX] pinned; what was counted before */
     /* more than one node */
-    gr_wire *wire;
-    int32_t *peer;                      /* [n_wires] world ranks */
     gr_cuda_wires wires;
     int32_t *slot;                      /* device: slots and weights of source rows, own ones first */
     float *weight;
     int32_t *entry;                     /* device: scratch of pack_entries */
-    bool padded;                        /* this step's wires carry whole blocks: no size is told, a step can be recorded */
     int32_t *n_packed;                  /* [n_wires][2] rows, entries, as gr_cuda_pack() found; pinned */
     int32_t *n_out, *n_in;              /* [n_wires][2] rows, entries that are sent, received */
     char *packed_out, *packed_in;       /* device: [n_wires] of packed_step bytes, rows packed for the wire; NULL: they go as they are */
     size_t packed_step;
     int64_t *n_packed_bytes, *bytes_out, *bytes_in;     /* [n_wires] pinned; of the way under way */
+    /* the layer under way */
+    gr_route route;
+    gr_cuda_layer layer;
+    const gr_pairs *pairs;
+} gr_gpus_lane;
+
+typedef struct gr_gpus {
+    gr_exchange base;
+    gr_comm *local;                     /* the ranks of this node */
+    cudaStream_t stream, wire_stream;   /* the backend's; ours, for what crosses nodes */
+    int32_t fan, top_k;                 /* source rows of a token, choices of each: 1 and top_k, or, a copy an expert, top_k and 1 */
+    gr_gpus_lane lanes[GR_PARTS_MAX], *lane;    /* and the one whose turn it is */
+    int32_t n_lanes, n_parts;           /* that there are; that this step uses */
+    int64_t area_bytes;                 /* of all lanes' areas */
+    gr_cuda_watch *watch;               /* pinned */
+    int32_t *tables;                    /* device: place_of_slot of all layers, then wire_of_slot */
+    int64_t *table_of_layer;            /* [n_layers] where a layer's begins */
+    int64_t n_slots_all;
+    int32_t *token_of_source;           /* fan > 1: [n_rows_max * fan] */
+    void *results;                      /* [pairs, hidden] of one part at a time */
+    int32_t *load, *load_seen;          /* [GR_PARTS_MAX][n_layers] pairs computed here in the last step; device, pinned */
+    int64_t *count, *count_seen, *counted;      /* [4][GR_CUDA_NODE_MAX] of gr_cuda_node; device, pinned, counted before */
+    /* more than one node */
+    gr_wire *wire;
+    int32_t n_wires, *peer;             /* [n_wires] world ranks */
+    bool padded;                        /* this step's wires carry whole blocks: no size is told, a step can be recorded */
     struct gr_gpus_told *told_out, *told_in;            /* [n_ranks] scratch of what ranks tell each other */
     int32_t *one_each;                  /* [n_ranks] 1: a rank of a wire */
     gr_wire_piece *pieces;              /* [3 * n_wires] */
     int64_t *wire_count, *wire_count_seen, *wire_counted;   /* [2][n_wires][2] rows, entries packed and received in padded steps; device, pinned,
                                                              * counted before */
     int64_t forwarded[2];               /* rows, entries from wires since the last count */
-    /* the layer under way */
-    gr_route route;
-    gr_cuda_layer layer;
-    const gr_pairs *pairs;
 } gr_gpus;
 
-static inline gr_gpus *gr_gpus_of(gr_exchange *base) { return (gr_gpus *)base; }
+enum { GR_GPUS_ROWS = 0, GR_GPUS_ENTRIES = 1 };     /* of n_packed, n_out, n_in, forwarded */
 
+static inline gr_gpus *gr_gpus_of(gr_exchange *base) { return (gr_gpus *)base; }
+static inline size_t gr_gpus_row_bytes(const gr_gpus *ex) { return (size_t)ex->base.opt.hidden * sizeof(uint16_t); }
+static inline int64_t gr_gpus_header_bytes(const gr_gpus *ex) { return (int64_t)ex->top_k * (int64_t)(sizeof(int32_t) + sizeof(float)); }
+/* A lane's source rows: own ones and a block a wire. */
+static inline int32_t gr_gpus_sources(const gr_gpus *ex) { return ex->lane->block * (1 + ex->n_wires); }
 /* This rank's block of source rows in its own area; the part of wire w is w + 1 blocks further. */
 static inline char *gr_gpus_source(const gr_gpus *ex, int32_t source_row) {
-    const int64_t all = (int64_t)ex->block * (1 + ex->wires.n_wires);
-    return ex->node.area[ex->node.me] + ex->at.row + (ex->node.me * all + source_row) * ex->base.opt.hidden * (int64_t)sizeof(uint16_t);
+    const gr_gpus_lane *l = ex->lane;
+    return l->node.area[l->node.me] + l->at.row + ((int64_t)l->node.me * gr_gpus_sources(ex) + source_row) * (int64_t)gr_gpus_row_bytes(ex);
 }
 
+/* exchange_gpus_open.c */
 grace_status gr_gpus_open(gr_exchange *base);
 void gr_gpus_close(gr_exchange *base);
+
+/* exchange_gpus_wires.c: the way of a lane's rows over wires. Each way: queue what is packed; leave, where the host may wait for that; queue what comes. */
+void gr_gpus_wires_step(gr_gpus *ex, int32_t n_rows_most);      /* sets padded, and then all counts */
+grace_status gr_gpus_pack(gr_gpus *ex);                         /* own rows for other nodes, and the headers of all source rows; ex->lane->layer has all rows */
+grace_status gr_gpus_leave(gr_gpus *ex);
+grace_status gr_gpus_come(gr_gpus *ex);                         /* source rows are whole */
+grace_status gr_gpus_pack_back(gr_gpus *ex);
+grace_status gr_gpus_leave_back(gr_gpus *ex);
+grace_status gr_gpus_come_back(gr_gpus *ex);                    /* in wires.home */
+void gr_gpus_count_padded(gr_gpus *ex, const gr_exchange_step *step);   /* a padded step's rows, once wire_count_seen is there */
+/* What is new in a running total. */
+static inline int64_t gr_gpus_news(const int64_t *seen, int64_t *counted) {
+    const int64_t add = *seen - *counted;
+    *counted = *seen;
+    return add;
+}
 
 #endif

@@ -6,8 +6,6 @@
 #include "base/memory.h"
 #include "run/exchange_gpus.h"
 
-enum { ROW_BYTES_OF_VALUE = sizeof(uint16_t) };
-
 /* ---- who reaches whom ---- */
 
 static int32_t n_wires_of(const gr_exchange *base) {
@@ -20,19 +18,21 @@ static grace_status list_peers(gr_gpus *ex) {
     grace_status st = GRACE_OK;
     const gr_comm *w = ex->base.world;
     int32_t n = 0;
-    ex->wires.n_wires = n_wires_of(&ex->base);
-    GR_CHECK(ex->wires.n_wires <= GR_CUDA_WIRES_MAX, GRACE_ERR_LIMIT, "an exchange with %d ranks of other nodes: at most %d", ex->wires.n_wires,
-             GR_CUDA_WIRES_MAX);
-    GR_CALLOC(ex->peer, ex->wires.n_wires + 1);
+    ex->n_wires = n_wires_of(&ex->base);
+    ex->n_lanes = ex->n_wires > 0 ? GR_PARTS_MAX : 1;
+    ex->lane = &ex->lanes[0];
+    GR_CHECK(ex->n_wires <= GR_CUDA_WIRES_MAX, GRACE_ERR_LIMIT, "an exchange with %d ranks of other nodes: at most %d", ex->n_wires, GR_CUDA_WIRES_MAX);
+    GR_CALLOC(ex->peer, ex->n_wires + 1);
     for (int32_t r = 0; r < w->n_ranks; r++)
-        if (gr_comm_node(w, r) != gr_comm_node(w, w->rank) && (!ex->base.ways.two_stage || gr_comm_local(w, r) == ex->node.me)) ex->peer[n++] = r;
+        if (gr_comm_node(w, r) != gr_comm_node(w, w->rank) && (!ex->base.ways.two_stage || gr_comm_local(w, r) == gr_comm_local(w, w->rank)))
+            ex->peer[n++] = r;
 done:
     return st;
 }
 
 static int32_t wire_to(const gr_gpus *ex, int32_t rank) {
     const gr_comm *w = ex->base.world;
-    for (int32_t i = 0; i < ex->wires.n_wires; i++)
+    for (int32_t i = 0; i < ex->n_wires; i++)
         if (ex->base.ways.two_stage ? gr_comm_node(w, ex->peer[i]) == gr_comm_node(w, rank) : ex->peer[i] == rank) return i;
     return -1;
 }
@@ -71,6 +71,11 @@ done:
 
 /* ---- memory of this rank ---- */
 
+/* A rank's memory, as it is addressed here, cut into the areas of the lanes. */
+static void set_areas(gr_gpus *ex, int32_t local_rank, char *area) {
+    for (int32_t i = 0; i < ex->n_lanes; area += ex->lanes[i++].at.bytes) ex->lanes[i].node.area[local_rank] = area;
+}
+
 static grace_status zeroed(gr_gpus *ex, void *out, size_t bytes) { return ex->base.compute->ops->alloc(ex->base.compute, bytes, out); }
 
 static grace_status pinned(void *out, size_t bytes) {
@@ -81,6 +86,12 @@ done:
     return st;
 }
 
+/* Of a step's rows a lane takes all, or those of a part. */
+static int32_t lane_rows(const gr_gpus *ex, const gr_gpus_lane *l) {
+    const int32_t n = ex->base.opt.n_rows_max;
+    return l == ex->lanes ? n : gr_part_rows_most(n);
+}
+
 static grace_status alloc_copies(gr_gpus *ex) {
     grace_status st = GRACE_OK;
     const gr_exchange_options *o = &ex->base.opt;
@@ -89,7 +100,7 @@ static grace_status alloc_copies(gr_gpus *ex) {
     if (ex->fan == 1) goto done;
     GR_CALLOC(here, n);
     for (size_t i = 0; i < n; i++) here[i] = (int32_t)i / ex->fan;
-    GR_TRY(zeroed(ex, &ex->rows, (size_t)o->n_rows_max * (size_t)o->hidden * ROW_BYTES_OF_VALUE));
+    for (gr_gpus_lane *l = ex->lanes; l < ex->lanes + ex->n_lanes; l++) GR_TRY(zeroed(ex, &l->rows, (size_t)lane_rows(ex, l) * gr_gpus_row_bytes(ex)));
     GR_TRY(gr_cuda_alloc(&ex->token_of_source, n * sizeof *here, "copies of rows"));
     GR_TRY(gr_cuda_status(cudaMemcpy(ex->token_of_source, here, n * sizeof *here, cudaMemcpyHostToDevice), "copies of rows"));
 done:
@@ -97,12 +108,13 @@ done:
     return st;
 }
 
-static grace_status alloc_wires(gr_gpus *ex) {
+/* Of what a lane sends and receives over wires, of its source rows `sources` own ones. */
+static grace_status alloc_lane_wires(gr_gpus *ex, gr_gpus_lane *l, size_t sources) {
     grace_status st = GRACE_OK;
     const gr_exchange_options *o = &ex->base.opt;
-    gr_cuda_wires *w = &ex->wires;
-    const size_t n = (size_t)w->n_wires, sources = (size_t)o->n_rows_max * (size_t)ex->fan, all = sources * (n + 1), k = (size_t)ex->top_k;
-    const size_t row = (size_t)o->hidden * ROW_BYTES_OF_VALUE, back = sources * (o->exact ? k : 1);
+    gr_cuda_wires *w = &l->wires;
+    const size_t n = (size_t)ex->n_wires, all = sources * (n + 1), k = (size_t)ex->top_k, row = gr_gpus_row_bytes(ex), back = sources * (o->exact ? k : 1);
+    w->n_wires = ex->n_wires;
     w->capacity = (int32_t)sources;
     if (n == 0) goto done;
     GR_TRY(zeroed(ex, &w->n_sent, n * 2 * sizeof(int32_t)));
@@ -112,60 +124,98 @@ static grace_status alloc_wires(gr_gpus *ex) {
     GR_TRY(zeroed(ex, &w->slot, n * sources * k * sizeof(int32_t)));
     GR_TRY(zeroed(ex, &w->weight, n * sources * k * sizeof(float)));
     GR_TRY(zeroed(ex, &w->home, n * back * row));
-    GR_TRY(zeroed(ex, &ex->slot, all * k * sizeof(int32_t)));
-    GR_TRY(zeroed(ex, &ex->weight, all * k * sizeof(float)));
-    GR_TRY(zeroed(ex, &ex->entry, (sources + 1) * sizeof(int32_t)));
-    GR_TRY(zeroed(ex, &ex->wire_count, n * 4 * sizeof(int64_t)));
-    GR_TRY(pinned(&ex->wire_count_seen, n * 4 * sizeof(int64_t)));
-    GR_TRY(pinned(&ex->n_packed, n * 2 * sizeof(int32_t)));
-    GR_CALLOC(ex->wire_counted, n * 4);
-    GR_CALLOC(ex->n_out, n * 2);
-    GR_CALLOC(ex->n_in, n * 2);
-    GR_CALLOC(ex->told_out, ex->base.world->n_ranks);
-    GR_CALLOC(ex->told_in, ex->base.world->n_ranks);
-    GR_CALLOC(ex->bytes_out, n);
-    GR_CALLOC(ex->bytes_in, n);
-    GR_TRY(pinned(&ex->n_packed_bytes, n * sizeof(int64_t)));
+    GR_TRY(zeroed(ex, &l->slot, all * k * sizeof(int32_t)));
+    GR_TRY(zeroed(ex, &l->weight, all * k * sizeof(float)));
+    GR_TRY(zeroed(ex, &l->entry, (sources + 1) * sizeof(int32_t)));
+    GR_TRY(pinned(&l->n_packed, n * 2 * sizeof(int32_t)));
+    GR_TRY(pinned(&l->n_packed_bytes, n * sizeof(int64_t)));
+    GR_CALLOC(l->n_out, n * 2);
+    GR_CALLOC(l->n_in, n * 2);
+    GR_CALLOC(l->bytes_out, n);
+    GR_CALLOC(l->bytes_in, n);
     if (o->compress && o->hidden <= GR_CUDA_PACKED_WIDTH_MAX) {
-        ex->packed_step = ((size_t)gr_cuda_packed_bytes((int64_t)back, o->hidden) + 255) / 256 * 256;
-        GR_TRY(zeroed(ex, &ex->packed_out, n * ex->packed_step));
-        GR_TRY(zeroed(ex, &ex->packed_in, n * ex->packed_step));
+        l->packed_step = ((size_t)gr_cuda_packed_bytes((int64_t)back, o->hidden) + 255) / 256 * 256;
+        GR_TRY(zeroed(ex, &l->packed_out, n * l->packed_step));
+        GR_TRY(zeroed(ex, &l->packed_in, n * l->packed_step));
     }
-    GR_CALLOC(ex->one_each, ex->base.world->n_ranks);
-    GR_CALLOC(ex->pieces, 3 * n);
-    for (size_t i = 0; i < n; i++) ex->one_each[ex->peer[i]] = 1;
-    GR_TRY(gr_cuda_status(cudaStreamCreateWithFlags(&ex->wire_stream, cudaStreamNonBlocking), "stream"));
-    GR_TRY(gr_cuda_status(cudaEventCreateWithFlags(&ex->packed, cudaEventDisableTiming), "event"));
-    GR_TRY(gr_cuda_status(cudaEventCreateWithFlags(&ex->crossed, cudaEventDisableTiming), "event"));
+    GR_TRY(gr_cuda_status(cudaEventCreateWithFlags(&l->packed, cudaEventDisableTiming), "event"));
+    GR_TRY(gr_cuda_status(cudaEventCreateWithFlags(&l->crossed, cudaEventDisableTiming), "event"));
 done:
     return st;
 }
 
-/* Sized for the worst routing: every choice of every rank computed here. */
+/* The moves' kernels go before others that wait for a processor: the wire is what a step waits for. */
+static grace_status alloc_wires(gr_gpus *ex) {
+    grace_status st = GRACE_OK;
+    const size_t n = (size_t)ex->n_wires;
+    int least, first;
+    if (n == 0) goto done;
+    GR_TRY(zeroed(ex, &ex->wire_count, n * 4 * sizeof(int64_t)));
+    GR_TRY(pinned(&ex->wire_count_seen, n * 4 * sizeof(int64_t)));
+    GR_CALLOC(ex->wire_counted, n * 4);
+    GR_CALLOC(ex->told_out, ex->base.world->n_ranks);
+    GR_CALLOC(ex->told_in, ex->base.world->n_ranks);
+    GR_CALLOC(ex->one_each, ex->base.world->n_ranks);
+    GR_CALLOC(ex->pieces, 3 * n);
+    for (size_t i = 0; i < n; i++) ex->one_each[ex->peer[i]] = 1;
+    GR_TRY(gr_cuda_status(cudaDeviceGetStreamPriorityRange(&least, &first), "stream"));
+    GR_TRY(gr_cuda_status(cudaStreamCreateWithPriority(&ex->wire_stream, cudaStreamNonBlocking, first), "stream"));
+done:
+    return st;
+}
+
+/* Sized for the worst routing: every choice of every rank computed here. Lanes of all ranks' areas lie one behind the other in one memory. */
+static grace_status alloc_areas(gr_gpus *ex, void *handle) {
+    grace_status st = GRACE_OK;
+    const gr_exchange_options *o = &ex->base.opt;
+    const gr_comm *w = ex->base.world;
+    const int32_t me = gr_comm_local(w, w->rank);
+    int64_t bytes = 0;
+    void *area = NULL;
+    for (gr_gpus_lane *l = ex->lanes; l < ex->lanes + ex->n_lanes; l++) {
+        const int64_t sources = (int64_t)lane_rows(ex, l) * ex->fan * (1 + ex->n_wires);
+        GR_CHECK(sources * w->gpus_per_node * ex->top_k <= INT32_MAX / 2, GRACE_ERR_LIMIT,
+                 "%d rows a step (--batch-tokens), top_k %d and %d ranks make more pairs than %d", o->n_rows_max, o->top_k, w->n_ranks, INT32_MAX / 2);
+        l->node.me = me;
+        l->node.sizes = (gr_cuda_area_sizes){.n_ranks = w->gpus_per_node, .n_rows = (int32_t)sources, .top_k = ex->top_k, .hidden = o->hidden, .exact = o->exact};
+        l->at = gr_cuda_area_of(&l->node.sizes);
+        bytes += l->at.bytes;
+    }
+    GR_TRY(gr_cuda_share(bytes, &area, handle));
+    set_areas(ex, me, area);
+    ex->area_bytes = bytes;
+done:
+    return st;
+}
+
+static grace_status alloc_lane(gr_gpus *ex, gr_gpus_lane *l) {
+    grace_status st = GRACE_OK;
+    l->node.deadline_ns = (uint64_t)(1e9 * ex->base.world->deadline_s);
+    l->node.count = ex->count;
+    GR_TRY(zeroed(ex, &l->node.epoch, GR_CUDA_EPOCH_BYTES));
+    GR_TRY(gr_cuda_status(cudaHostGetDevicePointer((void **)&l->node.watch, ex->watch, 0), "pinned memory"));
+    GR_TRY(alloc_lane_wires(ex, l, (size_t)lane_rows(ex, l) * (size_t)ex->fan));
+done:
+    return st;
+}
+
 static grace_status alloc_here(gr_gpus *ex, void *handle) {
     grace_status st = GRACE_OK;
     const gr_exchange_options *o = &ex->base.opt;
     const gr_comm *w = ex->base.world;
-    const size_t pairs = (size_t)o->n_rows_max * (size_t)o->top_k * (size_t)w->n_ranks;
-    const int64_t sources = (int64_t)o->n_rows_max * ex->fan * (1 + ex->wires.n_wires);
-    void *area = NULL;
+    const size_t pairs = (size_t)o->n_rows_max * (size_t)o->top_k * (size_t)w->n_ranks, loads = GR_PARTS_MAX * (size_t)o->plan->n_layers;
     GR_CHECK(w->gpus_per_node <= GR_CUDA_NODE_MAX, GRACE_ERR_LIMIT, "%d GPUs in a node: at most %d", w->gpus_per_node, GR_CUDA_NODE_MAX);
-    GR_CHECK(pairs <= INT32_MAX / 2 && sources * w->gpus_per_node * ex->top_k <= INT32_MAX / 2, GRACE_ERR_LIMIT,
-             "%d rows a step (--batch-tokens), top_k %d and %d ranks make more pairs than %d", o->n_rows_max, o->top_k, w->n_ranks, INT32_MAX / 2);
-    ex->node.sizes = (gr_cuda_area_sizes){.n_ranks = w->gpus_per_node, .n_rows = (int32_t)sources, .top_k = ex->top_k, .hidden = o->hidden, .exact = o->exact};
-    ex->at = gr_cuda_area_of(&ex->node.sizes);
-    GR_TRY(gr_cuda_share(ex->at.bytes, &area, handle));
-    ex->node.area[ex->node.me] = area;
-    ex->node.deadline_ns = (uint64_t)(1e9 * w->deadline_s);
-    GR_TRY(zeroed(ex, &ex->node.epoch, GR_CUDA_EPOCH_BYTES));
-    GR_TRY(zeroed(ex, &ex->node.count, 4 * GR_CUDA_NODE_MAX * sizeof(int64_t)));
+    GR_CHECK(pairs <= INT32_MAX / 2, GRACE_ERR_LIMIT, "%d rows a step (--batch-tokens), top_k %d and %d ranks make more pairs than %d", o->n_rows_max,
+             o->top_k, w->n_ranks, INT32_MAX / 2);
+    GR_TRY(alloc_areas(ex, handle));
+    GR_TRY(pinned(&ex->watch, sizeof *ex->watch));
+    GR_TRY(zeroed(ex, &ex->count, 4 * GR_CUDA_NODE_MAX * sizeof(int64_t)));
     GR_TRY(pinned(&ex->count_seen, 4 * GR_CUDA_NODE_MAX * sizeof(int64_t)));
     GR_CALLOC(ex->counted, 4 * GR_CUDA_NODE_MAX);
-    GR_TRY(pinned(&ex->watch, sizeof *ex->watch));
-    GR_TRY(gr_cuda_status(cudaHostGetDevicePointer((void **)&ex->node.watch, ex->watch, 0), "pinned memory"));
-    GR_TRY(zeroed(ex, &ex->load, (size_t)o->plan->n_layers * sizeof *ex->load));
-    GR_TRY(pinned(&ex->load_seen, (size_t)o->plan->n_layers * sizeof *ex->load_seen));
-    GR_TRY(zeroed(ex, &ex->results, pairs * (size_t)o->hidden * ROW_BYTES_OF_VALUE));
+    GR_TRY(zeroed(ex, &ex->load, loads * sizeof *ex->load));
+    GR_TRY(pinned(&ex->load_seen, loads * sizeof *ex->load_seen));
+    GR_TRY(zeroed(ex, &ex->results, pairs * gr_gpus_row_bytes(ex)));
+    for (int32_t i = 0; i < ex->n_lanes; i++) GR_TRY(alloc_lane(ex, &ex->lanes[i]));
     GR_TRY(alloc_copies(ex));
     GR_TRY(alloc_wires(ex));
     GR_TRY(upload_tables(ex));
@@ -197,11 +247,11 @@ static grace_status attach_areas(gr_gpus *ex, const char *handles) {
     grace_status st = GRACE_OK;
     for (int32_t r = 0; r < ex->local->n_ranks; r++) {
         void *area = NULL;
-        if (r == ex->node.me) continue;
+        if (r == ex->local->rank) continue;
         GR_TRY(gr_cuda_attach(handles + (size_t)r * GR_CUDA_HANDLE_BYTES, &area));
-        ex->node.area[r] = area;
+        set_areas(ex, r, area);
     }
-    GR_TRY(gr_cuda_node_check(&ex->node));
+    for (int32_t i = 0; i < ex->n_lanes; i++) GR_TRY(gr_cuda_node_check(&ex->lanes[i].node));
 done:
     if (st) gr_fail_in(st, "the memory of a GPU of this node");
     return st;
@@ -215,42 +265,55 @@ grace_status gr_gpus_open(gr_exchange *base) {
     ex->stream = gr_cuda_of(base->compute)->stream;
     ex->fan = copies ? base->opt.top_k : 1;
     ex->top_k = copies ? 1 : base->opt.top_k;
-    ex->node.me = gr_comm_local(base->world, base->world->rank);
     GR_TRY(check_sharing(ex));
     GR_TRY(list_peers(ex));
     GR_TRY(grace_comm_agree(base->world, alloc_here(ex, mine)));
     GR_TRY(gr_comm_split(base->world, gr_comm_node(base->world, base->world->rank), &ex->local));
     GR_TRY(gr_comm_allgather(ex->local, mine, sizeof mine, all));
     GR_TRY(grace_comm_agree(base->world, attach_areas(ex, all)));
-    if (ex->wires.n_wires > 0) GR_TRY(gr_wire_open(base->world, base->opt.wire ? base->opt.wire : "auto", gr_cuda_of(base->compute)->device,
+    if (ex->n_wires > 0) GR_TRY(gr_wire_open(base->world, base->opt.wire ? base->opt.wire : "auto", gr_cuda_of(base->compute)->device,
                                                    base->world->deadline_s, &ex->wire));
-    if (base->world->rank == 0) gr_log(GR_INFO, "exchange", "%lld MiB a GPU for rows of others%s%s", (long long)(ex->at.bytes >> 20),
+    if (base->world->rank == 0) gr_log(GR_INFO, "exchange", "%lld MiB a GPU for rows of others%s%s", (long long)(ex->area_bytes >> 20),
                                        ex->wire ? ", between nodes by " : "", ex->wire ? gr_wire_kind(ex->wire) : "");
 done:
     return st;
 }
 
+static void close_lane(gr_gpus_lane *l) {
+    const gr_cuda_wires *w = &l->wires;
+    void *const there[] = {l->rows, l->node.epoch, w->n_sent, w->position, w->entry, w->rows, w->slot, w->weight, w->home, l->slot, l->weight, l->entry,
+                           l->packed_out, l->packed_in};
+    void *const locked[] = {l->n_packed, l->n_packed_bytes};
+    void *const here[] = {l->n_out, l->n_in, l->bytes_out, l->bytes_in};
+    for (size_t i = 0; i < sizeof there / sizeof *there; i++) cudaFree(there[i]);
+    for (size_t i = 0; i < sizeof locked / sizeof *locked; i++) cudaFreeHost(locked[i]);
+    for (size_t i = 0; i < sizeof here / sizeof *here; i++) free(here[i]);
+    if (l->packed) cudaEventDestroy(l->packed);
+    if (l->crossed) cudaEventDestroy(l->crossed);
+}
+
+/* The first lane's area is where a rank's memory begins. */
+static void close_areas(const gr_gpus *ex) {
+    const gr_cuda_node *node = &ex->lanes[0].node;
+    for (int32_t r = 0; r < GR_CUDA_NODE_MAX; r++)
+        if (node->area[r] && r != node->me) gr_cuda_detach(node->area[r]);
+    gr_cuda_unshare(node->area[node->me]);
+}
+
 void gr_gpus_close(gr_exchange *base) {
     gr_gpus *ex = gr_gpus_of(base);
-    gr_cuda_wires *w = &ex->wires;
-    void *const there[] = {ex->tables, ex->rows, ex->token_of_source, ex->results, ex->load, ex->node.epoch, ex->node.count, w->n_sent, w->position, w->entry,
-                           w->rows, w->slot, w->weight, w->home, ex->slot, ex->weight, ex->entry, ex->wire_count, ex->packed_out, ex->packed_in};
-    void *const locked[] = {ex->watch, ex->load_seen, ex->count_seen, ex->n_packed, ex->wire_count_seen, ex->n_packed_bytes};
-    void *const here[] = {ex->table_of_layer, ex->counted, ex->peer, ex->n_out, ex->n_in, ex->wire_counted, ex->told_out, ex->told_in, ex->bytes_out,
-                          ex->bytes_in,
-                          ex->one_each, ex->pieces};
+    void *const there[] = {ex->tables, ex->token_of_source, ex->results, ex->load, ex->count, ex->wire_count};
+    void *const locked[] = {ex->watch, ex->load_seen, ex->count_seen, ex->wire_count_seen};
+    void *const here[] = {ex->table_of_layer, ex->counted, ex->peer, ex->wire_counted, ex->told_out, ex->told_in, ex->one_each, ex->pieces};
     if (ex->watch) ex->watch->stop = 1;     /* no wait goes on */
     gr_cuda_drop_replays(base->compute);    /* a communicator does not end while a graph has its sends */
     gr_wire_close(ex->wire);
     if (ex->stream) cudaStreamSynchronize(ex->stream);
-    for (int32_t r = 0; r < GR_CUDA_NODE_MAX; r++)
-        if (ex->node.area[r] && r != ex->node.me) gr_cuda_detach(ex->node.area[r]);
-    gr_cuda_unshare(ex->node.area[ex->node.me]);
+    close_areas(ex);
+    for (int32_t i = 0; i < GR_PARTS_MAX; i++) close_lane(&ex->lanes[i]);
     for (size_t i = 0; i < sizeof there / sizeof *there; i++) cudaFree(there[i]);
     for (size_t i = 0; i < sizeof locked / sizeof *locked; i++) cudaFreeHost(locked[i]);
     for (size_t i = 0; i < sizeof here / sizeof *here; i++) free(here[i]);
-    if (ex->packed) cudaEventDestroy(ex->packed);
-    if (ex->crossed) cudaEventDestroy(ex->crossed);
     if (ex->wire_stream) cudaStreamDestroy(ex->wire_stream);
     grace_comm_close(ex->local);
 }

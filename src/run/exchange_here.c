@@ -55,4 +55,5 @@ static grace_status here_done(gr_exchange *base, const gr_exchange_step *step, i
     return GRACE_OK;
 }
 
-const gr_exchange_ops gr_exchange_here = {sizeof(here), here_open, here_close, here_rows, NULL, here_build, NULL, here_arrived, here_combine, NULL, here_done};
+const gr_exchange_ops gr_exchange_here = {.bytes = sizeof(here), .open = here_open, .close = here_close, .rows = here_rows, .build = here_build,
+                                          .dispatch_finish = here_arrived, .combine = here_combine, .step_done = here_done};

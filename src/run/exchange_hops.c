@@ -338,6 +338,5 @@ done:
     return st;
 }
 
-const gr_exchange_ops gr_exchange_hops = {sizeof(hops), hops_open, hops_close, hops_rows, NULL, hops_build, hops_dispatch_start,
-                                          hops_dispatch_finish, hops_combine,
-                                          NULL, NULL};
+const gr_exchange_ops gr_exchange_hops = {.bytes = sizeof(hops), .open = hops_open, .close = hops_close, .rows = hops_rows, .build = hops_build,
+                                          .dispatch_start = hops_dispatch_start, .dispatch_finish = hops_dispatch_finish, .combine = hops_combine};

@@ -10,10 +10,12 @@ typedef struct gr_exchange_ops {
     grace_status (*open)(gr_exchange *ex);
     void (*close)(gr_exchange *ex);
     void *(*rows)(gr_exchange *ex);
-    void (*step)(gr_exchange *ex, int32_t n_rows_most);
+    int32_t (*step)(gr_exchange *ex, int32_t n_rows_most, int32_t n_parts_max);     /* NULL: one part */
+    void (*turn)(gr_exchange *ex, int32_t part);
     grace_status (*build)(gr_exchange *ex, const gr_route *route);
     grace_status (*dispatch_start)(gr_exchange *ex);
     grace_status (*dispatch_finish)(gr_exchange *ex, gr_arrived *out);
+    grace_status (*give_back)(gr_exchange *ex);
     grace_status (*combine)(gr_exchange *ex, void *y);
     grace_status (*step_end)(gr_exchange *ex, const gr_exchange_step *step);
     grace_status (*step_done)(gr_exchange *ex, const gr_exchange_step *step, int64_t *load);

@@ -9,6 +9,11 @@ int64_t gr_qkv_width(const grace_model_info *m) {
     return (int64_t)m->n_heads * m->head_dim + (int64_t)m->n_kv_heads * (m->head_dim + m->v_dim);
 }
 
+/* What is of the rows whose turn it is. */
+static int32_t n_here(const gr_network *net) { return net->part->rows.n; }
+static void *x_here(const gr_network *net) { return gr_behind(net, net->x, (int64_t)net->part->first * net->info->hidden); }
+static int64_t choices_before(const gr_network *net) { return (int64_t)net->part->first * net->info->top_k; }
+
 /* What a backend only queues takes no time here. */
 static void lap(gr_network *net, double *mark, int which) {
     double now = gr_now_us();
@@ -20,7 +25,7 @@ static gr_attention attention_of(const gr_network *net, int32_t l) {
     const grace_model_info *m = net->info;
     const gr_layer *layer = &net->w.layers[l];
     return (gr_attention){
-        .n_rows = net->rows.n, .sequence_of_row = net->rows.kv_sequence, .position_of_row = net->rows.position,
+        .n_rows = n_here(net), .sequence_of_row = net->part->rows.kv_sequence, .position_of_row = net->part->rows.position,
         .page_table = net->kv.page_table_there, .pages_max = net->kv.pages_max, .k_pages = net->kv.k[l], .v_pages = net->kv.v[l],
         .n_heads = m->n_heads, .n_kv_heads = m->n_kv_heads, .key_dim = m->head_dim, .value_dim = m->v_dim,
         .q_norm = layer->q_norm, .k_norm = layer->k_norm, .sinks = layer->sinks, .norm_eps = m->rms_eps, .clip_qkv = m->clip_qkv,
@@ -37,7 +42,7 @@ static grace_status attend_heads(gr_network *net, int32_t l) {
     gr_attention a = attention_of(net, l);
     const gr_norm norm = attn_norm_of(net, l);
     a.q_step = a.kv_step = gr_qkv_width(net->info);
-    GR_TRY(net->compute->ops->norm_linear(net->compute, &norm, &net->w.layers[l].qkv, 1, net->x, net->rows.n, &net->q));
+    GR_TRY(net->compute->ops->norm_linear(net->compute, &norm, &net->w.layers[l].qkv, 1, x_here(net), n_here(net), &net->q));
     GR_TRY(net->compute->ops->attention(net->compute, &a));
 done:
     return st;
@@ -46,7 +51,7 @@ done:
 /* Rows by made keys and values: they need no room in the latents' queries and results, so theirs is room for keys and values. */
 static gr_made made_of(const gr_network *net, const gr_layer *layer) {
     const grace_model_info *m = net->info;
-    const int64_t first_head = (int64_t)(net->rows.n - net->rows.n_made) * m->n_heads;
+    const int64_t first_head = (int64_t)(n_here(net) - net->part->rows.n_made) * m->n_heads;
     return (gr_made){
         .keys = layer->to_keys, .values = layer->from_latent, .key_dim = m->head_dim, .value_dim = m->v_dim,
         .q = gr_behind(net, net->q, first_head * m->head_dim), .k = gr_behind(net, net->q_latent, first_head * (m->kv_rank + m->rope.dim)),
@@ -61,14 +66,14 @@ static grace_status attend_latent(gr_network *net, int32_t l) {
     const grace_model_info *m = net->info;
     const gr_layer *layer = &net->w.layers[l];
     const gr_compute_ops *ops = net->compute->ops;
-    const int32_t n = net->rows.n, n_absorbed = n - net->rows.n_made;
+    const int32_t n = n_here(net), n_absorbed = n - net->part->rows.n_made;
     const gr_norm norm = attn_norm_of(net, l);
     gr_attention a = attention_of(net, l);
     a.n_kv_heads = 1, a.key_dim = m->kv_rank + m->rope.dim, a.value_dim = m->kv_rank, a.norm_eps = m->latent_eps;
     a.q = net->q_latent, a.v = NULL, a.out = net->attn_latent, a.made = made_of(net, layer);
     gr_weight *const first[2] = {layer->q_a ? layer->q_a : layer->q, layer->kv_a};
     void *const to[2] = {layer->q_a ? net->q_a : net->q, net->k};
-    GR_TRY(ops->norm_linear(net->compute, &norm, first, 2, net->x, n, to));
+    GR_TRY(ops->norm_linear(net->compute, &norm, first, 2, x_here(net), n, to));
     if (layer->q_a) {
         GR_TRY(ops->norm(net->compute, layer->q_a_norm, m->latent_eps, net->q_a, n, net->q_a));
         GR_TRY(ops->linear(net->compute, layer->q_b, net->q_a, n, net->q));
@@ -83,7 +88,7 @@ done:
 static grace_status attend(gr_network *net, int32_t l) {
     grace_status st = GRACE_OK;
     GR_TRY(net->info->kv_rank ? attend_latent(net, l) : attend_heads(net, l));
-    GR_TRY(net->compute->ops->linear_add(net->compute, net->w.layers[l].o, net->attn, net->rows.n, net->x));
+    GR_TRY(net->compute->ops->linear_add(net->compute, net->w.layers[l].o, net->attn, n_here(net), x_here(net)));
 done:
     return st;
 }
@@ -92,12 +97,12 @@ done:
 static grace_status add_mlp(gr_network *net, const gr_mlps *mlp, const gr_weight *gate, const void *rows) {
     grace_status st = GRACE_OK;
     const gr_compute_ops *ops = net->compute->ops;
-    const int32_t n = net->rows.n, pairs[2] = {0, n};
+    const int32_t n = n_here(net), pairs[2] = {0, n};
     const gr_experts e = {.n_slots = 1, .slots = mlp->slots, .packed = mlp->packed, .swiglu_limit = net->info->swiglu_limit, .first_pair = pairs,
                           .row_of_pair = net->own_rows, .n_rows = n, .in = rows, .out = net->h};
     GR_TRY(ops->experts(net->compute, &e));
     if (gate) GR_TRY(ops->scale_rows(net->compute, gate, rows, n, net->h));
-    GR_TRY(ops->add(net->compute, net->x, net->h, (int64_t)n * net->info->hidden));
+    GR_TRY(ops->add(net->compute, x_here(net), net->h, (int64_t)n * net->info->hidden));
 done:
     return st;
 }
@@ -105,7 +110,7 @@ done:
 static grace_status dense(gr_network *net, const gr_layer *layer) {
     grace_status st = GRACE_OK;
     void *rows = gr_exchange_rows(net->exchange);       /* no exchange is under way: its rows are free */
-    GR_TRY(net->compute->ops->norm(net->compute, layer->mlp_norm, net->info->rms_eps, net->x, net->rows.n, rows));
+    GR_TRY(net->compute->ops->norm(net->compute, layer->mlp_norm, net->info->rms_eps, x_here(net), n_here(net), rows));
     GR_TRY(add_mlp(net, &layer->dense, NULL, rows));
 done:
     return st;
@@ -124,16 +129,19 @@ static grace_status gate(gr_network *net, const gr_step *step, const gr_layer *l
     grace_status st = GRACE_OK;
     const grace_model_info *m = net->info;
     const gr_compute_ops *ops = net->compute->ops;
-    const gr_place place = {.pick = ops->packs ? picks_of(net, step, moe) : NULL, .layer = moe, .rows = &net->rows, .slots = net->slots};
+    const int64_t before = choices_before(net);
+    int32_t *experts = net->experts + before;
+    float *weights = net->weights + before;
+    const gr_place place = {.pick = ops->packs ? picks_of(net, step, moe) : NULL, .layer = moe, .rows = &net->part->rows, .slots = net->slots + before};
     const gr_norm norm = {layer->mlp_norm, m->rms_eps, gr_exchange_rows(net->exchange)};
     const gr_router_weights router = {layer->router, layer->router_bias, layer->correction, ops->packs ? &place : NULL, &norm};
     double mark = gr_now_us();
-    GR_TRY(ops->gate(net->compute, &router, &m->gate, net->x, net->rows.n, m->top_k, net->experts, net->weights));
+    GR_TRY(ops->gate(net->compute, &router, &m->gate, x_here(net), n_here(net), m->top_k, experts, weights));
     if (net->trace_gate) {
         const gr_recorded *r = &net->trace_gate->choices;
-        GR_TRY(ops->recall(net->compute, r, moe % r->n_layers, router.place, &net->rows, net->experts, net->weights));
+        GR_TRY(ops->recall(net->compute, r, moe % r->n_layers, router.place, &net->part->rows, experts, weights));
     }
-    GR_TRY(gr_see_gate(net, step, moe));
+    if (net->part == &net->parts[net->n_parts - 1]) GR_TRY(gr_see_gate(net, step, moe));
     lap(net, &mark, GRACE_TIME_GATE);
 done:
     return st;
@@ -141,13 +149,15 @@ done:
 
 static gr_route place(gr_network *net, const gr_step *step, int32_t moe) {
     const grace_plan_layer *pl = &net->plan->layers[moe];
-    int32_t first = pl->first_slot[net->comm->rank], n_slots = pl->first_slot[net->comm->rank + 1] - first;
+    const int32_t first = pl->first_slot[net->comm->rank], n_slots = pl->first_slot[net->comm->rank + 1] - first;
+    const int64_t before = choices_before(net);
+    const gr_step *here = &net->part->step;
     double mark = gr_now_us();
     const gr_router *router = step->decode && net->decode_router ? net->decode_router : net->router;
     if (!net->pick)
-        gr_router_place(router, moe, step->n_rows, net->info->top_k, net->experts, net->rows.sequence, net->rows.position, net->slots);
+        gr_router_place(router, moe, here->n_rows, net->info->top_k, net->experts + before, here->sequence, here->position, net->slots + before);
     lap(net, &mark, GRACE_TIME_ROUTE);      /* the exchange adds the time of its lists */
-    return (gr_route){.layer = moe, .n_rows = net->rows.n, .slot = net->slots, .weight = net->weights, .rank_of_slot = pl->rank_of_slot,
+    return (gr_route){.layer = moe, .n_rows = n_here(net), .slot = net->slots + before, .weight = net->weights + before, .rank_of_slot = pl->rank_of_slot,
                       .n_slots_all = pl->n_slots, .first_slot = first, .n_slots = n_slots};
 }
 
@@ -155,7 +165,7 @@ static gr_route place(gr_network *net, const gr_step *step, int32_t moe) {
 static bool shared_rides(const gr_network *net, const gr_layer *layer) {
     const gr_compute_ops *ops = net->compute->ops;
     if (!layer->shared.n || layer->shared_gate || net->comm->n_ranks > 1 || !ops->packs) return false;
-    return ops->takes_shared(net->compute, &layer->shared, net->rows.n, net->info->top_k);
+    return ops->takes_shared(net->compute, &layer->shared, n_here(net), net->info->top_k);
 }
 
 static grace_status run_experts(gr_network *net, const gr_layer *layer, int32_t moe, const gr_arrived *arrived) {
@@ -179,46 +189,92 @@ static grace_status shared(gr_network *net, const gr_layer *layer) {
     return st;
 }
 
-/* Rows -> experts (gate) -> slots (place) -> ranks (dispatch) -> results -> home, into the residual stream (combine). */
-static grace_status moe(gr_network *net, const gr_step *step, int32_t l) {
+/* The transport names the place itself. */
+static grace_status in_layer(grace_status st, int32_t l) { return st && st != GRACE_ERR_COMM ? gr_fail_in(st, "layer %d", l) : st; }
+
+/* An MoE layer: rows -> experts (gate) -> slots (place) -> ranks (dispatch) -> results -> home, into the residual stream (combine). In three, between which
+ * rows are under way. */
+static grace_status route_rows(gr_network *net, const gr_step *step, int32_t l) {
     grace_status st = GRACE_OK;
-    const gr_layer *layer = &net->w.layers[l];
     const int32_t moe = net->info->layers[l].moe;
     gr_route route;
-    gr_arrived arrived;
     gr_comm_at("gate", l);
-    GR_TRY(gate(net, step, layer, moe));
+    GR_TRY(gate(net, step, &net->w.layers[l], moe));
     route = place(net, step, moe);
     gr_comm_at("dispatch", l);
     GR_TRY(gr_exchange_build(net->exchange, &route));
+done:
+    return in_layer(st, l);
+}
+
+static grace_status compute_rows(gr_network *net, int32_t l) {
+    grace_status st = GRACE_OK;
+    const gr_layer *layer = &net->w.layers[l];
+    gr_arrived arrived;
+    gr_comm_at("dispatch", l);
     GR_TRY(gr_exchange_dispatch_start(net->exchange));
     GR_TRY(shared(net, layer));             /* while rows travel */
     GR_TRY(gr_exchange_dispatch_finish(net->exchange, &arrived));
-    GR_TRY(run_experts(net, layer, moe, &arrived));
-    gr_comm_at("combine", l);
-    GR_TRY(gr_exchange_combine(net->exchange, net->x));
+    GR_TRY(run_experts(net, layer, net->info->layers[l].moe, &arrived));
+    GR_TRY(gr_exchange_give_back(net->exchange));
 done:
-    if (st && st != GRACE_ERR_COMM) gr_fail_in(st, "layer %d", l);      /* the transport names the place itself */
-    return st;
+    return in_layer(st, l);
+}
+
+static grace_status combine_rows(gr_network *net, int32_t l) {
+    gr_comm_at("combine", l);
+    return in_layer(gr_exchange_combine(net->exchange, x_here(net)), l);
 }
 
 /* ---- all layers ---- */
 
+static grace_status take_turn(gr_network *net, int32_t part) {
+    if (net->part == &net->parts[part]) return GRACE_OK;
+    net->part = &net->parts[part];
+    gr_exchange_turn(net->exchange, part);
+    return net->compute->ops->begin(net->compute, &net->part->rows);
+}
+
+static bool has_experts(const gr_network *net, int32_t l) { return l >= 0 && net->info->layers[l].moe >= 0; }
+
+/* From the end of the experts before to the gate, or to the next layer. l == n_layers: the end of the last experts alone. */
+static grace_status attend_and_route(gr_network *net, const gr_step *step, int32_t l) {
+    grace_status st = GRACE_OK;
+    double mark;
+    if (has_experts(net, l - 1)) GR_TRY(combine_rows(net, l - 1));
+    if (l == net->info->n_layers) return st;
+    mark = gr_now_us();
+    GR_TRY(gr_see_stream(net, l, step));
+    gr_comm_at("attention", l);
+    GR_TRY(attend(net, l));
+    if (!has_experts(net, l)) GR_TRY(dense(net, &net->w.layers[l]));
+    lap(net, &mark, GRACE_TIME_ATTENTION);
+    if (has_experts(net, l)) GR_TRY(route_rows(net, step, l));
+done:
+    return st;
+}
+
+/* Parts take turns: whenever the host waits for what leaves of one, the other's next work is queued. */
+static grace_status layer(gr_network *net, const gr_step *step, int32_t l) {
+    grace_status st = GRACE_OK;
+    for (int32_t i = 0; i < net->n_parts; i++) {
+        GR_TRY(take_turn(net, i));
+        GR_TRY(attend_and_route(net, step, l));
+    }
+    for (int32_t i = 0; i < net->n_parts && l < net->info->n_layers && has_experts(net, l); i++) {
+        GR_TRY(take_turn(net, i));
+        GR_TRY(compute_rows(net, l));
+    }
+done:
+    return st;
+}
+
 grace_status gr_network_layers(gr_network *net, const gr_step *step) {
     grace_status st = GRACE_OK;
     const gr_compute_ops *ops = net->compute->ops;
-    GR_TRY(ops->begin(net->compute, &net->rows));
+    net->part = NULL;
     GR_TRY(ops->embed(net->compute, net->w.embed, net->rows.id, net->rows.n, net->x));
-    for (int32_t l = 0; l < net->info->n_layers; l++) {
-        double mark = gr_now_us();
-        GR_TRY(gr_see_stream(net, l, step));
-        gr_comm_at("attention", l);
-        const bool has_experts = net->info->layers[l].moe >= 0;
-        GR_TRY(attend(net, l));
-        if (!has_experts) GR_TRY(dense(net, &net->w.layers[l]));
-        lap(net, &mark, GRACE_TIME_ATTENTION);
-        if (has_experts) GR_TRY(moe(net, step, l));
-    }
+    for (int32_t l = 0; l <= net->info->n_layers; l++) GR_TRY(layer(net, step, l));
     GR_TRY(ops->norm(net->compute, net->w.final_norm, net->info->rms_eps, net->x, net->rows.n, net->x));
     GR_TRY(gr_see_stream(net, net->info->n_layers, step));
 done:

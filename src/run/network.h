@@ -31,6 +31,13 @@ typedef void gr_on_stream(void *user, int32_t n_done, const gr_step *step, const
 /* What a step brings along, laid out in one block of host memory, and the same block where the backend reads it. */
 typedef struct gr_block { char *host, *there; } gr_block;
 
+/* Rows that go through the layers together: a step's, or half of them (exchange.h). */
+typedef struct gr_part {
+    int32_t first;                      /* of the step's rows */
+    gr_step step;                       /* the real ones */
+    gr_step_rows rows;                  /* with padding */
+} gr_part;
+
 typedef struct gr_network {
     const grace_model_info *info;
     const grace_plan *plan;
@@ -48,6 +55,8 @@ typedef struct gr_network {
     /* backend memory */
     gr_block step_block, draw_block;
     gr_step_rows rows;                  /* of the step under way, in step_block */
+    gr_part parts[GR_PARTS_MAX], *part; /* of it; the one whose turn it is */
+    int32_t n_parts;
     gr_draws draws;                     /* of the draw under way, in draw_block, as is index [n]: rows whose logits are computed */
     const int32_t *index;
     int32_t *drawn_there;               /* [n_logits_max] */

@@ -44,6 +44,39 @@ static int32_t count_begun(const gr_step *step) {
     return step->n_rows - first;
 }
 
+static int32_t clamp32(int32_t v, int32_t most) { return v < 0 ? 0 : v > most ? most : v; }
+
+/* The rows [first, end) of the step, which may be padding. */
+static void make_part(const gr_network *net, const gr_step *step, int32_t first, int32_t end, gr_part *p) {
+    const int32_t n = end - first, n_real = clamp32(step->n_rows - first, n);
+    p->first = first;
+    p->step = *step;
+    p->step.n_rows = n_real, p->step.n_decode = clamp32(step->n_decode - first, n_real);
+    p->step.id += first, p->step.sequence += first, p->step.position += first, p->step.kv_sequence += first;
+    const int32_t n_begun = net->makes_keys ? count_begun(&p->step) : 0;
+    p->rows = net->rows;
+    p->rows.n = n;
+    p->rows.id += first, p->rows.sequence += first, p->rows.position += first, p->rows.kv_sequence += first, p->rows.decode += first, p->rows.recorded += first;
+    p->rows.n_made = n_begun ? n_begun + n - n_real : 0;
+    p->rows.has_decode = p->step.n_decode > 0;
+    p->rows.has_prompt = p->step.n_decode + n_begun < n_real;
+}
+
+/* Where the second of two parts begins: in the middle, or, if one is near, where a prompt does. */
+static int32_t cut_of(const gr_step *step, int32_t n) {
+    const int32_t middle = n / 2, slack = gr_part_slack(step->n_rows_most);
+    for (int32_t d = 0; d <= slack; d++)
+        for (int32_t row = middle - d; row <= middle + d; row += d ? 2 * d : 1)
+            if (row >= step->n_decode && row < step->n_rows && step->position[row] == 0) return row;
+    return middle;
+}
+
+static void make_parts(gr_network *net, const gr_step *step, int32_t n) {
+    const int32_t cut = net->n_parts > 1 ? cut_of(step, n) : n;
+    make_part(net, step, 0, cut, &net->parts[0]);
+    if (net->n_parts > 1) make_part(net, step, cut, n, &net->parts[1]);
+}
+
 /* n >= step->n_rows: padding rows at the end. */
 static grace_status send_rows(gr_network *net, const gr_step *step, int32_t n) {
     const gr_step_rows here = rows_of(net->step_block.host, n);
@@ -57,10 +90,7 @@ static grace_status send_rows(gr_network *net, const gr_step *step, int32_t n) {
         ((int32_t *)here.recorded)[i] = real && net->trace_gate ? gr_trace_gate_token(net->trace_gate, step->sequence[i], step->position[i]) : -1;
     }
     net->rows = rows_of(net->step_block.there, n);
-    const int32_t n_begun = net->makes_keys ? count_begun(step) : 0;
-    net->rows.n_made = n_begun ? n_begun + n - step->n_rows : 0;
-    net->rows.has_decode = step->n_decode > 0;
-    net->rows.has_prompt = step->n_decode + n_begun < step->n_rows;
+    make_parts(net, step, n);
     return net->compute->ops->upload(net->compute, net->step_block.there, net->step_block.host, (size_t)n * GR_STEP_BYTES);
 }
 
@@ -136,7 +166,7 @@ grace_status gr_network_forward(gr_network *net, const gr_step *step, const gr_d
     const gr_compute *c = net->compute;
     const int32_t most = c->ops->padded(net->compute, step->n_rows_most), n = draws && c->ops->packs ? most : step->n_rows;     /* all ranks replay one size */
     GR_ASSERT(step->n_rows <= step->n_rows_most && (!draws || (step->n_decode == step->n_rows && n <= net->n_logits_max && n <= net->n_rows_max)));
-    gr_exchange_step_start(net->exchange, most);
+    net->n_parts = gr_exchange_step_start(net->exchange, most, net->on_stream ? 1 : GR_PARTS_MAX);
     GR_TRY(gr_kv_sync(&net->kv));
     GR_TRY(send_rows(net, step, n));
     if (!draws) return run_layers(net, step);

@@ -208,6 +208,7 @@ static void one_round(gr_exchange *ex, gr_comm *comm, gr_rng *rng, grace_route r
     check_arrived(&arrived, plan, w, me);
     run_experts(&arrived, plan, me);
     for (int32_t i = 0; i < ROWS * HIDDEN; i++) y[i] = before(i);
+    assert_ok(gr_exchange_give_back(ex));
     assert_ok(gr_exchange_combine(ex, y));
     check_sums(y, w, me);
     count_tokens(total, plan, w);
