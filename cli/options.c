@@ -7,7 +7,7 @@
 #include "cli.h"
 
 enum { KEY_RANKS = 0x100, KEY_NODES, KEY_WIRE, KEY_TRANSPORT, KEY_PLAN, KEY_EXCHANGE, KEY_ROUTE, KEY_HOMES, KEY_EXACT, KEY_THREADS, KEY_SIMD,
-        KEY_DEVICE, KEY_KERNELS, KEY_BETWEEN, KEY_PLAIN, KEY_KV, KEY_BATCH, KEY_DEADLINE, KEY_JSON };
+        KEY_DEVICE, KEY_KERNELS, KEY_BETWEEN, KEY_PLAIN, KEY_TURNS, KEY_KV, KEY_BATCH, KEY_DEADLINE, KEY_JSON };
 
 static const struct argp_option options[] = {
     {0, 0, 0, 0, "Model and placement:", 1},
@@ -33,6 +33,8 @@ static const struct argp_option options[] = {
     {"kernels", KEY_KERNELS, "KIND", 0, "on cuda: auto (default), hopper, mma or plain", 3},
     {"between", KEY_BETWEEN, "KIND", 0, "on cuda, rows between nodes: nccl, staged (through host memory), or auto (default): nccl where it can", 3},
     {"plain-wire", KEY_PLAIN, 0, 0, "on cuda: rows between nodes as they are, not packed bit for bit", 3},
+    {"turns-from", KEY_TURNS, "N", 0, "on cuda, several nodes: rows of a rank in a step from which two halves of them take turns, one travels while the other "
+                                      "is computed (default 1024; 0: never)", 3},
     {"simd", KEY_SIMD, "LEVEL", 0, "auto (default), portable, avx2 or avx512; the bits are the same", 3},
     {0, 0, 0, 0, "Output:", 4},
     {"json", KEY_JSON, 0, 0, "print one JSON object", 4},
@@ -104,6 +106,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case KEY_KERNELS: o->engine.kernels = arg; break;
     case KEY_BETWEEN: o->engine.wire = arg; break;
     case KEY_PLAIN: o->engine.plain_wire = true; break;
+    case KEY_TURNS: o->engine.turns_from = (int32_t)gr_arg_int(state, "turns-from", arg, 0, 1 << 20); break;
     case KEY_EXCHANGE: o->engine.exchange = (grace_exchange)gr_arg_choice(state, "exchange", arg, exchange_names, 3); break;
     case KEY_ROUTE: o->engine.route = (grace_route)gr_arg_choice(state, "route", arg, route_names, GRACE_N_ROUTES); break;
     case KEY_HOMES: o->engine.homes = (grace_homes)gr_arg_choice(state, "homes", arg, homes_names, GRACE_N_HOMES); break;

@@ -36,7 +36,8 @@ struct grace_engine {
 /* ---- open ---- */
 
 grace_engine_options grace_engine_defaults(void) {
-    return (grace_engine_options){.route = GRACE_ROUTE_TAR, .exchange = GRACE_EXCHANGE_HSC, .n_tokens_max = 512, .kv_tokens = 16384, .simd = "auto"};
+    return (grace_engine_options){.route = GRACE_ROUTE_TAR, .exchange = GRACE_EXCHANGE_HSC, .n_tokens_max = 512, .kv_tokens = 16384, .simd = "auto",
+                                  .turns_from = 1024};
 }
 
 grace_request grace_request_defaults(void) {
@@ -46,7 +47,7 @@ grace_request grace_request_defaults(void) {
 /* All ranks must hold the same model, plan and options: a hash of what they must agree on is compared. */
 static uint64_t hash_setup(const grace_model_info *m, const grace_plan *plan, const grace_engine_options *opt) {
     int64_t facts[] = {plan->cluster.n_nodes, plan->cluster.gpus_per_node, plan->n_layers, plan->n_experts, plan->top_k,
-                       opt->route, opt->exchange, opt->homes, opt->exact, opt->plain_wire, opt->n_tokens_max, opt->kv_tokens, opt->trace_path != NULL,
+                       opt->route, opt->exchange, opt->homes, opt->exact, opt->plain_wire, opt->turns_from, opt->n_tokens_max, opt->kv_tokens, opt->trace_path != NULL,
                        opt->n_trace_domains, opt->trace_weights, opt->route_trace ? grace_trace_n_tokens(opt->route_trace) : 0,
                        opt->route_tokens.sequences, (int64_t)m->fingerprint, m->context_max, m->n_bytes};
     const char *const names[] = {opt->device ? opt->device : "cpu", opt->kernels ? opt->kernels : "auto", opt->wire ? opt->wire : "auto"};
@@ -74,6 +75,7 @@ static grace_status check_same(gr_comm *comm, uint64_t mine, const char *what) {
 static grace_status check_options(const grace_engine_options *opt) {
     grace_status st = GRACE_OK;
     GR_CHECK(opt->n_tokens_max >= 1 && opt->n_tokens_max <= 1 << 20, GRACE_ERR_ARG, "rows a step: expected 1 to %d, found %d", 1 << 20, opt->n_tokens_max);
+    GR_CHECK(opt->turns_from >= 0, GRACE_ERR_ARG, "rows from which halves take turns: expected 0 (never) or more, found %d", opt->turns_from);
     GR_CHECK(opt->kv_tokens >= 1, GRACE_ERR_ARG, "KV cache: expected at least 1 token, found %lld", (long long)opt->kv_tokens);
     GR_CHECK(!opt->route_trace || !opt->trace_path, GRACE_ERR_ARG, "%s: a run whose routing is replayed cannot record it", opt->trace_path);
     GR_CHECK(!opt->trace_path || opt->homes != GRACE_HOMES_HISTOGRAM, GRACE_ERR_ARG,

@@ -24,6 +24,7 @@ typedef struct gr_exchange_options {
     const grace_plan *plan;         /* borrowed; only of ranks on devices: where slots are */
     const char *wire;               /* between nodes, there: "auto", "nccl", "staged" (comm/wire.h) */
     bool compress;                  /* rows between nodes travel packed, bit for bit */
+    int32_t turns_from;             /* rows of a step from which rows between nodes go in two parts; 0: never */
 } gr_exchange_options;
 
 /* The rows of one layer on this rank, placed. */

@@ -13,13 +13,12 @@
 #include "run/exchange_gpus.h"
 
 enum { B = GRACE_STAGE_NODE, ROWS = GR_GPUS_ROWS, ENTRIES = GR_GPUS_ENTRIES };
-enum { PARTED_ROWS = 1024 };        /* of a rank in a step: fewer are computed in one part, whose experts are read once */
 
 static int32_t gpus_step(gr_exchange *base, int32_t n_rows_most, int32_t n_parts_max) {
     gr_gpus *ex = gr_gpus_of(base);
+    ex->n_parts = n_parts_max > 1 && ex->n_lanes > 1 && n_rows_most >= base->opt.turns_from ? 2 : 1;
     gr_gpus_wires_step(ex, n_rows_most);
     base->waits = ex->wire && !ex->padded;
-    ex->n_parts = n_parts_max > 1 && base->waits && n_rows_most >= PARTED_ROWS ? 2 : 1;
     for (int32_t i = 0; i < ex->n_parts; i++) ex->lanes[i].block = (ex->n_parts > 1 ? gr_part_rows_most(n_rows_most) : n_rows_most) * ex->fan;
     ex->lane = &ex->lanes[0];
     return ex->n_parts;

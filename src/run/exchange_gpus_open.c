@@ -19,7 +19,7 @@ static grace_status list_peers(gr_gpus *ex) {
     const gr_comm *w = ex->base.world;
     int32_t n = 0;
     ex->n_wires = n_wires_of(&ex->base);
-    ex->n_lanes = ex->n_wires > 0 ? GR_PARTS_MAX : 1;
+    ex->n_lanes = ex->n_wires > 0 && ex->base.opt.turns_from > 0 ? GR_PARTS_MAX : 1;
     ex->lane = &ex->lanes[0];
     GR_CHECK(ex->n_wires <= GR_CUDA_WIRES_MAX, GRACE_ERR_LIMIT, "an exchange with %d ranks of other nodes: at most %d", ex->n_wires, GR_CUDA_WIRES_MAX);
     GR_CALLOC(ex->peer, ex->n_wires + 1);

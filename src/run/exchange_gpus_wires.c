@@ -18,7 +18,7 @@ static bool packs(const gr_gpus *ex) { return ex->lane->packed_out && !ex->padde
 void gr_gpus_wires_step(gr_gpus *ex, int32_t n_rows_most) {
     gr_gpus_lane *l = &ex->lanes[0];
     const int32_t block = n_rows_most * ex->fan;
-    ex->padded = ex->wire && !strcmp(gr_wire_kind(ex->wire), "nccl") && (size_t)block * gr_gpus_row_bytes(ex) <= PADDED_BYTES;
+    ex->padded = ex->wire && ex->n_parts == 1 && !strcmp(gr_wire_kind(ex->wire), "nccl") && (size_t)block * gr_gpus_row_bytes(ex) <= PADDED_BYTES;
     for (int32_t w = 0; ex->padded && w < ex->n_wires; w++) {
         l->n_out[2 * w] = l->n_in[2 * w] = block;
         l->n_out[2 * w + 1] = l->n_in[2 * w + 1] = block * ex->top_k;

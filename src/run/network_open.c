@@ -216,7 +216,7 @@ grace_status gr_network_open(const grace_model *model, const grace_engine_option
     GR_TRY(grace_comm_agree(net->comm, open_local(net, model, opt)));
     gr_exchange_options ex = {.kind = opt->exchange, .exact = opt->exact, .n_rows_max = opt->n_tokens_max, .top_k = net->info->top_k,
                               .hidden = net->info->hidden, .n_slots_max = most_slots(net->plan, net->comm->rank), .plan = net->plan,
-                                  .wire = opt->wire, .compress = !opt->plain_wire};
+                              .wire = opt->wire, .compress = !opt->plain_wire, .turns_from = opt->turns_from};
     GR_TRY(grace_comm_agree(net->comm, gr_exchange_open(net->comm, net->compute, &ex, &net->exchange)));
     GR_TRY(grace_comm_agree(net->comm, record_steps(net)));
     *out = net;

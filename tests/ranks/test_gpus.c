@@ -119,6 +119,7 @@ static scene scene_new(gr_comm *comm, grace_exchange kind, uint64_t seed) {
     grace_engine_close(run_seen(s.opt, &s.all, "alone", &s.alone));
     s.opt.comm = comm, s.opt.plan = s.plan, s.opt.exchange = kind, s.opt.route = (grace_route)(seed % GRACE_N_ROUTES);
     if (s.opt.route == GRACE_ROUTE_JOINT) s.opt.route = GRACE_ROUTE_TAR;        /* the device places by tables */
+    s.opt.turns_from = seed % 2 ? 3 : 0;        /* rows between nodes in one part, or steps of three rows and more in two */
     snprintf(case_name, sizeof case_name, "rank %d of %d, %d nodes, exchange %d, route %d, seed %llu", comm->rank, comm->n_ranks, comm->n_nodes, (int)kind,
              (int)s.opt.route, (unsigned long long)seed);
     return s;
