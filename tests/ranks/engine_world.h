@@ -18,19 +18,15 @@
 
 enum { WORLD_RANKS_MAX = 8, WORLD_REQUESTS_MAX = 20, WORLD_PROMPT_MAX = 14, WORLD_VOCAB = 64, WORLD_POSITIONS = 32 };
 
-#define claim(condition)                                                              \
-    do {                                                                              \
-        if (!(condition)) fail_msg("%s: %s", case_name, #condition);                  \
-    } while (0)
-
-static char case_name[160];         /* what runs now, for messages */
 static char world_dir[64];          /* the same on every rank; rank 0 made it */
 static grace_model *model;
 static int world_kv_heads = 2;      /* of 2 heads */
+static int world_hidden = 16, world_context = 128;
 
 static inline gr_tiny_model_options world_shape(void) {
     gr_tiny_model_options shape = gr_tiny_model_defaults();
     shape.n_experts = 12, shape.top_k = 3, shape.vocab = WORLD_VOCAB, shape.n_kv_heads = world_kv_heads;
+    shape.hidden = world_hidden, shape.context = world_context;
     return shape;
 }
 
@@ -80,17 +76,8 @@ static inline grace_engine_options world_options(void) {
     return opt;
 }
 
-/* Submits some, runs a few steps, asks for numbers, submits the others, runs, collects. The engine stays open for its numbers. */
-static inline grace_engine *run_in_parts(const grace_model *m, const grace_engine_options *opt, const gr_random_requests *all, int32_t n_early, int32_t n_steps,
-                                         run_result *out) {
-    grace_engine *engine = NULL;
-    grace_stats between;
-    bool more;
-    assert_ok(grace_engine_open(m, opt, &engine));
-    for (int32_t i = 0; i < n_early; i++) assert_ok(grace_engine_submit(engine, &all->requests[i]));
-    for (int32_t i = 0; i < n_steps; i++) assert_ok(grace_engine_step(engine, &more));
-    if (n_steps > 0) assert_ok(grace_engine_stats(engine, &between));
-    for (int32_t i = n_early; i < all->n; i++) assert_ok(grace_engine_submit(engine, &all->requests[i]));
+/* What was submitted, to its end. */
+static inline void finish_run(grace_engine *engine, const gr_random_requests *all, run_result *out) {
     assert_ok(grace_engine_run(engine));
     assert_ok(grace_engine_collect(engine));
     memset(out, 0, sizeof *out);
@@ -103,11 +90,42 @@ static inline grace_engine *run_in_parts(const grace_model *m, const grace_engin
         out->nll[i] = r->nll;
         memcpy(out->ids[i], r->ids, (size_t)r->n_ids * sizeof(int32_t));
     }
+}
+
+/* Submits some, runs a few steps, asks for numbers, submits the others, runs, collects. The engine stays open for its numbers. */
+static inline grace_engine *run_in_parts(const grace_model *m, const grace_engine_options *opt, const gr_random_requests *all, int32_t n_early, int32_t n_steps,
+                                         run_result *out) {
+    grace_engine *engine = NULL;
+    grace_stats between;
+    bool more;
+    assert_ok(grace_engine_open(m, opt, &engine));
+    for (int32_t i = 0; i < n_early; i++) assert_ok(grace_engine_submit(engine, &all->requests[i]));
+    for (int32_t i = 0; i < n_steps; i++) assert_ok(grace_engine_step(engine, &more));
+    if (n_steps > 0) assert_ok(grace_engine_stats(engine, &between));
+    for (int32_t i = n_early; i < all->n; i++) assert_ok(grace_engine_submit(engine, &all->requests[i]));
+    finish_run(engine, all, out);
     return engine;
 }
 
 static inline grace_engine *run_requests(const grace_model *m, const grace_engine_options *opt, const gr_random_requests *all, run_result *out) {
     return run_in_parts(m, opt, all, all->n, 0, out);
+}
+
+/* The first difference between two runs' answers. */
+static inline void check_same_result(const run_result *expected, const run_result *found, int32_t n, const char *run) {
+    for (int32_t i = 0; i < n; i++) {
+        if (expected->n_ids[i] != found->n_ids[i] || expected->finish[i] != found->finish[i])
+            fail_msg("%s: %s: request %d: expected %d ids and end %d, found %d and %d", case_name, run, i, expected->n_ids[i], expected->finish[i],
+                     found->n_ids[i], found->finish[i]);
+        for (int32_t j = 0; j < expected->n_ids[i]; j++)
+            if (expected->ids[i][j] != found->ids[i][j])
+                fail_msg("%s: %s: request %d, id %d of %d: expected %d, found %d", case_name, run, i, j, expected->n_ids[i], expected->ids[i][j],
+                         found->ids[i][j]);
+        if (expected->hashes[i] != found->hashes[i] || expected->nll[i] != found->nll[i])
+            fail_msg("%s: %s: request %d: the same ids, but expected logits %016llx and score %.17g, found %016llx and %.17g", case_name, run, i,
+                     (unsigned long long)expected->hashes[i], expected->nll[i], (unsigned long long)found->hashes[i], found->nll[i]);
+    }
+    claim(memcmp(expected, found, sizeof *expected) == 0);
 }
 
 /* ---- the trace of a run, and everything counted from it ---- */
