@@ -167,6 +167,7 @@ void grace_engine_close(grace_engine *e) {
 }
 
 gr_network *gr_engine_network(grace_engine *e) { return e->net; }
+void gr_engine_drop_hashes(grace_engine *e) { e->hashes = false; }
 
 /* ---- requests ---- */
 

@@ -4,6 +4,8 @@
 #include "grace/engine.h"
 #include "run/network.h"
 
+/* Results without logits_hash: exact steps on a GPU are replayed too, as they are where nobody looks at logits. Before the first step. */
+void gr_engine_drop_hashes(grace_engine *engine);
 gr_network *gr_engine_network(grace_engine *engine);    /* borrowed until close; set on_gate before the first step */
 
 #endif

@@ -1,14 +1,17 @@
-/* The engine over several ranks on GPUs (run/exchange_gpus.c) against one rank on a GPU: in exact mode the same bits for every plan, policy, exchange and cut
- * into nodes; in fast mode the same bits again, and rows whose experts are the same ones are near; rows, loads and idle counted a second time from the run's
- * own trace. Single ranks of many nodes share GPUs where there are fewer; then what crosses nodes goes through host memory. */
-#include "ranks/engine_world.h"
+/* The engine over several ranks on GPUs (run/exchange_gpus.c) against one rank on a GPU: in exact mode the same bits for every plan, policy, exchange
+ * and cut into nodes, replayed or not; in fast mode the same bits again, and rows whose experts are the same ones are near; rows, loads and idle
+ * counted a second time from the run's own trace; thousands of steps. Single ranks of many nodes share GPUs where there are fewer; then what crosses
+ * nodes goes through host memory. */
+#include "ranks/soak.h"
 
 #include <cuda_runtime_api.h>
 
 #include "base/clock.h"
+#include "compute/cuda/backend.h"
 #include "cuda/device.h"
 
 static int32_t rank_of_world;
+static int64_t n_near[2];       /* rows of fast runs with the experts of exact ones; of all that were looked at */
 
 /* Ranks of a node wait for each other in kernels, so each has a GPU of its own; single ranks of many nodes may share one. */
 static bool fits(int32_t n_ranks, int32_t n_nodes) {
@@ -52,15 +55,16 @@ static void check_rows(const run_count *c, const grace_stats *s, const grace_mod
     naive_links(&c->rows, -1, m->hidden, there, back);
     for (int st = 0; st < GRACE_N_STAGES; st++)
         for (int l = 0; l < GRACE_N_LINKS; l++) {
-            if (s->dispatch[st][l].rows != there[st][l].rows || s->combine[st][l].rows != back[st][l].rows)
-                fail_msg("%s: stage %d link %d: expected %lld rows there, %lld back; found %lld, %lld", case_name, st, l, (long long)there[st][l].rows,
-                         (long long)back[st][l].rows, (long long)s->dispatch[st][l].rows, (long long)s->combine[st][l].rows);
-            claim(s->dispatch[st][l].bytes_payload == there[st][l].rows * m->hidden * 2
-                  && s->combine[st][l].bytes_payload == back[st][l].rows * m->hidden * 2);
+            char what[64];
+            snprintf(what, sizeof what, "rows of stage %d over links of kind %d", st, l);
+            claim_number(there[st][l].rows, s->dispatch[st][l].rows, what);
+            claim_number(back[st][l].rows, s->combine[st][l].rows, what);
+            claim_number(there[st][l].rows * m->hidden * 2, s->dispatch[st][l].bytes_payload, what);
+            claim_number(back[st][l].rows * m->hidden * 2, s->combine[st][l].bytes_payload, what);
         }
-    for (int32_t i = 0; i < n * n; i++) claim(s->pair_rows[i] == naive_pair_rows(&c->rows, i / n, i % n));
-    for (int32_t i = 0; i < n * c->n_layers; i++) claim(s->load[i] == c->load[i]);
-    claim(s->idle_pairs == count_idle(c));
+    for (int32_t i = 0; i < n * n; i++) claim_number(naive_pair_rows(&c->rows, i / n, i % n), s->pair_rows[i], "rows between two ranks");
+    for (int32_t i = 0; i < n * c->n_layers; i++) claim_number(c->load[i], s->load[i], "pairs of a rank in a layer");
+    claim_number(count_idle(c), s->idle_pairs, "idle pairs");
 }
 
 static void check_numbers(const grace_engine_options *opt, grace_engine *engine, const char *trace) {
@@ -78,8 +82,8 @@ static void check_numbers(const grace_engine_options *opt, grace_engine *engine,
 /* ---- fast ---- */
 
 /* Partial sums rounded to bf16, once a hop: a row's stream then differs by roundings of 2^-9 at most, about 12 a layer that add up as a root; 4 of
- * those, relative to the
- * largest logit. Rows count up to the first one of their request that chose other experts than in exact mode. */
+ * those, relative to the largest logit. Rows count up to the first one of their request that chose other experts than in exact mode: of one case
+ * that may be the first row of its one request, of all cases together most rows choose the same. */
 static void check_near(gr_comm *comm, const gr_random_requests *all, const grace_engine *engine, const answer *expected, const answer *found) {
     const grace_model_info *m = grace_model_describe(model);
     const size_t row = (size_t)expected->routing.n_layers * (size_t)expected->routing.top_k;
@@ -99,14 +103,20 @@ static void check_near(gr_comm *comm, const gr_random_requests *all, const grace
             n_checked += same;
         }
     }
-    int64_t rows[2] = {n_checked, n_all};       /* of all ranks: one may have few rows, and meet another choice with its first */
+    int64_t rows[2] = {n_checked, n_all};
     assert_ok(gr_comm_allreduce(comm, rows, 2, GR_SUM));
-    claim(2 * rows[0] >= rows[1]);
+    for (int i = 0; i < 2; i++) n_near[i] += rows[i];
 }
 
 /* ---- cases ---- */
 
 typedef struct scene { gr_comm *comm; grace_plan *plan; gr_random_requests all; answer alone; grace_engine_options opt; } scene;
+
+static void name_case(const gr_comm *comm, const grace_engine_options *opt, uint64_t seed) {
+    static const char *const exchanges[] = {"per-expert", "flat", "hsc"}, *const routes[] = {"primary", "wrr", "tar", "tar-entry"};
+    snprintf(case_name, sizeof case_name, "rank %d of %d, %d nodes, %s, %s, turns from %d rows, seed %llu", comm->rank, comm->n_ranks, comm->n_nodes,
+             exchanges[opt->exchange], routes[opt->route], opt->turns_from, (unsigned long long)seed);
+}
 
 static scene scene_new(gr_comm *comm, grace_exchange kind, uint64_t seed) {
     scene s = {.comm = comm, .opt = on_gpu()};
@@ -116,12 +126,12 @@ static scene scene_new(gr_comm *comm, grace_exchange kind, uint64_t seed) {
     s.all = gr_random_requests_new(&rng, 1 + (int32_t)gr_rng_below(&rng, (uint32_t)(2 * comm->n_ranks)), WORLD_VOCAB, WORLD_PROMPT_MAX, 5);
     gr_random_decode(s.plan, 0.5, &rng);
     s.opt.exact = true;
+    snprintf(case_name, sizeof case_name, "rank %d by itself, seed %llu", comm->rank, (unsigned long long)seed);
     grace_engine_close(run_seen(s.opt, &s.all, "alone", &s.alone));
     s.opt.comm = comm, s.opt.plan = s.plan, s.opt.exchange = kind, s.opt.route = (grace_route)(seed % GRACE_N_ROUTES);
     if (s.opt.route == GRACE_ROUTE_JOINT) s.opt.route = GRACE_ROUTE_TAR;        /* the device places by tables */
     s.opt.turns_from = seed % 2 ? 3 : 0;        /* rows between nodes in one part, or steps of three rows and more in two */
-    snprintf(case_name, sizeof case_name, "rank %d of %d, %d nodes, exchange %d, route %d, seed %llu", comm->rank, comm->n_ranks, comm->n_nodes, (int)kind,
-             (int)s.opt.route, (unsigned long long)seed);
+    name_case(comm, &s.opt, seed);
     return s;
 }
 
@@ -131,17 +141,33 @@ static void scene_free(scene *s) {
     grace_plan_free(s->plan);
 }
 
-/* Steps seen row by row are not replayed; the second run's are. */
+/* Where nobody looks at logits, steps of generated tokens are replayed: only ids tell. */
+static void check_replayed(scene *s, const run_result *expected, const char *run) {
+    run_result found;
+    grace_engine *engine = NULL;
+    assert_ok(grace_engine_open(model, &s->opt, &engine));
+    gr_engine_drop_hashes(engine);
+    for (int32_t i = 0; i < s->all.n; i++) {
+        grace_request r = s->all.requests[i];
+        r.score = false;
+        assert_ok(grace_engine_submit(engine, &r));
+    }
+    finish_run(engine, &s->all, &found);
+    memcpy(found.hashes, expected->hashes, sizeof found.hashes);
+    memcpy(found.nll, expected->nll, sizeof found.nll);
+    found.hash = expected->hash;
+    check_same_result(expected, &found, s->all.n, run);
+    grace_engine_close(engine);
+}
+
 static void check_exact(scene *s) {
     answer seen;
-    run_result replayed;
     s->opt.exact = true;
     grace_engine *engine = run_seen(s->opt, &s->all, "world", &seen);
-    claim(memcmp(&seen.result, &s->alone.result, sizeof seen.result) == 0);
+    check_same_result(&s->alone.result, &seen.result, s->all.n, "exact");
     check_numbers(&s->opt, engine, "world");
     grace_engine_close(engine);
-    grace_engine_close(run_requests(model, &s->opt, &s->all, &replayed));
-    for (int32_t i = 0; i < s->all.n; i++) claim(memcmp(replayed.ids[i], s->alone.result.ids[i], sizeof replayed.ids[i]) == 0);
+    check_replayed(s, &s->alone.result, "exact, replayed");
     answer_free(&seen);
 }
 
@@ -153,7 +179,8 @@ static void check_fast(scene *s) {
     check_numbers(&s->opt, engine, "world");
     grace_engine_close(engine);
     grace_engine_close(run_seen(s->opt, &s->all, "world", &again));
-    claim(memcmp(&once.result, &again.result, sizeof once.result) == 0);
+    check_same_result(&once.result, &again.result, s->all.n, "fast, again");
+    check_replayed(s, &once.result, "fast, replayed");
     answer_free(&once);
     answer_free(&again);
 }
@@ -171,6 +198,48 @@ static void any_plan_policy_exchange_and_cut_gives_one_gpu_s_bits_and_the_counte
                 scene_free(&s);
                 print_message("%s: %.1f s\n", case_name, 1e-6 * (gr_now_us() - start));
             }
+    print_message("fast: %lld of %lld rows with the experts of exact\n", (long long)n_near[0], (long long)n_near[1]);
+    claim(2 * n_near[0] >= n_near[1]);
+}
+
+/* Steps of generated tokens are replayed, those with prompts are not; where a prompt is long, its step's rows do not go over a wire as whole blocks, so the
+ * hosts tell each other sizes: all of that in turns. Through host memory (ranks that share a GPU) the hosts take part in every step. */
+static void thousands_of_steps_replayed_and_not_give_one_gpu_s_ids(void **state) {
+    (void)state;
+    const int32_t n_ranks = ranks_comm(1)->n_ranks;
+    for (int32_t n_nodes = 1; n_nodes <= n_ranks; n_nodes++) {
+        if (!fits(n_ranks, n_nodes)) continue;
+        gr_comm *comm = ranks_comm(n_nodes);
+        const soak_options o = {.n_steps = n_ranks > 2 && n_nodes == n_ranks ? 800 : 3000, .burst_max = 10, .prompt_max = 24, .generate_max = 60,
+                                .long_every = 64, .long_prompt = 1100};
+        gr_rng rng = gr_rng_seed((uint64_t)(70 + n_nodes));
+        gr_random_plan_options shape = {2, 12, 3, grace_comm_cluster(comm), 0.4, 0.2};
+        grace_plan *plan = gr_random_plan(&shape, &rng);
+        gr_random_decode(plan, 0.5, &rng);
+        soak_work work = soak_work_new(&o, &rng);
+        grace_engine_options opt = on_gpu();
+        grace_engine *engine = NULL;
+        const double start = gr_now_us();
+        opt.exact = true, opt.n_tokens_max = 1200, opt.kv_tokens = 16384;
+        snprintf(case_name, sizeof case_name, "soak, rank %d of %d, %d nodes", comm->rank, n_ranks, n_nodes);
+        int32_t *expected = soak_alone(comm, &work, &o, &opt);
+        opt.comm = comm, opt.plan = plan;
+        assert_ok(grace_engine_open(model, &opt, &engine));
+        gr_engine_drop_hashes(engine);
+        const gr_cuda *cuda = gr_cuda_of(gr_engine_network(engine)->compute);
+        const int64_t recorded = cuda->n_replayed;
+        const soak_seen seen = soak_run(engine, &work, comm->rank);
+        soak_check_ids(engine, &work, &o, expected);
+        soak_check_seen(comm, &o, &seen);
+        const int64_t replayed = cuda->n_replayed - recorded;
+        print_message("%lld steps replayed, in %d the hosts took part, %.1f s\n", (long long)replayed, seen.n_waits, 1e-6 * (gr_now_us() - start));
+        claim(seen.n_waits == seen.n_steps ? replayed == 0 : replayed > seen.n_steps / 4);
+        claim(n_nodes == 1 ? seen.n_waits == 0 : seen.n_waits > 0);
+        grace_engine_close(engine);
+        free(expected);
+        soak_work_free(&work);
+        grace_plan_free(plan);
+    }
 }
 
 static void tiny_olmoe_over_all_ranks_gives_one_gpu_s_bits(void **state) {
@@ -192,7 +261,7 @@ static void tiny_olmoe_over_all_ranks_gives_one_gpu_s_bits(void **state) {
         opt.comm = comm, opt.plan = plan;
         snprintf(case_name, sizeof case_name, "tiny-olmoe, rank %d of %d, %d nodes", comm->rank, n_ranks, n_nodes);
         grace_engine_close(run_requests(olmoe, &opt, &all, &found));
-        for (int32_t i = 0; i < all.n; i++) claim(memcmp(found.ids[i], expected.ids[i], sizeof found.ids[i]) == 0);
+        check_same_result(&expected, &found, all.n, "exact");
         gr_random_requests_free(&all);
         grace_plan_free(plan);
     }
@@ -204,10 +273,16 @@ static int open_world(void **state) {
     return world_open(state);
 }
 
+static int open_soak(void **state) {
+    world_hidden = 64, world_context = 2048;        /* 128 KiB are 1024 rows */
+    return open_world(state);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(any_plan_policy_exchange_and_cut_gives_one_gpu_s_bits_and_the_counted_rows, open_world, world_close),
         cmocka_unit_test(tiny_olmoe_over_all_ranks_gives_one_gpu_s_bits),
+        cmocka_unit_test_setup_teardown(thousands_of_steps_replayed_and_not_give_one_gpu_s_ids, open_soak, world_close),
     };
     if (no_gpu("ranks on GPUs")) return 77;
     return ranks_main("ranks/gpus", tests, sizeof tests / sizeof *tests);

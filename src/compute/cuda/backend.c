@@ -124,6 +124,7 @@ static grace_status cuda_replay(gr_compute *base, int32_t key, grace_status (*ru
     if (key < 1 || key > GR_CUDA_REPLAYS_MAX) return run(user);
     if (!c->replays[key]) GR_TRY(record(c, run, user, &c->replays[key]));
     GR_TRY(gr_cuda_status(cudaGraphLaunch(c->replays[key], c->stream), "replaying a step"));
+    c->n_replayed++;
 done:
     return st;
 }

@@ -63,6 +63,7 @@ typedef struct gr_cuda {
     int32_t width_told;                 /* of MLPs whose kernels were told last */
     bool wants_lists;                   /* the step's attention lists are not made yet */
     cudaGraphExec_t replays[GR_CUDA_REPLAYS_MAX + 1];
+    int64_t n_replayed;                 /* steps, so far */
 } gr_cuda;
 
 static inline gr_cuda *gr_cuda_of(gr_compute *c) { return (gr_cuda *)c; }
