@@ -82,7 +82,7 @@ struct member {
     }
 
     void run(bool sends, bool returns, cudaStream_t s) const {
-        const gr_cuda_settle settle = {0, returns ? layer.n_rows : 0, 1, NULL, out, NULL, true};
+        const gr_cuda_settle settle = {0, returns ? layer.n_rows : 0, 1, NULL, out, NULL};
         must(!gr_cuda_dispatch(&node, sends ? &layer : &silent, s) && !gr_cuda_arrive(&node, sends ? &layer : &silent, s), "dispatch");
         must(!gr_cuda_give_back(&node, &layer, returns ? &pairs : &no_pairs, results, s) && !gr_cuda_settle_rows(&node, &layer, &settle, s), "combine");
     }
@@ -90,7 +90,7 @@ struct member {
     // Tables of pairs as a layer has them, and what leaves this GPU.
     double bytes_of_call() {
         int64_t count[4][NODE];
-        const gr_cuda_settle settle = {0, layer.n_rows, 1, NULL, out, NULL, true};
+        const gr_cuda_settle settle = {0, layer.n_rows, 1, NULL, out, NULL};
         must(cudaMemset(node.count, 0, sizeof count) == cudaSuccess, "counts");
         must(!gr_cuda_dispatch(&node, &layer, NULL) && !gr_cuda_arrive(&node, &layer, NULL), "dispatch");
         must(!gr_cuda_group((int32_t *)(node.area[node.me] + at.slot), &pairs, NULL), "group");

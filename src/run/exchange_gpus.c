@@ -92,7 +92,7 @@ static grace_status gpus_combine(gr_exchange *base, void *y) {
     grace_status st = GRACE_OK;
     gr_gpus *ex = gr_gpus_of(base);
     const gr_gpus_lane *l = ex->lane;
-    const gr_cuda_settle own = {.n = l->route.n_rows, .fan = ex->fan, .residual = y, .out = y, .wires = ex->wire ? &l->wires : NULL, .last = true};
+    const gr_cuda_settle own = {.n = l->route.n_rows, .fan = ex->fan, .residual = y, .out = y, .wires = ex->wire ? &l->wires : NULL};
     if (ex->wire) {
         GR_TRY(gr_gpus_leave_back(ex));
         GR_TRY(gr_gpus_come_back(ex));

@@ -285,7 +285,7 @@ static void feed_own(exchange_case *c, int32_t r, const layer_data *l) {
     upload(k->x, l->x[r], (size_t)k->n_own * row), upload(k->residual, l->residual[r], (size_t)l->n[r] * row);
     upload(k->slot, l->slot[r], n_choices * 4), upload(k->weight, l->weight[r], n_choices * 4);
     must(cudaMemset(k->out, 0xFF, (size_t)c->n_rows * row) == cudaSuccess, "poison");
-    k->settle = (gr_cuda_settle){.n = l->n[r], .fan = c->fan, .residual = k->residual, .out = k->out, .wires = c->n_wires ? &k->wires : NULL, .last = true};
+    k->settle = (gr_cuda_settle){.n = l->n[r], .fan = c->fan, .residual = k->residual, .out = k->out, .wires = c->n_wires ? &k->wires : NULL};
 }
 
 static void place_own(exchange_case *c, int32_t r, int32_t layer, int32_t n_source, int32_t s) {

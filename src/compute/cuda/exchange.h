@@ -3,8 +3,8 @@
  *
  * A rank of a node computes with s source rows in a layer: its own n, then those that other nodes sent it. All ranks of a node agree on s. A rank's area is
  * memory that all of them write: source rows of local rank g lie in block g, whoever they are for, so no counts travel; a header of k (slot, weight) a row says
- * which are here. A flag a source says that its block is complete. Results go home the same way. One area serves every layer: who dispatches layer
- * e + 1 has settled e, so all have computed it, and who returns results of e + 1 has seen every dispatch of it, so all have settled e.
+ * which are here. Flags of a source's blocks of threads say that its rows are complete. Results go home the same way. One area serves every layer: who
+ * dispatches layer e + 1 has settled e, so all have given back its rows, and who returns results of e + 1 has seen every dispatch of it, so all have settled e.
  *
  *   dispatch   rows and headers to the areas of the node; flags
  *   arrive     waits for all flags, takes the slots over: then area.slot, area.row are as gr_cuda_group() and gr_cuda_experts_run() take them, with
@@ -21,7 +21,7 @@
 extern "C" {
 #endif
 
-enum { GR_CUDA_NODE_MAX = 8, GR_CUDA_WIRES_MAX = 63 };
+enum { GR_CUDA_NODE_MAX = 8, GR_CUDA_WIRES_MAX = 63, GR_CUDA_FLAGS = 128 /* most blocks of a kernel that sends */ };
 
 /* ---- memory ---- */
 
@@ -34,9 +34,9 @@ typedef struct gr_cuda_area_sizes {
 
 /* Where the parts of an area lie, in bytes from its start; 256-byte aligned. With s source rows of a rank in the call under way: */
 typedef struct gr_cuda_area {
-    int64_t flags;              /* uint32 [2 stages][GR_CUDA_NODE_MAX], each on 128 bytes of its own: the last layer call a source has completed */
-    int64_t header;             /* int32 [n_ranks][s][k] slots of this rank, counted from its first, as others write them; -1: not here */
-    int64_t weight;             /* float [n_ranks][s][k] */
+    int64_t flags;              /* uint32 [2 stages][GR_CUDA_NODE_MAX][GR_CUDA_FLAGS]: the last layer call that a block of a source has completed */
+    int64_t header;             /* int32 [n_ranks][n_rows][k], s of them used: slots of this rank, counted from its first, as others write them; -1: not here */
+    int64_t weight;             /* float [n_ranks][n_rows][k] */
     int64_t slot;               /* int32 [n_ranks][s][k] the header as arrive() found it: nobody else writes here, and all are below the layer's n_slots */
     int64_t row;                /* bf16 [n_ranks][s][hidden]; this rank's own block is where its source rows are made */
     int64_t home;               /* bf16 [n_ranks][s][hidden] sums, by the rank that made them; exact: [s][k][hidden], each by the one rank that has its slot */
@@ -65,7 +65,7 @@ typedef struct gr_cuda_node {
     gr_cuda_area_sizes sizes;
     int32_t me;                         /* local rank */
     char *area[GR_CUDA_NODE_MAX];       /* each rank's, as this process addresses it */
-    uint32_t *epoch;                    /* device, zeroed: [0] layer calls settled; the rest is scratch of the kernels. GR_CUDA_EPOCH_BYTES */
+    uint32_t *epoch;                    /* device, zeroed: numbers of calls, for the kernels. GR_CUDA_EPOCH_BYTES */
     gr_cuda_watch *watch;               /* as the device addresses it */
     uint64_t deadline_ns;
     int64_t *count;                     /* device [4][GR_CUDA_NODE_MAX], added to by every call: rows dispatched to each rank, their entries (slots), rows given
@@ -95,14 +95,12 @@ grace_status gr_cuda_give_back(const gr_cuda_node *node, const gr_cuda_layer *la
  * t * fan + i of the wires is what source row r sent over them.
  *   fast   what came home for each r, in order of r, then local rank; then what came back for it over the wires (NULL: none), in order of r, then wire
  *   exact  over choices (r, j) in order of r, then j: weight[r, j] * the row that came home for it, that of another node from the wires; then the residual:
- *          the bits of gr_cuda_combine() on one GPU, also with fan = k and one choice a source row
- * Counts the call as settled when `last`. */
+ *          the bits of gr_cuda_combine() on one GPU, also with fan = k and one choice a source row */
 typedef struct gr_cuda_settle {
     int32_t first, n, fan;
     const void *residual;
     void *out;                          /* [n, hidden] */
     const struct gr_cuda_wires *wires;  /* with what came back in wires->home; NULL: one node */
-    bool last;
 } gr_cuda_settle;
 /* Waits for the node's results of the layer; may be called again for other rows of it. */
 grace_status gr_cuda_settle_rows(const gr_cuda_node *node, const gr_cuda_layer *layer, const gr_cuda_settle *settle, gr_cuda_stream stream);
@@ -128,7 +126,7 @@ typedef struct gr_cuda_wires {
 grace_status gr_cuda_pack(const gr_cuda_wires *wires, const void *rows, const int32_t *slot, const float *weight, int32_t n, int32_t top_k, int32_t hidden,
                           int32_t *n_sent_host, gr_cuda_stream stream);
 /* exact, who received: waits as settle does, then packs the results of source rows [first, first + n), which came over a wire, by row, then choice: out
- * [n_entries, hidden]; entry [n + 1] scratch: entries before each of these rows. Before the settle that is `last`. */
+ * [n_entries, hidden]; entry [n + 1] scratch: entries before each of these rows. */
 grace_status gr_cuda_pack_entries(const gr_cuda_node *node, const gr_cuda_layer *layer, int32_t first, int32_t n, int32_t *entry, void *out,
                                   gr_cuda_stream stream);
 

@@ -1,8 +1,12 @@
-// What the kernels of the exchange share: a call as kernels take it, flags and waits, the last block of a kernel, rows copied and added by warps.
+// What the kernels of the exchange share: a call as kernels take it, flags and waits, rows copied and added by warps.
 //
-// Memory order: whoever sends stores, then each block fences for the system and counts itself; the last block releases flags (st.release.sys). Whoever
-// receives acquires them (ld.acquire.sys) in a few threads, and a barrier hands that on to the block; later kernels come after this one. Spinning blocks wait
-// for other GPUs alone: what they wait for was queued there without regard to what is queued here.
+// Memory order: every block that sends has flags of its own. Its stores, a barrier, then a release of the flags at system scope (st.release.sys). Whoever
+// receives acquires the flags of all blocks (ld.acquire.sys), a thread each, and a barrier hands that on to the block; later kernels come after this one.
+// Spinning blocks wait for other GPUs, and for a kernel before them all of whose blocks run: what they wait for was queued there without regard to what is
+// queued here.
+//
+// A kernel that receives starts while the one that sends still runs, and polls before it waits for that one's end. So those that send wait first and then
+// release the next kernel: when it starts, all that came before the sending kernel is over.
 #ifndef GR_COMPUTE_CUDA_EXCHANGE_CALL_CUH
 #define GR_COMPUTE_CUDA_EXCHANGE_CALL_CUH
 #include "compute/cuda/cuda.h"
@@ -12,8 +16,16 @@
 
 namespace exchange {
 
-enum { THREADS = 512, WARPS = THREADS / 32, FLAG_WORDS = 32, SPINS = 64, AT_ONCE = 4 };
-enum { CALLS = 0, DISPATCHED = 32, GIVEN = 64, SETTLED = 96, LATE = 128 };      // words of node.epoch; all but the first are back at 0 after a call
+enum { THREADS = 512, WARPS = THREADS / 32 };
+enum { BUSY_POLLS = 32, POLLS = 64, PAUSE_NS = 100 };      // polls without a pause, then with one; between looks at the host's memory
+enum { IN_FLIGHT = 8, SUMMED = 4 };     // vectors that a lane has on their way; of a row that it sums
+
+// Blocks at most: stores fill the links with few of them; sums read this GPU's memory and take all but what a move between nodes needs. All ranks of a node
+// find the same numbers of blocks, so each knows whose flags to wait for.
+enum { SENDERS = 64, COPIERS = 128, ADDERS = 120 };
+
+// Words of node.epoch. dispatch and arrive read the first, give_back and settle the second; each is written while nobody reads it.
+enum { GIVEN = 0 /* the last call whose results this rank gave back */, CALL = 32 /* the call under way, from arrive on */, LATE = 64 };
 
 struct call {
     gr_cuda_node node;
@@ -27,6 +39,8 @@ struct cut {
     unsigned blocks;
 };
 
+static_assert((int)SENDERS <= (int)GR_CUDA_FLAGS && (int)ADDERS <= (int)GR_CUDA_FLAGS, "every block that sends has a flag");
+
 static inline call call_of(const gr_cuda_node *node, const gr_cuda_layer *layer) { return {*node, gr_cuda_area_of(&node->sizes), *layer}; }
 
 static inline cut cut_of(int64_t n_rows, int32_t hidden, int32_t most_blocks) {
@@ -34,6 +48,13 @@ static inline cut cut_of(int64_t n_rows, int32_t hidden, int32_t most_blocks) {
     const int64_t parts = share < 1 ? 1 : share < chunks ? share : chunks, blocks = (n_rows * parts + WARPS - 1) / WARPS;
     return {(int32_t)n_rows, hidden / 8, (int32_t)parts, (unsigned)(blocks < 1 ? 1 : blocks < most_blocks ? blocks : most_blocks)};
 }
+
+static inline cut senders_of(const gr_cuda_node *node, const gr_cuda_layer *layer) { return cut_of(layer->s, node->sizes.hidden, SENDERS); }
+// Of one source's rows: each block gives to one source, as many blocks to each.
+static inline cut givers_of(const gr_cuda_node *node, const gr_cuda_layer *layer) { return cut_of(layer->s, node->sizes.hidden, ADDERS / node->sizes.n_ranks); }
+
+// A lane has one vector of a row.
+static inline bool is_thin(const cut &work) { return (int64_t)work.parts * 32 >= work.n_vectors; }
 
 static inline grace_status check(const gr_cuda_node *node, const gr_cuda_layer *layer, int32_t first, int32_t n) {
     grace_status st = GRACE_OK;
@@ -66,11 +87,10 @@ __device__ __forceinline__ uint64_t nanoseconds() {
     asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now)::"memory");
     return now;
 }
-__device__ __forceinline__ uint32_t *flag_of(const call &c, int32_t rank, int32_t stage, int32_t source) {
-    return part_of<uint32_t>(c, rank, c.at.flags) + (stage * GR_CUDA_NODE_MAX + source) * FLAG_WORDS;
+__device__ __forceinline__ uint32_t *flag_of(const call &c, int32_t rank, int32_t stage, int32_t source, int32_t block) {
+    return part_of<uint32_t>(c, rank, c.at.flags) + (stage * GR_CUDA_NODE_MAX + source) * GR_CUDA_FLAGS + block;
 }
-// What flags hold when this call's stage is complete.
-__device__ __forceinline__ uint32_t number_of_call(const call &c) { return *(volatile uint32_t *)&c.node.epoch[CALLS] + 1; }
+__device__ __forceinline__ uint32_t epoch_of(const call &c, int32_t word) { return *(volatile uint32_t *)&c.node.epoch[word]; }
 
 // The first thread whose wait is late says so; then nobody waits.
 __device__ inline void report_late(const call &c, int32_t stage, int32_t source) {
@@ -81,11 +101,13 @@ __device__ inline void report_late(const call &c, int32_t stage, int32_t source)
     watch->stop = 1;
 }
 
-__device__ inline void wait_for(const call &c, int32_t stage, int32_t source) {
-    const uint32_t *flag = flag_of(c, c.node.me, stage, source), due = number_of_call(c);
+// Until the flag of a source's block holds `due`, the number of the call.
+__device__ inline void wait_for(const call &c, int32_t stage, int32_t source, int32_t block, uint32_t due) {
+    const uint32_t *flag = flag_of(c, c.node.me, stage, source, block);
     uint64_t start = 0;
-    for (uint32_t spin = 1; (int32_t)(acquire(flag) - due) < 0; spin++) {
-        if (spin % SPINS) continue;     // the watch lies in the host's memory: a look at it takes a microsecond
+    for (uint32_t polls = 1; (int32_t)(acquire(flag) - due) < 0; polls++) {
+        if (polls > BUSY_POLLS) __nanosleep(PAUSE_NS);
+        if (polls % POLLS) continue;    // the watch lies in the host's memory: a look at it takes a microsecond
         if (((volatile gr_cuda_watch *)c.node.watch)->stop) return;
         uint64_t now = nanoseconds();
         if (start == 0) start = now;
@@ -95,28 +117,16 @@ __device__ inline void wait_for(const call &c, int32_t stage, int32_t source) {
     }
 }
 
-__device__ __forceinline__ void wait_for_all(const call &c, int32_t stage) {
-    if (threadIdx.x < c.node.sizes.n_ranks) wait_for(c, stage, threadIdx.x);
+// n_blocks: of each source, in that stage.
+__device__ __forceinline__ void wait_for_all(const call &c, int32_t stage, int32_t n_blocks, uint32_t due) {
+    for (int32_t i = threadIdx.x; i < c.node.sizes.n_ranks * n_blocks; i += THREADS) wait_for(c, stage, i / n_blocks, i % n_blocks, due);
     __syncthreads();        // what every source sent is there
 }
 
-// True in every thread of the block that ends last, which comes after all that the others wrote. The counter is 0 again for the next call.
-__device__ __forceinline__ bool is_last_block(uint32_t *counter) {
-    __shared__ bool is_last;
-    __syncthreads();        // all of this block's stores come before its count
-    if (threadIdx.x == 0) {
-        __threadfence_system();
-        is_last = gridDim.x == 1 || atomicInc(counter, gridDim.x - 1) == gridDim.x - 1;
-        __threadfence();
-    }
-    __syncthreads();        // is_last is there
-    return is_last;
-}
-
-// At the end of a kernel that sent: the node learns that this rank's stage of the call is complete.
-__device__ __forceinline__ void publish(const call &c, int32_t stage, int32_t counter) {
-    if (is_last_block(&c.node.epoch[counter]) && threadIdx.x < c.node.sizes.n_ranks)
-        release(flag_of(c, threadIdx.x, stage, c.node.me), number_of_call(c));
+// Behind all that a block sends: each of these ranks learns that this block's part of the stage is complete.
+__device__ __forceinline__ void publish(const call &c, int32_t stage, int32_t first_rank, int32_t n_ranks, int32_t block, uint32_t due) {
+    __syncthreads();        // all of this block's stores come before its flags
+    if (threadIdx.x < n_ranks) release(flag_of(c, first_rank + threadIdx.x, stage, c.node.me, block), due);
 }
 
 // ---- choices: lane j of a warp has choice j ----
@@ -134,50 +144,64 @@ __device__ __forceinline__ uint32_t ranks_of(const call &c, int32_t place) {
 __device__ __forceinline__ uint32_t lower_lanes() { return (1u << lane_of_thread()) - 1; }
 
 // ---- rows ----
-__device__ __forceinline__ int64_t first_unit() { return (int64_t)blockIdx.x * WARPS + threadIdx.x / 32; }
-__device__ __forceinline__ int64_t unit_step() { return (int64_t)gridDim.x * WARPS; }
+__device__ __forceinline__ uint32_t first_unit() { return blockIdx.x * WARPS + threadIdx.x / 32; }
+__device__ __forceinline__ uint32_t unit_step() { return gridDim.x * WARPS; }
 
-__device__ __forceinline__ void load_some(uint4 (&x)[AT_ONCE], const uint4 *row, int32_t v, const cut &work) {
+template <int N> __device__ __forceinline__ void load_some(uint4 (&x)[N], const uint4 *row, int32_t v, const cut &work) {
 #pragma unroll
-    for (int i = 0; i < AT_ONCE; i++)
+    for (int i = 0; i < N; i++)
         if (v + i * work.parts * 32 < work.n_vectors) x[i] = row[v + i * work.parts * 32];
 }
-__device__ __forceinline__ void store_some(const uint4 (&x)[AT_ONCE], uint4 *row, int32_t v, const cut &work) {
+template <int N> __device__ __forceinline__ void store_some(const uint4 (&x)[N], uint4 *row, int32_t v, const cut &work) {
 #pragma unroll
-    for (int i = 0; i < AT_ONCE; i++)
+    for (int i = 0; i < N; i++)
         if (v + i * work.parts * 32 < work.n_vectors) row[v + i * work.parts * 32] = x[i];
 }
 
 __device__ __forceinline__ void copy_row(const uint4 *from, uint4 *to, int32_t part, const cut &work) {
-    for (int32_t base = part * 32; base < work.n_vectors; base += AT_ONCE * work.parts * 32) {
-        uint4 x[AT_ONCE];
+    for (int32_t base = part * 32; base < work.n_vectors; base += IN_FLIGHT * work.parts * 32) {
+        uint4 x[IN_FLIGHT];
         load_some(x, from, base + lane_of_thread(), work);
         store_some(x, to, base + lane_of_thread(), work);
     }
 }
 
-// sum += weight * row over the lanes that have a row, in their order. By a whole warp.
-__device__ __forceinline__ void add_rows(float (&sum)[AT_ONCE][8], const uint4 *row, float weight, int32_t v, const cut &work) {
-    for (uint32_t left = __ballot_sync(~0u, row != nullptr); left; left &= left - 1) {
-        const int lane = __ffs(left) - 1;
-        const uint4 *from = reinterpret_cast<const uint4 *>(__shfl_sync(~0u, reinterpret_cast<unsigned long long>(row), lane));
-        const float w = __shfl_sync(~0u, weight, lane);
-        uint4 x[AT_ONCE] = {};
-        load_some(x, from, v, work);
+// Sums of V vectors of a row in a lane, which has IN_FLIGHT vectors on their way: of one row or of several. V is 1 where so many warps share a row.
+template <int V> using sums = float[V][8];
+
+template <int V> __device__ __forceinline__ void add(sums<V> &sum, const uint4 (&x)[V], float weight) {
 #pragma unroll
-        for (int i = 0; i < AT_ONCE; i++) {
-            float value[8];
-            lanes::widen(x[i], value);
+    for (int i = 0; i < V; i++) {
+        float value[8];
+        lanes::widen(x[i], value);
 #pragma unroll
-            for (int n = 0; n < 8; n++) sum[i][n] = fmaf(w, value[n], sum[i][n]);
-        }
+        for (int n = 0; n < 8; n++) sum[i][n] = fmaf(weight, value[n], sum[i][n]);
     }
 }
 
-__device__ __forceinline__ void store_sums(const float (&sum)[AT_ONCE][8], uint4 *row, int32_t v, const cut &work) {
-    uint4 x[AT_ONCE];
+__device__ __forceinline__ const uint4 *row_of_lane(const uint4 *row, int32_t lane) {
+    return reinterpret_cast<const uint4 *>(__shfl_sync(~0u, reinterpret_cast<unsigned long long>(row), lane));
+}
+
+// sum += weight * row over the lanes that have a row, in their order. By a whole warp.
+template <int V> __device__ __forceinline__ void add_rows(sums<V> &sum, const uint4 *row, float weight, int32_t v, const cut &work) {
+    enum { ROWS = IN_FLIGHT / V };
+    for (uint32_t left = __ballot_sync(~0u, row != nullptr); left;) {
+        uint4 x[ROWS][V] = {};
+        int32_t lane[ROWS];
 #pragma unroll
-    for (int i = 0; i < AT_ONCE; i++) x[i] = lanes::narrow(sum[i]);
+        for (int i = 0; i < ROWS; i++, left &= left - 1)
+            if ((lane[i] = __ffs(left) - 1) >= 0) load_some(x[i], row_of_lane(row, lane[i]), v, work);
+#pragma unroll
+        for (int i = 0; i < ROWS; i++)
+            if (lane[i] >= 0) add<V>(sum, x[i], __shfl_sync(~0u, weight, lane[i]));
+    }
+}
+
+template <int V> __device__ __forceinline__ void store_sums(const sums<V> &sum, uint4 *row, int32_t v, const cut &work) {
+    uint4 x[V];
+#pragma unroll
+    for (int i = 0; i < V; i++) x[i] = lanes::narrow(sum[i]);
     store_some(x, row, v, work);
 }
 #endif

@@ -76,8 +76,8 @@ __global__ __launch_bounds__(THREADS, 1) void pack_rows(const __grid_constant__ 
     pdl::release_next();
     pdl::wait();
     const int32_t lane = lane_of_thread();
-    for (int64_t unit = first_unit(); unit < (int64_t)work.n_rows * work.parts; unit += unit_step()) {
-        const int32_t t = (int32_t)(unit / work.parts), part = (int32_t)(unit % work.parts);
+    for (uint32_t unit = first_unit(), n = work.n_rows * work.parts; unit < n; unit += unit_step()) {
+        const int32_t t = unit / work.parts, part = unit % work.parts;
         const int64_t choice = (int64_t)t * p.top_k + lane;
         const int32_t wire_of_lane = lane < p.top_k ? wire_of_choice(p, choice) : -1;
         for (uint32_t left = __ballot_sync(~0u, wire_of_lane >= 0); left;) {
@@ -111,13 +111,14 @@ __global__ __launch_bounds__(SCANNERS) void count_entries(const int32_t *slot, i
     if (threadIdx.x == 0) entry[n] = n_entries;
 }
 
-__global__ __launch_bounds__(THREADS, 1) void pack_results(const __grid_constant__ call c, int32_t first, const int32_t *entry, uint4 *out, const cut work) {
+__global__ __launch_bounds__(THREADS, 1) void pack_results(const __grid_constant__ call c, int32_t n_givers, int32_t first, const int32_t *entry, uint4 *out,
+                                                            const cut work) {
     pdl::release_next();
     pdl::wait();
-    wait_for_all(c, GR_CUDA_STAGE_COMBINE);
+    wait_for_all(c, GR_CUDA_STAGE_COMBINE, n_givers, epoch_of(c, CALL));
     const uint4 *home = part_of<const uint4>(c, c.node.me, c.at.home);
-    for (int64_t unit = first_unit(); unit < (int64_t)work.n_rows * work.parts; unit += unit_step()) {
-        const int32_t t = (int32_t)(unit / work.parts), part = (int32_t)(unit % work.parts);
+    for (uint32_t unit = first_unit(), n = work.n_rows * work.parts; unit < n; unit += unit_step()) {
+        const int32_t t = unit / work.parts, part = unit % work.parts;
         int64_t to = entry[t];
         for (uint32_t left = __ballot_sync(~0u, slot_of_choice(c, first + t) >= 0); left; left &= left - 1, to++) {
             const int64_t from = (int64_t)(first + t) * c.node.sizes.top_k + __ffs(left) - 1;
@@ -153,7 +154,8 @@ extern "C" grace_status gr_cuda_pack_entries(const gr_cuda_node *node, const gr_
     GR_TRY(check(node, layer, first, n));
     GR_CHECK(node->sizes.exact, GRACE_ERR_UNSUPPORTED, "cuda: results are packed by entry in exact runs alone, expected an exact node");
     pdl::launch(count_entries, 1, SCANNERS, 0, stream, true, layer->slot + (int64_t)first * node->sizes.top_k, n, node->sizes.top_k, entry);
-    pdl::launch(pack_results, work.blocks, THREADS, 0, stream, true, call_of(node, layer), first, (const int32_t *)entry, (uint4 *)out, work);
+    pdl::launch(pack_results, work.blocks, THREADS, 0, stream, true, call_of(node, layer), (int32_t)givers_of(node, layer).blocks, first,
+                (const int32_t *)entry, (uint4 *)out, work);
     st = gr_cuda_status(cudaGetLastError(), "pack entries");
 done:
     return st;
