@@ -2,8 +2,13 @@
 // Prints one JSON line a number of rows: bench_gpu_exchange [ROWS]
 //
 //   us           a layer's dispatch, arrive, give back and settle
-//   dispatch_us  the same with nothing to bring back; combine_us: with nothing to send; empty_us: with neither, two rounds of flags
+//   grouped_us   with gr_cuda_group() between, as a layer has it
+//   dispatch_us  us with nothing to bring back; combine_us: with nothing to send; empty_us: with neither, two rounds of flags
+//   own_us       us where all experts of a row are on its own GPU: no row on a link, sums in its memory
 //   bytes        that leave a GPU for others, both ways and headers; gb_s: bytes / us; floor_us: bytes at the links' rate and two flags one way
+//
+// What limits which part, each without what an empty call takes: dispatch_gb_s, combine_gb_s: bytes that leave, beside the links' rate; memory_gb_s: of own_us,
+// results read, sums written, read and written again, beside the memory's rate.
 #include <csignal>
 #include <cstring>
 #include <pthread.h>
@@ -16,7 +21,10 @@
 #include "gpu.cuh"
 
 enum { HIDDEN = 2048, TOP_K = 8, SLOTS = 64, ROWS_MAX = 8192, LAYERS = 8, NODE = GR_CUDA_NODE_MAX };
+enum { SENDS = 1, GROUPS = 2, RETURNS = 4 };
 static const double LINK_BYTES_S = 450e9, FLAG_US = 1.36;
+
+static double rate(double bytes, double us) { return us > 0 ? bytes / us * 1e-3 : 0; }      // GB/s
 
 // What the processes share.
 struct board {
@@ -63,14 +71,15 @@ struct member {
         layer.n_slots = pairs.n_slots, layer.slot = slot, layer.weight = weight, layer.place_of_slot = (int32_t *)to_device(place, sizeof place);
     }
 
-    void choose(int rows) {
+    // own: slots of this GPU alone.
+    void choose(int rows, bool own) {
         gr_rng rng = gr_rng_seed(1000 + (uint64_t)node.me);
         std::vector<int32_t> slots;
         std::vector<float> weights(rows * TOP_K, 0.125f);
         for (int i = 0; i < rows; i++) {
             uint64_t taken = 0;
             while (__builtin_popcountll(taken) < TOP_K) {
-                const uint32_t s = gr_rng_below(&rng, SLOTS);
+                const uint32_t n = (uint32_t)node.sizes.n_ranks, s = own ? gr_rng_below(&rng, SLOTS / n) * n + (uint32_t)node.me : gr_rng_below(&rng, SLOTS);
                 if (!(taken >> s & 1)) slots.push_back((int32_t)s);
                 taken |= 1ull << s;
             }
@@ -81,29 +90,31 @@ struct member {
         pairs.n_rows = no_pairs.n_rows = node.sizes.n_ranks * rows;
     }
 
-    void run(bool sends, bool returns, cudaStream_t s) const {
+    void run(int what, cudaStream_t s) const {
+        const bool returns = what & RETURNS;
+        const gr_cuda_layer *sent = what & SENDS ? &layer : &silent;
         const gr_cuda_settle settle = {0, returns ? layer.n_rows : 0, 1, NULL, out, NULL};
-        must(!gr_cuda_dispatch(&node, sends ? &layer : &silent, s) && !gr_cuda_arrive(&node, sends ? &layer : &silent, s), "dispatch");
+        must(!gr_cuda_dispatch(&node, sent, s) && !gr_cuda_arrive(&node, sent, s), "dispatch");
+        if (what & GROUPS) must(!gr_cuda_group((int32_t *)(node.area[node.me] + at.slot), &pairs, s), "group");
         must(!gr_cuda_give_back(&node, &layer, returns ? &pairs : &no_pairs, results, s) && !gr_cuda_settle_rows(&node, &layer, &settle, s), "combine");
     }
 
-    // Tables of pairs as a layer has them, and what leaves this GPU.
-    double bytes_of_call() {
+    // Tables of pairs as a layer has them, and the bytes that leave this GPU there and back.
+    void count_bytes(double bytes[2]) {
         int64_t count[4][NODE];
-        const gr_cuda_settle settle = {0, layer.n_rows, 1, NULL, out, NULL};
         must(cudaMemset(node.count, 0, sizeof count) == cudaSuccess, "counts");
-        must(!gr_cuda_dispatch(&node, &layer, NULL) && !gr_cuda_arrive(&node, &layer, NULL), "dispatch");
-        must(!gr_cuda_group((int32_t *)(node.area[node.me] + at.slot), &pairs, NULL), "group");
-        must(!gr_cuda_give_back(&node, &layer, &pairs, results, NULL) && !gr_cuda_settle_rows(&node, &layer, &settle, NULL), "combine");
+        run(SENDS | GROUPS | RETURNS, NULL);
         to_host(count, node.count, sizeof count);
-        double rows = 0;
-        for (int g = 0; g < node.sizes.n_ranks; g++) rows += g == node.me ? 0 : count[0][g] + count[2][g];
-        return rows * HIDDEN * 2 + (node.sizes.n_ranks - 1.0) * layer.s * TOP_K * 8;
+        for (int way = 0; way < 2; way++) {
+            double rows = 0;
+            for (int g = 0; g < node.sizes.n_ranks; g++) rows += g == node.me ? 0 : count[2 * way][g];
+            bytes[way] = rows * HIDDEN * 2 + (way == 0 ? (node.sizes.n_ranks - 1.0) * layer.s * TOP_K * 8 : 0);
+        }
     }
 
-    double time(bool sends, bool returns, int inner, double *spread) {
+    double time(int what, int inner, double *spread) {
         graph g([&](cudaStream_t s) {
-            for (int i = 0; i < LAYERS; i++) run(sends, returns, s);
+            for (int i = 0; i < LAYERS; i++) run(what, s);
         });
         pthread_barrier_wait(&b->barrier);
         const double us = time_us([&] { cudaGraphLaunch(g.exec, 0); }, 11, inner, spread);
@@ -111,18 +122,27 @@ struct member {
         return us / LAYERS;
     }
 
-    void measure(int rows) {
-        choose(rows);
+    void prepare(int rows, bool own, double bytes[2]) {
+        choose(rows, own);
         pthread_barrier_wait(&b->barrier);
-        double spread, other, bytes = bytes_of_call();
+        count_bytes(bytes);
+    }
+
+    void measure(int rows) {
+        double spread, other, bytes[2];
         const int inner = rows > 1024 ? 3 : 20;
-        const double us = time(true, true, inner, &spread), dispatch = time(true, false, inner, &other), combine = time(false, true, inner, &other);
-        const double empty = time(false, false, inner, &other), floor = bytes / LINK_BYTES_S * 1e6 + 2 * FLAG_US;
+        prepare(rows, true, bytes);
+        const double own = time(SENDS | RETURNS, inner, &other);
+        prepare(rows, false, bytes);
+        const double us = time(SENDS | RETURNS, inner, &spread), grouped = time(SENDS | GROUPS | RETURNS, inner, &other);
+        const double dispatch = time(SENDS, inner, &other), combine = time(RETURNS, inner, &other), empty = time(0, inner, &other);
+        const double all = bytes[0] + bytes[1], floor = all / LINK_BYTES_S * 1e6 + 2 * FLAG_US, summed = (TOP_K + 3.0) * rows * HIDDEN * 2;
         must(!node.watch->stop, "somebody was late");
         if (node.me) return;
-        printf("{\"bench\":\"gpu_exchange\",\"gpus\":%d,\"rows\":%d,\"hidden\":%d,\"us\":%.2f,\"spread_us\":%.2f,\"dispatch_us\":%.2f,\"combine_us\":%.2f,"
-               "\"empty_us\":%.2f,\"bytes\":%.0f,\"gb_s\":%.1f,\"floor_us\":%.2f,\"ratio\":%.2f}\n", node.sizes.n_ranks, rows, HIDDEN, us, spread, dispatch,
-               combine, empty, bytes, bytes / us * 1e-3, floor, us / floor);
+        printf("{\"bench\":\"gpu_exchange\",\"gpus\":%d,\"rows\":%d,\"hidden\":%d,\"us\":%.2f,\"spread_us\":%.2f,\"grouped_us\":%.2f,\"dispatch_us\":%.2f,"
+               "\"combine_us\":%.2f,\"empty_us\":%.2f,\"own_us\":%.2f,\"bytes\":%.0f,\"gb_s\":%.1f,\"dispatch_gb_s\":%.1f,\"combine_gb_s\":%.1f,"
+               "\"memory_gb_s\":%.1f,\"floor_us\":%.2f,\"ratio\":%.2f}\n", node.sizes.n_ranks, rows, HIDDEN, us, spread, grouped, dispatch, combine, empty, own,
+               all, all / us * 1e-3, rate(bytes[0], dispatch - empty), rate(bytes[1], combine - empty), rate(summed, own - empty), floor, us / floor);
         fflush(stdout);
     }
 
