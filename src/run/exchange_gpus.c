@@ -46,7 +46,8 @@ static grace_status gpus_build(gr_exchange *base, const gr_route *route) {
     GR_ASSERT(n <= l->block);
     l->route = *route;
     l->layer = (gr_cuda_layer){.layer = route->layer, .n_slots = route->n_slots, .n_rows = n, .s = gr_gpus_sources(ex), .slot = route->slot,
-                               .weight = route->weight, .place_of_slot = ex->tables + table};
+                               .weight = route->weight, .place_of_slot = ex->tables + table,
+                               .n_pairs = ex->load + (l - ex->lanes) * base->opt.plan->n_layers + route->layer};
     l->wires.wire_of_slot = ex->tables + ex->n_slots_all + table;
     if (ex->fan > 1) GR_TRY(gr_cuda_gather(l->rows, ex->token_of_source, n, base->opt.hidden, gr_gpus_source(ex, 0), ex->stream));
     if (ex->wire) GR_TRY(gr_gpus_pack(ex));
@@ -65,14 +66,12 @@ static grace_status gpus_dispatch_finish(gr_exchange *base, gr_arrived *out) {
     gr_gpus_lane *l = ex->lane;
     const char *area = l->node.area[l->node.me];
     const int32_t n = gr_gpus_sources(ex) * l->node.sizes.n_ranks;
-    int32_t *load = ex->load + (l - ex->lanes) * base->opt.plan->n_layers + l->route.layer;
     if (ex->wire) {
         GR_TRY(gr_gpus_come(ex));
         GR_TRY(gr_cuda_dispatch(&l->node, &l->layer, ex->stream));
     }
     GR_TRY(gr_cuda_arrive(&l->node, &l->layer, ex->stream));
     GR_TRY(gr_cuda_group_rows(base->compute, (const int32_t *)(area + l->at.slot), n, ex->top_k, l->route.n_slots, &l->pairs));
-    GR_TRY(gr_cuda_status(cudaMemcpyAsync(load, l->pairs->pairs.first_pair + l->route.n_slots, sizeof *load, cudaMemcpyDeviceToDevice, ex->stream), "loads"));
     *out = (gr_arrived){.n_rows = n, .rows = area + l->at.row, .pairs = l->pairs, .results = ex->results};
 done:
     return st;

@@ -110,7 +110,7 @@ void case_open_rank(exchange_case *c, int32_t r, uint64_t deadline_ns, void *are
     *k = (case_rank){.node = {.sizes = {c->n_local, c->n_source, c->k, c->hidden, c->exact}, .me = r % c->n_local, .deadline_ns = deadline_ns}};
     k->at = gr_cuda_area_of(&k->node.sizes);
     k->node.area[k->node.me] = area ? area : zeros((size_t)k->at.bytes);
-    k->node.epoch = zeros(GR_CUDA_EPOCH_BYTES), k->node.count = zeros(sizeof k->counted);
+    k->node.epoch = zeros(GR_CUDA_EPOCH_BYTES), k->node.count = zeros(sizeof k->counted), k->n_pairs = zeros(sizeof *k->n_pairs);
     must(cudaHostAlloc((void **)&k->watch, sizeof *k->watch, cudaHostAllocMapped) == cudaSuccess, "watch");
     memset(k->watch, 0, sizeof *k->watch);
     must(cudaHostGetDevicePointer((void **)&k->node.watch, k->watch, 0) == cudaSuccess, "watch");
@@ -145,8 +145,8 @@ void case_close(exchange_case *c) {
     for (int32_t r = 0; r < c->n_ranks; r++) {
         case_rank *k = &c->rank[r];
         void *device[] = {k->node.epoch, k->node.count, k->weights[0], k->weights[1], k->act, k->y, k->x, k->residual, k->out, k->slot, k->weight,
-                          k->place, k->entry, k->returned, (void *)k->wires.wire_of_slot, k->wires.n_sent, k->wires.position, k->wires.entry, k->wires.rows,
-                          k->wires.slot, k->wires.weight, k->wires.home};
+                          k->place, k->entry, k->n_pairs, k->returned, (void *)k->wires.wire_of_slot, k->wires.n_sent, k->wires.position, k->wires.entry,
+                          k->wires.rows, k->wires.slot, k->wires.weight, k->wires.home};
         if (!k->experts) continue;
         gr_cuda_experts_close(k->experts), pairs_close(&k->pairs);
         for (size_t i = 0; i < sizeof device / sizeof *device; i++) cudaFree(device[i]);
@@ -291,7 +291,7 @@ static void feed_own(exchange_case *c, int32_t r, const layer_data *l) {
 static void place_own(exchange_case *c, int32_t r, int32_t layer, int32_t n_source, int32_t s) {
     case_rank *k = &c->rank[r];
     k->layer = (gr_cuda_layer){.layer = layer, .n_slots = c->n_slots_of[r], .n_rows = n_source, .s = s, .slot = k->slot, .weight = k->weight,
-                               .place_of_slot = k->place};
+                               .place_of_slot = k->place, .n_pairs = k->n_pairs};
     k->pairs.n_rows = c->n_local * s;
     upload(source_row(c, k, 0), k->x, (size_t)k->n_own * c->hidden * 2);
 }
@@ -418,19 +418,22 @@ bool outputs_agree(const exchange_case *c, int32_t r, const layer_data *l) {
 bool slots_agree(const exchange_case *c, int32_t r, const layer_data *l) {
     const case_rank *k = &c->rank[r];
     const int32_t s = k->layer.s, n = c->n_local * s * c->k;
-    int32_t *slot = malloc(4 * (size_t)n + 4), wrong = -1, expected = 0;
+    int32_t *slot = malloc(4 * (size_t)n + 4), wrong = -1, expected = 0, n_pairs, here = 0;
+    to_host(&n_pairs, k->n_pairs, sizeof n_pairs);
     to_host(slot, k->node.area[k->node.me] + k->at.slot, 4 * (size_t)n);
     for (int32_t i = 0; i < n && wrong < 0; i++) {
         const int32_t source = i / c->k / s, at = i - source * s * c->k;
         const int32_t global = at < l->n[source] * c->top_k ? l->slot[source][at] : -1;
         expected = global >= 0 && c->rank_of_slot[global] == r ? c->index_of_slot[global] : -1;
         if (slot[i] != expected) wrong = i;
+        here += expected >= 0;
     }
     if (wrong >= 0)
         printf("       rank %d, source %d row %d choice %d: slot %d, expected %d\n", r, wrong / c->k / s, wrong / c->k % s, wrong % c->k, slot[wrong],
                expected);
+    else if (n_pairs != here) printf("       rank %d: %d pairs, expected %d\n", r, n_pairs, here);
     free(slot);
-    return wrong < 0;
+    return wrong < 0 && n_pairs == here;
 }
 
 bool counts_agree(const exchange_case *c, int32_t r) {

@@ -32,6 +32,7 @@ typedef struct case_rank {
     float *weight;
     int32_t *sent;                          /* pinned [n_wires][2] */
     int32_t *entry;
+    int32_t *n_pairs;                       /* of the last layer, as give_back counted it */
     char *returned;                         /* [n_wires][capacity * (exact: k)][hidden] */
     int32_t n_own, received[CASE_RANKS], first[CASE_RANKS];     /* source rows: own, then of each wire */
     int64_t counted[4][GR_CUDA_NODE_MAX];   /* what node.count must hold */

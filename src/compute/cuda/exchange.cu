@@ -123,8 +123,8 @@ template <int V> __device__ __forceinline__ void give_row(const call &c, int32_t
 
 // A block gives to one source, neighbouring blocks to different ones: links are busy from the start, and the processors that add own rows, which need the
 // memory alone, are not those that wait for links.
-template <int V> __global__ __launch_bounds__(THREADS, 1) void give_back(const __grid_constant__ call c, const int32_t *pair_of_choice, const uint4 *results,
-                                                                        const cut work) {
+template <int V> __global__ __launch_bounds__(THREADS, 1) void give_back(const __grid_constant__ call c, const gr_cuda_pairs pairs,
+                                                                        const uint4 *results, const cut work) {
     __shared__ tally given;
     start_tally(given);
     pdl::wait();
@@ -135,7 +135,7 @@ template <int V> __global__ __launch_bounds__(THREADS, 1) void give_back(const _
     for (uint32_t unit = block * WARPS + threadIdx.x / 32, n = work.n_rows * work.parts; unit < n; unit += work.blocks * WARPS) {
         const int32_t row = unit / work.parts, part = unit % work.parts;
         const int64_t choice = (int64_t)row * top_k + lane;
-        const int32_t pair = lane < top_k ? pair_of_choice[(int64_t)source * c.layer.s * top_k + choice] : -1;
+        const int32_t pair = lane < top_k ? pairs.pair_of_choice[(int64_t)source * c.layer.s * top_k + choice] : -1;
         const float weight = lane < top_k ? part_of<float>(c, c.node.me, c.at.weight)[header_at(c, source, choice)] : 0;
         const uint32_t entries = __ballot_sync(~0u, pair >= 0);
         if (entries == 0) continue;
@@ -144,7 +144,9 @@ template <int V> __global__ __launch_bounds__(THREADS, 1) void give_back(const _
     }
     publish(c, GR_CUDA_STAGE_COMBINE, source, 1, block, due);
     end_tally(given, c.node.count + 2 * GR_CUDA_NODE_MAX);
-    if (blockIdx.x == 0 && threadIdx.x == 0) c.node.epoch[GIVEN] = due;
+    if (blockIdx.x > 0 || threadIdx.x > 0) return;
+    c.node.epoch[GIVEN] = due;
+    if (c.layer.n_pairs) *c.layer.n_pairs = pairs.first_pair[pairs.n_slots];
 }
 
 // ---- settle ----
@@ -251,8 +253,8 @@ extern "C" grace_status gr_cuda_give_back(const gr_cuda_node *node, const gr_cud
     GR_TRY(check(node, layer, 0, 0));
     GR_CHECK(pairs->n_rows == n_ranks * layer->s && pairs->top_k == node->sizes.top_k, GRACE_ERR_LIMIT, "cuda: give back: pairs of %d rows of %d, expected "
              "%d of %d", pairs->n_rows, pairs->top_k, n_ranks * layer->s, node->sizes.top_k);
-    pdl::launch(is_thin(work) ? give_back<1> : give_back<SUMMED>, work.blocks * n_ranks, THREADS, 0, stream, true, call_of(node, layer),
-                pairs->pair_of_choice, (const uint4 *)results, work);
+    pdl::launch(is_thin(work) ? give_back<1> : give_back<SUMMED>, work.blocks * n_ranks, THREADS, 0, stream, true, call_of(node, layer), *pairs,
+                (const uint4 *)results, work);
     st = gr_cuda_status(cudaGetLastError(), "give back");
 done:
     return st;

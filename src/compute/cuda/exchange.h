@@ -84,6 +84,7 @@ typedef struct gr_cuda_layer {
     const int32_t *slot;
     const float *weight;
     const int32_t *place_of_slot;
+    int32_t *n_pairs;                   /* device; how many pairs there were, put here by give_back; NULL: nowhere */
 } gr_cuda_layer;
 
 grace_status gr_cuda_dispatch(const gr_cuda_node *node, const gr_cuda_layer *layer, gr_cuda_stream stream);
