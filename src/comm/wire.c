@@ -70,9 +70,10 @@ grace_status gr_wire_cuda(cudaError_t error, const char *what) {
 
 typedef struct facts { uint8_t gpu[16]; int32_t has_nccl, unused; } facts;
 
-static grace_status find_own(int32_t device, bool nccl_wanted, facts *own) {
+static grace_status find_own(int32_t device, bool nccl_wanted, int32_t n_ranks, facts *own, facts **all) {
     grace_status st = GRACE_OK;
     struct cudaDeviceProp properties;
+    GR_CALLOC(*all, n_ranks);
     GR_TRY(gr_wire_cuda(cudaSetDevice(device), "cudaSetDevice"));
     GR_TRY(gr_wire_cuda(cudaGetDeviceProperties(&properties, device), "cudaGetDeviceProperties"));
     memcpy(own->gpu, &properties.uuid, sizeof own->gpu);
@@ -122,8 +123,7 @@ grace_status gr_wire_open(gr_comm *world, const char *kind, int32_t device, doub
     opener open = NULL;
     bool is_known = strcmp(kind, "nccl") == 0 || strcmp(kind, "staged") == 0 || strcmp(kind, "auto") == 0;
     GR_CHECK(is_known, GRACE_ERR_ARG, "wire: expected nccl, staged or auto, found %s", kind);
-    GR_CALLOC(all, world->n_ranks);
-    GR_TRY(grace_comm_agree(world, find_own(device, strcmp(kind, "staged") != 0, &own)));
+    GR_TRY(grace_comm_agree(world, find_own(device, strcmp(kind, "staged") != 0, world->n_ranks, &own, &all)));
     GR_TRY(gr_comm_allgather(world, &own, sizeof own, all));
     GR_TRY(choose(kind, world, all, &open));
     GR_TRY(grace_comm_agree(world, open(world, deadline_s, &w)));

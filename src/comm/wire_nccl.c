@@ -225,8 +225,9 @@ static const gr_wire_ops nccl_ops = {.name = "nccl", .move = nccl_move, .check =
 
 /* ---- opening ---- */
 
-static grace_status prepare(gr_comm *world, double deadline_s, ncclUniqueId *id, nccl_wire **out) {
+static grace_status prepare(gr_comm *world, double deadline_s, ncclUniqueId *id, ncclUniqueId **ids, nccl_wire **out) {
     grace_status st = GRACE_OK;
+    GR_CALLOC(*ids, world->n_ranks);
     GR_CALLOC(*out, 1);
     nccl_wire *w = *out;
     w->base = (gr_wire){.ops = &nccl_ops, .world = world, .deadline_s = deadline_s};
@@ -263,22 +264,30 @@ done:
     return st;
 }
 
+typedef struct trial { gr_wire_piece *pieces; char *bytes; cudaStream_t stream; } trial;
+
+static grace_status trial_new(size_t n_ranks, trial *t) {
+    grace_status st = GRACE_OK;
+    GR_CALLOC(t->pieces, n_ranks);
+    GR_TRY(gr_wire_cuda(cudaMalloc((void **)&t->bytes, n_ranks * 2 * TRY_BYTES), "cudaMalloc"));
+    GR_TRY(gr_wire_cuda(cudaStreamCreateWithFlags(&t->stream, cudaStreamNonBlocking), "cudaStreamCreate"));
+done:
+    return st;
+}
+
 static grace_status connect_nodes(nccl_wire *w) {
     grace_status st = GRACE_OK;
-    size_t n_ranks = (size_t)w->base.world->n_ranks;
-    gr_wire_piece *pieces = NULL;
-    char *bytes = NULL;
-    cudaStream_t stream = NULL;
-    GR_CALLOC(pieces, n_ranks);
-    GR_TRY(gr_wire_cuda(cudaMalloc((void **)&bytes, n_ranks * 2 * TRY_BYTES), "cudaMalloc"));
-    GR_TRY(gr_wire_cuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate"));
-    GR_TRY(try_links(w, pieces, bytes, stream));
+    trial t = {0};
+    bool tried = false;
+    GR_TRY(grace_comm_agree(w->base.world, trial_new((size_t)w->base.world->n_ranks, &t)));
+    tried = true;
+    GR_TRY(try_links(w, t.pieces, t.bytes, t.stream));
 done:
-    if (st == GRACE_OK) {               /* else a kernel may be waiting on the stream for somebody, and freeing would wait for it */
-        cudaStreamDestroy(stream);
-        cudaFree(bytes);
+    if (st == GRACE_OK || !tried) {     /* else a kernel may be waiting on the stream for somebody, and freeing would wait for it */
+        if (t.stream) cudaStreamDestroy(t.stream);
+        cudaFree(t.bytes);
     }
-    free(pieces);
+    free(t.pieces);
     return st;
 }
 
@@ -286,8 +295,7 @@ grace_status gr_wire_nccl_open(gr_comm *world, double deadline_s, gr_wire **out)
     grace_status st = GRACE_OK;
     nccl_wire *w = NULL;
     ncclUniqueId id = {{0}}, *ids = NULL;
-    GR_CALLOC(ids, world->n_ranks);
-    GR_TRY(grace_comm_agree(world, prepare(world, deadline_s, &id, &w)));
+    GR_TRY(grace_comm_agree(world, prepare(world, deadline_s, &id, &ids, &w)));
     GR_TRY(gr_comm_allgather(world, &id, sizeof id, ids));
     GR_TRY(grace_comm_agree(world, join(w, &ids[0])));
     GR_TRY(connect_nodes(w));

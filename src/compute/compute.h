@@ -230,8 +230,9 @@ typedef struct gr_cuda_options {
 
 /* Fails with UNSUPPORTED (built without CUDA, no GPU, a GPU that lacks what was asked for), LIMIT (sizes no kernel takes; both numbers), ARG, MEMORY. */
 grace_status gr_compute_cuda_open(const gr_cuda_options *opt, gr_compute **out);
-/* Whether n_bytes more fit; fails with MEMORY and says what is free and what to ask less of. */
-grace_status gr_compute_cuda_room(gr_compute *c, int64_t weights, int64_t kv, int64_t buffers);
+/* Whether so much more fits; fails with MEMORY and says what is free and what to ask less of. */
+typedef struct gr_cuda_needs { int64_t weights, kv, buffers, exchange; } gr_cuda_needs;     /* bytes */
+grace_status gr_compute_cuda_room(gr_compute *c, const gr_cuda_needs *needs);
 /* Whether its `attention` takes rows->n_made: latents, not exact (their form depends on where prompts are cut), and a kernel for the heads. */
 bool gr_compute_cuda_makes(const gr_compute *c);
 

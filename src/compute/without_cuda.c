@@ -6,8 +6,8 @@ grace_status gr_compute_cuda_open(const gr_cuda_options *opt, gr_compute **out) 
     return gr_fail(GRACE_ERR_UNSUPPORTED, "device cuda: this program was built without CUDA; build it where nvcc 12.4 or newer is found");
 }
 
-grace_status gr_compute_cuda_room(gr_compute *c, int64_t weights, int64_t kv, int64_t buffers) {
-    (void)c, (void)weights, (void)kv, (void)buffers;
+grace_status gr_compute_cuda_room(gr_compute *c, const gr_cuda_needs *needs) {
+    (void)c, (void)needs;
     return GRACE_OK;
 }
 

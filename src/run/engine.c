@@ -111,6 +111,18 @@ static grace_status open_recorder(grace_engine *e, const grace_model *model, con
     return gr_recorder_open(e->comm, opt->trace_path, &info, opt->trace_domains, opt->n_trace_domains, opt->n_tokens_max, &e->recorder);
 }
 
+/* What a step keeps beside the network. */
+static grace_status open_books(grace_engine *e, const grace_engine_options *opt) {
+    grace_status st = GRACE_OK;
+    GR_CALLOC(e->draws, e->net->n_logits_max);
+    GR_CALLOC(e->draw_rows, e->net->n_logits_max);
+    GR_TRY(gr_batch_init(&e->batch, e->comm->rank, e->comm->n_ranks, opt->n_tokens_max));
+    GR_TRY(gr_homing_init(&e->homing, opt->plan, opt->homes, e->info->vocab));
+    GR_TRY(gr_tally_init(&e->tally, e->comm->n_ranks, e->info->n_moe_layers));
+done:
+    return st;
+}
+
 static const char *kernels_in_use(const gr_compute *c) { return c->ops->packs ? c->ops->name : gr_compute_cpu_simd(c); }
 
 grace_status grace_engine_open(const grace_model *model, const grace_engine_options *options, grace_engine **out) {
@@ -128,11 +140,7 @@ grace_status grace_engine_open(const grace_model *model, const grace_engine_opti
     GR_TRY(check_same(e->comm, hash_setup(e->info, opt.plan, &opt), "model, plan and options"));
     GR_TRY(gr_network_open(model, &opt, &e->net));
     e->hashes = !e->net->compute->ops->packs || opt.exact;
-    GR_CALLOC(e->draws, e->net->n_logits_max);
-    GR_CALLOC(e->draw_rows, e->net->n_logits_max);
-    GR_TRY(grace_comm_agree(e->comm, gr_batch_init(&e->batch, e->comm->rank, e->comm->n_ranks, opt.n_tokens_max)));
-    GR_TRY(grace_comm_agree(e->comm, gr_homing_init(&e->homing, opt.plan, opt.homes, e->info->vocab)));
-    GR_TRY(grace_comm_agree(e->comm, gr_tally_init(&e->tally, e->comm->n_ranks, e->info->n_moe_layers)));
+    GR_TRY(grace_comm_agree(e->comm, open_books(e, &opt)));
     if (opt.homes == GRACE_HOMES_HISTOGRAM && e->comm->n_nodes > 1) {
         GR_TRY(grace_comm_agree(e->comm, gr_rehome_open(e->net, opt.n_tokens_max, &e->rehome)));
         e->net->on_gate_user = e->rehome;

@@ -10,7 +10,13 @@ static const gr_exchange_ops *kind_of(const gr_comm *world, const gr_compute *co
     return !compute->ops->packs ? &gr_exchange_hops : world->n_ranks == 1 ? &gr_exchange_here : &gr_exchange_gpus;
 }
 
-grace_status gr_exchange_open(gr_comm *world, gr_compute *compute, const gr_exchange_options *opt, gr_exchange **out) {
+grace_status gr_exchange_memory(gr_comm *world, const gr_compute *compute, const gr_exchange_options *opt, int64_t *bytes) {
+    const gr_exchange_ops *ops = kind_of(world, compute);
+    *bytes = 0;
+    return ops->memory ? ops->memory(world, opt, bytes) : GRACE_OK;
+}
+
+static grace_status open_here(gr_comm *world, gr_compute *compute, const gr_exchange_options *opt, gr_exchange **out) {
     grace_status st = GRACE_OK;
     const gr_exchange_ops *ops = kind_of(world, compute);
     gr_exchange *ex = calloc(1, ops->bytes);
@@ -22,7 +28,19 @@ grace_status gr_exchange_open(gr_comm *world, gr_compute *compute, const gr_exch
     GR_CALLOC(ex->counts.pair_rows, world->n_ranks);
     GR_TRY(gr_ways_init(&ex->ways, grace_comm_cluster(world), opt->kind));
     gr_ways_aim(&ex->ways, world->rank);
-    GR_TRY(ops->open(ex));
+    if (ops->open) GR_TRY(ops->open(ex));
+    *out = ex;
+    ex = NULL;
+done:
+    gr_exchange_close(ex);
+    return st;
+}
+
+grace_status gr_exchange_open(gr_comm *world, gr_compute *compute, const gr_exchange_options *opt, gr_exchange **out) {
+    grace_status st = GRACE_OK;
+    gr_exchange *ex = NULL;
+    GR_TRY(grace_comm_agree(world, open_here(world, compute, opt, &ex)));
+    if (ex->ops->join) GR_TRY(grace_comm_agree(world, ex->ops->join(ex)));
     *out = ex;
     ex = NULL;
 done:

@@ -55,9 +55,11 @@ typedef struct gr_exchange_counts {
     double move_us[2];              /* moving and waiting: dispatch, combine */
 } gr_exchange_counts;
 
-/* Collective. world is borrowed until close. */
+/* Collective: all ranks return the same. world is borrowed until close. */
 grace_status gr_exchange_open(gr_comm *world, gr_compute *compute, const gr_exchange_options *opt, gr_exchange **out);
 void gr_exchange_close(gr_exchange *ex);
+/* Bytes of GPU memory it will take there, before it is open; what NCCL takes comes on top. 0 elsewhere. LIMIT where it would not open. */
+grace_status gr_exchange_memory(gr_comm *world, const gr_compute *compute, const gr_exchange_options *opt, int64_t *bytes);
 
 /* Before the first layer of a step: the most rows any rank brings, the same on every rank. Returns in how many parts the step's rows go through the layers:
  * 1, or, where rows wait for wires and are many, 2, which take turns: while the rows of one travel the other computes. By the step's shape alone, and at most

@@ -163,9 +163,9 @@ static grace_status gpus_step_done(gr_exchange *base, const gr_exchange_step *st
 }
 
 const gr_exchange_ops gr_exchange_gpus = {
-    .bytes = sizeof(gr_gpus), .open = gr_gpus_open, .close = gr_gpus_close, .rows = gpus_rows, .step = gpus_step, .turn = gpus_turn, .build = gpus_build,
-    .dispatch_start = gpus_dispatch_start, .dispatch_finish = gpus_dispatch_finish, .give_back = gpus_give_back, .combine = gpus_combine,
-    .step_end = gpus_step_end, .step_done = gpus_step_done,
+    .bytes = sizeof(gr_gpus), .memory = gr_gpus_memory, .open = gr_gpus_open, .join = gr_gpus_join, .close = gr_gpus_close, .rows = gpus_rows,
+    .step = gpus_step, .turn = gpus_turn, .build = gpus_build, .dispatch_start = gpus_dispatch_start, .dispatch_finish = gpus_dispatch_finish,
+    .give_back = gpus_give_back, .combine = gpus_combine, .step_end = gpus_step_end, .step_done = gpus_step_done,
 };
 
 #else

@@ -34,14 +34,19 @@ typedef struct gr_gpus_lane {
     const gr_pairs *pairs;
 } gr_gpus_lane;
 
+/* What a rank shows the others when it joins them. */
+typedef struct gr_gpus_card { char gpu[16], handle[GR_CUDA_HANDLE_BYTES]; } gr_gpus_card;
+
 typedef struct gr_gpus {
     gr_exchange base;
-    gr_comm *local;                     /* the ranks of this node */
+    gr_gpus_card card;
     cudaStream_t stream, wire_stream;   /* the backend's; ours, for what crosses nodes */
     int32_t fan, top_k;                 /* source rows of a token, choices of each: 1 and top_k, or, a copy an expert, top_k and 1 */
     gr_gpus_lane lanes[GR_PARTS_MAX], *lane;    /* and the one whose turn it is */
     int32_t n_lanes, n_parts;           /* that there are; that this step uses */
     int64_t area_bytes;                 /* of all lanes' areas */
+    char *memory;                       /* device: what is not in the areas */
+    size_t memory_bytes;
     gr_cuda_watch *watch;               /* pinned */
     int32_t *tables;                    /* device: place_of_slot of all layers, then wire_of_slot */
     int64_t *table_of_layer;            /* [n_layers] where a layer's begins */
@@ -76,7 +81,9 @@ static inline char *gr_gpus_source(const gr_gpus *ex, int32_t source_row) {
 }
 
 /* exchange_gpus_open.c */
+grace_status gr_gpus_memory(gr_comm *world, const gr_exchange_options *opt, int64_t *bytes);
 grace_status gr_gpus_open(gr_exchange *base);
+grace_status gr_gpus_join(gr_exchange *base);
 void gr_gpus_close(gr_exchange *base);
 
 /* exchange_gpus_wires.c: the way of a lane's rows over wires. Each way: queue what is packed; leave, where the host may wait for that; queue what comes. */

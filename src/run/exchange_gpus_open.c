@@ -13,15 +13,46 @@ static int32_t n_wires_of(const gr_exchange *base) {
     return base->ways.two_stage ? w->n_nodes - 1 : w->n_ranks - w->gpus_per_node;
 }
 
+/* Of a step's rows a lane takes all, or those of a part. */
+static int32_t lane_rows(const gr_gpus *ex, const gr_gpus_lane *l) {
+    const int32_t n = ex->base.opt.n_rows_max;
+    return l == ex->lanes ? n : gr_part_rows_most(n);
+}
+
+/* How many of everything, from the options alone. Areas are sized for the worst routing; a rank's lanes lie one behind the other in one memory. */
+static grace_status set_shape(gr_gpus *ex) {
+    grace_status st = GRACE_OK;
+    const gr_exchange_options *o = &ex->base.opt;
+    const gr_comm *w = ex->base.world;
+    const bool copies = o->kind == GRACE_EXCHANGE_PER_EXPERT;
+    const int64_t pairs = (int64_t)o->n_rows_max * o->top_k * w->n_ranks;
+    ex->fan = copies ? o->top_k : 1;
+    ex->top_k = copies ? 1 : o->top_k;
+    ex->n_wires = n_wires_of(&ex->base);
+    ex->n_lanes = ex->n_wires > 0 && o->turns_from > 0 ? GR_PARTS_MAX : 1;
+    ex->lane = &ex->lanes[0];
+    for (int32_t l = 0; l < o->plan->n_layers; l++) ex->n_slots_all += o->plan->layers[l].n_slots;
+    GR_CHECK(ex->n_wires <= GR_CUDA_WIRES_MAX, GRACE_ERR_LIMIT, "an exchange with %d ranks of other nodes: at most %d", ex->n_wires, GR_CUDA_WIRES_MAX);
+    GR_CHECK(w->gpus_per_node <= GR_CUDA_NODE_MAX, GRACE_ERR_LIMIT, "%d GPUs in a node: at most %d", w->gpus_per_node, GR_CUDA_NODE_MAX);
+    for (gr_gpus_lane *l = ex->lanes; l < ex->lanes + ex->n_lanes; l++) {
+        const int64_t sources = (int64_t)lane_rows(ex, l) * ex->fan * (1 + ex->n_wires), met = sources * w->gpus_per_node * ex->top_k;
+        GR_CHECK(met <= INT32_MAX / 2 && pairs <= INT32_MAX / 2, GRACE_ERR_LIMIT,
+                 "%d rows a step (--batch-tokens), top_k %d and %d ranks make more pairs than %d", o->n_rows_max, o->top_k, w->n_ranks, INT32_MAX / 2);
+        l->node.me = gr_comm_local(w, w->rank);
+        l->node.sizes = (gr_cuda_area_sizes){.n_ranks = w->gpus_per_node, .n_rows = (int32_t)sources, .top_k = ex->top_k, .hidden = o->hidden,
+                                             .exact = o->exact};
+        l->at = gr_cuda_area_of(&l->node.sizes);
+        ex->area_bytes += l->at.bytes;
+    }
+done:
+    return st;
+}
+
 /* hsc: to the rank of the same local index in every other node; else to every rank of other nodes. In order of rank. */
 static grace_status list_peers(gr_gpus *ex) {
     grace_status st = GRACE_OK;
     const gr_comm *w = ex->base.world;
     int32_t n = 0;
-    ex->n_wires = n_wires_of(&ex->base);
-    ex->n_lanes = ex->n_wires > 0 && ex->base.opt.turns_from > 0 ? GR_PARTS_MAX : 1;
-    ex->lane = &ex->lanes[0];
-    GR_CHECK(ex->n_wires <= GR_CUDA_WIRES_MAX, GRACE_ERR_LIMIT, "an exchange with %d ranks of other nodes: at most %d", ex->n_wires, GR_CUDA_WIRES_MAX);
     GR_CALLOC(ex->peer, ex->n_wires + 1);
     for (int32_t r = 0; r < w->n_ranks; r++)
         if (gr_comm_node(w, r) != gr_comm_node(w, w->rank) && (!ex->base.ways.two_stage || gr_comm_local(w, r) == gr_comm_local(w, w->rank)))
@@ -54,29 +85,97 @@ static void fill_tables(const gr_gpus *ex, int32_t *places, int32_t *wires) {
 static grace_status upload_tables(gr_gpus *ex) {
     grace_status st = GRACE_OK;
     const grace_plan *plan = ex->base.opt.plan;
+    const size_t n = 2 * (size_t)ex->n_slots_all;
     int32_t *here = NULL;
     GR_CALLOC(ex->table_of_layer, plan->n_layers);
-    for (int32_t l = 0; l < plan->n_layers; l++) {
-        ex->table_of_layer[l] = ex->n_slots_all;
-        ex->n_slots_all += plan->layers[l].n_slots;
-    }
-    GR_CALLOC(here, 2 * ex->n_slots_all);
+    for (int32_t l = 1; l < plan->n_layers; l++) ex->table_of_layer[l] = ex->table_of_layer[l - 1] + plan->layers[l - 1].n_slots;
+    GR_CALLOC(here, n);
     fill_tables(ex, here, here + ex->n_slots_all);
-    GR_TRY(gr_cuda_alloc(&ex->tables, 2 * (size_t)ex->n_slots_all * sizeof *here, "tables of slots"));
-    GR_TRY(gr_cuda_status(cudaMemcpy(ex->tables, here, 2 * (size_t)ex->n_slots_all * sizeof *here, cudaMemcpyHostToDevice), "tables of slots"));
+    GR_TRY(gr_cuda_status(cudaMemcpy(ex->tables, here, n * sizeof *here, cudaMemcpyHostToDevice), "tables of slots"));
 done:
     free(here);
     return st;
 }
 
-/* ---- memory of this rank ---- */
+/* ---- device memory: laid out once to count its bytes, and once more in what was allocated ---- */
+
+static void take(gr_gpus *ex, void *out, size_t bytes) {
+    char *at = ex->memory ? ex->memory + ex->memory_bytes : NULL;
+    memcpy(out, &at, sizeof at);
+    ex->memory_bytes += (bytes + 255) / 256 * 256;
+}
+
+/* What a lane sends and receives over wires, of its source rows `sources` own ones. */
+static void lay_out_wires(gr_gpus *ex, gr_gpus_lane *l) {
+    const gr_exchange_options *o = &ex->base.opt;
+    gr_cuda_wires *w = &l->wires;
+    const size_t sources = (size_t)lane_rows(ex, l) * (size_t)ex->fan, n = (size_t)ex->n_wires, all = sources * (n + 1), k = (size_t)ex->top_k;
+    const size_t row = gr_gpus_row_bytes(ex), back = sources * (o->exact ? k : 1);
+    w->n_wires = ex->n_wires;
+    w->capacity = (int32_t)sources;
+    if (n == 0) return;
+    take(ex, &w->n_sent, n * 2 * sizeof(int32_t));
+    take(ex, &w->position, n * sources * sizeof(int32_t));
+    take(ex, &w->entry, n * (sources + 1) * sizeof(int32_t));
+    take(ex, &w->rows, n * back * row);         /* what is returned over a wire lies there too */
+    take(ex, &w->slot, n * sources * k * sizeof(int32_t));
+    take(ex, &w->weight, n * sources * k * sizeof(float));
+    take(ex, &w->home, n * back * row);
+    take(ex, &l->slot, all * k * sizeof(int32_t));
+    take(ex, &l->weight, all * k * sizeof(float));
+    take(ex, &l->entry, (sources + 1) * sizeof(int32_t));
+    if (!o->compress || o->hidden > GR_CUDA_PACKED_WIDTH_MAX) return;
+    l->packed_step = ((size_t)gr_cuda_packed_bytes((int64_t)back, o->hidden) + 255) / 256 * 256;
+    take(ex, &l->packed_out, n * l->packed_step);
+    take(ex, &l->packed_in, n * l->packed_step);
+}
+
+static void lay_out(gr_gpus *ex) {
+    const gr_exchange_options *o = &ex->base.opt;
+    const size_t pairs = (size_t)o->n_rows_max * (size_t)o->top_k * (size_t)ex->base.world->n_ranks;
+    ex->memory_bytes = 0;
+    take(ex, &ex->tables, 2 * (size_t)ex->n_slots_all * sizeof *ex->tables);
+    take(ex, &ex->count, 4 * GR_CUDA_NODE_MAX * sizeof *ex->count);
+    take(ex, &ex->load, GR_PARTS_MAX * (size_t)o->plan->n_layers * sizeof *ex->load);
+    take(ex, &ex->results, pairs * gr_gpus_row_bytes(ex));
+    if (ex->fan > 1) take(ex, &ex->token_of_source, (size_t)o->n_rows_max * (size_t)ex->fan * sizeof *ex->token_of_source);
+    if (ex->n_wires > 0) take(ex, &ex->wire_count, (size_t)ex->n_wires * 4 * sizeof *ex->wire_count);
+    for (gr_gpus_lane *l = ex->lanes; l < ex->lanes + ex->n_lanes; l++) {
+        take(ex, &l->node.epoch, GR_CUDA_EPOCH_BYTES);
+        if (ex->fan > 1) take(ex, &l->rows, (size_t)lane_rows(ex, l) * gr_gpus_row_bytes(ex));
+        lay_out_wires(ex, l);
+    }
+}
+
+grace_status gr_gpus_memory(gr_comm *world, const gr_exchange_options *opt, int64_t *bytes) {
+    gr_gpus ex = {.base = {.opt = *opt, .world = world, .ways = {.two_stage = gr_ways_has_two_stages(grace_comm_cluster(world), opt->kind)}}};
+    const grace_status st = set_shape(&ex);
+    lay_out(&ex);
+    *bytes = ex.area_bytes + (int64_t)ex.memory_bytes;
+    return st;
+}
 
 /* A rank's memory, as it is addressed here, cut into the areas of the lanes. */
 static void set_areas(gr_gpus *ex, int32_t local_rank, char *area) {
     for (int32_t i = 0; i < ex->n_lanes; area += ex->lanes[i++].at.bytes) ex->lanes[i].node.area[local_rank] = area;
 }
 
-static grace_status zeroed(gr_gpus *ex, void *out, size_t bytes) { return ex->base.compute->ops->alloc(ex->base.compute, bytes, out); }
+static grace_status alloc_there(gr_gpus *ex, void *handle) {
+    grace_status st = GRACE_OK;
+    void *area = NULL;
+    lay_out(ex);
+    const long long mib = (ex->area_bytes + (long long)ex->memory_bytes) >> 20;
+    GR_TRY(gr_cuda_share(ex->area_bytes, &area, handle));
+    set_areas(ex, ex->lanes[0].node.me, area);
+    GR_TRY(ex->base.compute->ops->alloc(ex->base.compute, ex->memory_bytes, (void **)&ex->memory));
+    lay_out(ex);
+done:
+    if (st) gr_fail_in(st, "rows between GPUs, %lld MiB for up to %d rows a step (--batch-tokens)%s", mib, ex->base.opt.n_rows_max,
+                       ex->n_lanes > 1 ? " and for halves of them in turns (--turns-from 0: none)" : "");
+    return st;
+}
+
+/* ---- memory and everything else of this rank ---- */
 
 static grace_status pinned(void *out, size_t bytes) {
     grace_status st = GRACE_OK;
@@ -86,58 +185,32 @@ done:
     return st;
 }
 
-/* Of a step's rows a lane takes all, or those of a part. */
-static int32_t lane_rows(const gr_gpus *ex, const gr_gpus_lane *l) {
-    const int32_t n = ex->base.opt.n_rows_max;
-    return l == ex->lanes ? n : gr_part_rows_most(n);
-}
-
-static grace_status alloc_copies(gr_gpus *ex) {
+static grace_status upload_copies(gr_gpus *ex) {
     grace_status st = GRACE_OK;
-    const gr_exchange_options *o = &ex->base.opt;
-    const size_t n = (size_t)o->n_rows_max * (size_t)ex->fan;
+    const size_t n = (size_t)ex->base.opt.n_rows_max * (size_t)ex->fan;
     int32_t *here = NULL;
     if (ex->fan == 1) goto done;
     GR_CALLOC(here, n);
     for (size_t i = 0; i < n; i++) here[i] = (int32_t)i / ex->fan;
-    for (gr_gpus_lane *l = ex->lanes; l < ex->lanes + ex->n_lanes; l++) GR_TRY(zeroed(ex, &l->rows, (size_t)lane_rows(ex, l) * gr_gpus_row_bytes(ex)));
-    GR_TRY(gr_cuda_alloc(&ex->token_of_source, n * sizeof *here, "copies of rows"));
     GR_TRY(gr_cuda_status(cudaMemcpy(ex->token_of_source, here, n * sizeof *here, cudaMemcpyHostToDevice), "copies of rows"));
 done:
     free(here);
     return st;
 }
 
-/* Of what a lane sends and receives over wires, of its source rows `sources` own ones. */
-static grace_status alloc_lane_wires(gr_gpus *ex, gr_gpus_lane *l, size_t sources) {
+static grace_status open_lane(gr_gpus *ex, gr_gpus_lane *l) {
     grace_status st = GRACE_OK;
-    const gr_exchange_options *o = &ex->base.opt;
-    gr_cuda_wires *w = &l->wires;
-    const size_t n = (size_t)ex->n_wires, all = sources * (n + 1), k = (size_t)ex->top_k, row = gr_gpus_row_bytes(ex), back = sources * (o->exact ? k : 1);
-    w->n_wires = ex->n_wires;
-    w->capacity = (int32_t)sources;
+    const size_t n = (size_t)ex->n_wires;
+    l->node.deadline_ns = (uint64_t)(1e9 * ex->base.world->deadline_s);
+    l->node.count = ex->count;
+    GR_TRY(gr_cuda_status(cudaHostGetDevicePointer((void **)&l->node.watch, ex->watch, 0), "pinned memory"));
     if (n == 0) goto done;
-    GR_TRY(zeroed(ex, &w->n_sent, n * 2 * sizeof(int32_t)));
-    GR_TRY(zeroed(ex, &w->position, n * sources * sizeof(int32_t)));
-    GR_TRY(zeroed(ex, &w->entry, n * (sources + 1) * sizeof(int32_t)));
-    GR_TRY(zeroed(ex, &w->rows, n * back * row));       /* what is returned over a wire lies there too */
-    GR_TRY(zeroed(ex, &w->slot, n * sources * k * sizeof(int32_t)));
-    GR_TRY(zeroed(ex, &w->weight, n * sources * k * sizeof(float)));
-    GR_TRY(zeroed(ex, &w->home, n * back * row));
-    GR_TRY(zeroed(ex, &l->slot, all * k * sizeof(int32_t)));
-    GR_TRY(zeroed(ex, &l->weight, all * k * sizeof(float)));
-    GR_TRY(zeroed(ex, &l->entry, (sources + 1) * sizeof(int32_t)));
     GR_TRY(pinned(&l->n_packed, n * 2 * sizeof(int32_t)));
     GR_TRY(pinned(&l->n_packed_bytes, n * sizeof(int64_t)));
     GR_CALLOC(l->n_out, n * 2);
     GR_CALLOC(l->n_in, n * 2);
     GR_CALLOC(l->bytes_out, n);
     GR_CALLOC(l->bytes_in, n);
-    if (o->compress && o->hidden <= GR_CUDA_PACKED_WIDTH_MAX) {
-        l->packed_step = ((size_t)gr_cuda_packed_bytes((int64_t)back, o->hidden) + 255) / 256 * 256;
-        GR_TRY(zeroed(ex, &l->packed_out, n * l->packed_step));
-        GR_TRY(zeroed(ex, &l->packed_in, n * l->packed_step));
-    }
     GR_TRY(gr_cuda_status(cudaEventCreateWithFlags(&l->packed, cudaEventDisableTiming), "event"));
     GR_TRY(gr_cuda_status(cudaEventCreateWithFlags(&l->crossed, cudaEventDisableTiming), "event"));
 done:
@@ -145,12 +218,11 @@ done:
 }
 
 /* The moves' kernels go before others that wait for a processor: the wire is what a step waits for. */
-static grace_status alloc_wires(gr_gpus *ex) {
+static grace_status open_wires(gr_gpus *ex) {
     grace_status st = GRACE_OK;
     const size_t n = (size_t)ex->n_wires;
     int least, first;
     if (n == 0) goto done;
-    GR_TRY(zeroed(ex, &ex->wire_count, n * 4 * sizeof(int64_t)));
     GR_TRY(pinned(&ex->wire_count_seen, n * 4 * sizeof(int64_t)));
     GR_CALLOC(ex->wire_counted, n * 4);
     GR_CALLOC(ex->told_out, ex->base.world->n_ranks);
@@ -164,60 +236,24 @@ done:
     return st;
 }
 
-/* Sized for the worst routing: every choice of every rank computed here. Lanes of all ranks' areas lie one behind the other in one memory. */
-static grace_status alloc_areas(gr_gpus *ex, void *handle) {
+grace_status gr_gpus_open(gr_exchange *base) {
     grace_status st = GRACE_OK;
-    const gr_exchange_options *o = &ex->base.opt;
-    const gr_comm *w = ex->base.world;
-    const int32_t me = gr_comm_local(w, w->rank);
-    int64_t bytes = 0;
-    void *area = NULL;
-    for (gr_gpus_lane *l = ex->lanes; l < ex->lanes + ex->n_lanes; l++) {
-        const int64_t sources = (int64_t)lane_rows(ex, l) * ex->fan * (1 + ex->n_wires);
-        GR_CHECK(sources * w->gpus_per_node * ex->top_k <= INT32_MAX / 2, GRACE_ERR_LIMIT,
-                 "%d rows a step (--batch-tokens), top_k %d and %d ranks make more pairs than %d", o->n_rows_max, o->top_k, w->n_ranks, INT32_MAX / 2);
-        l->node.me = me;
-        l->node.sizes = (gr_cuda_area_sizes){.n_ranks = w->gpus_per_node, .n_rows = (int32_t)sources, .top_k = ex->top_k, .hidden = o->hidden, .exact = o->exact};
-        l->at = gr_cuda_area_of(&l->node.sizes);
-        bytes += l->at.bytes;
-    }
-    GR_TRY(gr_cuda_share(bytes, &area, handle));
-    set_areas(ex, me, area);
-    ex->area_bytes = bytes;
-done:
-    return st;
-}
-
-static grace_status alloc_lane(gr_gpus *ex, gr_gpus_lane *l) {
-    grace_status st = GRACE_OK;
-    l->node.deadline_ns = (uint64_t)(1e9 * ex->base.world->deadline_s);
-    l->node.count = ex->count;
-    GR_TRY(zeroed(ex, &l->node.epoch, GR_CUDA_EPOCH_BYTES));
-    GR_TRY(gr_cuda_status(cudaHostGetDevicePointer((void **)&l->node.watch, ex->watch, 0), "pinned memory"));
-    GR_TRY(alloc_lane_wires(ex, l, (size_t)lane_rows(ex, l) * (size_t)ex->fan));
-done:
-    return st;
-}
-
-static grace_status alloc_here(gr_gpus *ex, void *handle) {
-    grace_status st = GRACE_OK;
-    const gr_exchange_options *o = &ex->base.opt;
-    const gr_comm *w = ex->base.world;
-    const size_t pairs = (size_t)o->n_rows_max * (size_t)o->top_k * (size_t)w->n_ranks, loads = GR_PARTS_MAX * (size_t)o->plan->n_layers;
-    GR_CHECK(w->gpus_per_node <= GR_CUDA_NODE_MAX, GRACE_ERR_LIMIT, "%d GPUs in a node: at most %d", w->gpus_per_node, GR_CUDA_NODE_MAX);
-    GR_CHECK(pairs <= INT32_MAX / 2, GRACE_ERR_LIMIT, "%d rows a step (--batch-tokens), top_k %d and %d ranks make more pairs than %d", o->n_rows_max,
-             o->top_k, w->n_ranks, INT32_MAX / 2);
-    GR_TRY(alloc_areas(ex, handle));
+    gr_gpus *ex = gr_gpus_of(base);
+    struct cudaDeviceProp gpu;
+    const size_t loads = GR_PARTS_MAX * (size_t)base->opt.plan->n_layers;
+    ex->stream = gr_cuda_of(base->compute)->stream;
+    GR_TRY(gr_cuda_status(cudaGetDeviceProperties(&gpu, gr_cuda_of(base->compute)->device), "the GPU"));
+    memcpy(ex->card.gpu, &gpu.uuid, sizeof ex->card.gpu);
+    GR_TRY(set_shape(ex));
+    GR_TRY(list_peers(ex));
+    GR_TRY(alloc_there(ex, ex->card.handle));
     GR_TRY(pinned(&ex->watch, sizeof *ex->watch));
-    GR_TRY(zeroed(ex, &ex->count, 4 * GR_CUDA_NODE_MAX * sizeof(int64_t)));
     GR_TRY(pinned(&ex->count_seen, 4 * GR_CUDA_NODE_MAX * sizeof(int64_t)));
     GR_CALLOC(ex->counted, 4 * GR_CUDA_NODE_MAX);
-    GR_TRY(zeroed(ex, &ex->load, loads * sizeof *ex->load));
     GR_TRY(pinned(&ex->load_seen, loads * sizeof *ex->load_seen));
-    GR_TRY(zeroed(ex, &ex->results, pairs * gr_gpus_row_bytes(ex)));
-    for (int32_t i = 0; i < ex->n_lanes; i++) GR_TRY(alloc_lane(ex, &ex->lanes[i]));
-    GR_TRY(alloc_copies(ex));
-    GR_TRY(alloc_wires(ex));
+    for (int32_t i = 0; i < ex->n_lanes; i++) GR_TRY(open_lane(ex, &ex->lanes[i]));
+    GR_TRY(open_wires(ex));
+    GR_TRY(upload_copies(ex));
     GR_TRY(upload_tables(ex));
     GR_TRY(gr_cuda_status(cudaStreamSynchronize(ex->stream), "memory of the exchange"));
 done:
@@ -227,29 +263,25 @@ done:
 /* ---- together ---- */
 
 /* A rank of a node of several waits for the others in kernels: on a GPU that it shares they could wait for ever. */
-static grace_status check_sharing(const gr_gpus *ex) {
+static grace_status check_sharing(const gr_gpus *ex, const gr_gpus_card *all) {
     grace_status st = GRACE_OK;
     const gr_comm *w = ex->base.world;
-    struct cudaDeviceProp mine;
-    char all[GRACE_RANKS_MAX][sizeof mine.uuid];
-    GR_TRY(gr_cuda_status(cudaGetDeviceProperties(&mine, gr_cuda_of(ex->base.compute)->device), "the GPU"));
-    GR_TRY(gr_comm_allgather(ex->base.world, &mine.uuid, sizeof mine.uuid, all));
     for (int32_t r = 0; r < w->n_ranks && w->gpus_per_node > 1; r++)
         for (int32_t s = 0; s < r; s++)
-            GR_CHECK(memcmp(all[r], all[s], sizeof *all) != 0, GRACE_ERR_UNSUPPORTED,
-                     "ranks %d and %d share a GPU: expected one each, where nodes have several ranks",
-                     s, r);
+            GR_CHECK(memcmp(all[r].gpu, all[s].gpu, sizeof all[r].gpu) != 0, GRACE_ERR_UNSUPPORTED,
+                     "ranks %d and %d share a GPU: expected one each, where nodes have several ranks", s, r);
 done:
     return st;
 }
 
-static grace_status attach_areas(gr_gpus *ex, const char *handles) {
+static grace_status attach_areas(gr_gpus *ex, const gr_gpus_card *all) {
     grace_status st = GRACE_OK;
-    for (int32_t r = 0; r < ex->local->n_ranks; r++) {
+    const gr_comm *w = ex->base.world;
+    for (int32_t r = 0; r < w->n_ranks; r++) {
         void *area = NULL;
-        if (r == ex->local->rank) continue;
-        GR_TRY(gr_cuda_attach(handles + (size_t)r * GR_CUDA_HANDLE_BYTES, &area));
-        set_areas(ex, r, area);
+        if (r == w->rank || gr_comm_node(w, r) != gr_comm_node(w, w->rank)) continue;
+        GR_TRY(gr_cuda_attach(all[r].handle, &area));
+        set_areas(ex, gr_comm_local(w, r), area);
     }
     for (int32_t i = 0; i < ex->n_lanes; i++) GR_TRY(gr_cuda_node_check(&ex->lanes[i].node));
 done:
@@ -257,35 +289,25 @@ done:
     return st;
 }
 
-grace_status gr_gpus_open(gr_exchange *base) {
+grace_status gr_gpus_join(gr_exchange *base) {
     grace_status st = GRACE_OK;
     gr_gpus *ex = gr_gpus_of(base);
-    char mine[GR_CUDA_HANDLE_BYTES] = {0}, all[GR_CUDA_NODE_MAX * GR_CUDA_HANDLE_BYTES];
-    const bool copies = base->opt.kind == GRACE_EXCHANGE_PER_EXPERT;
-    ex->stream = gr_cuda_of(base->compute)->stream;
-    ex->fan = copies ? base->opt.top_k : 1;
-    ex->top_k = copies ? 1 : base->opt.top_k;
-    GR_TRY(check_sharing(ex));
-    GR_TRY(list_peers(ex));
-    GR_TRY(grace_comm_agree(base->world, alloc_here(ex, mine)));
-    GR_TRY(gr_comm_split(base->world, gr_comm_node(base->world, base->world->rank), &ex->local));
-    GR_TRY(gr_comm_allgather(ex->local, mine, sizeof mine, all));
-    GR_TRY(grace_comm_agree(base->world, attach_areas(ex, all)));
-    if (ex->n_wires > 0) GR_TRY(gr_wire_open(base->world, base->opt.wire ? base->opt.wire : "auto", gr_cuda_of(base->compute)->device,
-                                                   base->world->deadline_s, &ex->wire));
-    if (base->world->rank == 0) gr_log(GR_INFO, "exchange", "%lld MiB a GPU for rows of others%s%s", (long long)(ex->area_bytes >> 20),
-                                       ex->wire ? ", between nodes by " : "", ex->wire ? gr_wire_kind(ex->wire) : "");
+    gr_comm *w = base->world;
+    const char *wire = base->opt.wire ? base->opt.wire : "auto";
+    gr_gpus_card all[GRACE_RANKS_MAX];
+    GR_TRY(gr_comm_allgather(w, &ex->card, sizeof ex->card, all));
+    GR_TRY(check_sharing(ex, all));
+    GR_TRY(grace_comm_agree(w, attach_areas(ex, all)));
+    if (ex->n_wires > 0) GR_TRY(gr_wire_open(w, wire, gr_cuda_of(base->compute)->device, w->deadline_s, &ex->wire));
+    if (w->rank == 0) gr_log(GR_INFO, "exchange", "%lld MiB a GPU for rows of others%s%s", (long long)(ex->area_bytes >> 20),
+                             ex->wire ? ", between nodes by " : "", ex->wire ? gr_wire_kind(ex->wire) : "");
 done:
     return st;
 }
 
 static void close_lane(gr_gpus_lane *l) {
-    const gr_cuda_wires *w = &l->wires;
-    void *const there[] = {l->rows, l->node.epoch, w->n_sent, w->position, w->entry, w->rows, w->slot, w->weight, w->home, l->slot, l->weight, l->entry,
-                           l->packed_out, l->packed_in};
     void *const locked[] = {l->n_packed, l->n_packed_bytes};
     void *const here[] = {l->n_out, l->n_in, l->bytes_out, l->bytes_in};
-    for (size_t i = 0; i < sizeof there / sizeof *there; i++) cudaFree(there[i]);
     for (size_t i = 0; i < sizeof locked / sizeof *locked; i++) cudaFreeHost(locked[i]);
     for (size_t i = 0; i < sizeof here / sizeof *here; i++) free(here[i]);
     if (l->packed) cudaEventDestroy(l->packed);
@@ -302,7 +324,6 @@ static void close_areas(const gr_gpus *ex) {
 
 void gr_gpus_close(gr_exchange *base) {
     gr_gpus *ex = gr_gpus_of(base);
-    void *const there[] = {ex->tables, ex->token_of_source, ex->results, ex->load, ex->count, ex->wire_count};
     void *const locked[] = {ex->watch, ex->load_seen, ex->count_seen, ex->wire_count_seen};
     void *const here[] = {ex->table_of_layer, ex->counted, ex->peer, ex->wire_counted, ex->told_out, ex->told_in, ex->one_each, ex->pieces};
     if (ex->watch) ex->watch->stop = 1;     /* no wait goes on */
@@ -311,10 +332,9 @@ void gr_gpus_close(gr_exchange *base) {
     if (ex->stream) cudaStreamSynchronize(ex->stream);
     close_areas(ex);
     for (int32_t i = 0; i < GR_PARTS_MAX; i++) close_lane(&ex->lanes[i]);
-    for (size_t i = 0; i < sizeof there / sizeof *there; i++) cudaFree(there[i]);
+    cudaFree(ex->memory);
     for (size_t i = 0; i < sizeof locked / sizeof *locked; i++) cudaFreeHost(locked[i]);
     for (size_t i = 0; i < sizeof here / sizeof *here; i++) free(here[i]);
     if (ex->wire_stream) cudaStreamDestroy(ex->wire_stream);
-    grace_comm_close(ex->local);
 }
 #endif

@@ -11,6 +11,12 @@ typedef struct here {
 
 static here *here_of(gr_exchange *base) { return (here *)base; }
 
+static grace_status here_memory(gr_comm *world, const gr_exchange_options *opt, int64_t *bytes) {
+    (void)world;
+    *bytes = (int64_t)opt->n_rows_max * (1 + opt->top_k) * opt->hidden * (int64_t)sizeof(uint16_t);
+    return GRACE_OK;
+}
+
 static grace_status here_open(gr_exchange *base) {
     grace_status st = GRACE_OK;
     const gr_compute_ops *ops = base->compute->ops;
@@ -55,5 +61,6 @@ static grace_status here_done(gr_exchange *base, const gr_exchange_step *step, i
     return GRACE_OK;
 }
 
-const gr_exchange_ops gr_exchange_here = {.bytes = sizeof(here), .open = here_open, .close = here_close, .rows = here_rows, .build = here_build,
+const gr_exchange_ops gr_exchange_here = {.bytes = sizeof(here), .memory = here_memory, .open = here_open, .close = here_close, .rows = here_rows,
+                                          .build = here_build,
                                           .dispatch_finish = here_arrived, .combine = here_combine, .step_done = here_done};

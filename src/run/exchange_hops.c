@@ -329,7 +329,7 @@ static void hops_close(gr_exchange *base) {
     grace_comm_close(ex->node);
 }
 
-static grace_status hops_open(gr_exchange *base) {
+static grace_status hops_join(gr_exchange *base) {
     grace_status st = GRACE_OK;
     hops *ex = hops_of(base);
     if (base->ways.two_stage) GR_TRY(gr_comm_split(base->world, gr_comm_node(base->world, base->world->rank), &ex->node));
@@ -338,5 +338,5 @@ done:
     return st;
 }
 
-const gr_exchange_ops gr_exchange_hops = {.bytes = sizeof(hops), .open = hops_open, .close = hops_close, .rows = hops_rows, .build = hops_build,
+const gr_exchange_ops gr_exchange_hops = {.bytes = sizeof(hops), .join = hops_join, .close = hops_close, .rows = hops_rows, .build = hops_build,
                                           .dispatch_start = hops_dispatch_start, .dispatch_finish = hops_dispatch_finish, .combine = hops_combine};

@@ -7,7 +7,9 @@
 /* As the functions of exchange.h; NULL: nothing to do. The base is set but for what open sets; close follows a failed open too, and the base frees itself. */
 typedef struct gr_exchange_ops {
     size_t bytes;                   /* of the kind's struct, which begins with the base */
-    grace_status (*open)(gr_exchange *ex);
+    grace_status (*memory)(gr_comm *world, const gr_exchange_options *opt, int64_t *bytes);     /* NULL: in host memory, or little */
+    grace_status (*open)(gr_exchange *ex);          /* what can fail on this rank alone: no rank waits for another */
+    grace_status (*join)(gr_exchange *ex);          /* then, together; how it ended is agreed upon */
     void (*close)(gr_exchange *ex);
     void *(*rows)(gr_exchange *ex);
     int32_t (*step)(gr_exchange *ex, int32_t n_rows_most, int32_t n_parts_max);     /* NULL: one part */

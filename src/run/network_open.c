@@ -111,9 +111,9 @@ static int64_t made_bytes(const gr_network *net) {
     return net->makes_keys ? m->n_layers * keys * m->kv_rank * (int64_t)sizeof(uint16_t) : 0;
 }
 
-/* Bytes of the buffers of a step, about: rows as they pass through, and what experts read and write, of all ranks' rows at worst. */
-static int64_t step_bytes(const grace_model_info *m, int64_t rows, int64_t n_ranks) {
-    const int64_t choices = n_ranks * ((int64_t)m->top_k * (m->hidden + m->expert_width) + (n_ranks > 1 ? 2 * m->hidden : 0));
+/* Bytes of the buffers of a step, about: rows as they pass through, and experts' activations and lists of the rows that may meet here. */
+static int64_t step_bytes(const grace_model_info *m, int64_t rows, int64_t n_blocks) {
+    const int64_t choices = n_blocks * m->top_k * (m->expert_width + 4);
     const int64_t key = m->kv_rank ? m->kv_rank + m->rope.dim : 0;
     const int64_t width = 3 * (int64_t)m->hidden + gr_qkv_width(m) + (int64_t)m->n_heads * (m->v_dim + key + m->kv_rank) + choices;
     return rows * width * (int64_t)sizeof(uint16_t) + (rows < LOGITS_THERE ? rows : LOGITS_THERE) * (int64_t)m->vocab * (int64_t)sizeof(float);
@@ -126,6 +126,33 @@ static int32_t blocks_met(const gr_comm *c, grace_exchange kind) {
     return kind == GRACE_EXCHANGE_HSC ? c->n_ranks : g * (1 + c->n_ranks - g);
 }
 
+static int32_t most_slots(const grace_plan *plan, int32_t rank) {
+    int32_t most = 0;
+    for (int32_t l = 0; l < plan->n_layers; l++) {
+        int32_t n = plan->layers[l].first_slot[rank + 1] - plan->layers[l].first_slot[rank];
+        if (n > most) most = n;
+    }
+    return most;
+}
+
+static gr_exchange_options exchange_of(const gr_network *net, const grace_engine_options *opt) {
+    return (gr_exchange_options){.kind = opt->exchange, .exact = opt->exact, .n_rows_max = opt->n_tokens_max, .top_k = net->info->top_k,
+                                 .hidden = net->info->hidden, .n_slots_max = most_slots(net->plan, net->comm->rank), .plan = net->plan,
+                                 .wire = opt->wire, .compress = !opt->plain_wire, .turns_from = opt->turns_from};
+}
+
+static grace_status check_room(gr_network *net, const grace_model *model, const grace_engine_options *opt) {
+    grace_status st = GRACE_OK;
+    const gr_exchange_options exchange = exchange_of(net, opt);
+    gr_cuda_needs needs = {.weights = grace_rank_memory_of(model, net->plan, net->comm->rank).weights + made_bytes(net),
+                           .kv = grace_kv_bytes(net->info, opt->kv_tokens) / 2,
+                           .buffers = step_bytes(net->info, opt->n_tokens_max, blocks_met(net->comm, opt->exchange))};
+    GR_TRY(gr_exchange_memory(net->comm, net->compute, &exchange, &needs.exchange));
+    GR_TRY(gr_compute_cuda_room(net->compute, &needs));
+done:
+    return st;
+}
+
 static grace_status open_cuda(gr_network *net, const grace_model *model, const grace_engine_options *opt) {
     grace_status st = GRACE_OK;
     const grace_model_info *m = net->info;
@@ -136,8 +163,7 @@ static grace_status open_cuda(gr_network *net, const grace_model *model, const g
              "route joint on several GPUs: they place each choice by itself, from tables; expected primary, wrr, tar or tar-entry");
     GR_TRY(gr_compute_cuda_open(&cuda, &net->compute));
     net->makes_keys = net->w.makes_keys = makes_keys(net);
-    GR_TRY(gr_compute_cuda_room(net->compute, grace_rank_memory_of(model, net->plan, net->comm->rank).weights + made_bytes(net),
-                                grace_kv_bytes(m, opt->kv_tokens) / 2, step_bytes(m, opt->n_tokens_max, net->comm->n_ranks)));
+    GR_TRY(check_room(net, model, opt));
 done:
     return st;
 }
@@ -169,40 +195,39 @@ done:
     return st;
 }
 
-/* A backend that replays records a step of every size now: nothing is allocated later; one that cannot be recorded is run. The rows are padding: they leave no
- * trace. */
+/* Rows that are padding, as a step brings them: they leave no trace. */
+typedef struct padding { int32_t *none, *zero; gr_draw *draws; } padding;
+
+static grace_status padding_new(int32_t n, padding *p) {
+    grace_status st = GRACE_OK;
+    GR_CALLOC(p->none, n);
+    GR_CALLOC(p->zero, n);
+    GR_CALLOC(p->draws, n);
+    for (int32_t i = 0; i < n; i++) p->none[i] = -1, p->draws[i].top_p = 1;
+done:
+    return st;
+}
+
+/* A backend that replays records a step of every size now: nothing is allocated later; one that cannot be recorded is run. */
 static grace_status record_steps(gr_network *net) {
     grace_status st = GRACE_OK;
-    int32_t *none = NULL, *zero = NULL;
-    gr_draw *draws = NULL;
+    padding p = {0};
     const int32_t most = net->n_logits_max < net->n_rows_max ? net->n_logits_max : net->n_rows_max;
     if (!net->compute->ops->packs) return st;
-    GR_CALLOC(none, most);
-    GR_CALLOC(zero, most);
-    GR_CALLOC(draws, most);
-    for (int32_t i = 0; i < most; i++) none[i] = -1, draws[i].top_p = 1;
+    GR_TRY(grace_comm_agree(net->comm, padding_new(most, &p)));
     for (int32_t n = 1; n <= most; n = net->compute->ops->padded(net->compute, n) + 1) {
         const int32_t rows = net->compute->ops->padded(net->compute, n);
-        const gr_step step = {.n_rows = rows, .n_decode = rows, .id = zero, .sequence = zero, .position = zero, .kv_sequence = none, .n_rows_most = rows,
-                              .decode = true};
-        GR_TRY(gr_network_forward(net, &step, draws));
+        const gr_step step = {.n_rows = rows, .n_decode = rows, .id = p.zero, .sequence = p.zero, .position = p.zero, .kv_sequence = p.none,
+                              .n_rows_most = rows, .decode = true};
+        GR_TRY(gr_network_forward(net, &step, p.draws));
     }
     gr_exchange_counts_clear(net->exchange);
     memset(net->step_load, 0, (size_t)net->info->n_moe_layers * sizeof *net->step_load);
 done:
-    free(none);
-    free(zero);
-    free(draws);
+    free(p.none);
+    free(p.zero);
+    free(p.draws);
     return st;
-}
-
-static int32_t most_slots(const grace_plan *plan, int32_t rank) {
-    int32_t most = 0;
-    for (int32_t l = 0; l < plan->n_layers; l++) {
-        int32_t n = plan->layers[l].first_slot[rank + 1] - plan->layers[l].first_slot[rank];
-        if (n > most) most = n;
-    }
-    return most;
 }
 
 grace_status gr_network_open(const grace_model *model, const grace_engine_options *opt, gr_network **out) {
@@ -214,10 +239,8 @@ grace_status gr_network_open(const grace_model *model, const grace_engine_option
     net->comm = opt->comm;
     GR_TRY(gr_comm_machine_rank(net->comm, &net->machine_rank));
     GR_TRY(grace_comm_agree(net->comm, open_local(net, model, opt)));
-    gr_exchange_options ex = {.kind = opt->exchange, .exact = opt->exact, .n_rows_max = opt->n_tokens_max, .top_k = net->info->top_k,
-                              .hidden = net->info->hidden, .n_slots_max = most_slots(net->plan, net->comm->rank), .plan = net->plan,
-                              .wire = opt->wire, .compress = !opt->plain_wire, .turns_from = opt->turns_from};
-    GR_TRY(grace_comm_agree(net->comm, gr_exchange_open(net->comm, net->compute, &ex, &net->exchange)));
+    const gr_exchange_options exchange = exchange_of(net, opt);
+    GR_TRY(gr_exchange_open(net->comm, net->compute, &exchange, &net->exchange));
     GR_TRY(grace_comm_agree(net->comm, record_steps(net)));
     *out = net;
     net = NULL;

@@ -23,9 +23,9 @@ static size_t row_bytes(const gr_recorder *rec) {
     return sizeof *rec->ids + (size_t)rec->info.n_layers * (size_t)rec->info.top_k * value;
 }
 
-grace_status gr_recorder_open(gr_comm *comm, const char *path, const grace_trace_info *info, const char *const *domains, int32_t n_domains,
+static grace_status open_here(gr_comm *comm, const char *path, const grace_trace_info *info, const char *const *domains, int32_t n_domains,
                               int32_t n_rows_max, gr_recorder **out) {
-    grace_status st = GRACE_OK, mine = GRACE_OK;
+    grace_status st = GRACE_OK;
     gr_recorder *rec = NULL;
     size_t row = (size_t)info->n_layers * (size_t)info->top_k;
     GR_CALLOC(rec, 1);
@@ -44,8 +44,19 @@ grace_status gr_recorder_open(gr_comm *comm, const char *path, const grace_trace
     GR_CALLOC(rec->to, comm->n_ranks);
     GR_CALLOC(rec->from, comm->n_ranks);
     if (comm->rank == 0) GR_CALLOC(rec->all, most * (size_t)comm->n_ranks);
-    if (comm->rank == 0) mine = grace_trace_create(path, info, domains, n_domains, &rec->writer);
-    GR_TRY(grace_comm_agree(comm, mine));
+    if (comm->rank == 0) GR_TRY(grace_trace_create(path, info, domains, n_domains, &rec->writer));
+    *out = rec;
+    rec = NULL;
+done:
+    gr_recorder_free(rec);
+    return st;
+}
+
+grace_status gr_recorder_open(gr_comm *comm, const char *path, const grace_trace_info *info, const char *const *domains, int32_t n_domains,
+                              int32_t n_rows_max, gr_recorder **out) {
+    grace_status st = GRACE_OK;
+    gr_recorder *rec = NULL;
+    GR_TRY(grace_comm_agree(comm, open_here(comm, path, info, domains, n_domains, n_rows_max, &rec)));
     *out = rec;
     rec = NULL;
 done:

@@ -6,7 +6,7 @@ enum { A = GRACE_STAGE_CROSS, B = GRACE_STAGE_NODE };
 
 grace_status gr_ways_init(gr_ways *w, grace_cluster cluster, grace_exchange kind) {
     grace_status st = GRACE_OK;
-    *w = (gr_ways){.cluster = cluster, .two_stage = kind == GRACE_EXCHANGE_HSC && cluster.n_nodes > 1};
+    *w = (gr_ways){.cluster = cluster, .two_stage = gr_ways_has_two_stages(cluster, kind)};
     GR_CALLOC(w->peer_of_rank[A], grace_cluster_ranks(cluster));
     GR_CALLOC(w->peer_of_rank[B], grace_cluster_ranks(cluster));
 done:

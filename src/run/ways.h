@@ -10,6 +10,8 @@ typedef struct gr_ways {
     int32_t *peer_of_rank[GRACE_N_STAGES];      /* [n_ranks] for gr_hop */
 } gr_ways;
 
+static inline bool gr_ways_has_two_stages(grace_cluster cluster, grace_exchange kind) { return kind == GRACE_EXCHANGE_HSC && cluster.n_nodes > 1; }
+
 /* Frees with gr_ways_free(), also after a failure. */
 grace_status gr_ways_init(gr_ways *w, grace_cluster cluster, grace_exchange kind);
 void gr_ways_free(gr_ways *w);

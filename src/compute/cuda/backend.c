@@ -56,15 +56,15 @@ done:
     return st;
 }
 
-grace_status gr_compute_cuda_room(gr_compute *c, int64_t weights, int64_t kv, int64_t buffers) {
+grace_status gr_compute_cuda_room(gr_compute *c, const gr_cuda_needs *n) {
     grace_status st = GRACE_OK;
+    const int64_t sum = n->weights + n->kv + n->buffers + n->exchange;
     size_t unused = 0, all = 0;
     (void)c;
     GR_TRY(gr_cuda_status(cudaMemGetInfo(&unused, &all), "free memory"));
-    GR_CHECK(weights + kv + buffers <= (int64_t)unused, GRACE_ERR_MEMORY,
-             "cuda: needed are %" PRId64 " MiB: weights %" PRId64 ", KV cache %" PRId64 ", buffers %" PRId64 "; %zu of %zu MiB are free. Fewer KV tokens "
-             "(--kv-tokens) or rows a step (--batch-tokens) need less", (weights + kv + buffers) >> 20, weights >> 20, kv >> 20, buffers >> 20,
-             unused >> 20, all >> 20);
+    GR_CHECK(sum <= (int64_t)unused, GRACE_ERR_MEMORY, "cuda: needed are %" PRId64 " MiB: weights %" PRId64 ", KV cache %" PRId64 ", buffers %" PRId64
+             ", rows between ranks %" PRId64 "; %zu of %zu MiB are free. Fewer KV tokens (--kv-tokens) or rows a step (--batch-tokens) need less", sum >> 20,
+             n->weights >> 20, n->kv >> 20, n->buffers >> 20, n->exchange >> 20, unused >> 20, all >> 20);
 done:
     return st;
 }
