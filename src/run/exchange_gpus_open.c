@@ -168,6 +168,7 @@ static grace_status alloc_there(gr_gpus *ex, void *handle) {
     GR_TRY(gr_cuda_share(ex->area_bytes, &area, handle));
     set_areas(ex, ex->lanes[0].node.me, area);
     GR_TRY(ex->base.compute->ops->alloc(ex->base.compute, ex->memory_bytes, (void **)&ex->memory));
+    GR_TRY(gr_cuda_status(cudaStreamSynchronize(ex->stream), "clearing memory"));       /* before tables are copied there, which no stream waits for */
     lay_out(ex);
 done:
     if (st) gr_fail_in(st, "rows between GPUs, %lld MiB for up to %d rows a step (--batch-tokens)%s", mib, ex->base.opt.n_rows_max,
@@ -255,7 +256,6 @@ grace_status gr_gpus_open(gr_exchange *base) {
     GR_TRY(open_wires(ex));
     GR_TRY(upload_copies(ex));
     GR_TRY(upload_tables(ex));
-    GR_TRY(gr_cuda_status(cudaStreamSynchronize(ex->stream), "memory of the exchange"));
 done:
     return st;
 }
