@@ -16,6 +16,7 @@ enum { B = GRACE_STAGE_NODE, ROWS = GR_GPUS_ROWS, ENTRIES = GR_GPUS_ENTRIES };
 
 static int32_t gpus_step(gr_exchange *base, int32_t n_rows_most, int32_t n_parts_max) {
     gr_gpus *ex = gr_gpus_of(base);
+    ex->in_step = true;
     ex->n_parts = n_parts_max > 1 && ex->n_lanes > 1 && n_rows_most >= base->opt.turns_from ? 2 : 1;
     gr_gpus_wires_step(ex, n_rows_most);
     base->waits = ex->wire && !ex->padded;
@@ -159,6 +160,7 @@ static grace_status gpus_step_done(gr_exchange *base, const gr_exchange_step *st
     for (int32_t i = 0; i < ex->n_parts * step->n_layers; i++) load[i % step->n_layers] += ex->load_seen[i];
     if (ex->padded) gr_gpus_count_padded(ex, step);
     count_node(ex, step);
+    ex->in_step = false;
     return GRACE_OK;
 }
 

@@ -2,6 +2,7 @@
  * exchange_gpus_wires.c those that change nodes. */
 #ifndef GR_RUN_EXCHANGE_GPUS_H
 #define GR_RUN_EXCHANGE_GPUS_H
+#include "comm/meet.h"
 #include "comm/wire.h"
 #include "compute/cuda/backend.h"
 #include "compute/cuda/compress.h"
@@ -35,11 +36,13 @@ typedef struct gr_gpus_lane {
 } gr_gpus_lane;
 
 /* What a rank shows the others when it joins them. */
-typedef struct gr_gpus_card { char gpu[16], handle[GR_CUDA_HANDLE_BYTES]; } gr_gpus_card;
+typedef struct gr_gpus_card { char gpu[16], handle[GR_CUDA_HANDLE_BYTES], meeting[GR_MEETING_NAME]; } gr_gpus_card;
 
 typedef struct gr_gpus {
     gr_exchange base;
     gr_gpus_card card;
+    gr_meeting *meeting;                /* of the node's ranks, when all are done; NULL: one rank a node */
+    bool joined, in_step;               /* in a step that failed too: then the others may never come */
     cudaStream_t stream, wire_stream;   /* the backend's; ours, for what crosses nodes */
     int32_t fan, top_k;                 /* source rows of a token, choices of each: 1 and top_k, or, a copy an expert, top_k and 1 */
     gr_gpus_lane lanes[GR_PARTS_MAX], *lane;    /* and the one whose turn it is */

@@ -6,6 +6,8 @@
 #include "base/memory.h"
 #include "run/exchange_gpus.h"
 
+enum { MEETING_S = 2 };     /* for ranks of a node that close: they have nothing left to do */
+
 /* ---- who reaches whom ---- */
 
 static int32_t n_wires_of(const gr_exchange *base) {
@@ -240,6 +242,7 @@ done:
 grace_status gr_gpus_open(gr_exchange *base) {
     grace_status st = GRACE_OK;
     gr_gpus *ex = gr_gpus_of(base);
+    const gr_comm *w = base->world;
     struct cudaDeviceProp gpu;
     const size_t loads = GR_PARTS_MAX * (size_t)base->opt.plan->n_layers;
     ex->stream = gr_cuda_of(base->compute)->stream;
@@ -247,6 +250,7 @@ grace_status gr_gpus_open(gr_exchange *base) {
     memcpy(ex->card.gpu, &gpu.uuid, sizeof ex->card.gpu);
     GR_TRY(set_shape(ex));
     GR_TRY(list_peers(ex));
+    if (w->gpus_per_node > 1 && gr_comm_local(w, w->rank) == 0) GR_TRY(gr_meeting_create(ex->card.meeting, &ex->meeting));
     GR_TRY(alloc_there(ex, ex->card.handle));
     GR_TRY(pinned(&ex->watch, sizeof *ex->watch));
     GR_TRY(pinned(&ex->count_seen, 4 * GR_CUDA_NODE_MAX * sizeof(int64_t)));
@@ -277,6 +281,8 @@ done:
 static grace_status attach_areas(gr_gpus *ex, const gr_gpus_card *all) {
     grace_status st = GRACE_OK;
     const gr_comm *w = ex->base.world;
+    const int32_t first = w->rank - gr_comm_local(w, w->rank);
+    if (w->rank != first) GR_TRY(gr_meeting_attach(all[first].meeting, &ex->meeting));
     for (int32_t r = 0; r < w->n_ranks; r++) {
         void *area = NULL;
         if (r == w->rank || gr_comm_node(w, r) != gr_comm_node(w, w->rank)) continue;
@@ -298,7 +304,9 @@ grace_status gr_gpus_join(gr_exchange *base) {
     GR_TRY(gr_comm_allgather(w, &ex->card, sizeof ex->card, all));
     GR_TRY(check_sharing(ex, all));
     GR_TRY(grace_comm_agree(w, attach_areas(ex, all)));
+    gr_meeting_forget(ex->meeting);
     if (ex->n_wires > 0) GR_TRY(gr_wire_open(w, wire, gr_cuda_of(base->compute)->device, w->deadline_s, &ex->wire));
+    ex->joined = true;
     if (w->rank == 0) gr_log(GR_INFO, "exchange", "%lld MiB a GPU for rows of others%s%s", (long long)(ex->area_bytes >> 20),
                              ex->wire ? ", between nodes by " : "", ex->wire ? gr_wire_kind(ex->wire) : "");
 done:
@@ -314,11 +322,14 @@ static void close_lane(gr_gpus_lane *l) {
     if (l->crossed) cudaEventDestroy(l->crossed);
 }
 
-/* The first lane's area is where a rank's memory begins. */
-static void close_areas(const gr_gpus *ex) {
+/* The first lane's area is where a rank's memory begins. Memory that another process still has open must not be freed: where all went well, the ranks of a
+ * node let go of each other's, meet, and free their own. */
+static void close_areas(const gr_gpus *ex, bool is_well) {
     const gr_cuda_node *node = &ex->lanes[0].node;
     for (int32_t r = 0; r < GR_CUDA_NODE_MAX; r++)
         if (node->area[r] && r != node->me) gr_cuda_detach(node->area[r]);
+    if (is_well && ex->meeting && !gr_meeting_wait(ex->meeting, ex->base.world->gpus_per_node, MEETING_S))
+        gr_log(GR_INFO, "exchange", "rank %d closes before the others of its node", ex->base.world->rank);
     gr_cuda_unshare(node->area[node->me]);
 }
 
@@ -326,11 +337,13 @@ void gr_gpus_close(gr_exchange *base) {
     gr_gpus *ex = gr_gpus_of(base);
     void *const locked[] = {ex->watch, ex->load_seen, ex->count_seen, ex->wire_count_seen};
     void *const here[] = {ex->table_of_layer, ex->counted, ex->peer, ex->wire_counted, ex->told_out, ex->told_in, ex->one_each, ex->pieces};
+    const bool is_well = ex->joined && !ex->in_step && !ex->watch->stop;
     if (ex->watch) ex->watch->stop = 1;     /* no wait goes on */
     gr_cuda_drop_replays(base->compute);    /* a communicator does not end while a graph has its sends */
     gr_wire_close(ex->wire);
     if (ex->stream) cudaStreamSynchronize(ex->stream);
-    close_areas(ex);
+    close_areas(ex, is_well);
+    gr_meeting_close(ex->meeting);
     for (int32_t i = 0; i < GR_PARTS_MAX; i++) close_lane(&ex->lanes[i]);
     cudaFree(ex->memory);
     for (size_t i = 0; i < sizeof locked / sizeof *locked; i++) cudaFreeHost(locked[i]);

@@ -1,4 +1,4 @@
-/* The transports of several ranks (comm/mpi.c, comm/mpi_job.c, comm/tcp.c; comm/machine.c) against plain arithmetic: what rank s sends to rank r is a pure
+/* The transports of several ranks (comm/mpi.c, comm/mpi_job.c, comm/tcp.c; comm/machine.c, comm/meet.c) against plain arithmetic: what rank s sends to rank r is a pure
  * function of (s, r, row, seed). */
 #include <stdio.h>
 #include <stdlib.h>
@@ -6,9 +6,10 @@
 #include <unistd.h>
 
 #include "base/rng.h"
+#include "comm/meet.h"
 #include "ranks/support.h"
 
-enum { ROWS_MAX = 9 };
+enum { ROWS_MAX = 9, RANKS_MAX = 16 };
 
 /* Everyone can compute how many rows go from s to r: about half of the pairs have none. */
 static int32_t rows_between(uint64_t seed, int32_t s, int32_t r) {
@@ -245,6 +246,34 @@ static void a_big_transfer_arrives_whole(void **state) {
     free(recv);
 }
 
+/* The first creates a place, the others find it by its name, which is then free again. */
+static gr_meeting *meeting_of(gr_comm *c) {
+    char name[GR_MEETING_NAME] = "", all[RANKS_MAX][GR_MEETING_NAME];
+    gr_meeting *m = NULL, *none = NULL;
+    assert_ok(grace_comm_agree(c, c->rank == 0 ? gr_meeting_create(name, &m) : GRACE_OK));
+    assert_ok(gr_comm_allgather(c, name, sizeof name, all));
+    assert_ok(grace_comm_agree(c, c->rank != 0 ? gr_meeting_attach(all[0], &m) : GRACE_OK));
+    gr_meeting_forget(m);
+    assert_ok(grace_comm_agree(c, GRACE_OK));
+    assert_int_equal(gr_meeting_attach(all[0], &none), GRACE_ERR_IO);
+    return m;
+}
+
+static void ranks_of_a_machine_meet_and_one_that_stays_away_costs_the_others_the_deadline_only(void **state) {
+    (void)state;
+    gr_comm *c = ranks_comm(1);
+    for (int round = 0; round < 3; round++) {
+        gr_meeting *m = meeting_of(c);
+        if (c->rank == round % c->n_ranks) usleep(20000);
+        assert_true(gr_meeting_wait(m, c->n_ranks, 20));
+        gr_meeting_close(m);
+    }
+    gr_meeting *m = meeting_of(c);
+    if (c->rank < c->n_ranks - 1) assert_false(gr_meeting_wait(m, c->n_ranks, 0.02));
+    gr_meeting_close(m);
+    assert_ok(grace_comm_agree(c, GRACE_OK));       /* the job goes on */
+}
+
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test(every_row_arrives_in_order_of_its_sender),
     cmocka_unit_test(transfers_in_flight_together_do_not_mix),
@@ -258,6 +287,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(a_split_keeps_order_and_carries_its_own_rows),
     cmocka_unit_test(every_rank_hears_the_first_failure),
     cmocka_unit_test(a_big_transfer_arrives_whole),
+    cmocka_unit_test(ranks_of_a_machine_meet_and_one_that_stays_away_costs_the_others_the_deadline_only),
 };
 
 RANKS_MAIN("comm", tests)
