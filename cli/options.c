@@ -31,7 +31,7 @@ static const struct argp_option options[] = {
     {"threads", KEY_THREADS, "N", 0, "threads of a rank (default: OMP_NUM_THREADS or all cores)", 3},
     {"device", KEY_DEVICE, "NAME", 0, "cpu (default) or cuda: a GPU a rank", 3},
     {"kernels", KEY_KERNELS, "KIND", 0, "on cuda: auto (default), hopper, mma or plain", 3},
-    {"between", KEY_BETWEEN, "KIND", 0, "on cuda, rows between nodes: nccl, staged (through host memory), or auto (default): nccl where it can", 3},
+    {"between", KEY_BETWEEN, "KIND", 0, "on cuda, rows between nodes: sockets, nccl, staged (through host memory), or auto (default): docs/wires.md", 3},
     {"plain-wire", KEY_PLAIN, 0, 0, "on cuda: rows between nodes as they are, not packed bit for bit", 3},
     {"turns-from", KEY_TURNS, "N", 0, "on cuda, several nodes: rows of a rank in a step from which two halves of them take turns, one travels while the other "
                                       "is computed (default 1024; 0: never)", 3},

@@ -52,7 +52,7 @@ typedef struct grace_engine_options {
     const char *simd;               /* "auto", "portable", "avx2", "avx512" */
     const char *device;             /* "cpu" (NULL too), or "cuda": of the GPUs this process sees, the one of its place among the machine's ranks */
     const char *kernels;            /* cuda: "auto" (NULL too), "hopper", "mma", "plain" */
-    const char *wire;               /* cuda, rows between nodes: "auto" (NULL too), "nccl", "staged": through the transport */
+    const char *wire;               /* cuda, rows between nodes: "auto" (NULL too), "sockets", "nccl", "staged": through the transport */
     bool plain_wire;                /* cuda: rows between nodes travel as they are, not packed bit for bit */
     int32_t turns_from;             /* cuda, several nodes: rows of a rank in a step from which halves of it take turns; 0: never; 1024 */
     const char *trace_path;         /* record routing there (written by rank 0), unless homes is HISTOGRAM; NULL: do not */

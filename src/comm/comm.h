@@ -56,6 +56,8 @@ grace_status gr_comm_allgather(gr_comm *c, const void *mine, size_t n, void *all
 grace_status gr_comm_allgatherv(gr_comm *c, const void *mine, int32_t n, int32_t *n_all, void **all);
 /* How many ranks before this one run on its machine (host name), whatever nodes they are cut into. */
 grace_status gr_comm_machine_rank(gr_comm *c, int32_t *out);
+/* Whether this machine has a network port of its own kind for moving memory (InfiniBand, RoCE) that is up, and NCCL is not told to leave it alone. */
+bool gr_machine_has_fabric(void);
 grace_status gr_comm_split(gr_comm *c, int32_t color, gr_comm **out);   /* caller frees with grace_comm_close() */
 /* Where we are, for messages of late or dead peers: gr_comm_at("dispatch", layer). stage is a string literal. Process-wide. */
 void gr_comm_at(const char *stage, int32_t layer);

@@ -25,6 +25,7 @@ static const char *const way_names[GR_LINE_WAYS] = {"dispatch", "combine"};
 
 /* What stands before a message on its way. Ranks of a job are of one kind of machine. */
 typedef struct frame { uint32_t kind, number; int32_t way, rows, entries; uint32_t unused; int64_t n_bytes; } frame;
+_Static_assert(sizeof(frame) == GR_LINE_FRAME_BYTES, "as it is counted");
 
 /* A connection: one lane to one peer. Messages are counted from 0: message i is number i / 2 + 1 of way i % 2. */
 typedef struct end {
@@ -264,15 +265,15 @@ grace_status gr_line_open(gr_comm *world, const gr_line_options *opt, gr_line **
     *out = l;
     l = NULL;
 done:
-    if (l) fail(l, "the lines did not open");
-    gr_line_close(l);
+    gr_line_close(l, false);
     free(fd);
     return st;
 }
 
 /* A failed line closes without a goodbye: that is how peers know. */
-void gr_line_close(gr_line *l) {
+void gr_line_close(gr_line *l, bool done) {
     if (!l) return;
+    if (!done) fail(l, "this rank gave up");
     atomic_store(&l->ends_sending, 1);
     for (lane *v = l->lanes; l->lanes && v < l->lanes + l->n_lanes; v++)
         if (v->has_sender) pthread_join(v->sender, NULL);

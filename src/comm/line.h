@@ -12,7 +12,7 @@
 #include "comm/comm.h"
 
 enum { GR_LINE_THERE, GR_LINE_BACK, GR_LINE_WAYS };
-enum { GR_LINE_HEAD_BYTES = 128 };
+enum { GR_LINE_HEAD_BYTES = 128, GR_LINE_FRAME_BYTES = 32 };      /* of a box; in front of a message between machines */
 
 /* In front of a message, in a box. Who fills the box writes `number` last, for all to see. */
 typedef struct gr_line_head {
@@ -49,7 +49,8 @@ typedef struct gr_line gr_line;
 grace_status gr_line_open(gr_comm *world, const gr_line_options *opt, gr_line **out);
 /* Whether all lines stand: COMM says which peer is gone, or what stood still. Never waits. Any thread. */
 grace_status gr_line_check(const gr_line *line);
-/* When nothing fills boxes any more: what is in outboxes goes first, in at most the deadline; after a failure it goes nowhere. */
-void gr_line_close(gr_line *line);
+/* When nothing fills boxes any more. done: what is in outboxes goes first, in at most the deadline, unless a line has failed. Else it goes nowhere, and peers
+ * hear no goodbye: this rank has failed. */
+void gr_line_close(gr_line *line, bool done);
 
 #endif

@@ -1,7 +1,7 @@
 /* The exchange of ranks on GPUs. In a node rows go by stores into the memory of their experts' GPUs, queued with the experts on one stream; between nodes over
- * wires (exchange_gpus_wires.c), where the host takes part once a layer and direction:
+ * wires (exchange_gpus_wires.c): lines, which take sizes from the device, or wires where the host must know them, and takes part once a layer and direction:
  *
- *   own rows -> [pack -> leave ->] dispatch -> arrive -> (experts) -> give back -> [pack back -> leave ->] settle own
+ *   own rows -> [pack -> leave ->] dispatch -> arrive -> group -> (experts) -> give back -> [pack back -> leave ->] settle own
  *
  * A forwarder's source rows are its own and, behind them, a block a wire of what came over it. Where many rows wait for wires a step has two parts, a lane each,
  * which take turns: the rows of one travel while the other computes. */
@@ -51,14 +51,14 @@ static grace_status gpus_build(gr_exchange *base, const gr_route *route) {
                                .n_pairs = ex->load + (l - ex->lanes) * base->opt.plan->n_layers + route->layer};
     l->wires.wire_of_slot = ex->tables + ex->n_slots_all + table;
     if (ex->fan > 1) GR_TRY(gr_cuda_gather(l->rows, ex->token_of_source, n, base->opt.hidden, gr_gpus_source(ex, 0), ex->stream));
-    if (ex->wire) GR_TRY(gr_gpus_pack(ex));
+    if (ex->n_wires) GR_TRY(gr_gpus_pack(ex));
 done:
     return st;
 }
 
 static grace_status gpus_dispatch_start(gr_exchange *base) {
     gr_gpus *ex = gr_gpus_of(base);
-    return ex->wire ? gr_gpus_leave(ex) : gr_cuda_dispatch(&ex->lane->node, &ex->lane->layer, ex->stream);
+    return ex->n_wires ? gr_gpus_leave(ex) : gr_cuda_dispatch(&ex->lane->node, &ex->lane->layer, ex->stream);
 }
 
 static grace_status gpus_dispatch_finish(gr_exchange *base, gr_arrived *out) {
@@ -67,12 +67,12 @@ static grace_status gpus_dispatch_finish(gr_exchange *base, gr_arrived *out) {
     gr_gpus_lane *l = ex->lane;
     const char *area = l->node.area[l->node.me];
     const int32_t n = gr_gpus_sources(ex) * l->node.sizes.n_ranks;
-    l->pairs = gr_cuda_pairs_for(base->compute, n, ex->top_k, l->route.n_slots);
-    if (ex->wire) {
+    if (ex->n_wires) {
         GR_TRY(gr_gpus_come(ex));
         GR_TRY(gr_cuda_dispatch(&l->node, &l->layer, ex->stream));
     }
-    GR_TRY(gr_cuda_arrive(&l->node, &l->layer, &l->pairs->pairs, ex->stream));
+    GR_TRY(gr_cuda_arrive(&l->node, &l->layer, ex->stream));
+    GR_TRY(gr_cuda_group_rows(base->compute, (const int32_t *)(area + l->at.slot), n, ex->top_k, l->route.n_slots, &l->pairs));
     *out = (gr_arrived){.n_rows = n, .rows = area + l->at.row, .pairs = l->pairs, .results = ex->results};
 done:
     return st;
@@ -83,7 +83,7 @@ static grace_status gpus_give_back(gr_exchange *base) {
     gr_gpus *ex = gr_gpus_of(base);
     const gr_gpus_lane *l = ex->lane;
     GR_TRY(gr_cuda_give_back(&l->node, &l->layer, &l->pairs->pairs, ex->results, ex->stream));
-    if (ex->wire) GR_TRY(gr_gpus_pack_back(ex));
+    if (ex->n_wires) GR_TRY(gr_gpus_pack_back(ex));
 done:
     return st;
 }
@@ -92,8 +92,8 @@ static grace_status gpus_combine(gr_exchange *base, void *y) {
     grace_status st = GRACE_OK;
     gr_gpus *ex = gr_gpus_of(base);
     const gr_gpus_lane *l = ex->lane;
-    const gr_cuda_settle own = {.n = l->route.n_rows, .fan = ex->fan, .residual = y, .out = y, .wires = ex->wire ? &l->wires : NULL};
-    if (ex->wire) {
+    const gr_cuda_settle own = {.n = l->route.n_rows, .fan = ex->fan, .residual = y, .out = y, .wires = ex->n_wires ? &l->wires : NULL};
+    if (ex->n_wires) {
         GR_TRY(gr_gpus_leave_back(ex));
         GR_TRY(gr_gpus_come_back(ex));
     }
@@ -107,9 +107,12 @@ done:
 static grace_status late(const gr_gpus *ex) {
     const gr_cuda_watch *w = ex->watch;
     const gr_comm *world = ex->base.world;
-    const int32_t first = world->rank - gr_comm_local(world, world->rank);
-    return gr_fail(GRACE_ERR_COMM, "rank %d waited %g s in %s of MoE layer %d: nothing came from rank %d", world->rank, world->deadline_s,
-                   w->stage == GR_CUDA_STAGE_DISPATCH ? "dispatch" : "combine", w->layer, first + w->source);
+    const int32_t first = world->rank - gr_comm_local(world, world->rank), wire = w->source - GR_CUDA_NODE_MAX;
+    const char *stage = w->stage == GR_CUDA_STAGE_DISPATCH ? "dispatch" : "combine";
+    if (ex->line && gr_line_check(ex->line))        /* it knows what happened; the wait that ended with it, when */
+        return w->stage < 0 ? GRACE_ERR_COMM : gr_fail_in(GRACE_ERR_COMM, "%s of MoE layer %d", stage, w->layer);
+    return gr_fail(GRACE_ERR_COMM, "rank %d waited %g s in %s of MoE layer %d: nothing came from rank %d", world->rank, world->deadline_s, stage, w->layer,
+                   wire >= 0 ? ex->peer[wire] : first + w->source);
 }
 
 static grace_status bring(void *here, const void *there, size_t bytes, const gr_gpus *ex) {
@@ -122,6 +125,7 @@ static grace_status gpus_step_end(gr_exchange *base, const gr_exchange_step *ste
     GR_ASSERT(step->n_layers == base->opt.plan->n_layers);
     GR_TRY(bring(ex->load_seen, ex->load, (size_t)ex->n_parts * (size_t)step->n_layers * sizeof *ex->load, ex));
     GR_TRY(bring(ex->count_seen, ex->count, 4 * GR_CUDA_NODE_MAX * sizeof(int64_t), ex));
+    if (ex->line) GR_TRY(bring(ex->line_count_seen, ex->line_count, 12 * (size_t)ex->n_wires * sizeof(int64_t), ex));
     if (!ex->wire) goto done;       /* waits in kernels have their deadline */
     GR_TRY(bring(ex->wire_count_seen, ex->wire_count, 4 * (size_t)ex->n_wires * sizeof(int64_t), ex));
     GR_TRY(gr_cuda_status(cudaEventRecord(ex->lane->packed, ex->stream), "event"));
@@ -159,6 +163,7 @@ static grace_status gpus_step_done(gr_exchange *base, const gr_exchange_step *st
     memset(load, 0, (size_t)step->n_layers * sizeof *load);
     for (int32_t i = 0; i < ex->n_parts * step->n_layers; i++) load[i % step->n_layers] += ex->load_seen[i];
     if (ex->padded) gr_gpus_count_padded(ex, step);
+    if (ex->line) gr_gpus_count_lines(ex, step);
     count_node(ex, step);
     ex->in_step = false;
     return GRACE_OK;

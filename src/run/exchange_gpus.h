@@ -1,12 +1,14 @@
 /* The exchange of ranks on GPUs (docs/exchange-gpu.md): what its files share. exchange_gpus_open.c makes its memory, exchange_gpus.c moves a layer's rows,
- * exchange_gpus_wires.c those that change nodes. */
+ * exchange_gpus_wires.c those that change nodes; exchange_gpus_between.c opens what they go over. */
 #ifndef GR_RUN_EXCHANGE_GPUS_H
 #define GR_RUN_EXCHANGE_GPUS_H
+#include "comm/line.h"
 #include "comm/meet.h"
 #include "comm/wire.h"
 #include "compute/cuda/backend.h"
 #include "compute/cuda/compress.h"
 #include "compute/cuda/exchange.h"
+#include "compute/cuda/line.h"
 #include "run/exchange_kinds.h"
 
 /* What a rank tells another before rows travel: how many, and the bytes they take packed (not packed: 0). */
@@ -29,6 +31,12 @@ typedef struct gr_gpus_lane {
     char *packed_out, *packed_in;       /* device: [n_wires] of packed_step bytes, rows packed for the wire; NULL: they go as they are */
     size_t packed_step;
     int64_t *n_packed_bytes, *bytes_out, *bytes_in;     /* [n_wires] pinned; of the way under way */
+    /* by lines */
+    char *boxes;                        /* pinned */
+    gr_line_lane line;                  /* where they lie in it */
+    int32_t *n_come;                    /* device: n_in */
+    int64_t *n_posted_bytes;            /* device: n_packed_bytes */
+    uint32_t *mail_state;               /* device [4][n_wires][GR_CUDA_MAIL_STATE]: posts there, back, fetches there, back */
     /* the layer under way */
     gr_route route;
     gr_cuda_layer layer;
@@ -59,8 +67,12 @@ typedef struct gr_gpus {
     int32_t *load, *load_seen;          /* [GR_PARTS_MAX][n_layers] pairs computed here in the last step; device, pinned */
     int64_t *count, *count_seen, *counted;      /* [4][GR_CUDA_NODE_MAX] of gr_cuda_node; device, pinned, counted before */
     /* more than one node */
-    gr_wire *wire;
     int32_t n_wires, *peer;             /* [n_wires] world ranks */
+    gr_line *line;                      /* this, or */
+    gr_wire *wire;
+    bool shares;                        /* ranks share GPUs */
+    int64_t *line_count, *line_count_seen, *line_counted;   /* [4][n_wires][3] of gr_cuda_mail: posted there, back, fetched there, back; device, pinned,
+                                                             * counted before */
     bool padded;                        /* this step's wires carry whole blocks: no size is told, a step can be recorded */
     struct gr_gpus_told *told_out, *told_in;            /* [n_ranks] scratch of what ranks tell each other */
     int32_t *one_each;                  /* [n_ranks] 1: a rank of a wire */
@@ -88,6 +100,10 @@ grace_status gr_gpus_memory(gr_comm *world, const gr_exchange_options *opt, int6
 grace_status gr_gpus_open(gr_exchange *base);
 grace_status gr_gpus_join(gr_exchange *base);
 void gr_gpus_close(gr_exchange *base);
+grace_status gr_gpus_pinned(void *out, size_t bytes);           /* zeroed, mapped */
+
+/* exchange_gpus_between.c: ex->line or ex->wire, where there are wires. Collective. */
+grace_status gr_gpus_between_open(gr_gpus *ex);
 
 /* exchange_gpus_wires.c: the way of a lane's rows over wires. Each way: queue what is packed; leave, where the host may wait for that; queue what comes. */
 void gr_gpus_wires_step(gr_gpus *ex, int32_t n_rows_most);      /* sets padded, and then all counts */
@@ -97,7 +113,9 @@ grace_status gr_gpus_come(gr_gpus *ex);                         /* source rows a
 grace_status gr_gpus_pack_back(gr_gpus *ex);
 grace_status gr_gpus_leave_back(gr_gpus *ex);
 grace_status gr_gpus_come_back(gr_gpus *ex);                    /* in wires.home */
-void gr_gpus_count_padded(gr_gpus *ex, const gr_exchange_step *step);   /* a padded step's rows, once wire_count_seen is there */
+/* The rows of a padded step, or of one by lines, once what the device counted is there. */
+void gr_gpus_count_padded(gr_gpus *ex, const gr_exchange_step *step);
+void gr_gpus_count_lines(gr_gpus *ex, const gr_exchange_step *step);
 /* What is new in a running total. */
 static inline int64_t gr_gpus_news(const int64_t *seen, int64_t *counted) {
     const int64_t add = *seen - *counted;

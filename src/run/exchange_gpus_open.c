@@ -126,6 +126,9 @@ static void lay_out_wires(gr_gpus *ex, gr_gpus_lane *l) {
     take(ex, &l->slot, all * k * sizeof(int32_t));
     take(ex, &l->weight, all * k * sizeof(float));
     take(ex, &l->entry, (sources + 1) * sizeof(int32_t));
+    take(ex, &l->n_come, n * 2 * sizeof(int32_t));
+    take(ex, &l->n_posted_bytes, n * sizeof(int64_t));
+    take(ex, &l->mail_state, n * 4 * GR_CUDA_MAIL_STATE * sizeof(uint32_t));
     if (!o->compress || o->hidden > GR_CUDA_PACKED_WIDTH_MAX) return;
     l->packed_step = ((size_t)gr_cuda_packed_bytes((int64_t)back, o->hidden) + 255) / 256 * 256;
     take(ex, &l->packed_out, n * l->packed_step);
@@ -142,6 +145,7 @@ static void lay_out(gr_gpus *ex) {
     take(ex, &ex->results, pairs * gr_gpus_row_bytes(ex));
     if (ex->fan > 1) take(ex, &ex->token_of_source, (size_t)o->n_rows_max * (size_t)ex->fan * sizeof *ex->token_of_source);
     if (ex->n_wires > 0) take(ex, &ex->wire_count, (size_t)ex->n_wires * 4 * sizeof *ex->wire_count);
+    if (ex->n_wires > 0) take(ex, &ex->line_count, (size_t)ex->n_wires * 12 * sizeof *ex->line_count);
     for (gr_gpus_lane *l = ex->lanes; l < ex->lanes + ex->n_lanes; l++) {
         take(ex, &l->node.epoch, GR_CUDA_EPOCH_BYTES);
         if (ex->fan > 1) take(ex, &l->rows, (size_t)lane_rows(ex, l) * gr_gpus_row_bytes(ex));
@@ -180,7 +184,7 @@ done:
 
 /* ---- memory and everything else of this rank ---- */
 
-static grace_status pinned(void *out, size_t bytes) {
+grace_status gr_gpus_pinned(void *out, size_t bytes) {
     grace_status st = GRACE_OK;
     GR_TRY(gr_cuda_status(cudaHostAlloc(out, bytes, cudaHostAllocMapped), "pinned memory"));
     memset(*(void **)out, 0, bytes);
@@ -208,8 +212,8 @@ static grace_status open_lane(gr_gpus *ex, gr_gpus_lane *l) {
     l->node.count = ex->count;
     GR_TRY(gr_cuda_status(cudaHostGetDevicePointer((void **)&l->node.watch, ex->watch, 0), "pinned memory"));
     if (n == 0) goto done;
-    GR_TRY(pinned(&l->n_packed, n * 2 * sizeof(int32_t)));
-    GR_TRY(pinned(&l->n_packed_bytes, n * sizeof(int64_t)));
+    GR_TRY(gr_gpus_pinned(&l->n_packed, n * 2 * sizeof(int32_t)));
+    GR_TRY(gr_gpus_pinned(&l->n_packed_bytes, n * sizeof(int64_t)));
     GR_CALLOC(l->n_out, n * 2);
     GR_CALLOC(l->n_in, n * 2);
     GR_CALLOC(l->bytes_out, n);
@@ -226,8 +230,10 @@ static grace_status open_wires(gr_gpus *ex) {
     const size_t n = (size_t)ex->n_wires;
     int least, first;
     if (n == 0) goto done;
-    GR_TRY(pinned(&ex->wire_count_seen, n * 4 * sizeof(int64_t)));
+    GR_TRY(gr_gpus_pinned(&ex->wire_count_seen, n * 4 * sizeof(int64_t)));
+    GR_TRY(gr_gpus_pinned(&ex->line_count_seen, n * 12 * sizeof(int64_t)));
     GR_CALLOC(ex->wire_counted, n * 4);
+    GR_CALLOC(ex->line_counted, n * 12);
     GR_CALLOC(ex->told_out, ex->base.world->n_ranks);
     GR_CALLOC(ex->told_in, ex->base.world->n_ranks);
     GR_CALLOC(ex->one_each, ex->base.world->n_ranks);
@@ -252,10 +258,11 @@ grace_status gr_gpus_open(gr_exchange *base) {
     GR_TRY(list_peers(ex));
     if (w->gpus_per_node > 1 && gr_comm_local(w, w->rank) == 0) GR_TRY(gr_meeting_create(ex->card.meeting, &ex->meeting));
     GR_TRY(alloc_there(ex, ex->card.handle));
-    GR_TRY(pinned(&ex->watch, sizeof *ex->watch));
-    GR_TRY(pinned(&ex->count_seen, 4 * GR_CUDA_NODE_MAX * sizeof(int64_t)));
+    GR_TRY(gr_gpus_pinned(&ex->watch, sizeof *ex->watch));
+    ex->watch->stage = -1;
+    GR_TRY(gr_gpus_pinned(&ex->count_seen, 4 * GR_CUDA_NODE_MAX * sizeof(int64_t)));
     GR_CALLOC(ex->counted, 4 * GR_CUDA_NODE_MAX);
-    GR_TRY(pinned(&ex->load_seen, loads * sizeof *ex->load_seen));
+    GR_TRY(gr_gpus_pinned(&ex->load_seen, loads * sizeof *ex->load_seen));
     for (int32_t i = 0; i < ex->n_lanes; i++) GR_TRY(open_lane(ex, &ex->lanes[i]));
     GR_TRY(open_wires(ex));
     GR_TRY(upload_copies(ex));
@@ -267,13 +274,16 @@ done:
 /* ---- together ---- */
 
 /* A rank of a node of several waits for the others in kernels: on a GPU that it shares they could wait for ever. */
-static grace_status check_sharing(const gr_gpus *ex, const gr_gpus_card *all) {
+static grace_status check_sharing(gr_gpus *ex, const gr_gpus_card *all) {
     grace_status st = GRACE_OK;
     const gr_comm *w = ex->base.world;
-    for (int32_t r = 0; r < w->n_ranks && w->gpus_per_node > 1; r++)
-        for (int32_t s = 0; s < r; s++)
-            GR_CHECK(memcmp(all[r].gpu, all[s].gpu, sizeof all[r].gpu) != 0, GRACE_ERR_UNSUPPORTED,
-                     "ranks %d and %d share a GPU: expected one each, where nodes have several ranks", s, r);
+    for (int32_t r = 0; r < w->n_ranks; r++)
+        for (int32_t s = 0; s < r; s++) {
+            const bool share = memcmp(all[r].gpu, all[s].gpu, sizeof all[r].gpu) == 0;
+            GR_CHECK(!share || w->gpus_per_node == 1, GRACE_ERR_UNSUPPORTED, "ranks %d and %d share a GPU: expected one each, where nodes have several ranks",
+                     s, r);
+            ex->shares = ex->shares || share;
+        }
 done:
     return st;
 }
@@ -299,23 +309,22 @@ grace_status gr_gpus_join(gr_exchange *base) {
     grace_status st = GRACE_OK;
     gr_gpus *ex = gr_gpus_of(base);
     gr_comm *w = base->world;
-    const char *wire = base->opt.wire ? base->opt.wire : "auto";
     gr_gpus_card all[GRACE_RANKS_MAX];
     GR_TRY(gr_comm_allgather(w, &ex->card, sizeof ex->card, all));
     GR_TRY(check_sharing(ex, all));
     GR_TRY(grace_comm_agree(w, attach_areas(ex, all)));
     gr_meeting_forget(ex->meeting);
-    if (ex->n_wires > 0) GR_TRY(gr_wire_open(w, wire, gr_cuda_of(base->compute)->device, w->deadline_s, &ex->wire));
+    if (ex->n_wires > 0) GR_TRY(gr_gpus_between_open(ex));
     ex->joined = true;
     if (w->rank == 0) gr_log(GR_INFO, "exchange", "%lld MiB a GPU for rows of others%s%s", (long long)(ex->area_bytes >> 20),
-                             ex->wire ? ", between nodes by " : "", ex->wire ? gr_wire_kind(ex->wire) : "");
+                             ex->n_wires ? ", between nodes by " : "", ex->line ? "sockets" : ex->wire ? gr_wire_kind(ex->wire) : "");
 done:
     return st;
 }
 
 static void close_lane(gr_gpus_lane *l) {
-    void *const locked[] = {l->n_packed, l->n_packed_bytes};
-    void *const here[] = {l->n_out, l->n_in, l->bytes_out, l->bytes_in};
+    void *const locked[] = {l->n_packed, l->n_packed_bytes, l->boxes};
+    void *const here[] = {l->n_out, l->n_in, l->bytes_out, l->bytes_in, l->line.out[0], l->line.out[1], l->line.in[0], l->line.in[1]};
     for (size_t i = 0; i < sizeof locked / sizeof *locked; i++) cudaFreeHost(locked[i]);
     for (size_t i = 0; i < sizeof here / sizeof *here; i++) free(here[i]);
     if (l->packed) cudaEventDestroy(l->packed);
@@ -335,13 +344,15 @@ static void close_areas(const gr_gpus *ex, bool is_well) {
 
 void gr_gpus_close(gr_exchange *base) {
     gr_gpus *ex = gr_gpus_of(base);
-    void *const locked[] = {ex->watch, ex->load_seen, ex->count_seen, ex->wire_count_seen};
-    void *const here[] = {ex->table_of_layer, ex->counted, ex->peer, ex->wire_counted, ex->told_out, ex->told_in, ex->one_each, ex->pieces};
+    void *const locked[] = {ex->watch, ex->load_seen, ex->count_seen, ex->wire_count_seen, ex->line_count_seen};
+    void *const here[] = {ex->table_of_layer, ex->counted, ex->peer, ex->wire_counted, ex->told_out, ex->told_in, ex->one_each, ex->pieces,
+                          ex->line_counted};
     const bool is_well = ex->joined && !ex->in_step && !ex->watch->stop;
     if (ex->watch) ex->watch->stop = 1;     /* no wait goes on */
     gr_cuda_drop_replays(base->compute);    /* a communicator does not end while a graph has its sends */
     gr_wire_close(ex->wire);
     if (ex->stream) cudaStreamSynchronize(ex->stream);
+    gr_line_close(ex->line, is_well);       /* the last message is posted */
     close_areas(ex, is_well);
     gr_meeting_close(ex->meeting);
     for (int32_t i = 0; i < GR_PARTS_MAX; i++) close_lane(&ex->lanes[i]);

@@ -1,5 +1,6 @@
-/* Rows of a part on their way between nodes. Sizes must be known to both hosts of a wire, so a layer stops at the host twice, there and back: in `leave`. What is
- * queued before and after does not wait for it, and the rows of the other part travel and are computed meanwhile. */
+/* Rows of a part on their way between nodes. By lines (comm/line.h) threads move them, of sizes that only the devices know, and `leave` has nothing to do. By a
+ * wire (comm/wire.h) sizes must be known to both hosts, so a layer stops at the host twice, there and back: in `leave`. What is queued before and after does not
+ * wait for it, and the rows of the other part travel and are computed meanwhile. */
 #ifdef GRACE_HAVE_CUDA
 #include <string.h>
 
@@ -8,11 +9,12 @@
 
 enum { A = GRACE_STAGE_CROSS, B = GRACE_STAGE_NODE, ROWS = GR_GPUS_ROWS, ENTRIES = GR_GPUS_ENTRIES };
 enum { PADDED_BYTES = 128 << 10 };      /* of a block: at 25 Gbit/s 42 us; blocks of 512 KiB took 1.4 times the step of exact, packed rows */
+enum { PACKED_BYTES = 64 << 10 };       /* of a block: what is saved of less is worth no kernels */
 
 /* Rows that return for n rows with so many entries. */
 static int32_t n_returned(const gr_gpus *ex, const int32_t n[2]) { return n[ex->base.opt.exact ? ENTRIES : ROWS]; }
 
-static bool packs(const gr_gpus *ex) { return ex->lane->packed_out && !ex->padded; }
+static bool packs(const gr_gpus *ex) { return ex->lane->packed_out && !ex->padded && (size_t)ex->lane->block * gr_gpus_row_bytes(ex) >= PACKED_BYTES; }
 
 /* Few rows travel as whole blocks: to send what is missing costs less than to tell sizes. By the step's shape, which all ranks know. */
 void gr_gpus_wires_step(gr_gpus *ex, int32_t n_rows_most) {
@@ -59,25 +61,63 @@ static void add_packed_pieces(gr_gpus *ex, int32_t *n) {
                                              .recv = l->packed_in + (size_t)w * l->packed_step, .n_recv = (size_t)l->bytes_in[w]};
 }
 
+/* ---- by lines ---- */
+
+/* What a box holds for a wire on a way. */
+static gr_cuda_mail mail_of(gr_gpus *ex, int which, bool leaves) {
+    gr_gpus_lane *l = ex->lane;
+    const bool there = which == GR_LINE_THERE, by_entry = !there && ex->base.opt.exact;
+    const way v = there ? rows_there(ex) : rows_back(ex);
+    const size_t header = (size_t)ex->top_k * sizeof(int32_t), own = (size_t)l->block * header, capacity = (size_t)l->wires.capacity * header;
+    gr_cuda_mail m = {.n_wires = ex->n_wires, .top_k = there ? ex->top_k : 0, .row_bytes = (int32_t)v.unit, .by_entry = by_entry};
+    m.rows_most = l->block * (by_entry ? ex->top_k : 1);
+    m.bytes_most = packs(ex) ? gr_cuda_packed_bytes(m.rows_most, ex->base.opt.hidden) : m.rows_most * (int64_t)v.unit;
+    m.n = !leaves ? there ? l->n_come : NULL : there ? l->wires.n_sent : l->n_come;
+    m.n_bytes = leaves && packs(ex) ? l->n_posted_bytes : NULL;
+    m.rows = leaves ? v.send : v.recv, m.row_step = (int64_t)(leaves ? v.send_step : v.recv_step);
+    if (packs(ex)) m.rows = leaves ? l->packed_out : l->packed_in, m.row_step = (int64_t)l->packed_step;
+    m.slot = leaves ? (char *)l->wires.slot : (char *)l->slot + own, m.slot_step = (int64_t)(leaves ? capacity : own);
+    m.weight = leaves ? (char *)l->wires.weight : (char *)l->weight + own, m.weight_step = m.slot_step;
+    m.count = ex->line_count + (int64_t)(2 * !leaves + which) * ex->n_wires * 3;
+    m.state = l->mail_state + (int64_t)(2 * !leaves + which) * ex->n_wires * GR_CUDA_MAIL_STATE;
+    for (int32_t w = 0; w < ex->n_wires; w++) m.box[w] = (char *)(leaves ? l->line.out : l->line.in)[which][w].head;
+    return m;
+}
+
+static grace_status post(gr_gpus *ex, int which) {
+    const gr_cuda_mail m = mail_of(ex, which, true);
+    return gr_cuda_post(&m, ex->stream);
+}
+
+static grace_status fetch(gr_gpus *ex, int which) {
+    const gr_cuda_mail m = mail_of(ex, which, false);
+    return gr_cuda_fetch(&ex->lane->node, &m, which == GR_LINE_THERE ? GR_CUDA_STAGE_DISPATCH : GR_CUDA_STAGE_COMBINE, ex->lane->route.layer, ex->stream);
+}
+
 /* ---- packing ---- */
 
-/* There how many rows it is only the device knows: at most all of a block. */
+/* Of [n_wires][2] rows, entries: how many rows return. */
+static const int32_t *returned_there(const gr_gpus *ex, const int32_t *n) { return n + (ex->base.opt.exact ? ENTRIES : ROWS); }
+static int32_t returned_most(const gr_gpus *ex) { return ex->lane->block * (ex->base.opt.exact ? ex->top_k : 1); }
+
+/* Where only the device knows how many rows it is: at most all of a block. */
 static grace_status compress(gr_gpus *ex, const way *v, bool there) {
     const gr_gpus_lane *l = ex->lane;
-    gr_cuda_bales b = {.n_wires = ex->n_wires, .hidden = ex->base.opt.hidden, .n_sent = there ? l->wires.n_sent : NULL};
+    gr_cuda_bales b = {.n_wires = ex->n_wires, .hidden = ex->base.opt.hidden, .n_sent = there ? l->wires.n_sent : ex->line ? returned_there(ex, l->n_come) : NULL};
     for (int32_t w = 0; w < b.n_wires; w++)
         b.wire[w] = (gr_cuda_bale){v->send + (size_t)w * v->send_step, l->packed_out + (size_t)w * l->packed_step,
-                                   there ? l->route.n_rows * ex->fan : n_returned(ex, l->n_in + 2 * w)};
-    return gr_cuda_compress(&b, l->n_packed_bytes, ex->stream);
+                                   there ? l->route.n_rows * ex->fan : ex->line ? returned_most(ex) : n_returned(ex, l->n_in + 2 * w)};
+    return gr_cuda_compress(&b, ex->line ? l->n_posted_bytes : l->n_packed_bytes, ex->stream);
 }
 
 /* What came, once it is there. */
 static grace_status expand(gr_gpus *ex, const way *v, bool there) {
     const gr_gpus_lane *l = ex->lane;
     gr_cuda_bales b = {.n_wires = ex->n_wires, .hidden = ex->base.opt.hidden};
+    if (ex->line) b.n_sent = there ? l->n_come : returned_there(ex, l->wires.n_sent);
     for (int32_t w = 0; w < b.n_wires; w++)
         b.wire[w] = (gr_cuda_bale){v->recv + (size_t)w * v->recv_step, l->packed_in + (size_t)w * l->packed_step,
-                                   there ? l->n_in[2 * w] : n_returned(ex, l->n_out + 2 * w)};
+                                   ex->line ? there ? l->block : returned_most(ex) : there ? l->n_in[2 * w] : n_returned(ex, l->n_out + 2 * w)};
     return gr_cuda_expand(&b, ex->stream);
 }
 
@@ -102,7 +142,8 @@ grace_status gr_gpus_pack(gr_gpus *ex) {
     if (ex->padded) GR_TRY(no_choices(ex));
     GR_TRY(gr_cuda_pack(&l->wires, gr_gpus_source(ex, 0), l->slot, l->weight, n, k, ex->base.opt.hidden, l->n_packed, ex->stream));
     if (packs(ex)) GR_TRY(compress(ex, &rows, true));
-    GR_TRY(gr_cuda_status(cudaEventRecord(l->packed, ex->stream), "event"));
+    if (ex->line) GR_TRY(post(ex, GR_LINE_THERE));
+    else GR_TRY(gr_cuda_status(cudaEventRecord(l->packed, ex->stream), "event"));
     l->layer.slot = l->slot;
     l->layer.weight = l->weight;
     l->layer.n_rows = gr_gpus_sources(ex);
@@ -115,7 +156,7 @@ static grace_status collect_received(gr_gpus *ex, const way *rows) {
     grace_status st = GRACE_OK;
     const gr_gpus_lane *l = ex->lane;
     for (int32_t i = 0; i < ex->n_wires; i++) {
-        const int32_t first = (i + 1) * l->block, n = l->n_in[2 * i];
+        const int32_t first = (i + 1) * l->block, n = ex->line ? l->block : l->n_in[2 * i];
         char *out = rows->send + (size_t)i * rows->send_step;
         const gr_cuda_settle s = {.first = first, .n = n, .fan = 1, .out = out};
         if (!ex->base.opt.exact) GR_TRY(gr_cuda_settle_rows(&l->node, &l->layer, &s, ex->stream));
@@ -130,7 +171,8 @@ grace_status gr_gpus_pack_back(gr_gpus *ex) {
     const way rows = rows_back(ex);
     GR_TRY(collect_received(ex, &rows));
     if (packs(ex)) GR_TRY(compress(ex, &rows, false));
-    GR_TRY(gr_cuda_status(cudaEventRecord(ex->lane->packed, ex->stream), "event"));
+    if (ex->line) GR_TRY(post(ex, GR_LINE_BACK));
+    else GR_TRY(gr_cuda_status(cudaEventRecord(ex->lane->packed, ex->stream), "event"));
 done:
     return st;
 }
@@ -221,6 +263,7 @@ grace_status gr_gpus_leave(gr_gpus *ex) {
     const way weights = {(char *)l->wires.weight, capacity * k * sizeof(float), (char *)(l->weight + own), own * sizeof(float), k * sizeof(float)};
     const double mark = gr_now_us();
     int32_t n = 0;
+    if (ex->line) return GRACE_OK;      /* a thread sends them */
     if (!ex->padded) GR_TRY(tell_rows(ex));
     if (packs(ex)) add_packed_pieces(ex, &n);
     else add_pieces(ex, &n, &rows, true);
@@ -238,7 +281,7 @@ grace_status gr_gpus_come(gr_gpus *ex) {
     grace_status st = GRACE_OK;
     const gr_gpus_lane *l = ex->lane;
     const way rows = rows_there(ex);
-    GR_TRY(gr_cuda_status(cudaStreamWaitEvent(ex->stream, l->crossed, 0), "event"));
+    GR_TRY(ex->line ? fetch(ex, GR_LINE_THERE) : gr_cuda_status(cudaStreamWaitEvent(ex->stream, l->crossed, 0), "event"));
     if (packs(ex)) GR_TRY(expand(ex, &rows, true));
     if (ex->padded) GR_TRY(gr_cuda_count_wires(&l->wires, l->slot + (int64_t)l->block * ex->top_k, l->block, ex->top_k, ex->wire_count, ex->stream));
 done:
@@ -250,6 +293,7 @@ grace_status gr_gpus_leave_back(gr_gpus *ex) {
     const way rows = rows_back(ex);
     const double mark = gr_now_us();
     int32_t n = 0;
+    if (ex->line) return GRACE_OK;
     if (packs(ex)) {
         GR_TRY(tell_bytes(ex));
         add_packed_pieces(ex, &n);
@@ -264,10 +308,26 @@ done:
 grace_status gr_gpus_come_back(gr_gpus *ex) {
     grace_status st = GRACE_OK;
     const way rows = rows_back(ex);
-    GR_TRY(gr_cuda_status(cudaStreamWaitEvent(ex->stream, ex->lane->crossed, 0), "event"));
+    GR_TRY(ex->line ? fetch(ex, GR_LINE_BACK) : gr_cuda_status(cudaStreamWaitEvent(ex->stream, ex->lane->crossed, 0), "event"));
     if (packs(ex)) GR_TRY(expand(ex, &rows, false));
 done:
     return st;
+}
+
+void gr_gpus_count_lines(gr_gpus *ex, const gr_exchange_step *step) {
+    const int stage = ex->base.ways.two_stage ? A : B, n = ex->n_wires, back = ex->base.opt.exact ? ENTRIES : ROWS;
+    const int64_t row = (int64_t)gr_gpus_row_bytes(ex), heads = (int64_t)step->n_layers * ex->n_parts * GR_LINE_FRAME_BYTES;
+    for (int32_t w = 0; w < n; w++) {
+        int64_t add[4][3];
+        for (int i = 0; i < 12; i++) {
+            const int64_t at = ((int64_t)(i / 3) * n + w) * 3 + i % 3;
+            add[i / 3][i % 3] = gr_gpus_news(&ex->line_count_seen[at], &ex->line_counted[at]);
+        }
+        const int64_t *there = add[0], *returned = add[1];
+        gr_exchange_count(&ex->base, stage, true, ex->peer[w], there[ROWS], there[ROWS] * (gr_gpus_header_bytes(ex) - row) + there[2] + heads);
+        gr_exchange_count(&ex->base, stage, false, ex->peer[w], returned[back], returned[2] - returned[back] * row + heads);
+        ex->forwarded[ROWS] += add[2][ROWS], ex->forwarded[ENTRIES] += add[2][ENTRIES];
+    }
 }
 
 /* Its blocks went whole. */

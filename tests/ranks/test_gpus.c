@@ -118,6 +118,18 @@ static void name_case(const gr_comm *comm, const grace_engine_options *opt, uint
              exchanges[opt->exchange], routes[opt->route], opt->turns_from, (unsigned long long)seed);
 }
 
+static bool own_gpus(int32_t n_ranks) {
+    int n_gpus = 0;
+    return cudaGetDeviceCount(&n_gpus) == cudaSuccess && n_ranks <= n_gpus;
+}
+
+/* Rows between nodes in one part, or steps of three rows and more in two, over each kind of wire. */
+static void set_wires(grace_engine_options *opt, uint64_t round) {
+    static const char *const wires[] = {"sockets", "nccl", "staged"};
+    opt->turns_from = round % 2 ? 3 : 0;
+    opt->wire = own_gpus(opt->comm->n_ranks) ? wires[round / 2 % 3] : "auto";
+}
+
 static scene scene_new(gr_comm *comm, grace_exchange kind, uint64_t seed) {
     scene s = {.comm = comm, .opt = on_gpu()};
     gr_rng rng = gr_rng_seed(seed);
@@ -130,7 +142,6 @@ static scene scene_new(gr_comm *comm, grace_exchange kind, uint64_t seed) {
     grace_engine_close(run_seen(s.opt, &s.all, "alone", &s.alone));
     s.opt.comm = comm, s.opt.plan = s.plan, s.opt.exchange = kind, s.opt.route = (grace_route)(seed % GRACE_N_ROUTES);
     if (s.opt.route == GRACE_ROUTE_JOINT) s.opt.route = GRACE_ROUTE_TAR;        /* the device places by tables */
-    s.opt.turns_from = seed % 2 ? 3 : 0;        /* rows between nodes in one part, or steps of three rows and more in two */
     name_case(comm, &s.opt, seed);
     return s;
 }
@@ -190,55 +201,66 @@ static void any_plan_policy_exchange_and_cut_gives_one_gpu_s_bits_and_the_counte
     const int32_t n_ranks = ranks_comm(1)->n_ranks;
     for (int32_t n_nodes = 1; n_nodes <= n_ranks; n_nodes++)
         for (int kind = GRACE_EXCHANGE_PER_EXPERT; kind <= GRACE_EXCHANGE_HSC; kind++)
-            for (uint64_t round = 0; round < 2 && fits(n_ranks, n_nodes); round++) {
+            for (uint64_t round = 0; round < (n_nodes > 1 ? 6 : 2) && fits(n_ranks, n_nodes); round++) {
                 const double start = gr_now_us();
                 scene s = scene_new(ranks_comm(n_nodes), (grace_exchange)kind, (uint64_t)(n_ranks * 1000 + n_nodes * 100 + kind * 9) + round);
+                set_wires(&s.opt, round);
                 check_exact(&s);
                 check_fast(&s);
                 scene_free(&s);
-                print_message("%s: %.1f s\n", case_name, 1e-6 * (gr_now_us() - start));
+                print_message("%s, turns from %d, %s: %.1f s\n", case_name, s.opt.turns_from, s.opt.wire, 1e-6 * (gr_now_us() - start));
             }
     print_message("fast: %lld of %lld rows with the experts of exact\n", (long long)n_near[0], (long long)n_near[1]);
     claim(2 * n_near[0] >= n_near[1]);
 }
 
-/* Steps of generated tokens are replayed, those with prompts are not; where a prompt is long, its step's rows do not go over a wire as whole blocks, so the
- * hosts tell each other sizes: all of that in turns. Through host memory (ranks that share a GPU) the hosts take part in every step. */
+/* Steps of generated tokens are replayed, those with prompts are not. Over NCCL, where a prompt is long, its step's rows do not go as whole blocks, so the hosts
+ * tell each other sizes: all of that in turns. Through host memory (ranks that share a GPU) the hosts take part in every step, by lines in none. */
+static void soak_over(gr_comm *comm, const char *wire, bool hosts_take_part) {
+    const int32_t n_ranks = comm->n_ranks, n_nodes = comm->n_nodes;
+    const soak_options o = {.n_steps = n_ranks > 2 && n_nodes == n_ranks ? 800 : 3000, .burst_max = 10, .prompt_max = 24, .generate_max = 60,
+                            .long_every = 64, .long_prompt = 1100};
+    gr_rng rng = gr_rng_seed((uint64_t)(70 + n_nodes));
+    gr_random_plan_options shape = {2, 12, 3, grace_comm_cluster(comm), 0.4, 0.2};
+    grace_plan *plan = gr_random_plan(&shape, &rng);
+    gr_random_decode(plan, 0.5, &rng);
+    soak_work work = soak_work_new(&o, &rng);
+    grace_engine_options opt = on_gpu();
+    grace_engine *engine = NULL;
+    const double start = gr_now_us();
+    opt.exact = true, opt.n_tokens_max = 1200, opt.kv_tokens = 16384;
+    snprintf(case_name, sizeof case_name, "soak, rank %d of %d, %d nodes, %s", comm->rank, n_ranks, n_nodes, wire);
+    int32_t *expected = soak_alone(comm, &work, &o, &opt);
+    opt.comm = comm, opt.plan = plan, opt.wire = wire;
+    assert_ok(grace_engine_open(model, &opt, &engine));
+    gr_engine_drop_hashes(engine);
+    const gr_cuda *cuda = gr_cuda_of(gr_engine_network(engine)->compute);
+    const int64_t recorded = cuda->n_replayed;
+    const soak_seen seen = soak_run(engine, &work, comm->rank);
+    soak_check_ids(engine, &work, &o, expected);
+    soak_check_seen(comm, &o, &seen);
+    const int64_t replayed = cuda->n_replayed - recorded;
+    print_message("%lld steps replayed, in %d the hosts took part, %.1f s\n", (long long)replayed, seen.n_waits, 1e-6 * (gr_now_us() - start));
+    claim(seen.n_waits == seen.n_steps ? replayed == 0 : replayed > seen.n_steps / 4);
+    claim(hosts_take_part ? seen.n_waits > 0 : seen.n_waits == 0);
+    grace_engine_close(engine);
+    free(expected);
+    soak_work_free(&work);
+    grace_plan_free(plan);
+}
+
 static void thousands_of_steps_replayed_and_not_give_one_gpu_s_ids(void **state) {
     (void)state;
     const int32_t n_ranks = ranks_comm(1)->n_ranks;
     for (int32_t n_nodes = 1; n_nodes <= n_ranks; n_nodes++) {
         if (!fits(n_ranks, n_nodes)) continue;
         gr_comm *comm = ranks_comm(n_nodes);
-        const soak_options o = {.n_steps = n_ranks > 2 && n_nodes == n_ranks ? 800 : 3000, .burst_max = 10, .prompt_max = 24, .generate_max = 60,
-                                .long_every = 64, .long_prompt = 1100};
-        gr_rng rng = gr_rng_seed((uint64_t)(70 + n_nodes));
-        gr_random_plan_options shape = {2, 12, 3, grace_comm_cluster(comm), 0.4, 0.2};
-        grace_plan *plan = gr_random_plan(&shape, &rng);
-        gr_random_decode(plan, 0.5, &rng);
-        soak_work work = soak_work_new(&o, &rng);
-        grace_engine_options opt = on_gpu();
-        grace_engine *engine = NULL;
-        const double start = gr_now_us();
-        opt.exact = true, opt.n_tokens_max = 1200, opt.kv_tokens = 16384;
-        snprintf(case_name, sizeof case_name, "soak, rank %d of %d, %d nodes", comm->rank, n_ranks, n_nodes);
-        int32_t *expected = soak_alone(comm, &work, &o, &opt);
-        opt.comm = comm, opt.plan = plan;
-        assert_ok(grace_engine_open(model, &opt, &engine));
-        gr_engine_drop_hashes(engine);
-        const gr_cuda *cuda = gr_cuda_of(gr_engine_network(engine)->compute);
-        const int64_t recorded = cuda->n_replayed;
-        const soak_seen seen = soak_run(engine, &work, comm->rank);
-        soak_check_ids(engine, &work, &o, expected);
-        soak_check_seen(comm, &o, &seen);
-        const int64_t replayed = cuda->n_replayed - recorded;
-        print_message("%lld steps replayed, in %d the hosts took part, %.1f s\n", (long long)replayed, seen.n_waits, 1e-6 * (gr_now_us() - start));
-        claim(seen.n_waits == seen.n_steps ? replayed == 0 : replayed > seen.n_steps / 4);
-        claim(n_nodes == 1 ? seen.n_waits == 0 : seen.n_waits > 0);
-        grace_engine_close(engine);
-        free(expected);
-        soak_work_free(&work);
-        grace_plan_free(plan);
+        if (n_nodes == 1 || !own_gpus(n_ranks)) {
+            soak_over(comm, "auto", n_nodes > 1);
+            continue;
+        }
+        soak_over(comm, "sockets", false);
+        soak_over(comm, "nccl", true);
     }
 }
 

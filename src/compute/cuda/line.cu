@@ -1,0 +1,167 @@
+// Messages between device memory and boxes in the host's. Blocks of a wire share its message; stores and loads of 16 bytes cross PCIe side by side.
+#include "comm/line.h"
+#include "compute/cuda/exchange_call.cuh"
+#include "compute/cuda/line.h"
+
+namespace {
+
+using namespace exchange;
+
+enum { MOVERS = 48, BYTES_A_BLOCK = 64 << 10, LOADS = 4 };     // blocks in all: enough for PCIe; fewer where there is less to move
+
+__host__ __device__ constexpr int64_t on_16(int64_t bytes) { return (bytes + 15) / 16 * 16; }
+
+__device__ __forceinline__ int64_t first_of_wire() { return (int64_t)blockIdx.x * THREADS + threadIdx.x; }
+__device__ __forceinline__ int64_t step_of_wire() { return (int64_t)gridDim.x * THREADS; }
+
+// All but the rest of 16 bytes, which is read past its end: both have room for it. LOADS loads are on their way.
+__device__ __forceinline__ void copy_16s(const char *from, char *to, int64_t bytes) {
+    const uint4 *in = reinterpret_cast<const uint4 *>(from);
+    uint4 *out = reinterpret_cast<uint4 *>(to);
+    const int64_t n = on_16(bytes) / 16, step = step_of_wire();
+    for (int64_t i = first_of_wire(); i < n; i += LOADS * step) {
+        uint4 x[LOADS];
+#pragma unroll
+        for (int j = 0; j < LOADS; j++)
+            if (i + j * step < n) x[j] = in[i + j * step];
+#pragma unroll
+        for (int j = 0; j < LOADS; j++)
+            if (i + j * step < n) out[i + j * step] = x[j];
+    }
+}
+
+__device__ __forceinline__ void copy_words(const char *from, char *to, int64_t n) {
+    for (int64_t i = first_of_wire(); i < n; i += step_of_wire()) reinterpret_cast<uint32_t *>(to)[i] = reinterpret_cast<const uint32_t *>(from)[i];
+}
+
+// Where the parts of a message of so many rows lie.
+struct layout {
+    int64_t words, weight, rows;
+    __host__ __device__ layout(int64_t n_rows, int32_t top_k) : words(n_rows * top_k), weight(on_16(4 * words)), rows(2 * weight) {}
+};
+
+__device__ __forceinline__ void add_counts(const gr_cuda_mail &m, int32_t wire, int32_t rows, int32_t entries, int64_t bytes) {
+    m.count[3 * wire] += rows, m.count[3 * wire + 1] += entries, m.count[3 * wire + 2] += bytes;
+}
+
+// The number of the message under way; finish() counts it.
+__device__ __forceinline__ uint32_t number_of_message(const gr_cuda_mail &m, int32_t wire) {
+    return *(volatile uint32_t *)&m.state[GR_CUDA_MAIL_STATE * wire + 1] + 1;
+}
+
+// True in one thread, of the block of the wire that ends last, behind all that the others wrote, as the system sees it.
+__device__ __forceinline__ bool finish(const gr_cuda_mail &m, int32_t wire) {
+    __syncthreads();        // all of this block's stores come before its count
+    if (threadIdx.x > 0) return false;
+    __threadfence_system();
+    uint32_t *state = m.state + GR_CUDA_MAIL_STATE * wire;
+    if (gridDim.x > 1 && atomicInc(&state[0], gridDim.x - 1) < gridDim.x - 1) return false;
+    __threadfence_system();
+    *(volatile uint32_t *)&state[1] = state[1] + 1;
+    return true;
+}
+
+__global__ __launch_bounds__(THREADS, 1) void post(const __grid_constant__ gr_cuda_mail m) {
+    pdl::wait();
+    pdl::release_next();
+    const int32_t wire = blockIdx.y, rows = m.n[2 * wire], entries = m.n[2 * wire + 1];
+    const uint32_t number = number_of_message(m, wire);
+    const int64_t bytes = m.n_bytes ? m.n_bytes[wire] : (int64_t)(m.by_entry ? entries : rows) * m.row_bytes;
+    const layout at(rows, m.top_k);
+    gr_line_head *head = reinterpret_cast<gr_line_head *>(m.box[wire]);
+    char *to = m.box[wire] + GR_LINE_HEAD_BYTES;
+    copy_16s(m.rows + wire * m.row_step, to + at.rows, bytes);
+    if (at.words) {
+        copy_words(m.slot + wire * m.slot_step, to, at.words);
+        copy_words(m.weight + wire * m.weight_step, to + at.weight, at.words);
+    }
+    if (!finish(m, wire)) return;
+    add_counts(m, wire, rows, entries, bytes);
+    volatile gr_line_head *told = head;
+    told->rows = rows, told->entries = entries, told->n_bytes = at.rows + bytes;
+    release(&head->number, number);
+}
+
+// A wait that is late, or is ended by a stop, says where it was; then nobody waits.
+__device__ inline void report(const gr_cuda_node &node, int32_t stage, int32_t layer, int32_t wire) {
+    volatile gr_cuda_watch *watch = node.watch;
+    if (atomicExch(&node.epoch[LATE], 1u)) return;
+    watch->stage = stage, watch->layer = layer, watch->source = GR_CUDA_NODE_MAX + wire;
+    __threadfence_system();     // the host sees who was late before it sees the stop
+    watch->stop = 1;
+}
+
+// False: it is too late, and what would have come is not read.
+__device__ __forceinline__ bool await(const gr_cuda_node &node, const uint32_t *flag, uint32_t due, int32_t stage, int32_t layer, int32_t wire) {
+    uint64_t start = 0;
+    for (;;) {
+        if ((int32_t)(acquire(flag) - due) >= 0) return true;
+        const uint64_t now = nanoseconds();
+        if (start == 0) start = now;
+        if (now - start < node.deadline_ns && !((volatile gr_cuda_watch *)node.watch)->stop) continue;
+        report(node, stage, layer, wire);
+        return false;
+    }
+}
+
+__global__ __launch_bounds__(THREADS, 1) void fetch(const __grid_constant__ gr_cuda_node node, const __grid_constant__ gr_cuda_mail m, int32_t stage,
+                                                    int32_t layer) {
+    pdl::wait();
+    pdl::release_next();
+    __shared__ int32_t rows, entries;
+    __shared__ int64_t bytes;
+    const int32_t wire = blockIdx.y;
+    const gr_line_head *head = reinterpret_cast<const gr_line_head *>(m.box[wire]);
+    const char *from = m.box[wire] + GR_LINE_HEAD_BYTES;
+    if (threadIdx.x == 0) {
+        const bool is_there = await(node, &head->number, number_of_message(m, wire), stage, layer, wire);
+        const volatile gr_line_head *told = head;
+        rows = is_there ? min(told->rows, m.rows_most) : 0;
+        entries = is_there ? told->entries : 0;
+        bytes = is_there ? min(max((int64_t)0, told->n_bytes - layout(rows, m.top_k).rows), m.bytes_most) : 0;
+    }
+    __syncthreads();        // sizes are there, and what they are of
+    const layout at(rows, m.top_k);
+    copy_16s(from + at.rows, m.rows + wire * m.row_step, bytes);
+    if (at.words) {
+        copy_words(from, m.slot + wire * m.slot_step, at.words);
+        copy_words(from + at.weight, m.weight + wire * m.weight_step, at.words);
+    }
+    if (!finish(m, wire)) return;
+    if (m.n) m.n[2 * wire] = rows, m.n[2 * wire + 1] = entries;
+    add_counts(m, wire, rows, entries, bytes);
+}
+
+grace_status check(const gr_cuda_mail *m) {
+    grace_status st = GRACE_OK;
+    GR_CHECK(m->n_wires >= 0 && m->n_wires <= GR_CUDA_WIRES_MAX, GRACE_ERR_LIMIT, "cuda: mail over %d wires, expected at most %d", m->n_wires, GR_CUDA_WIRES_MAX);
+    GR_CHECK(m->row_bytes > 0 && m->row_bytes % 16 == 0 && m->row_step % 16 == 0, GRACE_ERR_LIMIT, "cuda: mail: rows of %d bytes, %lld apart: expected "
+             "multiples of 16", m->row_bytes, (long long)m->row_step);
+done:
+    return st;
+}
+
+// As many blocks as the most that may move keeps busy.
+dim3 grid_of(const gr_cuda_mail *m) {
+    const int64_t most = gr_cuda_mail_bytes(m->rows_most, m->top_k, m->bytes_most), wanted = (most + BYTES_A_BLOCK - 1) / BYTES_A_BLOCK;
+    const int64_t share = m->n_wires < MOVERS ? MOVERS / m->n_wires : 1;
+    return dim3((unsigned)(wanted < 1 ? 1 : wanted < share ? wanted : share), (unsigned)m->n_wires);
+}
+
+}  // namespace
+
+extern "C" int64_t gr_cuda_mail_bytes(int64_t rows, int32_t top_k, int64_t bytes_of_rows) { return layout(rows, top_k).rows + on_16(bytes_of_rows); }
+
+extern "C" grace_status gr_cuda_post(const gr_cuda_mail *mail, gr_cuda_stream stream) {
+    const grace_status st = check(mail);
+    if (st || mail->n_wires == 0) return st;
+    pdl::launch(post, grid_of(mail), THREADS, 0, stream, true, *mail);
+    return gr_cuda_status(cudaGetLastError(), "post");
+}
+
+extern "C" grace_status gr_cuda_fetch(const gr_cuda_node *node, const gr_cuda_mail *mail, int32_t stage, int32_t layer, gr_cuda_stream stream) {
+    const grace_status st = check(mail);
+    if (st || mail->n_wires == 0) return st;
+    pdl::launch(fetch, grid_of(mail), THREADS, 0, stream, true, *node, *mail, stage, layer);
+    return gr_cuda_status(cudaGetLastError(), "fetch");
+}
