@@ -19,19 +19,14 @@
 #include "comm/tcp_socket.h"
 
 enum { SPIN_US = 2000, NAP_US = 50, WAKE_MS = 100 };
-enum { FRAME_MESSAGE = 0x47524c31, FRAME_BYE = 0x47524c30 };
 
 static const char *const way_names[GR_LINE_WAYS] = {"dispatch", "combine"};
-
-/* What stands before a message on its way. Ranks of a job are of one kind of machine. */
-typedef struct frame { uint32_t kind, number; int32_t way, rows, entries; uint32_t unused; int64_t n_bytes; } frame;
-_Static_assert(sizeof(frame) == GR_LINE_FRAME_BYTES, "as it is counted");
 
 /* A connection: one lane to one peer. Messages are counted from 0: message i is number i / 2 + 1 of way i % 2. */
 typedef struct end {
     int fd;
     int64_t n_sent, n_received;
-    frame coming;
+    gr_line_frame coming;
     size_t n_frame;                     /* bytes of it that are there */
     int64_t n_bytes;                    /* of what follows it */
     double moved_us;
@@ -70,8 +65,8 @@ static void fail(gr_line *l, const char *format, ...) {
     va_start(args, format);
     vsnprintf(l->cause, sizeof l->cause, format, args);
     va_end(args);
-    atomic_store(&l->failed, 2);
     *l->stop = 1;
+    atomic_store(&l->failed, 2);
 }
 
 grace_status gr_line_check(const gr_line *l) {
@@ -117,18 +112,18 @@ static bool send_ready(lane *v, int32_t p) {
     const int32_t way = way_of(e->n_sent);
     const gr_line_box *box = &v->boxes.out[way][p];
     if (atomic_load_explicit(flag_of(box->head), memory_order_acquire) != number_of(e->n_sent)) return false;
-    frame f = {FRAME_MESSAGE, number_of(e->n_sent), way, box->head->rows, box->head->entries, 0, box->head->n_bytes};
+    gr_line_frame f = {GR_LINE_MESSAGE, number_of(e->n_sent), way, box->head->rows, box->head->entries, 0, box->head->n_bytes};
     struct iovec piece[2] = {{&f, sizeof f}, {gr_line_bytes(box), (size_t)f.n_bytes}};
     e->n_sent++;
     return send_all(v, p, piece, f.n_bytes > 0 ? 2 : 1);
 }
 
+/* Also to one that said it first: it may still listen, and must not take our end for a failure. */
 static void say_goodbye(lane *v) {
-    frame f = {.kind = FRAME_BYE};
-    for (int32_t p = 0; p < v->line->n_peers && !has_failed(v->line); p++) {
-        struct iovec piece = {&f, sizeof f};
-        if (v->ends[p].fd >= 0 && !v->ends[p].is_over) (void)send(v->ends[p].fd, piece.iov_base, piece.iov_len, MSG_NOSIGNAL | MSG_DONTWAIT);
-    }
+    gr_line *l = v->line;
+    const double until_us = gr_now_us() + 1e6 * l->deadline_s;
+    for (int32_t p = 0; p < l->n_peers && !has_failed(l); p++)
+        (void)gr_tcp_send_all(v->ends[p].fd, &(gr_line_frame){.kind = GR_LINE_BYE}, sizeof(gr_line_frame), until_us);
 }
 
 static void *run_sender(void *user) {
@@ -149,20 +144,26 @@ static void *run_sender(void *user) {
 
 /* ---- receiving ---- */
 
-/* A head says what must come next, or the line is broken. */
+grace_status gr_line_expect(const gr_line_frame *f, int32_t way, uint32_t number, const gr_line_room *room) {
+    grace_status st = GRACE_OK;
+    GR_CHECK(f->kind == GR_LINE_MESSAGE && f->way == way && f->number == number, GRACE_ERR_COMM,
+             "sends message %u of way %d, of kind %x, where %s %u is next", f->number, f->way, f->kind, way_names[way], number);
+    GR_CHECK(f->n_bytes >= 0 && f->n_bytes <= room->n_bytes && f->rows >= 0 && f->rows <= room->rows && f->entries >= f->rows &&
+             f->entries <= (int64_t)f->rows * room->entries_a_row, GRACE_ERR_COMM,
+             "sends %d rows with %d entries in %lld bytes for %s; there is room for %d with %d each in %lld", f->rows, f->entries, (long long)f->n_bytes,
+             way_names[way], room->rows, room->entries_a_row, (long long)room->n_bytes);
+done:
+    return st;
+}
+
+/* It says what must come next, or the line is broken. */
 static bool accept_frame(lane *v, int32_t p) {
     end *e = &v->ends[p];
-    const frame *f = &e->coming;
-    const int32_t way = way_of(e->n_received), peer = v->line->peers[p];
-    const gr_line_room *room = &v->boxes.room[way];
-    if (f->kind == FRAME_BYE) return e->is_over = true, false;
-    if (f->kind != FRAME_MESSAGE || f->way != way || f->number != number_of(e->n_received))
-        return fail(v->line, "rank %d sends message %u of way %d where %s %u is next", peer, f->number, f->way, way_names[way], number_of(e->n_received)), false;
-    if (f->n_bytes < 0 || f->n_bytes > room->n_bytes || f->rows < 0 || f->rows > room->rows || f->entries < f->rows ||
-        f->entries > (int64_t)f->rows * room->entries_a_row)
-        return fail(v->line, "rank %d sends %d rows with %d entries in %lld bytes for %s; there is room for %d with %d each in %lld", peer, f->rows, f->entries,
-                    (long long)f->n_bytes, way_names[way], room->rows, room->entries_a_row, (long long)room->n_bytes), false;
-    return true;
+    const int32_t way = way_of(e->n_received);
+    e->is_over = e->coming.kind == GR_LINE_BYE;
+    if (e->is_over) return false;
+    if (!gr_line_expect(&e->coming, way, number_of(e->n_received), &v->boxes.room[way])) return true;
+    return fail(v->line, "rank %d %s", v->line->peers[p], grace_last_error()), false;
 }
 
 static void deliver(lane *v, int32_t p) {
@@ -181,6 +182,18 @@ static ssize_t read_some(lane *v, int32_t p) {
     return recv(e->fd, gr_line_bytes(&v->boxes.in[way_of(e->n_received)][p]) + e->n_bytes, (size_t)(e->coming.n_bytes - e->n_bytes), MSG_DONTWAIT);
 }
 
+/* A message that has begun goes on. */
+static void check_late(lane *v, int32_t p) {
+    const end *e = &v->ends[p];
+    gr_line *l = v->line;
+    const char *way = way_names[way_of(e->n_received)];
+    const uint32_t number = number_of(e->n_received);
+    if (e->n_frame == 0 || gr_now_us() - e->moved_us < 1e6 * l->deadline_s) return;
+    if (e->n_frame < sizeof e->coming) fail(l, "the head of %s %u from rank %d has come in part, and nothing for %g s", way, number, l->peers[p], l->deadline_s);
+    else fail(l, "%lld of %lld bytes of %s %u from rank %d have come, and nothing for %g s", (long long)e->n_bytes, (long long)e->coming.n_bytes, way, number,
+              l->peers[p], l->deadline_s);
+}
+
 /* As much as there is of a message; whether something came. */
 static bool receive_ready(lane *v, int32_t p) {
     end *e = &v->ends[p];
@@ -188,12 +201,8 @@ static bool receive_ready(lane *v, int32_t p) {
     if (e->is_over) return false;
     const bool in_frame = e->n_frame < sizeof e->coming;
     const ssize_t n = read_some(v, p);
-    if (n < 0 && would_block()) {
-        if ((e->n_frame > 0) && gr_now_us() - e->moved_us > 1e6 * l->deadline_s)
-            fail(l, "%lld of %lld bytes of %s %u from rank %d have come, and nothing for %g s", (long long)e->n_bytes, (long long)e->coming.n_bytes,
-                 way_names[way_of(e->n_received)], number_of(e->n_received), l->peers[p], l->deadline_s);
-        return false;
-    }
+    if (n < 0 && would_block()) return check_late(v, p), false;
+    if (n <= 0 && atomic_load(&l->ends_receiving)) return false;        /* we closed it */
     if (n <= 0) return fail(l, "rank %d is gone (%s)", l->peers[p], n == 0 ? "it closed its line" : strerror(errno)), false;
     e->moved_us = gr_now_us();
     if (in_frame) {
