@@ -79,7 +79,7 @@ static bool is_guard(const gr_line_box *box, int64_t n_bytes) {
 /* The failure so far, or the first thing that closing found wrong: words behind boxes, a raised stop without a failure. */
 static grace_status close_ends(ends *t, grace_status st) {
     if (!st && gr_line_check(t->line)) st = GRACE_ERR_COMM;
-    gr_line_close(t->line);
+    gr_line_close(t->line, st == GRACE_OK);
     if (!st && t->stop) st = gr_fail(GRACE_ERR_COMM, "stop was raised, but no line failed");
     for (int32_t lane = 0; lane < LANES; lane++)
         for (int way = 0; way < GR_LINE_WAYS; way++)
@@ -268,7 +268,7 @@ static void a_lane_goes_on_while_others_stand_still(void **state) {
 
 static grace_status open_and_close(gr_comm *c) {
     grace_status st = GRACE_OK;
-    for (int i = 0; i < 40 && !st; i++) {
+    for (int i = 0; i < 24 && !st; i++) {
         ends *t;
         st = open_to_all(c, rooms, far_s, &t);
         if (!st && i % 2) st = run_gpus(t, 2);
