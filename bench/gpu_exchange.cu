@@ -2,7 +2,7 @@
 // Prints one JSON line a number of rows: bench_gpu_exchange [ROWS]
 //
 //   us           a layer's dispatch, arrive, give back and settle
-//   grouped_us   with gr_cuda_group() between, as a layer has it
+//   grouped_us   where arrive makes pairs too, as in a layer
 //   dispatch_us  us with nothing to bring back; combine_us: with nothing to send; empty_us: with neither, two rounds of flags
 //   own_us       us where all experts of a row are on its own GPU: no row on a link, sums in its memory
 //   bytes        that leave a GPU for others, both ways and headers; gb_s: bytes / us; floor_us: bytes at the links' rate and two flags one way
@@ -94,8 +94,7 @@ struct member {
         const bool returns = what & RETURNS;
         const gr_cuda_layer *sent = what & SENDS ? &layer : &silent;
         const gr_cuda_settle settle = {0, returns ? layer.n_rows : 0, 1, NULL, out, NULL};
-        must(!gr_cuda_dispatch(&node, sent, s) && !gr_cuda_arrive(&node, sent, s), "dispatch");
-        if (what & GROUPS) must(!gr_cuda_group((int32_t *)(node.area[node.me] + at.slot), &pairs, s), "group");
+        must(!gr_cuda_dispatch(&node, sent, s) && !gr_cuda_arrive(&node, sent, what & GROUPS ? &pairs : NULL, s), "dispatch");
         must(!gr_cuda_give_back(&node, &layer, returns ? &pairs : &no_pairs, results, s) && !gr_cuda_settle_rows(&node, &layer, &settle, s), "combine");
     }
 

@@ -1,7 +1,7 @@
 /* The exchange of ranks on GPUs. In a node rows go by stores into the memory of their experts' GPUs, queued with the experts on one stream; between nodes over
  * wires (exchange_gpus_wires.c): lines, which take sizes from the device, or wires where the host must know them, and takes part once a layer and direction:
  *
- *   own rows -> [pack -> leave ->] dispatch -> arrive -> group -> (experts) -> give back -> [pack back -> leave ->] settle own
+ *   own rows -> [pack -> leave ->] dispatch -> arrive -> (experts) -> give back -> [pack back -> leave ->] settle own
  *
  * A forwarder's source rows are its own and, behind them, a block a wire of what came over it. Where many rows wait for wires a step has two parts, a lane each,
  * which take turns: the rows of one travel while the other computes. */
@@ -67,12 +67,12 @@ static grace_status gpus_dispatch_finish(gr_exchange *base, gr_arrived *out) {
     gr_gpus_lane *l = ex->lane;
     const char *area = l->node.area[l->node.me];
     const int32_t n = gr_gpus_sources(ex) * l->node.sizes.n_ranks;
+    l->pairs = gr_cuda_pairs_for(base->compute, n, ex->top_k, l->route.n_slots);
     if (ex->n_wires) {
         GR_TRY(gr_gpus_come(ex));
         GR_TRY(gr_cuda_dispatch(&l->node, &l->layer, ex->stream));
     }
-    GR_TRY(gr_cuda_arrive(&l->node, &l->layer, ex->stream));
-    GR_TRY(gr_cuda_group_rows(base->compute, (const int32_t *)(area + l->at.slot), n, ex->top_k, l->route.n_slots, &l->pairs));
+    GR_TRY(gr_cuda_arrive(&l->node, &l->layer, &l->pairs->pairs, ex->stream));
     *out = (gr_arrived){.n_rows = n, .rows = area + l->at.row, .pairs = l->pairs, .results = ex->results};
 done:
     return st;

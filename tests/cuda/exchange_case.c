@@ -324,8 +324,7 @@ void case_send(exchange_case *c, int32_t r, gr_cuda_stream stream) {
 void case_compute(exchange_case *c, int32_t r, gr_cuda_stream stream) {
     case_rank *k = &c->rank[r];
     const char *area = k->node.area[k->node.me];
-    must(!gr_cuda_arrive(&k->node, &k->layer, stream), "arrive");
-    must(!gr_cuda_group((const int32_t *)(area + k->at.slot), &k->pairs, stream), "group");
+    must(!gr_cuda_arrive(&k->node, &k->layer, &k->pairs, stream), "arrive");
     must(!gr_cuda_experts_run(k->experts, &k->pairs, area + k->at.row, k->y, stream), "experts");
     must(!gr_cuda_give_back(&k->node, &k->layer, &k->pairs, k->y, stream), "give back");
 }

@@ -218,9 +218,10 @@ static void check_limits(exchange_case c) {
     gr_cuda_pairs pairs = k->pairs;
     bool refused = true;
     layer.s = c.n_source + 1, refused = gr_cuda_dispatch(&node, &layer, NULL) == GRACE_ERR_LIMIT && refused;
-    layer = k->layer, layer.n_rows = layer.s + 1, refused = gr_cuda_arrive(&node, &layer, NULL) == GRACE_ERR_LIMIT && refused;
+    layer = k->layer, layer.n_rows = layer.s + 1, refused = gr_cuda_arrive(&node, &layer, NULL, NULL) == GRACE_ERR_LIMIT && refused;
     settle.n = k->layer.n_rows + 1, refused = gr_cuda_settle_rows(&node, &k->layer, &settle, NULL) == GRACE_ERR_LIMIT && refused;
-    pairs.n_rows++, refused = gr_cuda_give_back(&node, &k->layer, &pairs, k->y, NULL) == GRACE_ERR_LIMIT && refused;
+    pairs.n_rows++, refused = gr_cuda_arrive(&node, &k->layer, &pairs, NULL) == GRACE_ERR_LIMIT && refused;
+    refused = gr_cuda_give_back(&node, &k->layer, &pairs, k->y, NULL) == GRACE_ERR_LIMIT && refused;
     node.me = c.n_local, refused = gr_cuda_node_check(&node) == GRACE_ERR_LIMIT && refused;
     node = k->node, node.area[0] = NULL, refused = gr_cuda_node_check(&node) == GRACE_ERR_LIMIT && refused;
     claim(refused, "what the memory does not hold is refused", &c);

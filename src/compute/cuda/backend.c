@@ -294,27 +294,20 @@ static bool singles_pay(const gr_cuda *c, int32_t n_rows, int32_t top_k) {
            top_k <= GR_CUDA_ONE_TOP_K && c->info.swiglu_limit == 0;
 }
 
-/* A rank may host no expert of a layer. */
-static grace_status no_pairs(const gr_cuda *c, const gr_cuda_pairs *p) {
-    grace_status st = GRACE_OK;
-    GR_TRY(gr_cuda_status(cudaMemsetAsync(p->first_pair, 0, sizeof *p->first_pair, c->stream), "group"));
-    GR_TRY(gr_cuda_status(cudaMemsetAsync(p->pair_of_choice, 0xff, (size_t)p->n_rows * (size_t)p->top_k * sizeof *p->pair_of_choice, c->stream), "group"));
-done:
-    return st;
-}
-
-grace_status gr_cuda_group_rows(gr_compute *base, const int32_t *slots, int32_t n_rows, int32_t top_k, int32_t n_slots, const gr_pairs **out) {
+const gr_pairs *gr_cuda_pairs_for(gr_compute *base, int32_t n_rows, int32_t top_k, int32_t n_slots) {
     gr_cuda *c = gr_cuda_of(base);
     gr_cuda_pairs *p = &c->pairs.pairs;
     p->n_rows = n_rows, p->top_k = top_k, p->n_slots = n_slots;
     c->pairs.single = false;
-    *out = &c->pairs;
-    return n_slots > 0 ? gr_cuda_group(slots, p, c->stream) : no_pairs(c, p);
+    return &c->pairs;
 }
 
 static grace_status cuda_group(gr_compute *base, const int32_t *slots, int32_t n_rows, int32_t top_k, int32_t n_slots, const gr_pairs **out) {
     gr_cuda *c = gr_cuda_of(base);
-    if (!singles_pay(c, n_rows, top_k)) return gr_cuda_group_rows(base, slots, n_rows, top_k, n_slots, out);
+    if (!singles_pay(c, n_rows, top_k)) {
+        *out = gr_cuda_pairs_for(base, n_rows, top_k, n_slots);
+        return gr_cuda_group(slots, &c->pairs.pairs, c->stream);
+    }
     c->pairs.one = (gr_cuda_one){.slot = slots, .n_rows = n_rows, .top_k = top_k};
     c->pairs.single = true;
     *out = &c->pairs;

@@ -74,8 +74,8 @@ grace_status gr_cuda_alloc(void *out, size_t bytes, const char *what);
 /* Recorded steps are forgotten: what they hold on to (a wire) can then be closed. */
 void gr_cuda_drop_replays(gr_compute *base);
 
-/* Pairs by slot of any rows' choices, negative ones none; never single. */
-grace_status gr_cuda_group_rows(gr_compute *base, const int32_t *slots, int32_t n_rows, int32_t top_k, int32_t n_slots, const gr_pairs **out);
+/* Room for pairs of so many rows, never single: the caller makes them. */
+const gr_pairs *gr_cuda_pairs_for(gr_compute *base, int32_t n_rows, int32_t top_k, int32_t n_slots);
 
 /* ---- load.c ---- */
 grace_status gr_cuda_weight_open(gr_compute *base, const grace_tensor *t, gr_weight **out);

@@ -1,5 +1,6 @@
 // Rows to the GPUs of a node and their results back. Every kernel: any number of blocks, warps take rows (or parts of one) in turn.
 #include "compute/cuda/exchange_call.cuh"
+#include "compute/cuda/group.cuh"
 
 namespace {
 
@@ -79,20 +80,39 @@ __global__ __launch_bounds__(THREADS, 1) void dispatch(const __grid_constant__ c
     end_tally(sent, c.node.count);
 }
 
-// A source that was late, or went on after a stop, writes while others read: kernels see this copy alone, and nothing in it is out of bounds.
-__global__ __launch_bounds__(THREADS, 1) void arrive(const __grid_constant__ call c, const int32_t n_senders) {
-    pdl::release_next();
-    const uint32_t due = epoch_of(c, GIVEN) + 1;
-    const uint32_t of_source = c.layer.s * c.node.sizes.top_k, n = c.node.sizes.n_ranks * of_source;
+// ---- arrive ----
+// Waits, then copies the slots. A source that was late, or went on after a stop, writes while others read: kernels see this copy alone, and nothing in it is
+// out of bounds.
+__device__ __forceinline__ const int32_t *take_slots(const call &c, int32_t n_senders) {
+    const uint32_t due = epoch_of(c, GIVEN) + 1, of_source = c.layer.s * c.node.sizes.top_k, n = c.node.sizes.n_ranks * of_source;
     const int32_t *header = part_of<int32_t>(c, c.node.me, c.at.header);
     int32_t *taken = part_of<int32_t>(c, c.node.me, c.at.slot);
     wait_for_all(c, GR_CUDA_STAGE_DISPATCH, n_senders, due);
-    for (uint32_t i = blockIdx.x * THREADS + threadIdx.x; i < n; i += gridDim.x * THREADS) {
+    for (uint32_t i = blockIdx.x * blockDim.x + threadIdx.x; i < n; i += gridDim.x * blockDim.x) {
         const int32_t slot = header[header_at(c, i / of_source, i % of_source)];
         taken[i] = slot >= 0 && slot < c.layer.n_slots ? slot : -1;
     }
     if (blockIdx.x == 0 && threadIdx.x == 0) c.node.epoch[CALL] = due;
+    return taken;
+}
+
+__global__ __launch_bounds__(THREADS, 1) void arrive(const __grid_constant__ call c, const int32_t n_senders) {
+    pdl::release_next();
+    take_slots(c, n_senders);
     pdl::wait();        // whoever waits for this kernel waits for dispatch
+}
+
+// Few choices: one block, which makes the pairs too.
+__global__ __launch_bounds__(grouping::THREADS, 1) void arrive_and_group(const __grid_constant__ call c, const int32_t n_senders, const gr_cuda_pairs pairs) {
+    extern __shared__ int32_t in_warp[];
+    __shared__ int32_t at[GR_CUDA_SLOTS_MAX];
+    const int32_t n = pairs.n_rows * pairs.top_k;
+    pdl::release_next();
+    const int32_t *slot = take_slots(c, n_senders);
+    grouping::count_slots(slot, 0, n, pairs.n_slots, at);       // behind a barrier: slots are there
+    pdl::wait();
+    grouping::scan_slots(pairs.n_slots, at, pairs.first_pair);
+    for (int32_t from = 0; from < n; from += blockDim.x) grouping::place_turn(slot, from, n, pairs, at, in_warp);
 }
 
 // ---- give back ----
@@ -234,26 +254,41 @@ done:
     return st;
 }
 
-extern "C" grace_status gr_cuda_arrive(const gr_cuda_node *node, const gr_cuda_layer *layer, gr_cuda_stream stream) {
+static grace_status check_pairs(const gr_cuda_node *node, const gr_cuda_layer *layer, const gr_cuda_pairs *pairs, const char *what) {
+    const int32_t n_rows = node->sizes.n_ranks * layer->s;
+    grace_status st = GRACE_OK;
+    GR_CHECK(pairs->n_rows == n_rows && pairs->top_k == node->sizes.top_k && pairs->n_slots >= layer->n_slots, GRACE_ERR_LIMIT, "cuda: %s: pairs of %d rows of "
+             "%d choices, %d slots; expected %d of %d, at least %d", what, pairs->n_rows, pairs->top_k, pairs->n_slots, n_rows, node->sizes.top_k, layer->n_slots);
+done:
+    return st;
+}
+
+extern "C" grace_status gr_cuda_arrive(const gr_cuda_node *node, const gr_cuda_layer *layer, const gr_cuda_pairs *pairs, gr_cuda_stream stream) {
     const int64_t n_choices = (int64_t)node->sizes.n_ranks * layer->s * node->sizes.top_k, blocks = (n_choices + THREADS - 1) / THREADS;
     const int32_t n_senders = (int32_t)senders_of(node, layer).blocks;
+    const call c = call_of(node, layer);
     grace_status st = GRACE_OK;
     GR_TRY(check(node, layer, 0, 0));
-    pdl::launch(arrive, (unsigned)(blocks < 1 ? 1 : blocks < COPIERS ? blocks : COPIERS), THREADS, 0, stream, true, call_of(node, layer), n_senders);
-    st = gr_cuda_status(cudaGetLastError(), "arrive");
+    if (pairs) GR_TRY(check_pairs(node, layer, pairs, "arrive"));
+    if (pairs && pairs->n_slots > 0 && n_choices <= grouping::IN_ONE_MAX) {
+        const unsigned threads = grouping::threads_for(n_choices, pairs->n_slots);
+        pdl::launch(arrive_and_group, 1, threads, grouping::shared_for(threads, pairs->n_slots), stream, true, c, n_senders, *pairs);
+        return gr_cuda_status(cudaGetLastError(), "arrive");
+    }
+    pdl::launch(arrive, (unsigned)(blocks < 1 ? 1 : blocks < COPIERS ? blocks : COPIERS), THREADS, 0, stream, true, c, n_senders);
+    GR_TRY(gr_cuda_status(cudaGetLastError(), "arrive"));
+    if (pairs) GR_TRY(gr_cuda_group(reinterpret_cast<const int32_t *>(node->area[node->me] + c.at.slot), pairs, stream));
 done:
     return st;
 }
 
 extern "C" grace_status gr_cuda_give_back(const gr_cuda_node *node, const gr_cuda_layer *layer, const gr_cuda_pairs *pairs, const void *results,
                                           gr_cuda_stream stream) {
-    const int32_t n_ranks = node->sizes.n_ranks;
     const cut work = givers_of(node, layer);
     grace_status st = GRACE_OK;
     GR_TRY(check(node, layer, 0, 0));
-    GR_CHECK(pairs->n_rows == n_ranks * layer->s && pairs->top_k == node->sizes.top_k, GRACE_ERR_LIMIT, "cuda: give back: pairs of %d rows of %d, expected "
-             "%d of %d", pairs->n_rows, pairs->top_k, n_ranks * layer->s, node->sizes.top_k);
-    pdl::launch(is_thin(work) ? give_back<1> : give_back<SUMMED>, work.blocks * n_ranks, THREADS, 0, stream, true, call_of(node, layer), *pairs,
+    GR_TRY(check_pairs(node, layer, pairs, "give back"));
+    pdl::launch(is_thin(work) ? give_back<1> : give_back<SUMMED>, work.blocks * node->sizes.n_ranks, THREADS, 0, stream, true, call_of(node, layer), *pairs,
                 (const uint4 *)results, work);
     st = gr_cuda_status(cudaGetLastError(), "give back");
 done:

@@ -7,8 +7,7 @@
  * dispatches layer e + 1 has settled e, so all have given back its rows, and who returns results of e + 1 has seen every dispatch of it, so all have settled e.
  *
  *   dispatch   rows and headers to the areas of the node; flags
- *   arrive     waits for all flags, takes the slots over: then area.slot, area.row are as gr_cuda_group() and gr_cuda_experts_run() take them, with
- *              n_ranks * s rows
+ *   arrive     waits for all flags, takes the slots over, makes pairs of them: then area.row is as gr_cuda_experts_run() takes it, with n_ranks * s rows
  *   give_back  a row's weighted sum over its experts here, in fp32, rounded once, to its source's area (exact: every expert's row by itself); flags
  *   settle     waits; sums what came for each row, in order of ranks (exact: of choices)
  */
@@ -88,8 +87,9 @@ typedef struct gr_cuda_layer {
 } gr_cuda_layer;
 
 grace_status gr_cuda_dispatch(const gr_cuda_node *node, const gr_cuda_layer *layer, gr_cuda_stream stream);
-grace_status gr_cuda_arrive(const gr_cuda_node *node, const gr_cuda_layer *layer, gr_cuda_stream stream);
-/* pairs made of area.slot with n_ranks * s rows; results [n_pairs, hidden]. */
+/* pairs, of n_ranks * s rows, become those of area.slot, as gr_cuda_group() makes them; NULL: nothing but area.slot. */
+grace_status gr_cuda_arrive(const gr_cuda_node *node, const gr_cuda_layer *layer, const gr_cuda_pairs *pairs, gr_cuda_stream stream);
+/* results [n_pairs, hidden] */
 grace_status gr_cuda_give_back(const gr_cuda_node *node, const gr_cuda_layer *layer, const gr_cuda_pairs *pairs, const void *results, gr_cuda_stream stream);
 
 /* What settles: out[t] = the sums of source rows r = first + t * fan + i, i < fan, for t < n, + residual[t] (NULL: 0; out may be residual), rounded once. Row

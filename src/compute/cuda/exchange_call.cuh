@@ -119,7 +119,7 @@ __device__ inline void wait_for(const call &c, int32_t stage, int32_t source, in
 
 // n_blocks: of each source, in that stage.
 __device__ __forceinline__ void wait_for_all(const call &c, int32_t stage, int32_t n_blocks, uint32_t due) {
-    for (int32_t i = threadIdx.x; i < c.node.sizes.n_ranks * n_blocks; i += THREADS) wait_for(c, stage, i / n_blocks, i % n_blocks, due);
+    for (int32_t i = threadIdx.x; i < c.node.sizes.n_ranks * n_blocks; i += blockDim.x) wait_for(c, stage, i / n_blocks, i % n_blocks, due);
     __syncthreads();        // what every source sent is there
 }
 

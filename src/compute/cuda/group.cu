@@ -7,72 +7,14 @@
 //
 // Few choices (a decode step) take one block and one launch. Agrees with gr_exchange_build() of a single rank.
 #include "compute/cuda/cuda.h"
-#include "compute/cuda/moe.h"
+#include "compute/cuda/group.cuh"
 #include "compute/cuda/pdl.cuh"
 
 namespace {
 
-enum { THREADS = 1024, ONE_BLOCK_MAX = 2 * THREADS, SCAN_THREADS = 256 };
+using namespace grouping;
 
-// Rank of each lane's slot among the lower lanes with the same slot; lanes without a pair have slot -1.
-__device__ int32_t rank_in_warp(int32_t slot, int32_t *n_alike, bool *is_first) {
-    uint32_t alike = __match_any_sync(~0u, slot), lower = alike & ((1u << (threadIdx.x & 31)) - 1);
-    *n_alike = __popc(alike);
-    *is_first = lower == 0;
-    return __popc(lower);
-}
-
-// As many choices from `from` as there are threads go to their places; at[slot] is where the slot's next pair goes. in_warp [warps, n_slots] scratch.
-// At least n_slots threads.
-__device__ void place_turn(const int32_t *slot_of_choice, int64_t from, int64_t to, const gr_cuda_pairs &p, int32_t *at, int32_t *in_warp) {
-    int32_t thread = threadIdx.x, warp = thread / 32, n_warps = blockDim.x / 32, n_alike;
-    int64_t choice = from + thread;
-    int32_t slot = choice < to ? max(slot_of_choice[choice], -1) : -1;
-    bool is_first;
-    for (int32_t i = thread; i < n_warps * p.n_slots; i += blockDim.x) in_warp[i] = 0;
-    __syncthreads();        // counts are zero
-    int32_t rank = rank_in_warp(slot, &n_alike, &is_first);
-    if (slot >= 0 && is_first) in_warp[warp * p.n_slots + slot] = n_alike;
-    __syncthreads();        // counts of all warps are there
-    if (thread < p.n_slots)
-        for (int32_t w = 0, next = at[thread]; w < n_warps; w++) {
-            int32_t n = in_warp[w * p.n_slots + thread];
-            in_warp[w * p.n_slots + thread] = next;
-            next += n;
-            if (w == n_warps - 1) at[thread] = next;
-        }
-    __syncthreads();        // starts of all warps are there
-    int32_t pair = slot >= 0 ? in_warp[warp * p.n_slots + slot] + rank : -1;
-    if (slot >= 0) p.row_of_pair[pair] = (int32_t)choice / p.top_k;
-    if (choice < to) p.pair_of_choice[choice] = pair;
-    __syncthreads();        // in_warp may be cleared again
-}
-
-__device__ void count_slots(const int32_t *slot_of_choice, int64_t from, int64_t to, int32_t n_slots, int32_t *count) {
-    for (int32_t i = threadIdx.x; i < n_slots; i += blockDim.x) count[i] = 0;
-    __syncthreads();
-    for (int64_t i = from + threadIdx.x; i < to; i += blockDim.x)
-        if (slot_of_choice[i] >= 0) atomicAdd(&count[slot_of_choice[i]], 1);
-    __syncthreads();
-}
-
-// count [n_slots] -> first_pair [n_slots + 1], and count becomes where each slot begins.
-__device__ void scan_slots(int32_t n_slots, int32_t *count, int32_t *first_pair) {
-    if (threadIdx.x < 32) {
-        int32_t lane = threadIdx.x, carry = 0;
-        for (int32_t base = 0; base < n_slots; base += 32) {
-            int32_t n = base + lane < n_slots ? count[base + lane] : 0, sum = n;
-            for (int d = 1; d < 32; d *= 2) {
-                int32_t left = __shfl_up_sync(~0u, sum, d);
-                if (lane >= d) sum += left;
-            }
-            if (base + lane < n_slots) count[base + lane] = first_pair[base + lane] = carry + sum - n;
-            carry += __shfl_sync(~0u, sum, 31);
-        }
-        if (lane == 0) first_pair[n_slots] = carry;
-    }
-    __syncthreads();
-}
+enum { SCAN_THREADS = 256 };
 
 __global__ __launch_bounds__(THREADS) void group_in_one(const int32_t *slot_of_choice, int64_t n_choices, gr_cuda_pairs p) {
     pdl::release_next();
@@ -135,13 +77,22 @@ static int32_t n_pieces_of(int64_t n_choices) { return (int32_t)((n_choices + TH
 
 extern "C" int64_t gr_cuda_group_scratch(int64_t n_choices, int32_t n_slots) { return ((int64_t)n_pieces_of(n_choices) + 1) * n_slots; }
 
+// A rank may host no expert of a layer.
+static grace_status no_pairs(const gr_cuda_pairs *p, gr_cuda_stream stream) {
+    grace_status st = GRACE_OK;
+    GR_TRY(gr_cuda_status(cudaMemsetAsync(p->first_pair, 0, sizeof *p->first_pair, stream), "group"));
+    GR_TRY(gr_cuda_status(cudaMemsetAsync(p->pair_of_choice, 0xff, (size_t)p->n_rows * p->top_k * sizeof *p->pair_of_choice, stream), "group"));
+done:
+    return st;
+}
+
 extern "C" grace_status gr_cuda_group(const int32_t *slot, const gr_cuda_pairs *pairs, gr_cuda_stream stream) {
-    int64_t n = (int64_t)pairs->n_rows * pairs->top_k;
-    int32_t n_pieces = n_pieces_of(n);
-    const unsigned few = (unsigned)(n > pairs->n_slots ? n : pairs->n_slots), threads = few < THREADS ? (few + 31) / 32 * 32 : THREADS;
-    const size_t shared = sizeof(int32_t) * (THREADS / 32) * (size_t)pairs->n_slots;
-    const unsigned scan_blocks = (unsigned)(pairs->n_slots * 32 + SCAN_THREADS - 1) / SCAN_THREADS;
-    if (n <= ONE_BLOCK_MAX) pdl::launch(group_in_one, 1, threads, shared * threads / THREADS, stream, true, slot, n, *pairs);     // none: zeros in first_pair
+    const int64_t n = (int64_t)pairs->n_rows * pairs->top_k;
+    const int32_t n_pieces = n_pieces_of(n);
+    const unsigned threads = threads_for(n, pairs->n_slots), scan_blocks = (unsigned)(pairs->n_slots * 32 + SCAN_THREADS - 1) / SCAN_THREADS;
+    const size_t shared = shared_for(threads, pairs->n_slots);
+    if (pairs->n_slots == 0) return no_pairs(pairs, stream);
+    if (n <= IN_ONE_MAX) pdl::launch(group_in_one, 1, threads, shared, stream, true, slot, n, *pairs);     // none: zeros in first_pair
     else {
         pdl::launch(count_pieces, n_pieces, THREADS, 0, stream, true, slot, n, *pairs);
         pdl::launch(scan_pieces, scan_blocks, SCAN_THREADS, 0, stream, true, n_pieces, *pairs);

@@ -23,7 +23,7 @@ typedef struct gr_cuda_pairs {
 } gr_cuda_pairs;                /* of one slot and one choice all may be NULL: every row is the pair of its number, as an ordinary MLP has it */
 
 int64_t gr_cuda_group_scratch(int64_t n_choices, int32_t n_slots);      /* int32 values */
-/* slot [n_rows, top_k], each below n_slots; a negative one makes no pair. */
+/* slot [n_rows, top_k], each below n_slots; a negative one makes no pair. No slots: no pairs. */
 grace_status gr_cuda_group(const int32_t *slot, const gr_cuda_pairs *pairs, gr_cuda_stream stream);
 
 /* ---- experts: SwiGLU of every pair ---- */
