@@ -359,19 +359,28 @@ def measure_ladder(r, results):
             print("ladder %s %s: MoE layer %s" % (layout.name, row["rung"], row["moe_layer"].get("error") or "%.4f ms" % row["moe_layer"]["ms"]), flush=True)
 
 
-def one_layer(r, results, layout, model, workload, phase, rung, repeat):
+def one_layer(r, results, layout, model, workload, phase, rung, repeat, stages=False):
     """The mean time of the model's MoE layers in a model that has little else: each with the routing and the place it has in the whole one."""
     trace = routing(r, model)
     path, wrong = plan(r, results, trace, layout, rung[1], workload[0] * (workload[1] if phase == "prefill" else 1) // layout.ranks)
     words = bench_of(r, layer_model(r, model), trace, workload, repeat) + ["--random-weights", "1"] + run_words(r, layout, rung)
     words += ["--plan", path] if layout.ranks > 1 else []
+    words += ["--stages"] if stages else []
     got = {"error": "plan: " + wrong} if wrong else r.engine(layout, words)
     row = {k: got[k] for k in ("error", "command", "wall_s", "exchange", "route") if k in got}
     if "error" not in row:
         add_floors(r, results.doc, got, model, layer_shape(model), layout, workload)
         n, times = moe_layers(model), ("ms", "ms_low", "ms_high", "floor_ms", "floor_link_ms", "link_ms")
         row.update({k: got[phase][k] / n for k in times if k in got[phase]}, phase=phase, layers=n, counts=got[phase]["counts"])
+        if "stages" in got[phase]:
+            row["stages_ms"] = stages_of(got[phase]["stages"], n)
     return row
+
+
+def stages_of(timed, n_layers):
+    """Milliseconds of a layer by stage, and of the whole run that was timed so: embedding and logits are in that, and are no layer's."""
+    share = timed["steps"] * n_layers
+    return dict({k: us / 1e3 / share for k, us in timed["time_us"].items() if k != "logits"}, whole=timed["ms"] / share)
 
 
 def layer_workload(tokens, ranks):
@@ -388,7 +397,7 @@ def measure_layers(r, results):
             if r.left() < 12:
                 return print("layers: no time left for %s %d" % (layout.name, tokens))
             workload, phase = layer_workload(tokens, layout.ranks)
-            row = dict(r.origin, model=model, layout=layout.name, tokens=tokens, **one_layer(r, results, layout, model, workload, phase, OURS, 5))
+            row = dict(r.origin, model=model, layout=layout.name, tokens=tokens, **one_layer(r, results, layout, model, workload, phase, OURS, 5, stages=True))
             results.put("layers", row, ("model", "layout", "tokens"))
             print("layer %s %s, %d tokens a GPU: %s" % (layout.name, model, tokens, row.get("error") or "%.4f ms" % row["ms"]), flush=True)
             if hung(row):

@@ -111,6 +111,9 @@ def peer_layer_ms(doc, row, mode):
     return min(ms, default=None)
 
 
+STAGES = ("attention", "gate", "dispatch", "experts", "combine")
+
+
 def layers_table(doc):
     rows = []
     for r in doc.get("layers", []):
@@ -121,7 +124,16 @@ def layers_table(doc):
                     [peer_cell(peer_layer_ms(doc, r, mode), r if "ms" in r else None) for mode in ("a2a", "agrs", "graph")])
     return ["## One MoE layer", "",
             "By tokens a GPU, recorded routing; in parentheses the multiple of the floor. Ours is a whole layer with a norm and one attention head.", ""] + table(
-        ["model", "nodes x GPUs", "tokens", "ours", "floor ms", "link ms", "PyTorch all-to-all", "all-gather", "the same in a graph"], rows)
+        ["model", "nodes x GPUs", "tokens", "ours", "floor ms", "link ms", "PyTorch all-to-all", "all-gather", "the same in a graph"], rows) + stages_table(doc)
+
+
+def stages_table(doc):
+    """Of the same layers in a run of their own."""
+    rows = [[r["model"], r["layout"], str(r["tokens"])] + [number(r["stages_ms"].get(k)) for k in STAGES + ("whole",)]
+            for r in doc.get("layers", []) if r.get("stages_ms")]
+    head = ["", "By stage, ms, mean over GPUs, in a run in which stages do not overlap and steps are not replayed: `whole` is its layer. A GPU's stages are the times "
+            "between marks on its stream, so what it waits for counts where it waits.", ""]
+    return head + table(["model", "nodes x GPUs", "tokens"] + list(STAGES) + ["whole"], rows) if rows else []
 
 
 def text_of(value):

@@ -15,7 +15,7 @@
 #include "run/kv.h"
 
 enum { ROWS_MAX = 32768 };
-enum { KEY_BATCH = 0x200, KEY_PREFILL, KEY_DECODE, KEY_REPEAT, KEY_FLOOR_PREFILL, KEY_FLOOR_DECODE, REPEAT_MAX = 101 };
+enum { KEY_BATCH = 0x200, KEY_PREFILL, KEY_DECODE, KEY_REPEAT, KEY_FLOOR_PREFILL, KEY_FLOOR_DECODE, KEY_STAGES, REPEAT_MAX = 101 };
 
 static const struct argp_option options[] = {
     {0, 0, 0, 0, "Measurement:", 5},
@@ -25,6 +25,7 @@ static const struct argp_option options[] = {
     {"repeat", KEY_REPEAT, "N", 0, "measurements after one to warm up (default 5)", 5},
     {"floor-prefill", KEY_FLOOR_PREFILL, "MS", 0, "what bench/floor.py says: show the measured time as a multiple", 5},
     {"floor-decode", KEY_FLOOR_DECODE, "MS", 0, "the same of a decode step", 5},
+    {"stages", KEY_STAGES, 0, 0, "then once more with the time of each stage: attention, gate, dispatch, experts, combine", 5},
     {0},
 };
 
@@ -32,6 +33,7 @@ typedef struct arguments {
     gr_run_options run;
     int32_t batch, prefill, decode, repeat;
     double floor_prefill, floor_decode;     /* ms; 0: not given */
+    bool stages;
 } arguments;
 
 static error_t parse(int key, char *arg, struct argp_state *state) {
@@ -44,6 +46,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case KEY_REPEAT: a->repeat = (int32_t)gr_arg_int(state, "repeat", arg, 1, REPEAT_MAX); break;
     case KEY_FLOOR_PREFILL: a->floor_prefill = gr_arg_number(state, "floor-prefill", arg, 1e-6, 1e9); break;
     case KEY_FLOOR_DECODE: a->floor_decode = gr_arg_number(state, "floor-decode", arg, 1e-6, 1e9); break;
+    case KEY_STAGES: a->stages = true; break;
     default: return ARGP_ERR_UNKNOWN;
     }
     return 0;
@@ -72,12 +75,16 @@ static int64_t kv_needed(const arguments *a, int32_t n_ranks) {
 
 /* ---- runs ---- */
 
+/* Of one run by stages: sums over its steps, mean over ranks. */
+typedef struct staged { int32_t n_steps; double us, time_us[GRACE_N_TIMES]; } staged;
+
 typedef struct measured {
     double open_us;                         /* until the engine could take requests: weights are where they are used */
     double prefill_us[REPEAT_MAX];
     double *step_us;                        /* [n_steps] */
     int32_t n_steps;
     gr_json *prefill_counts, *decode_counts;    /* of the last repeat's prefill and of its steps, all together */
+    staged prefill_stages, decode_stages;       /* with --stages */
     gr_json *stats;                             /* of everything, to warm up too */
 } measured;
 
@@ -103,25 +110,25 @@ done:
     return st;
 }
 
-/* us NULL: steps are only counted. counts NULL: nobody asks what the steps moved. */
-static grace_status time_decode(const arguments *a, const gr_session *s, grace_engine *engine, const gr_request_list *list, double *us, gr_json **counts) {
+/* What steps moved and took. */
+typedef struct between { grace_stats before, after; } between;
+
+/* us NULL: steps are only counted. counts NULL: nobody asks for more. */
+static grace_status time_decode(const arguments *a, const gr_session *s, grace_engine *engine, const gr_request_list *list, double *us, between *counts) {
     grace_status st = GRACE_OK;
-    grace_stats before = {0}, after;
     const int64_t first = grace_engine_n_rows(engine), n_prompts = (int64_t)a->batch * a->prefill;
     int32_t n = 0;
     GR_TRY(submit(engine, list, a->decode + n_chunks(a, s->n_ranks) + 1));
     for (bool more = true; more;) {
         const int64_t rows = grace_engine_n_rows(engine);
         const bool prompts_done = rows - first >= n_prompts;
-        if (counts && prompts_done && n == 0) GR_TRY(grace_engine_stats(engine, &before));
+        if (counts && prompts_done && n == 0) GR_TRY(grace_engine_stats(engine, &counts->before));
         const double start = gr_now_us();
         GR_TRY(grace_engine_step(engine, &more));
         const double end = gr_now_us();
         if (!prompts_done || grace_engine_n_rows(engine) - rows != a->batch || n == a->decode) continue;
         if (us) us[n] = end - start;
-        if (++n < a->decode || !counts) continue;
-        GR_TRY(grace_engine_stats(engine, &after));
-        *counts = gr_stats_between_json(&before, &after);
+        if (++n == a->decode && counts) GR_TRY(grace_engine_stats(engine, &counts->after));
     }
     GR_CHECK(n == a->decode, GRACE_ERR_LIMIT, "expected %d steps of %d requests at once, found %d: raise --kv-tokens and --batch-tokens", a->decode,
              a->batch, n);
@@ -129,9 +136,36 @@ done:
     return st;
 }
 
+static staged staged_of(const between *b, double us) {
+    staged s = {.n_steps = b->after.n_steps - b->before.n_steps, .us = us};
+    for (int i = 0; i < GRACE_N_TIMES; i++) s.time_us[i] = b->after.time_us[i] - b->before.time_us[i];
+    return s;
+}
+
+static grace_status measure_stages(const arguments *a, const gr_session *s, grace_engine *engine, const gr_request_list *list, measured *m) {
+    grace_status st = GRACE_OK;
+    between b;
+    double us = 0, *step_us = NULL;
+    GR_CALLOC(step_us, a->decode);
+    grace_engine_time_stages(engine, true);
+    GR_TRY(grace_engine_stats(engine, &b.before));
+    GR_TRY(time_prefill(engine, list, &us));
+    GR_TRY(grace_engine_stats(engine, &b.after));
+    m->prefill_stages = staged_of(&b, us);
+    GR_TRY(time_decode(a, s, engine, list, step_us, &b));
+    us = 0;
+    for (int32_t i = 0; i < a->decode; i++) us += step_us[i];
+    m->decode_stages = staged_of(&b, us);
+done:
+    grace_engine_time_stages(engine, false);
+    free(step_us);
+    return st;
+}
+
 static grace_status measure_all(const arguments *a, const gr_session *s, grace_engine *engine, measured *m) {
     grace_status st = GRACE_OK;
-    grace_stats before, after;
+    grace_stats all;
+    between b;
     gr_request_list list = {0};
     grace_request defaults = grace_request_defaults();
     gr_progress progress = gr_progress_start(s->rank == 0 ? "measuring" : NULL, NULL, 2 * a->repeat + 2);
@@ -142,14 +176,16 @@ static grace_status measure_all(const arguments *a, const gr_session *s, grace_e
     for (int32_t i = 0; i < a->repeat; i++) {
         const bool last = i + 1 == a->repeat;
         gr_progress_update(&progress, 2 * i + 2);
-        GR_TRY(grace_engine_stats(engine, &before));
+        GR_TRY(grace_engine_stats(engine, &b.before));
         GR_TRY(time_prefill(engine, &list, &m->prefill_us[i]));
-        GR_TRY(grace_engine_stats(engine, &after));
-        if (last) m->prefill_counts = gr_stats_between_json(&before, &after);
-        GR_TRY(time_decode(a, s, engine, &list, m->step_us + (int64_t)i * a->decode, last ? &m->decode_counts : NULL));
+        GR_TRY(grace_engine_stats(engine, &b.after));
+        if (last) m->prefill_counts = gr_stats_between_json(&b.before, &b.after);
+        GR_TRY(time_decode(a, s, engine, &list, m->step_us + (int64_t)i * a->decode, last ? &b : NULL));
+        if (last) m->decode_counts = gr_stats_between_json(&b.before, &b.after);
     }
-    GR_TRY(grace_engine_stats(engine, &after));
-    m->stats = gr_stats_json(&after);
+    if (a->stages) GR_TRY(measure_stages(a, s, engine, &list, m));
+    GR_TRY(grace_engine_stats(engine, &all));
+    m->stats = gr_stats_json(&all);
     m->n_steps = a->repeat * a->decode;
 done:
     gr_progress_end(&progress);
@@ -166,7 +202,16 @@ static summary summarise(double *us, int32_t n) {
     return (summary){median, us[n / 4] * 1e-3, us[n - 1 - n / 4] * 1e-3};
 }
 
-static gr_json *phase_json(const summary *p, double n_tokens, double floor, const gr_json *counts) {
+static gr_json *stages_json(const staged *s) {
+    gr_json *o = gr_json_new_object(), *times = gr_json_new_object();
+    for (int i = 0; i < GRACE_N_TIMES; i++) gr_json_set_real(times, gr_time_name(i), s->time_us[i]);
+    gr_json_set_int(o, "steps", s->n_steps);
+    gr_json_set_real(o, "ms", 1e-3 * s->us);
+    gr_json_set(o, "time_us", times);
+    return o;
+}
+
+static gr_json *phase_json(const summary *p, double n_tokens, double floor, const gr_json *counts, const staged *stages) {
     gr_json *o = gr_json_new_object();
     gr_json_set_real(o, "ms", p->median);
     gr_json_set_real(o, "ms_low", p->low);
@@ -175,6 +220,7 @@ static gr_json *phase_json(const summary *p, double n_tokens, double floor, cons
     if (floor > 0) gr_json_set_real(o, "floor_ms", floor);
     if (floor > 0) gr_json_set_real(o, "ratio", p->median / floor);
     gr_json_set(o, "counts", gr_json_share(counts));
+    if (stages->n_steps) gr_json_set(o, "stages", stages_json(stages));
     return o;
 }
 
@@ -203,8 +249,8 @@ static grace_status print_json(const arguments *a, const gr_session *s, const me
     gr_json_set_int(o, "repeat", a->repeat);
     gr_json_set_real(o, "open_s", m->open_us * 1e-6);
     gr_json_set_real(o, "weights_gb", (double)info->n_bytes * 1e-9);
-    gr_json_set(o, "prefill", phase_json(prefill, (double)a->batch * a->prefill, a->floor_prefill, m->prefill_counts));
-    gr_json_set(o, "decode", phase_json(decode, a->batch, a->floor_decode, m->decode_counts));
+    gr_json_set(o, "prefill", phase_json(prefill, (double)a->batch * a->prefill, a->floor_prefill, m->prefill_counts, &m->prefill_stages));
+    gr_json_set(o, "decode", phase_json(decode, a->batch, a->floor_decode, m->decode_counts, &m->decode_stages));
     gr_json_set(o, "stats", gr_json_share(m->stats));
     return gr_print_json(o);
 }
@@ -215,12 +261,21 @@ static void print_phase(const char *name, const summary *p, double n_tokens, dou
     putchar('\n');
 }
 
+static void print_stages(const char *name, const staged *s) {
+    if (!s->n_steps) return;
+    printf("  %-8s by stage, ms a step of %.3f:", name, 1e-3 * s->us / s->n_steps);
+    for (int i = 0; i < GRACE_N_TIMES; i++) printf("  %s %.3f", gr_time_name(i), 1e-3 * s->time_us[i] / s->n_steps);
+    putchar('\n');
+}
+
 static void print_text(const arguments *a, const gr_session *s, const measured *m, const summary *prefill, const summary *decode) {
     gr_made_print(s, &a->run);
     printf("%s: %d requests of %d tokens, %d decode steps, up to %d rows a step, %d measurements; open in %.1f s\n", name_of(a->run.model), a->batch,
            a->prefill, a->decode, a->run.engine.n_tokens_max, a->repeat, m->open_us * 1e-6);
     print_phase("prefill", prefill, (double)a->batch * a->prefill, a->floor_prefill);
     print_phase("step", decode, a->batch, a->floor_decode);
+    print_stages("prefill", &m->prefill_stages);
+    print_stages("step", &m->decode_stages);
 }
 
 static grace_status measure(arguments *a, gr_session *s) {

@@ -162,7 +162,7 @@ typedef struct grace_stats {
     double pair_us;                 /* measured expert time per pair, all ranks */
     double idle_model_us;           /* idle_pairs * pair_us */
     double idle_measured_us;        /* sum of (slowest rank's expert time - own); < 0: not measured (some machine has fewer cores than ranks) */
-    double time_us[GRACE_N_TIMES];  /* mean over ranks */
+    double time_us[GRACE_N_TIMES];  /* mean over ranks; on cuda of the steps that grace_engine_time_stages() was on for */
     double moe_us;                  /* route + dispatch + experts + combine, of the slowest rank */
     int64_t moved_requests;         /* homes HISTOGRAM: requests that changed ranks, */
     int64_t moved_kv_rows, moved_kv_bytes;  /* what moved with them of the KV cache: positions x layers, and their bytes */
@@ -170,6 +170,10 @@ typedef struct grace_stats {
     int64_t replica_bytes_max;      /* bytes of secondary slots on the rank with most */
     int64_t kv_tokens_displaced;    /* replica_bytes_max / KV bytes of a token */
 } grace_stats;
+
+/* From the next step on cuda takes time_us too, which cpu always does: by events on the GPU at the borders of stages, over which nothing overlaps, and
+ * without replays, so that steps take longer. On every rank alike. */
+void grace_engine_time_stages(grace_engine *engine, bool on);
 
 /* Collective; the same numbers on every rank. Arrays belong to the engine until close or the next call. */
 grace_status grace_engine_stats(grace_engine *engine, grace_stats *out);

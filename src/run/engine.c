@@ -330,7 +330,7 @@ static grace_status forward(grace_engine *e) {
         GR_TRY(gr_network_forward(e->net, step, NULL));
         mark = gr_now_us();
         GR_TRY(draw(e));
-        e->net->time_us[GRACE_TIME_LOGITS] += gr_now_us() - mark;
+        if (!e->net->compute->ops->packs) e->net->time_us[GRACE_TIME_LOGITS] += gr_now_us() - mark;
         goto done;
     }
     for (int32_t row = 0; row < step->n_rows; row++) e->draws[row] = draw_of(e, row);
@@ -425,5 +425,7 @@ uint64_t grace_engine_logits_hash(const grace_engine *e) {
     for (int32_t i = 0; i < e->batch.n; i++) h = gr_hash64(&e->batch.sequences[i]->result.logits_hash, sizeof h, h);
     return h;
 }
+
+void grace_engine_time_stages(grace_engine *e, bool on) { e->net->times_stages = on && e->net->compute->ops->packs; }
 
 grace_status grace_engine_stats(grace_engine *e, grace_stats *out) { return gr_tally_stats(&e->tally, e->net, out); }

@@ -4,7 +4,6 @@
 #ifdef GRACE_HAVE_CUDA
 #include <string.h>
 
-#include "base/clock.h"
 #include "run/exchange_gpus.h"
 
 enum { A = GRACE_STAGE_CROSS, B = GRACE_STAGE_NODE, ROWS = GR_GPUS_ROWS, ENTRIES = GR_GPUS_ENTRIES };
@@ -261,7 +260,6 @@ grace_status gr_gpus_leave(gr_gpus *ex) {
     const way rows = rows_there(ex);
     const way slots = {(char *)l->wires.slot, capacity * k * sizeof(int32_t), (char *)(l->slot + own), own * sizeof(int32_t), k * sizeof(int32_t)};
     const way weights = {(char *)l->wires.weight, capacity * k * sizeof(float), (char *)(l->weight + own), own * sizeof(float), k * sizeof(float)};
-    const double mark = gr_now_us();
     int32_t n = 0;
     if (ex->line) return GRACE_OK;      /* a thread sends them */
     if (!ex->padded) GR_TRY(tell_rows(ex));
@@ -271,7 +269,6 @@ grace_status gr_gpus_leave(gr_gpus *ex) {
     add_pieces(ex, &n, &weights, true);
     GR_TRY(move(ex, n));
     count_wires(ex, true);
-    ex->base.counts.move_us[0] += gr_now_us() - mark;
 done:
     return st;
 }
@@ -291,7 +288,6 @@ done:
 grace_status gr_gpus_leave_back(gr_gpus *ex) {
     grace_status st = GRACE_OK;
     const way rows = rows_back(ex);
-    const double mark = gr_now_us();
     int32_t n = 0;
     if (ex->line) return GRACE_OK;
     if (packs(ex)) {
@@ -300,7 +296,6 @@ grace_status gr_gpus_leave_back(gr_gpus *ex) {
     } else add_pieces(ex, &n, &rows, false);
     GR_TRY(move(ex, n));
     count_wires(ex, false);
-    ex->base.counts.move_us[1] += gr_now_us() - mark;
 done:
     return st;
 }

@@ -14,11 +14,17 @@ static int32_t n_here(const gr_network *net) { return net->part->rows.n; }
 static void *x_here(const gr_network *net) { return gr_behind(net, net->x, (int64_t)net->part->first * net->info->hidden); }
 static int64_t choices_before(const gr_network *net) { return (int64_t)net->part->first * net->info->top_k; }
 
+/* What was queued up to here is of this stage. */
+static void queued(gr_network *net, int which) {
+    if (net->times_stages) net->compute->ops->mark(net->compute, &net->time_us[which]);
+}
+
 /* What a backend only queues takes no time here. */
 static void lap(gr_network *net, double *mark, int which) {
     double now = gr_now_us();
     if (!net->compute->ops->packs) net->time_us[which] += now - *mark;
     *mark = now;
+    queued(net, which);
 }
 
 static gr_attention attention_of(const gr_network *net, int32_t l) {
@@ -203,6 +209,7 @@ static grace_status route_rows(gr_network *net, const gr_step *step, int32_t l) 
     route = place(net, step, moe);
     gr_comm_at("dispatch", l);
     GR_TRY(gr_exchange_build(net->exchange, &route));
+    queued(net, GRACE_TIME_DISPATCH);
 done:
     return in_layer(st, l);
 }
@@ -213,17 +220,22 @@ static grace_status compute_rows(gr_network *net, int32_t l) {
     gr_arrived arrived;
     gr_comm_at("dispatch", l);
     GR_TRY(gr_exchange_dispatch_start(net->exchange));
+    queued(net, GRACE_TIME_DISPATCH);
     GR_TRY(shared(net, layer));             /* while rows travel */
     GR_TRY(gr_exchange_dispatch_finish(net->exchange, &arrived));
+    queued(net, GRACE_TIME_DISPATCH);
     GR_TRY(run_experts(net, layer, net->info->layers[l].moe, &arrived));
     GR_TRY(gr_exchange_give_back(net->exchange));
+    queued(net, GRACE_TIME_COMBINE);
 done:
     return in_layer(st, l);
 }
 
 static grace_status combine_rows(gr_network *net, int32_t l) {
     gr_comm_at("combine", l);
-    return in_layer(gr_exchange_combine(net->exchange, x_here(net)), l);
+    const grace_status st = gr_exchange_combine(net->exchange, x_here(net));
+    queued(net, GRACE_TIME_COMBINE);
+    return in_layer(st, l);
 }
 
 /* ---- all layers ---- */
@@ -273,6 +285,7 @@ grace_status gr_network_layers(gr_network *net, const gr_step *step) {
     grace_status st = GRACE_OK;
     const gr_compute_ops *ops = net->compute->ops;
     net->part = NULL;
+    if (net->times_stages) ops->mark(net->compute, NULL);
     GR_TRY(ops->embed(net->compute, net->w.embed, net->rows.id, net->rows.n, net->x));
     for (int32_t l = 0; l <= net->info->n_layers; l++) GR_TRY(layer(net, step, l));
     GR_TRY(ops->norm(net->compute, net->w.final_norm, net->info->rms_eps, net->x, net->rows.n, net->x));

@@ -76,7 +76,8 @@ typedef struct gr_network {
     void *on_gate_user;
     gr_on_stream *on_stream;
     void *on_stream_user;
-    double time_us[GRACE_N_TIMES];      /* not of a backend that queues */
+    double time_us[GRACE_N_TIMES];      /* of a backend that queues only with times_stages, by its marks: then no step is replayed */
+    bool times_stages;
     int64_t *step_load;                 /* [n_moe_layers] pairs computed here in the current step */
     double *step_expert_us;             /* [n_moe_layers] */
 } gr_network;

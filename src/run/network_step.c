@@ -117,9 +117,11 @@ static grace_status send_draws(gr_network *net, const int32_t *rows, const gr_dr
 static grace_status run_draws(gr_network *net, int32_t n) {
     grace_status st = GRACE_OK;
     const gr_compute_ops *ops = net->compute->ops;
+    if (net->times_stages) ops->mark(net->compute, NULL);
     GR_TRY(ops->gather(net->compute, net->x, net->index, n, net->info->hidden, net->h));
     GR_TRY(ops->logits(net->compute, net->w.head, net->h, n, net->logits));
     GR_TRY(ops->sample(net->compute, net->logits, n, net->info->vocab, &net->draws, net->drawn_there));
+    if (net->times_stages) ops->mark(net->compute, &net->time_us[GRACE_TIME_LOGITS]);
 done:
     return st;
 }
@@ -152,7 +154,7 @@ static grace_status run_and_draw(gr_network *net, const gr_step *step) {
     grace_status st = GRACE_OK;
     whole_step whole = {net, step};
     const gr_exchange_step end = {step->n_rows, net->info->n_moe_layers};
-    const bool replays = !net->on_gate && !net->on_stream && !gr_exchange_waits(net->exchange) && net->rows.n > 0;
+    const bool replays = !net->on_gate && !net->on_stream && !net->times_stages && !gr_exchange_waits(net->exchange) && net->rows.n > 0;
     GR_TRY(replays ? net->compute->ops->replay(net->compute, net->rows.n, run_whole, &whole) : run_whole(&whole));
     GR_TRY(gr_exchange_step_end(net->exchange, &end));
     GR_TRY(fetch_drawn(net, step->n_rows));

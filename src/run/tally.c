@@ -108,7 +108,7 @@ static void fill_share(const gr_tally *t, gr_network *net, share *mine) {
     memcpy(mine->dispatch, c->dispatch, sizeof c->dispatch);
     memcpy(mine->combine, c->combine, sizeof c->combine);
     memcpy(mine->time_us, net->time_us, sizeof net->time_us);
-    mine->time_us[GRACE_TIME_ROUTE] += c->list_us;
+    mine->time_us[GRACE_TIME_ROUTE] += c->list_us;      /* 0 where rows are on devices: their stages are timed there */
     mine->time_us[GRACE_TIME_DISPATCH] += c->move_us[0];
     mine->time_us[GRACE_TIME_COMBINE] += c->move_us[1];
     mine->moe_us = mine->time_us[GRACE_TIME_ROUTE] + mine->time_us[GRACE_TIME_DISPATCH] + mine->time_us[GRACE_TIME_EXPERTS] + mine->time_us[GRACE_TIME_COMBINE];

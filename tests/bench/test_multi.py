@@ -99,7 +99,10 @@ class Tables(unittest.TestCase):
     def test_a_layer_stands_beside_pytorch_on_recorded_routing(self):
         layer = dict(ORIGIN, model="m", layout="2x1", tokens=8192, ms=10.0, ms_low=9.0, ms_high=11.0, floor_ms=8.0)
         peer = dict(ORIGIN, model="m", layout="2x1", tokens=8192, routing="trace4", mode="a2a", ms=60.0, floor_ms=8.0)
+        timed = {"steps": 4, "ms": 88.0, "time_us": dict(attention=8000.0, gate=4000.0, route=0.0, dispatch=16000.0, experts=40000.0, combine=12000.0, logits=9e3)}
+        layer["stages_ms"] = multi.stages_of(timed, 2)
         text = multi_table.markdown({"layers": [layer], "peer_layers": [peer, dict(peer, mode="graph", error="skipped", ms=None)][:1]})
+        self.assertIn("| m | 2x1 | 8192 | 1 | 0.5 | 2 | 5 | 1.5 | 11 |", text)
         self.assertIn("| m | 2x1 | 8192 | 10.0000 ms [9.0000, 11.0000] (1.25) | 8 |  | 60 ms (6.0 x ours) |", text)
         self.assertIn("| PyTorch's all-to-all over MoE layer: m, 2x1, 8192 tokens a GPU | 5 | 6.00 |", text)
 

@@ -95,6 +95,36 @@ static void exact_results_do_not_depend_on_the_batch(void **state) {
     assert_memory_equal(&together, &chunks, sizeof chunks);
 }
 
+/* A prompt of many steps, none of which draws: more marks than are kept. */
+static void times_of_stages_fit_into_the_steps_and_change_no_token(void **state) {
+    enum { LONG = 7 };
+    grace_model *model = NULL;
+    grace_engine *engine = NULL;
+    grace_engine_options opt = options(1, false);
+    grace_stats untimed, timed;
+    double sum = 0;
+    (void)state;
+    opt.device = "cuda";
+    assert_int_equal(grace_model_open(DIR, &model), GRACE_OK);
+    if (grace_engine_open(model, &opt, &engine)) fail_msg("%s", grace_last_error());
+    for (int timing = 0; timing < 2; timing++) {
+        grace_engine_time_stages(engine, timing);
+        submit(engine, LONG, 0, NULL);
+        if (grace_engine_run(engine)) fail_msg("%s", grace_last_error());
+        assert_int_equal(grace_engine_stats(engine, timing ? &timed : &untimed), GRACE_OK);
+    }
+    assert_memory_equal(grace_engine_result(engine, 0)->ids, grace_engine_result(engine, 1)->ids, GENERATE * sizeof(int32_t));
+    for (int i = 0; i < GRACE_N_TIMES; i++) {
+        if (untimed.time_us[i] != 0 || timed.time_us[i] < 0 || (i != GRACE_TIME_ROUTE && timed.time_us[i] == 0))
+            fail_msg("stage %d: expected 0 us before, then some; found %g and %g", i, untimed.time_us[i], timed.time_us[i]);
+        sum += timed.time_us[i];
+    }
+    const double wall = timed.prefill_us + timed.decode_us - untimed.prefill_us - untimed.decode_us;
+    if (sum > wall) fail_msg("stages of %g us in steps of %g us", sum, wall);
+    grace_engine_close(engine);
+    grace_model_close(model);
+}
+
 /* Without a GPU's memory for it, opening says what was needed. */
 static void too_much_is_refused_with_numbers(void **state) {
     grace_model *model = NULL;
@@ -114,6 +144,7 @@ int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_same_run_gives_the_same_tokens), cmocka_unit_test(replayed_steps_are_the_steps_themselves),
         cmocka_unit_test(too_much_is_refused_with_numbers), cmocka_unit_test(exact_results_do_not_depend_on_the_batch),
+        cmocka_unit_test(times_of_stages_fit_into_the_steps_and_change_no_token),
     };
     const bool small = argc > 1 && !strcmp(argv[1], "small");
     if (no_gpu("the engine on a GPU")) return SKIPPED;

@@ -80,6 +80,8 @@ static grace_status cpu_copy(gr_compute *c, void *to, const void *from, size_t b
 /* ---- steps: nothing is queued, nothing padded ---- */
 static grace_status cpu_finish(gr_compute *c, void *host, const void *from, size_t n) { return cpu_copy(c, host, from, n); }
 
+static void cpu_mark(gr_compute *c, double *us) { (void)c, (void)us; }
+
 static int32_t cpu_padded(gr_compute *c, int32_t n_rows) {
     (void)c;
     return n_rows;
@@ -309,7 +311,7 @@ static grace_status cpu_recall(gr_compute *c, const gr_recorded *r, int32_t laye
 
 static const gr_compute_ops cpu_ops = {
     .name = "cpu", .element = sizeof(float), .alloc = cpu_alloc, .release = cpu_release, .upload = cpu_copy, .download = cpu_copy, .finish = cpu_finish,
-    .weight_open = weight_open, .stack_open = stack_open, .weight_close = weight_close, .mlps_open = mlps_open, .mlps_close = mlps_close,
+    .mark = cpu_mark, .weight_open = weight_open, .stack_open = stack_open, .weight_close = weight_close, .mlps_open = mlps_open, .mlps_close = mlps_close,
     .padded = cpu_padded, .replay = cpu_replay, .begin = cpu_begin,
     .embed = cpu_embed, .norm = gr_cpu_norm, .linear = gr_cpu_linear, .norm_linear = cpu_norm_linear, .linear_add = gr_cpu_linear_add, .logits = gr_cpu_logits,
     .linear_heads = gr_cpu_linear_heads, .attention = gr_cpu_attention, .gate = gr_cpu_gate, .recall = cpu_recall, .scale_rows = cpu_scale_rows,

@@ -79,6 +79,36 @@ static grace_status flaw_of(gr_cuda *c) {
     return gr_fail(GRACE_ERR_NUMERIC, "the logits of drawn row %d are not numbers to draw from", draw - 1);
 }
 
+/* All have come. */
+static void add_times(gr_cuda *c) {
+    for (int32_t i = 1; i < c->n_marks && !c->mark_error; i++) {
+        float ms = 0;
+        if (c->marks[i].us) c->mark_error = cudaEventElapsedTime(&ms, c->marks[i - 1].event, c->marks[i].event);
+        if (c->marks[i].us) *c->marks[i].us += 1e3 * (double)ms;
+    }
+    c->n_marks = 0;
+}
+
+/* The last one begins the next series. */
+static void renew_marks(gr_cuda *c) {
+    const gr_cuda_mark last = c->marks[GR_CUDA_MARKS - 1];
+    c->mark_error = cudaEventSynchronize(last.event);
+    add_times(c);
+    c->marks[GR_CUDA_MARKS - 1] = c->marks[0];
+    c->marks[0] = last;
+    c->n_marks = 1;
+}
+
+static void cuda_mark(gr_compute *base, double *us) {
+    gr_cuda *c = gr_cuda_of(base);
+    if (c->n_marks == GR_CUDA_MARKS && !c->mark_error) renew_marks(c);
+    if (c->mark_error) return;
+    gr_cuda_mark *m = &c->marks[c->n_marks++];
+    m->us = us;
+    if (!m->event) c->mark_error = cudaEventCreate(&m->event);
+    if (!c->mark_error) c->mark_error = cudaEventRecord(m->event, c->stream);
+}
+
 /* Flaws first: a copy to pageable memory waits by itself, and one wait is enough. */
 static grace_status cuda_finish(gr_compute *base, void *host, const void *from, size_t n) {
     grace_status st = GRACE_OK;
@@ -86,6 +116,8 @@ static grace_status cuda_finish(gr_compute *base, void *host, const void *from, 
     GR_TRY(gr_cuda_status(cudaMemcpyAsync(c->flaws_seen, c->flaws, GR_CUDA_N_FLAWS * sizeof *c->flaws, cudaMemcpyDeviceToHost, c->stream), "end of a step"));
     GR_TRY(cuda_download(base, host, from, n));
     GR_TRY(gr_cuda_status(cudaStreamSynchronize(c->stream), "end of a step"));
+    add_times(c);
+    GR_TRY(gr_cuda_status(c->mark_error, "times of stages"));
     GR_TRY(flaw_of(c));
 done:
     return st;
@@ -356,6 +388,8 @@ static void cuda_free(gr_compute *base) {
     gr_cuda_attention_close(c->attention);
     gr_cuda_linears_close(c->linears);
     gr_cuda_stages_close(c);
+    for (int32_t i = 0; i < GR_CUDA_MARKS; i++)
+        if (c->marks[i].event) cudaEventDestroy(c->marks[i].event);
     cudaFreeHost(c->flaws_seen);
     if (c->stream) cudaStreamDestroy(c->stream);
     free(c);
@@ -364,12 +398,12 @@ static void cuda_free(gr_compute *base) {
 static const gr_compute_ops cuda_ops = {
     .name = "cuda", .element = sizeof(uint16_t), .packs = true, .alloc = cuda_alloc, .release = cuda_release, .upload = cuda_upload,
     .download = cuda_download, .finish = cuda_finish, .weight_open = gr_cuda_weight_open, .stack_open = gr_cuda_stack_open,
-    .weight_close = gr_cuda_weight_close, .mlps_open = gr_cuda_mlps_open, .mlps_close = gr_cuda_mlps_close, .padded = cuda_padded, .replay = cuda_replay,
-    .begin = cuda_begin, .embed = cuda_embed, .norm = cuda_norm, .linear = cuda_linear, .norm_linear = cuda_norm_linear,
-        .linear_add = cuda_linear_add, .logits = cuda_logits,
-    .linear_heads = cuda_linear_heads, .attention = cuda_attention, .gate = cuda_gate, .recall = cuda_recall, .group = cuda_group, .combine = cuda_combine,
+    .weight_close = gr_cuda_weight_close, .mlps_open = gr_cuda_mlps_open, .mlps_close = gr_cuda_mlps_close, .padded = cuda_padded,
+    .replay = cuda_replay, .mark = cuda_mark, .begin = cuda_begin, .embed = cuda_embed, .norm = cuda_norm, .linear = cuda_linear,
+    .norm_linear = cuda_norm_linear, .linear_add = cuda_linear_add, .logits = cuda_logits, .linear_heads = cuda_linear_heads,
+    .attention = cuda_attention, .gate = cuda_gate, .recall = cuda_recall, .group = cuda_group, .combine = cuda_combine,
     .takes_shared = cuda_takes_shared, .scale_rows = cuda_scale_rows, .experts = cuda_experts, .gather = cuda_gather, .add = cuda_add,
-        .sample = cuda_sample, .free = cuda_free,
+    .sample = cuda_sample, .free = cuda_free,
 };
 
 static grace_status choose_kernels(gr_cuda *c, const char *name) {

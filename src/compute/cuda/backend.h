@@ -39,6 +39,10 @@ typedef struct gr_cuda_stage { void *pinned; cudaEvent_t sent; } gr_cuda_stage;
 enum { GR_CUDA_REPLAYS_MAX = 1024 };
 enum { GR_CUDA_FLAW_GATE, GR_CUDA_FLAW_DRAW, GR_CUDA_N_FLAWS };
 
+/* Events between which times of stages are taken; made when first needed. */
+enum { GR_CUDA_MARKS = 2048 };
+typedef struct gr_cuda_mark { cudaEvent_t event; double *us; } gr_cuda_mark;
+
 typedef struct gr_cuda {
     gr_compute base;
     gr_cuda_options opt;
@@ -64,6 +68,9 @@ typedef struct gr_cuda {
     bool wants_lists;                   /* the step's attention lists are not made yet */
     cudaGraphExec_t replays[GR_CUDA_REPLAYS_MAX + 1];
     int64_t n_replayed;                 /* steps, so far */
+    gr_cuda_mark marks[GR_CUDA_MARKS];  /* since the last finish: n_marks */
+    int32_t n_marks;
+    cudaError_t mark_error;             /* the first: told by `finish` */
 } gr_cuda;
 
 static inline gr_cuda *gr_cuda_of(gr_compute *c) { return (gr_cuda *)c; }
