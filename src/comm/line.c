@@ -213,6 +213,18 @@ static bool receive_ready(lane *v, int32_t p) {
     return true;
 }
 
+/* Until something may have come; false: all peers have said goodbye. */
+static bool await_bytes(lane *v) {
+    bool any = false;
+    for (int32_t p = 0; p < v->line->n_peers; p++) {
+        const end *e = &v->ends[p];
+        v->poll[p] = (struct pollfd){.fd = e->is_over ? -1 : e->fd, .events = POLLIN};
+        any = any || !e->is_over;
+    }
+    if (any) (void)poll(v->poll, (nfds_t)v->line->n_peers, WAKE_MS);
+    return any;
+}
+
 static void *run_receiver(void *user) {
     lane *v = user;
     gr_line *l = v->line;
@@ -222,10 +234,7 @@ static void *run_receiver(void *user) {
         for (int32_t p = 0; p < l->n_peers && !has_failed(l); p++) moved = receive_ready(v, p) || moved;
         if (moved) moved_us = gr_now_us();
         else if (!l->naps && gr_now_us() - moved_us < SPIN_US) sched_yield();
-        else {
-            for (int32_t p = 0; p < l->n_peers; p++) v->poll[p] = (struct pollfd){.fd = v->ends[p].is_over ? -1 : v->ends[p].fd, .events = POLLIN};
-            (void)poll(v->poll, (nfds_t)l->n_peers, WAKE_MS);
-        }
+        else if (!await_bytes(v)) break;
     }
     return NULL;
 }

@@ -1,97 +1,14 @@
-/* Lines between ranks that are processes of this test. Threads play the GPUs: they fill outboxes, wait for inboxes and compare every byte. A peer that lies
- * is one that has connections as a line has, and writes to them by itself. */
-#include "comm/job.h"
+/* Lines between ranks that are processes of this test. Threads play the GPUs: they fill outboxes, wait for inboxes and compare every byte. */
+#include "comm/line_ends.h"
 
-#include <poll.h>
 #include <pthread.h>
-#include <stdatomic.h>
 
 #include "base/hash.h"
-#include "base/memory.h"
 #include "base/rng.h"
-#include "comm/line_parts.h"
 
-enum { LANES = 2, GUARD_BYTES = 64, GUARD = 0xa5, PAUSE_US = 20, SEED = 20261126 };
+enum { SEED = 20261126 };
 
-static const gr_line_room rooms[GR_LINE_WAYS] = {{65536, 64, 4}, {16384, 32, 1}};
 static const char *const way_names[GR_LINE_WAYS] = {"there", "back"};
-
-/* ---- a rank's end of its lines ---- */
-
-typedef struct ends {
-    int32_t rank, n_peers, peers[RANKS_MAX];
-    double deadline_s;
-    gr_line_lane lanes[LANES];
-    gr_line_box out[LANES][GR_LINE_WAYS][RANKS_MAX], in[LANES][GR_LINE_WAYS][RANKS_MAX];
-    volatile int32_t stop;
-    gr_line *line;
-} ends;
-
-static gr_line_box new_box(size_t n_bytes) {
-    char *memory = calloc(1, GR_LINE_HEAD_BYTES + n_bytes + GUARD_BYTES);
-    GR_ASSERT(memory);
-    memset(memory + GR_LINE_HEAD_BYTES + n_bytes, GUARD, GUARD_BYTES);
-    return (gr_line_box){(gr_line_head *)memory};
-}
-
-static ends *new_ends(const gr_comm *c, const gr_line_room room[GR_LINE_WAYS], double deadline_s) {
-    ends *t = calloc(1, sizeof *t);
-    GR_ASSERT(t);
-    t->rank = c->rank, t->deadline_s = deadline_s;
-    for (int32_t lane = 0; lane < LANES; lane++)
-        for (int way = 0; way < GR_LINE_WAYS; way++) {
-            t->lanes[lane].room[way] = room[way];
-            t->lanes[lane].out[way] = t->out[lane][way], t->lanes[lane].in[way] = t->in[lane][way];
-        }
-    return t;
-}
-
-static void add_peer(ends *t, int32_t peer) {
-    int32_t p = t->n_peers++;
-    t->peers[p] = peer;
-    for (int32_t lane = 0; lane < LANES; lane++)
-        for (int way = 0; way < GR_LINE_WAYS; way++) {
-            t->out[lane][way][p] = new_box((size_t)t->lanes[lane].room[way].n_bytes);
-            t->in[lane][way][p] = new_box((size_t)t->lanes[lane].room[way].n_bytes);
-        }
-}
-
-static grace_status open_ends(gr_comm *c, ends *t) {
-    gr_line_options opt = {.peers = t->peers, .n_peers = t->n_peers, .n_lanes = LANES, .lanes = t->lanes, .deadline_s = t->deadline_s, .stop = &t->stop};
-    return gr_line_open(c, &opt, &t->line);
-}
-
-/* Every other rank is a peer. */
-static grace_status open_to_all(gr_comm *c, const gr_line_room room[GR_LINE_WAYS], double deadline_s, ends **out) {
-    *out = new_ends(c, room, deadline_s);
-    for (int32_t p = 0; p < c->n_ranks; p++)
-        if (p != c->rank) add_peer(*out, p);
-    return open_ends(c, *out);
-}
-
-static bool is_guard(const gr_line_box *box, int64_t n_bytes) {
-    const char *at = gr_line_bytes(box) + n_bytes;
-    for (int i = 0; i < GUARD_BYTES; i++)
-        if ((uint8_t)at[i] != GUARD) return false;
-    return true;
-}
-
-/* The failure so far, or the first thing that closing found wrong: words behind boxes, a raised stop without a failure. */
-static grace_status close_ends(ends *t, grace_status st) {
-    if (!st && gr_line_check(t->line)) st = GRACE_ERR_COMM;
-    gr_line_close(t->line, st == GRACE_OK);
-    if (!st && t->stop) st = gr_fail(GRACE_ERR_COMM, "stop was raised, but no line failed");
-    for (int32_t lane = 0; lane < LANES; lane++)
-        for (int way = 0; way < GR_LINE_WAYS; way++)
-            for (int32_t p = 0; p < t->n_peers; p++) {
-                int64_t n = t->lanes[lane].room[way].n_bytes;
-                if (!is_guard(&t->in[lane][way][p], n)) st = gr_fail(GRACE_ERR_COMM, "something was written behind a box");
-                free(t->in[lane][way][p].head);
-                free(t->out[lane][way][p].head);
-            }
-    free(t);
-    return st;
-}
 
 /* ---- messages that both ends know ---- */
 
@@ -125,28 +42,11 @@ static int64_t first_wrong(const char *bytes, message m) {
     return -1;
 }
 
-static _Atomic uint32_t *flag_of(gr_line_head *head) { return (_Atomic uint32_t *)&head->number; }
-
-static void raise_flag(gr_line_head *head, int32_t rows, int32_t entries, int64_t n_bytes, uint32_t number) {
-    head->rows = rows, head->entries = entries, head->n_bytes = n_bytes;
-    atomic_store_explicit(flag_of(head), number, memory_order_release);
-}
-
 static void post(ends *t, int32_t lane, int way, int32_t p, uint32_t number) {
     gr_line_box *box = &t->out[lane][way][p];
     message m = message_of(t->rank, t->peers[p], lane, way, number);
     fill(gr_line_bytes(box), m);
     raise_flag(box->head, m.rows, m.entries, m.n_bytes, number);
-}
-
-static grace_status await_flag(const ends *t, gr_line_head *head, uint32_t number) {
-    grace_status st = GRACE_OK;
-    for (double start_us = gr_now_us(); atomic_load_explicit(flag_of(head), memory_order_acquire) != number; usleep(PAUSE_US)) {
-        GR_TRY(gr_line_check(t->line));
-        GR_CHECK(gr_now_us() - start_us < 1e6 * SOON_S, GRACE_ERR_COMM, "message %u has not come", number);
-    }
-done:
-    return st;
 }
 
 static grace_status take(ends *t, int32_t lane, int way, int32_t p, uint32_t number) {
@@ -285,9 +185,6 @@ static void closing_raises_no_stop(void **state) {
     ended_well(&j);
 }
 
-/* More than sockets hold. */
-static const gr_line_room large_rooms[GR_LINE_WAYS] = {{64 << 20, 1, 1}, {1, 1, 1}};
-
 /* Rank 0 closes as soon as its box is full; rank 1 looks a while later. */
 static grace_status send_much_and_close(gr_comm *c) {
     grace_status st = GRACE_OK;
@@ -359,152 +256,6 @@ static void one_that_said_goodbye_is_missed_when_it_is_sent_to(void **state) {
     ended(&j, 1, 0, "");
 }
 
-/* ---- peers that fail ---- */
-
-/* Ranks in a row, each with a line to the next; the last dies. */
-static grace_status stand_in_a_row(gr_comm *c) {
-    grace_status st = GRACE_OK;
-    ends *t = new_ends(c, rooms, far_s);
-    if (c->rank > 0) add_peer(t, c->rank - 1);
-    if (c->rank < c->n_ranks - 1) add_peer(t, c->rank + 1);
-    GR_TRY(open_ends(c, t));
-    GR_TRY(run_gpus(t, 10));
-    if (c->rank == c->n_ranks - 1) raise(SIGKILL);
-    GR_TRY(await_flag(t, t->in[0][GR_LINE_THERE][0].head, 11));
-done:
-    GR_ASSERT(t->stop);                 /* kernels that wait were told */
-    return close_ends(t, st);
-}
-
-static void a_dead_peer_ends_all_who_have_a_line_to_one_that_failed(void **state) {
-    (void)state;
-    job j = new_job();
-    start_all(&j, 3, far_s, stand_in_a_row);
-    end_all(&j);
-    ended(&j, 2, -SIGKILL, "");
-    ended(&j, 1, 1, "rank 1: rank 2 is gone");
-    ended(&j, 0, 1, "rank 0: rank 1 is gone");
-    soon(&j);
-}
-
-static grace_status send_to_one_that_stands_still(gr_comm *c) {
-    grace_status st = GRACE_OK;
-    ends *t;
-    GR_TRY(open_to_all(c, large_rooms, near_s, &t));
-    if (c->rank == 1) raise(SIGSTOP);
-    raise_flag(t->out[0][GR_LINE_THERE][0].head, 1, 1, large_rooms[GR_LINE_THERE].n_bytes, 1);
-    GR_TRY(await_flag(t, t->in[0][GR_LINE_THERE][0].head, 1));
-done:
-    return close_ends(t, st);
-}
-
-static void a_peer_that_takes_nothing_is_named_at_the_deadline(void **state) {
-    (void)state;
-    job j = new_job();
-    start_all(&j, 2, far_s, send_to_one_that_stands_still);
-    end_one(&j.rank[0]);
-    kill(j.rank[1].pid, SIGKILL);
-    end_one(&j.rank[1]);
-    ended(&j, 0, 1, "rank 0: rank 1 has taken nothing of a message for 1 s");
-    soon(&j);
-}
-
-/* ---- peers that lie ---- */
-
-typedef struct lie { size_t n_bytes; gr_line_frame frame; const char *answer; } lie;
-
-static const lie *told;                 /* by rank 1 */
-
-/* What gr_line_open() does, but for threads; then the lie, until rank 0 hangs up. */
-static grace_status tell_it(gr_comm *c) {
-    grace_status st = GRACE_OK;
-    int *fd = NULL;
-    char answer;
-    GR_TRY(grace_comm_agree(c, GRACE_OK));
-    GR_TRY(gr_line_connect(c, (const int32_t[]){0}, 1, LANES, far_s, &fd));
-    GR_TRY(grace_comm_agree(c, GRACE_OK));
-    GR_CHECK(send(fd[0], &told->frame, told->n_bytes, MSG_NOSIGNAL) == (ssize_t)told->n_bytes, GRACE_ERR_COMM, "not sent");
-    for (struct pollfd p = {.fd = fd[0], .events = POLLIN}; poll(&p, 1, 1000 * SOON_S) == 1 && recv(fd[0], &answer, 1, 0) > 0;) {}
-done:
-    for (int i = 0; fd && i < LANES; i++) close(fd[i]);
-    free(fd);
-    return st;
-}
-
-static grace_status hear_it(gr_comm *c) {
-    ends *t;
-    grace_status st = open_to_all(c, rooms, near_s, &t);
-    if (!st) st = await_flag(t, t->in[0][GR_LINE_BACK][0].head, 1);
-    return close_ends(t, st);
-}
-
-static grace_status tell_or_hear(gr_comm *c) { return c->rank == 1 ? tell_it(c) : hear_it(c); }
-
-static void a_head_that_lies_ends_the_line_and_is_quoted(void **state) {
-    (void)state;
-    enum { M = GR_LINE_MESSAGE, ALL = sizeof(gr_line_frame) };
-    static const lie lies[] = {
-        {ALL, {0x20646170, 1, 0, 0, 0, 0, 0}, "rank 1 sends message 1 of way 0, of kind 20646170, where dispatch 1 is next"},
-        {ALL, {M, 2, 0, 0, 0, 0, 0}, "rank 1 sends message 2 of way 0, of kind 47524c31, where dispatch 1 is next"},
-        {ALL, {M, 1, 1, 0, 0, 0, 0}, "rank 1 sends message 1 of way 1, of kind 47524c31, where dispatch 1 is next"},
-        {ALL, {M, 1, -7, 0, 0, 0, 0}, "rank 1 sends message 1 of way -7"},
-        {ALL, {M, 1, 0, 1, 1, 0, 65537}, "rank 1 sends 1 rows with 1 entries in 65537 bytes for dispatch; there is room for 64 with 4 each in 65536"},
-        {ALL, {M, 1, 0, 1, 1, 0, INT64_MAX}, "in 9223372036854775807 bytes for dispatch"},
-        {ALL, {M, 1, 0, 1, 1, 0, -1}, "in -1 bytes for dispatch"},
-        {ALL, {M, 1, 0, 65, 65, 0, 8}, "rank 1 sends 65 rows with 65 entries in 8 bytes"},
-        {ALL, {M, 1, 0, -1, 0, 0, 8}, "rank 1 sends -1 rows"},
-        {ALL, {M, 1, 0, 2, 1, 0, 8}, "rank 1 sends 2 rows with 1 entries"},
-        {ALL, {M, 1, 0, 2, 9, 0, 8}, "rank 1 sends 2 rows with 9 entries"},
-        {ALL - 5, {M, 1, 0, 2, 8, 0, 8}, "the head of dispatch 1 from rank 1 has come in part, and nothing for 1 s"},
-        {ALL, {M, 1, 0, 2, 8, 0, 8}, "0 of 8 bytes of dispatch 1 from rank 1 have come, and nothing for 1 s"},
-    };
-    for (size_t i = 0; i < sizeof lies / sizeof *lies; i++) {
-        job j = new_job();
-        told = &lies[i];
-        start_all(&j, 2, far_s, tell_or_hear);
-        end_all(&j);
-        ended(&j, 0, 1, lies[i].answer);
-        ended(&j, 1, 0, "");
-    }
-}
-
-/* ---- opening ---- */
-
-/* Rank 0 knows of rank 2, but not the other way round. */
-static grace_status disagree_about_peers(gr_comm *c) {
-    ends *t = new_ends(c, rooms, near_s);
-    if (c->rank != 0) add_peer(t, c->rank == 1 ? 0 : 1);
-    else add_peer(t, 1), add_peer(t, 2);
-    if (c->rank == 1) add_peer(t, 2);
-    return close_ends(t, open_ends(c, t));
-}
-
-static void a_peer_that_does_not_come_ends_the_opening_for_all(void **state) {
-    (void)state;
-    job j = new_job();
-    start_all(&j, 3, far_s, disagree_about_peers);
-    end_all(&j);
-    ended(&j, 0, 1, "rank 0: 2 lines of higher ranks have not come after 1 s");
-    for (int r = 1; r < 3; r++) ended(&j, r, 1, "");
-    soon(&j);
-}
-
-static grace_status open_at_an_interface(gr_comm *c) {
-    ends *t;
-    setenv("NCCL_SOCKET_IFNAME", c->rank == 1 ? "=nosuch,lo0" : "lo", 1);
-    return close_ends(t, open_to_all(c, rooms, near_s, &t));
-}
-
-static void a_rank_without_the_interface_it_was_given_ends_the_opening_for_all(void **state) {
-    (void)state;
-    job j = new_job();
-    start_all(&j, 2, far_s, open_at_an_interface);
-    end_all(&j);
-    ended(&j, 1, 1, "no interface that is up has a name as NCCL_SOCKET_IFNAME says: =nosuch,lo0");
-    ended(&j, 0, 1, "");
-    soon(&j);
-}
-
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_message_arrives_whole_and_in_order),
@@ -514,11 +265,6 @@ int main(void) {
         cmocka_unit_test(what_is_in_an_outbox_goes_before_a_line_closes),
         cmocka_unit_test(lines_close_while_messages_are_under_way),
         cmocka_unit_test(one_that_said_goodbye_is_missed_when_it_is_sent_to),
-        cmocka_unit_test(a_dead_peer_ends_all_who_have_a_line_to_one_that_failed),
-        cmocka_unit_test(a_peer_that_takes_nothing_is_named_at_the_deadline),
-        cmocka_unit_test(a_head_that_lies_ends_the_line_and_is_quoted),
-        cmocka_unit_test(a_peer_that_does_not_come_ends_the_opening_for_all),
-        cmocka_unit_test(a_rank_without_the_interface_it_was_given_ends_the_opening_for_all),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,202 @@
+/* Lines whose peers fail, and openings that do. A peer that lies is one that has connections as a line has, and writes to them by itself. */
+#include "comm/line_ends.h"
+
+#include <poll.h>
+#include <pthread.h>
+
+/* ---- peers that fail ---- */
+
+/* Ranks in a row, each with a line to the next. A word goes from the first to the last, who dies of it. */
+static grace_status stand_in_a_row(gr_comm *c) {
+    grace_status st = GRACE_OK;
+    ends *t = new_ends(c, rooms, far_s);
+    if (c->rank > 0) add_peer(t, c->rank - 1);
+    if (c->rank < c->n_ranks - 1) add_peer(t, c->rank + 1);
+    const int32_t next = t->n_peers - 1;
+    GR_TRY(open_ends(c, t));
+    if (c->rank > 0) GR_TRY(await_flag(t, t->in[0][GR_LINE_THERE][0].head, 1));
+    if (c->rank == c->n_ranks - 1) raise(SIGKILL);
+    raise_flag(t->out[0][GR_LINE_THERE][next].head, 0, 0, 0, 1);
+    GR_TRY(await_flag(t, t->in[0][GR_LINE_THERE][next].head, 1));
+done:
+    GR_ASSERT(t->stop);                 /* kernels that wait were told */
+    return close_ends(t, st);
+}
+
+static void a_dead_peer_ends_all_who_have_a_line_to_one_that_failed(void **state) {
+    (void)state;
+    job j = new_job();
+    start_all(&j, 3, far_s, stand_in_a_row);
+    end_all(&j);
+    ended(&j, 2, -SIGKILL, "");
+    ended(&j, 1, 1, "rank 1: rank 2 is gone");
+    ended(&j, 0, 1, "rank 0: rank 1 is gone");
+    soon(&j);
+}
+
+static grace_status send_to_one_that_stands_still(gr_comm *c) {
+    grace_status st = GRACE_OK;
+    ends *t;
+    GR_TRY(open_to_all(c, large_rooms, near_s, &t));
+    if (c->rank == 1) raise(SIGSTOP);
+    raise_flag(t->out[0][GR_LINE_THERE][0].head, 1, 1, large_rooms[GR_LINE_THERE].n_bytes, 1);
+    GR_TRY(await_flag(t, t->in[0][GR_LINE_THERE][0].head, 1));
+done:
+    return close_ends(t, st);
+}
+
+static void a_peer_that_takes_nothing_is_named_at_the_deadline(void **state) {
+    (void)state;
+    job j = new_job();
+    start_all(&j, 2, far_s, send_to_one_that_stands_still);
+    end_one(&j.rank[0]);
+    kill(j.rank[1].pid, SIGKILL);
+    end_one(&j.rank[1]);
+    ended(&j, 0, 1, "rank 0: rank 1 has taken nothing of a message for 1 s");
+    soon(&j);
+}
+
+/* ---- peers that lie ---- */
+
+typedef struct lie { size_t n_bytes; gr_line_frame frame; const char *answer; } lie;
+
+static const lie *told;                 /* by rank 1 */
+
+/* What gr_line_open() does, but for threads; then the lie, until rank 0 hangs up. */
+static grace_status tell_it(gr_comm *c) {
+    grace_status st = GRACE_OK;
+    int *fd = NULL;
+    char answer;
+    GR_TRY(grace_comm_agree(c, GRACE_OK));
+    GR_TRY(gr_line_connect(c, (const int32_t[]){0}, 1, LANES, far_s, &fd));
+    GR_TRY(grace_comm_agree(c, GRACE_OK));
+    GR_CHECK(send(fd[0], &told->frame, told->n_bytes, MSG_NOSIGNAL) == (ssize_t)told->n_bytes, GRACE_ERR_COMM, "not sent");
+    for (struct pollfd p = {.fd = fd[0], .events = POLLIN}; poll(&p, 1, 1000 * SOON_S) == 1 && recv(fd[0], &answer, 1, 0) > 0;) {}
+done:
+    for (int i = 0; fd && i < LANES; i++) close(fd[i]);
+    free(fd);
+    return st;
+}
+
+static grace_status hear_it(gr_comm *c) {
+    ends *t;
+    grace_status st = open_to_all(c, rooms, near_s, &t);
+    if (!st) st = await_flag(t, t->in[0][GR_LINE_BACK][0].head, 1);
+    return close_ends(t, st);
+}
+
+static grace_status tell_or_hear(gr_comm *c) { return c->rank == 1 ? tell_it(c) : hear_it(c); }
+
+static void a_head_that_lies_ends_the_line_and_is_quoted(void **state) {
+    (void)state;
+    enum { M = GR_LINE_MESSAGE, ALL = sizeof(gr_line_frame) };
+    static const lie lies[] = {
+        {ALL, {0x20646170, 1, 0, 0, 0, 0, 0}, "rank 1 sends message 1 of way 0, of kind 20646170, where dispatch 1 is next"},
+        {ALL, {M, 2, 0, 0, 0, 0, 0}, "rank 1 sends message 2 of way 0, of kind 47524c31, where dispatch 1 is next"},
+        {ALL, {M, 1, 1, 0, 0, 0, 0}, "rank 1 sends message 1 of way 1, of kind 47524c31, where dispatch 1 is next"},
+        {ALL, {M, 1, -7, 0, 0, 0, 0}, "rank 1 sends message 1 of way -7"},
+        {ALL, {M, 1, 0, 1, 1, 0, 65537}, "rank 1 sends 1 rows with 1 entries in 65537 bytes for dispatch; there is room for 64 with 4 each in 65536"},
+        {ALL, {M, 1, 0, 1, 1, 0, INT64_MAX}, "in 9223372036854775807 bytes for dispatch"},
+        {ALL, {M, 1, 0, 1, 1, 0, -1}, "in -1 bytes for dispatch"},
+        {ALL, {M, 1, 0, 65, 65, 0, 8}, "rank 1 sends 65 rows with 65 entries in 8 bytes"},
+        {ALL, {M, 1, 0, -1, 0, 0, 8}, "rank 1 sends -1 rows"},
+        {ALL, {M, 1, 0, 2, 1, 0, 8}, "rank 1 sends 2 rows with 1 entries"},
+        {ALL, {M, 1, 0, 2, 9, 0, 8}, "rank 1 sends 2 rows with 9 entries"},
+        {ALL - 5, {M, 1, 0, 2, 8, 0, 8}, "the head of dispatch 1 from rank 1 has come in part, and nothing for 1 s"},
+        {ALL, {M, 1, 0, 2, 8, 0, 8}, "0 of 8 bytes of dispatch 1 from rank 1 have come, and nothing for 1 s"},
+    };
+    for (size_t i = 0; i < sizeof lies / sizeof *lies; i++) {
+        job j = new_job();
+        told = &lies[i];
+        start_all(&j, 2, far_s, tell_or_hear);
+        end_all(&j);
+        ended(&j, 0, 1, lies[i].answer);
+        ended(&j, 1, 0, "");
+    }
+}
+
+/* ---- opening ---- */
+
+/* Of this process; 0: it listens nowhere. */
+static int listening_port(void) {
+    for (int fd = 3; fd < 256; fd++) {
+        int listens = 0;
+        struct sockaddr_storage a;
+        socklen_t n = sizeof listens, size = sizeof a;
+        if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &n) != 0 || !listens || getsockname(fd, (struct sockaddr *)&a, &size) != 0) continue;
+        return ntohs(a.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&a)->sin6_port : ((struct sockaddr_in *)&a)->sin_port);
+    }
+    return 0;
+}
+
+/* Whether it was hung up on without a word. */
+static bool is_sent_away(int port, size_t n_words) {
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    char words[1000] = "let me in", answer;
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    bool is_heard = connect(fd, (struct sockaddr *)&a, sizeof a) == 0;
+    (void)!send(fd, words, n_words, MSG_NOSIGNAL);
+    (void)!shutdown(fd, SHUT_WR);
+    bool is_away = recv(fd, &answer, 1, 0) <= 0;
+    close(fd);
+    return is_heard && is_away;
+}
+
+static void *call_as_a_stranger(void *n_away) {
+    static const size_t n_words[] = {0, 3, 16, 200, 1000};
+    int port = 0;
+    for (int i = 0; i < 100 * SOON_S && port == 0; i++) usleep(10000), port = listening_port();
+    for (size_t i = 0; i < sizeof n_words / sizeof *n_words; i++) *(int *)n_away += is_sent_away(port, n_words[i]);
+    return NULL;
+}
+
+/* Rank 0 knows of rank 2, but not the other way round; strangers come instead. */
+static grace_status disagree_about_peers(gr_comm *c) {
+    ends *t = new_ends(c, rooms, near_s);
+    pthread_t stranger;
+    int n_away = 0;
+    for (int32_t p = 0; p < 3; p++)
+        if (p != c->rank && !(c->rank == 2 && p == 0)) add_peer(t, p);
+    GR_ASSERT(c->rank != 0 || pthread_create(&stranger, NULL, call_as_a_stranger, &n_away) == 0);
+    grace_status st = open_ends(c, t);
+    if (c->rank == 0) pthread_join(stranger, NULL);
+    if (c->rank == 0) fprintf(stderr, "%d strangers sent away; ", n_away);
+    return close_ends(t, st);
+}
+
+static void a_peer_that_does_not_come_ends_the_opening_for_all_and_strangers_are_none(void **state) {
+    (void)state;
+    job j = new_job();
+    start_all(&j, 3, far_s, disagree_about_peers);
+    end_all(&j);
+    ended(&j, 0, 1, "5 strangers sent away; rank 0: 2 lines of higher ranks have not come after 1 s");
+    for (int r = 1; r < 3; r++) ended(&j, r, 1, "");
+    soon(&j);
+}
+
+static grace_status open_at_an_interface(gr_comm *c) {
+    ends *t;
+    setenv("NCCL_SOCKET_IFNAME", c->rank == 1 ? "=nosuch,lo0" : "lo", 1);
+    return close_ends(t, open_to_all(c, rooms, near_s, &t));
+}
+
+static void a_rank_without_the_interface_it_was_given_ends_the_opening_for_all(void **state) {
+    (void)state;
+    job j = new_job();
+    start_all(&j, 2, far_s, open_at_an_interface);
+    end_all(&j);
+    ended(&j, 1, 1, "no interface that is up has a name as NCCL_SOCKET_IFNAME says: =nosuch,lo0");
+    ended(&j, 0, 1, "");
+    soon(&j);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_dead_peer_ends_all_who_have_a_line_to_one_that_failed),
+        cmocka_unit_test(a_peer_that_takes_nothing_is_named_at_the_deadline),
+        cmocka_unit_test(a_head_that_lies_ends_the_line_and_is_quoted),
+        cmocka_unit_test(a_peer_that_does_not_come_ends_the_opening_for_all_and_strangers_are_none),
+        cmocka_unit_test(a_rank_without_the_interface_it_was_given_ends_the_opening_for_all),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
