@@ -189,7 +189,8 @@ static void check_late(lane *v, int32_t p) {
     const char *way = way_names[way_of(e->n_received)];
     const uint32_t number = number_of(e->n_received);
     if (e->n_frame == 0 || gr_now_us() - e->moved_us < 1e6 * l->deadline_s) return;
-    if (e->n_frame < sizeof e->coming) fail(l, "the head of %s %u from rank %d has come in part, and nothing for %g s", way, number, l->peers[p], l->deadline_s);
+    if (e->n_frame < sizeof e->coming)
+        fail(l, "the head of %s %u from rank %d has come in part, and nothing for %g s", way, number, l->peers[p], l->deadline_s);
     else fail(l, "%lld of %lld bytes of %s %u from rank %d have come, and nothing for %g s", (long long)e->n_bytes, (long long)e->coming.n_bytes, way, number,
               l->peers[p], l->deadline_s);
 }

@@ -9,18 +9,11 @@
  * has read back e. */
 #ifndef GR_COMM_LINE_H
 #define GR_COMM_LINE_H
+#include "base/box.h"
 #include "comm/comm.h"
 
 enum { GR_LINE_THERE, GR_LINE_BACK, GR_LINE_WAYS };
-enum { GR_LINE_HEAD_BYTES = 128, GR_LINE_FRAME_BYTES = 32 };      /* of a box; in front of a message between machines */
-
-/* In front of a message, in a box. Who fills the box writes `number` last, for all to see. */
-typedef struct gr_line_head {
-    uint32_t number;                    /* 0: no message yet */
-    int32_t rows, entries;              /* what the message says of itself */
-    uint32_t unused;
-    int64_t n_bytes;                    /* behind the head */
-} gr_line_head;
+enum { GR_LINE_FRAME_BYTES = 32 };     /* in front of a message between machines */
 
 /* Host memory of the caller, zeroed: a head on GR_LINE_HEAD_BYTES, then the bytes. */
 typedef struct gr_line_box { gr_line_head *head; } gr_line_box;

@@ -47,8 +47,8 @@ static bool is_wanted(const char *name) {
 }
 
 static void add_address(place *here, const struct sockaddr *a) {
-    uint8_t *to = here->address[here->n_addresses];
     if (here->n_addresses == ADDRESSES_MAX) return;
+    uint8_t *to = here->address[here->n_addresses];
     if (a->sa_family == AF_INET) {
         memset(to, 0, GR_TCP_ADDRESS);
         to[10] = to[11] = 0xff;         /* ::ffff:a.b.c.d */
@@ -72,8 +72,9 @@ static grace_status list_addresses(place *here) {
     for (size_t o = 0; o < sizeof order / sizeof *order; o++)
         for (const struct ifaddrs *i = all; i; i = i->ifa_next)
             if (is_usable(i, order[o].family, order[o].loopback)) add_address(here, i->ifa_addr);
-    GR_CHECK(here->n_addresses > 0, GRACE_ERR_COMM, "no interface that is up%s%s", getenv("NCCL_SOCKET_IFNAME") ? " has a name as NCCL_SOCKET_IFNAME says: " : "",
-             getenv("NCCL_SOCKET_IFNAME") ? getenv("NCCL_SOCKET_IFNAME") : "");
+    const char *names = getenv("NCCL_SOCKET_IFNAME");
+    GR_CHECK(here->n_addresses > 0, GRACE_ERR_COMM, "no interface that is up%s%s", names ? " has a name as NCCL_SOCKET_IFNAME says: " : "",
+             names ? names : "");
 done:
     if (all) freeifaddrs(all);
     return st;
@@ -90,7 +91,14 @@ done:
 
 /* ---- connections ---- */
 
-typedef struct meeting { const gr_comm *world; const int32_t *peers; int32_t n_peers, n_lanes; double until_us, deadline_s; const place *places; int *fd; } meeting;
+typedef struct meeting {
+    const gr_comm *world;
+    const int32_t *peers;
+    int32_t n_peers, n_lanes;
+    double until_us, deadline_s;
+    const place *places;
+    int *fd;
+} meeting;
 
 static grace_status greet(int fd, const hello *h, double until_us) {
     grace_status st = GRACE_OK;

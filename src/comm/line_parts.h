@@ -4,7 +4,7 @@
 #include "comm/line.h"
 
 /* Collective over world: connections, fd [n_lanes][n_peers], malloc'ed, non-blocking. On all ranks or on none. */
-grace_status gr_line_connect(gr_comm *world, const int32_t *peers, int32_t n_peers, int32_t n_lanes, double deadline_s, int **fd);
+grace_status gr_line_connect(gr_comm *world, const int32_t *peers, int32_t n_peers, int32_t n_lanes, double deadline_s, int **out);
 
 /* What stands before a message on its way. Ranks of a job are of one kind of machine. */
 enum { GR_LINE_MESSAGE = 0x47524c31, GR_LINE_BYE = 0x47524c30 };

@@ -1,10 +1,11 @@
-/* The exchange of ranks on GPUs. In a node rows go by stores into the memory of their experts' GPUs, queued with the experts on one stream; between nodes over
- * wires (exchange_gpus_wires.c): lines, which take sizes from the device, or wires where the host must know them, and takes part once a layer and direction:
+/* The exchange of ranks on GPUs. In a node rows go by stores into the memory of their experts' GPUs, queued with the experts on one stream; between
+ * nodes over wires (exchange_gpus_wires.c): lines, which take sizes from the device, or wires where the host must know them, and takes part once a
+ * layer and direction:
  *
  *   own rows -> [pack -> leave ->] dispatch -> arrive -> (experts) -> give back -> [pack back -> leave ->] settle own
  *
- * A forwarder's source rows are its own and, behind them, a block a wire of what came over it. Where many rows wait for wires a step has two parts, a lane each,
- * which take turns: the rows of one travel while the other computes. */
+ * A forwarder's source rows are its own and, behind them, a block a wire of what came over it. Where many rows wait for wires a step has two parts, a
+ * lane each, which take turns: the rows of one travel while the other computes. */
 #include "run/exchange_kinds.h"
 #ifdef GRACE_HAVE_CUDA
 #include <string.h>

@@ -1,6 +1,6 @@
-/* Rows of a part on their way between nodes. By lines (comm/line.h) threads move them, of sizes that only the devices know, and `leave` has nothing to do. By a
- * wire (comm/wire.h) sizes must be known to both hosts, so a layer stops at the host twice, there and back: in `leave`. What is queued before and after does not
- * wait for it, and the rows of the other part travel and are computed meanwhile. */
+/* Rows of a part on their way between nodes. By lines (comm/line.h) threads move them, of sizes that only the devices know, and `leave` has nothing to
+ * do. By a wire (comm/wire.h) sizes must be known to both hosts, so a layer stops at the host twice, there and back: in `leave`. What is queued before
+ * and after does not wait for it, and the rows of the other part travel and are computed meanwhile. */
 #ifdef GRACE_HAVE_CUDA
 #include <string.h>
 
@@ -102,7 +102,8 @@ static int32_t returned_most(const gr_gpus *ex) { return ex->lane->block * (ex->
 /* Where only the device knows how many rows it is: at most all of a block. */
 static grace_status compress(gr_gpus *ex, const way *v, bool there) {
     const gr_gpus_lane *l = ex->lane;
-    gr_cuda_bales b = {.n_wires = ex->n_wires, .hidden = ex->base.opt.hidden, .n_sent = there ? l->wires.n_sent : ex->line ? returned_there(ex, l->n_come) : NULL};
+    gr_cuda_bales b = {.n_wires = ex->n_wires, .hidden = ex->base.opt.hidden,
+                       .n_sent = there ? l->wires.n_sent : ex->line ? returned_there(ex, l->n_come) : NULL};
     for (int32_t w = 0; w < b.n_wires; w++)
         b.wire[w] = (gr_cuda_bale){v->send + (size_t)w * v->send_step, l->packed_out + (size_t)w * l->packed_step,
                                    there ? l->route.n_rows * ex->fan : ex->line ? returned_most(ex) : n_returned(ex, l->n_in + 2 * w)};

@@ -1,5 +1,5 @@
-/* The transports of several ranks (comm/mpi.c, comm/mpi_job.c, comm/tcp.c; comm/machine.c, comm/meet.c) against plain arithmetic: what rank s sends to rank r is a pure
- * function of (s, r, row, seed). */
+/* The transports of several ranks (comm/mpi.c, comm/mpi_job.c, comm/tcp.c; comm/machine.c, comm/meet.c) against plain arithmetic: what rank s sends
+ * to rank r is a pure function of (s, r, row, seed). */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -214,8 +214,8 @@ static void any_plan_policy_exchange_and_cut_gives_one_gpu_s_bits_and_the_counte
     claim(2 * n_near[0] >= n_near[1]);
 }
 
-/* Steps of generated tokens are replayed, those with prompts are not. Over NCCL, where a prompt is long, its step's rows do not go as whole blocks, so the hosts
- * tell each other sizes: all of that in turns. Through host memory (ranks that share a GPU) the hosts take part in every step, by lines in none. */
+/* Steps of generated tokens are replayed, those with prompts are not. Over NCCL, where a prompt is long, its step's rows do not go as whole blocks, so
+ * the hosts tell each other sizes: all of that in turns. Through host memory (ranks that share a GPU) the hosts take part in every step, by lines in none. */
 static void soak_over(gr_comm *comm, const char *wire, bool hosts_take_part) {
     const int32_t n_ranks = comm->n_ranks, n_nodes = comm->n_nodes;
     const soak_options o = {.n_steps = n_ranks > 2 && n_nodes == n_ranks ? 800 : 3000, .burst_max = 10, .prompt_max = 24, .generate_max = 60,

@@ -257,8 +257,9 @@ done:
 static grace_status check_pairs(const gr_cuda_node *node, const gr_cuda_layer *layer, const gr_cuda_pairs *pairs, const char *what) {
     const int32_t n_rows = node->sizes.n_ranks * layer->s;
     grace_status st = GRACE_OK;
-    GR_CHECK(pairs->n_rows == n_rows && pairs->top_k == node->sizes.top_k && pairs->n_slots >= layer->n_slots, GRACE_ERR_LIMIT, "cuda: %s: pairs of %d rows of "
-             "%d choices, %d slots; expected %d of %d, at least %d", what, pairs->n_rows, pairs->top_k, pairs->n_slots, n_rows, node->sizes.top_k, layer->n_slots);
+    GR_CHECK(pairs->n_rows == n_rows && pairs->top_k == node->sizes.top_k && pairs->n_slots >= layer->n_slots, GRACE_ERR_LIMIT,
+             "cuda: %s: pairs of %d rows of %d choices, %d slots; expected %d of %d, at least %d", what, pairs->n_rows, pairs->top_k, pairs->n_slots, n_rows,
+             node->sizes.top_k, layer->n_slots);
 done:
     return st;
 }

@@ -1,5 +1,5 @@
 // Messages between device memory and boxes in the host's. Blocks of a wire share its message; stores and loads of 16 bytes cross PCIe side by side.
-#include "comm/line.h"
+#include "base/box.h"
 #include "compute/cuda/exchange_call.cuh"
 #include "compute/cuda/line.h"
 
@@ -134,7 +134,8 @@ __global__ __launch_bounds__(THREADS, 1) void fetch(const __grid_constant__ gr_c
 
 grace_status check(const gr_cuda_mail *m) {
     grace_status st = GRACE_OK;
-    GR_CHECK(m->n_wires >= 0 && m->n_wires <= GR_CUDA_WIRES_MAX, GRACE_ERR_LIMIT, "cuda: mail over %d wires, expected at most %d", m->n_wires, GR_CUDA_WIRES_MAX);
+    GR_CHECK(m->n_wires >= 0 && m->n_wires <= GR_CUDA_WIRES_MAX, GRACE_ERR_LIMIT, "cuda: mail over %d wires, expected at most %d", m->n_wires,
+             GR_CUDA_WIRES_MAX);
     GR_CHECK(m->row_bytes > 0 && m->row_bytes % 16 == 0 && m->row_step % 16 == 0, GRACE_ERR_LIMIT, "cuda: mail: rows of %d bytes, %lld apart: expected "
              "multiples of 16", m->row_bytes, (long long)m->row_step);
 done:

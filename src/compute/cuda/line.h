@@ -1,5 +1,5 @@
-/* A layer's rows between nodes through boxes in host memory (comm/line.h), as the device sees them: `post` fills this rank's outboxes and sets their flags, `fetch`
- * waits for the flags of its inboxes and empties them. Sizes are on the device; every call only queues work and may be captured in a graph.
+/* A layer's rows between nodes through boxes in host memory (comm/line.h), as the device sees them: `post` fills this rank's outboxes and sets their
+ * flags, `fetch` waits for the flags of its inboxes and empties them. Sizes are on the device; every call only queues work and may be captured in a graph.
  *
  * Behind a message's head: slots [rows, k] and weights [rows, k], each up to a multiple of 16 bytes, where top_k > 0; then the rows, as they are or packed. */
 #ifndef GR_COMPUTE_CUDA_LINE_H
