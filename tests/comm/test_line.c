@@ -185,23 +185,28 @@ static void closing_raises_no_stop(void **state) {
     ended_well(&j);
 }
 
-/* Rank 0 closes as soon as its box is full; rank 1 looks a while later. */
+/* Rank 0 closes as soon as its boxes are full; rank 1 looks a while later. */
 static grace_status send_much_and_close(gr_comm *c) {
     grace_status st = GRACE_OK;
     ends *t;
     GR_TRY(open_to_all(c, large_rooms, far_s, &t));
     gr_line_box *out = &t->out[1][GR_LINE_THERE][0], *in = &t->in[1][GR_LINE_THERE][0];
     const int64_t n = large_rooms[GR_LINE_THERE].n_bytes;
-    if (c->rank == 0) memset(gr_line_bytes(out), 'g', (size_t)n), raise_flag(out->head, 1, 1, n, 1);
-    if (c->rank == 0) goto done;
+    if (c->rank == 0) {
+        memset(gr_line_bytes(out), 'g', (size_t)n);
+        raise_flag(out->head, 1, 1, n, 1);
+        raise_flag(t->out[1][GR_LINE_BACK][0].head, 0, 0, 0, 1);
+        goto done;
+    }
     GR_TRY(await_flag(t, in->head, 1));
     GR_CHECK(gr_line_bytes(in)[0] == 'g' && memcmp(gr_line_bytes(in), gr_line_bytes(in) + 1, (size_t)n - 1) == 0, GRACE_ERR_COMM, "other bytes came");
+    GR_TRY(await_flag(t, t->in[1][GR_LINE_BACK][0].head, 1));
     usleep(100000);                     /* rank 0 is over by now: no failure */
 done:
     return close_ends(t, st);
 }
 
-static void what_is_in_an_outbox_goes_before_a_line_closes(void **state) {
+static void what_is_in_outboxes_goes_before_a_line_closes(void **state) {
     (void)state;
     job j = new_job();
     start_all(&j, 2, far_s, send_much_and_close);
@@ -262,7 +267,7 @@ int main(void) {
         cmocka_unit_test(ranks_have_lines_to_their_peers_alone),
         cmocka_unit_test(a_lane_goes_on_while_others_stand_still),
         cmocka_unit_test(closing_raises_no_stop),
-        cmocka_unit_test(what_is_in_an_outbox_goes_before_a_line_closes),
+        cmocka_unit_test(what_is_in_outboxes_goes_before_a_line_closes),
         cmocka_unit_test(lines_close_while_messages_are_under_way),
         cmocka_unit_test(one_that_said_goodbye_is_missed_when_it_is_sent_to),
     };
