@@ -20,7 +20,8 @@ enum {
     OLDEST = 21800,                     /* NCCL 2.18: the configuration's fields that are set here */
     N_MOVES = 256,                      /* watched at a time */
     MOST_BLOCKS = 8,                    /* multiprocessors a move takes: kernels that spin leave as many */
-    TRY_BYTES = 256
+    TRY_BYTES = 256,
+    GRAPHS_END_S = 2                    /* waited at the end for graphs with moves */
 };
 
 #define NCCL_CALLS(X)                                                                                                                                   \
@@ -203,13 +204,22 @@ static void *destroy(void *comm) { return api.CommDestroy(comm), NULL; }
 /* Ends the kernels of moves whose peer does not come, first of all. */
 static void *abort_moves(void *comm) { return api.CommAbort(comm), NULL; }
 
-/* NCCL waits for the end of graphs that hold moves, which may come after us, so that is left to a thread. Whether such moves are under way is not
- * known: aborted. */
+/* NCCL waits for the end of graphs that hold moves. Mostly they are gone already; if they come after us, that is left to a thread. Whether such moves are under
+ * way is not known: aborted. */
 static void end_comm(const nccl_wire *w, bool is_idle) {
     pthread_t thread;
-    if (!w->in_graphs) (is_idle ? destroy : abort_moves)(w->comm);
-    else if (pthread_create(&thread, NULL, abort_moves, w->comm) == 0) pthread_detach(thread);
-    else gr_log(GR_WARN, "wire", "no thread to end NCCL's communicator");
+    struct timespec until;
+    if (!w->in_graphs) {
+        (is_idle ? destroy : abort_moves)(w->comm);
+        return;
+    }
+    if (pthread_create(&thread, NULL, abort_moves, w->comm) != 0) {
+        gr_log(GR_WARN, "wire", "no thread to end NCCL's communicator");
+        return;
+    }
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += GRAPHS_END_S;
+    if (pthread_timedjoin_np(thread, NULL, &until) != 0) pthread_detach(thread);
 }
 
 static void nccl_close(gr_wire *base) {
