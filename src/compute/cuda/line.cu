@@ -94,8 +94,9 @@ __device__ inline void report(const gr_cuda_node &node, int32_t stage, int32_t l
 // False: it is too late, and what would have come is not read.
 __device__ __forceinline__ bool await(const gr_cuda_node &node, const uint32_t *flag, uint32_t due, int32_t stage, int32_t layer, int32_t wire) {
     uint64_t start = 0;
-    for (;;) {
+    for (uint32_t polls = 1;; polls++) {
         if ((int32_t)(acquire(flag) - due) >= 0) return true;
+        if (polls % POLLS) continue;        // every look crosses PCIe, also one at the watch
         const uint64_t now = nanoseconds();
         if (start == 0) start = now;
         if (now - start < node.deadline_ns && !((volatile gr_cuda_watch *)node.watch)->stop) continue;
