@@ -98,6 +98,7 @@ __device__ __forceinline__ const int32_t *take_slots(const call &c, int32_t n_se
 
 __global__ __launch_bounds__(THREADS, 1) void arrive(const __grid_constant__ call c, const int32_t n_senders) {
     pdl::release_next();
+    if (!is_few(c)) pdl::wait();
     take_slots(c, n_senders);
     pdl::wait();        // whoever waits for this kernel waits for dispatch
 }
@@ -236,6 +237,7 @@ template <int V> __device__ __forceinline__ void settle_row(const call &c, const
 template <int V> __global__ __launch_bounds__(THREADS, 1) void settle(const __grid_constant__ call c, const __grid_constant__ settling q,
                                                                       const int32_t n_givers, const cut work) {
     pdl::release_next();
+    if (!is_few(c)) pdl::wait();
     wait_for_all(c, GR_CUDA_STAGE_COMBINE, n_givers, epoch_of(c, CALL));
     pdl::wait();
     for (uint32_t unit = first_unit(), n = work.n_rows * work.parts; unit < n; unit += unit_step())

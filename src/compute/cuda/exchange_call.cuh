@@ -5,8 +5,8 @@
 // Spinning blocks wait for other GPUs, and for a kernel before them all of whose blocks run: what they wait for was queued there without regard to what is
 // queued here.
 //
-// A kernel that receives starts while the one that sends still runs, and polls before it waits for that one's end. So those that send wait first and then
-// release the next kernel: when it starts, all that came before the sending kernel is over.
+// Where rows are few, a kernel that receives polls while the one that sends still runs, and then waits for that one's end. So those that send wait first and
+// then release the next kernel: when it starts, all that came before the sending kernel is over. With many rows it would take from the sender what that needs.
 #ifndef GR_COMPUTE_CUDA_EXCHANGE_CALL_CUH
 #define GR_COMPUTE_CUDA_EXCHANGE_CALL_CUH
 #include "compute/cuda/cuda.h"
@@ -18,6 +18,7 @@ namespace exchange {
 
 enum { THREADS = 512, WARPS = THREADS / 32 };
 enum { BUSY_POLLS = 32, POLLS = 64, PAUSE_NS = 100 };      // polls without a pause, then with one; between looks at the host's memory
+enum { FEW_ROWS = 256 };                                    // of a rank
 enum { IN_FLIGHT = 8, SUMMED = 4 };     // vectors that a lane has on their way; of a row that it sums
 
 // Blocks at most: stores fill the links with few of them; sums read this GPU's memory and take all but what a move between nodes needs. All ranks of a node
@@ -71,6 +72,8 @@ done:
 #ifdef __CUDACC__
 
 template <class T> __device__ __forceinline__ T *part_of(const call &c, int32_t rank, int64_t part) { return reinterpret_cast<T *>(c.node.area[rank] + part); }
+// Whether who receives may poll early.
+__device__ __forceinline__ bool is_few(const call &c) { return c.layer.s <= FEW_ROWS; }
 __device__ __forceinline__ int32_t lane_of_thread() { return threadIdx.x % 32; }
 
 // ---- flags ----
@@ -101,26 +104,35 @@ __device__ inline void report_late(const call &c, int32_t stage, int32_t source)
     watch->stop = 1;
 }
 
-// Until the flag of a source's block holds `due`, the number of the call.
-__device__ inline void wait_for(const call &c, int32_t stage, int32_t source, int32_t block, uint32_t due) {
-    const uint32_t *flag = flag_of(c, c.node.me, stage, source, block);
-    uint64_t start = 0;
-    for (uint32_t polls = 1; (int32_t)(acquire(flag) - due) < 0; polls++) {
-        if (polls > BUSY_POLLS) __nanosleep(PAUSE_NS);
-        if (polls % POLLS) continue;    // the watch lies in the host's memory: a look at it takes a microsecond
-        if (((volatile gr_cuda_watch *)c.node.watch)->stop) return;
-        uint64_t now = nanoseconds();
-        if (start == 0) start = now;
-        if (now - start < c.node.deadline_ns) continue;
-        report_late(c, stage, source);
-        return;
-    }
+// By one thread of a block: whether nobody waits any longer. The watch lies in the host's memory: a look at it takes a microsecond, and many at once hold up
+// everything that leaves this GPU.
+__device__ inline bool is_over(const call &c, int32_t stage, int32_t source, uint64_t &start) {
+    if (((volatile gr_cuda_watch *)c.node.watch)->stop) return true;
+    const uint64_t now = nanoseconds();
+    if (start == 0) start = now;
+    if (now - start < c.node.deadline_ns) return false;
+    report_late(c, stage, source);
+    return true;
 }
 
-// n_blocks: of each source, in that stage.
-__device__ __forceinline__ void wait_for_all(const call &c, int32_t stage, int32_t n_blocks, uint32_t due) {
-    for (int32_t i = threadIdx.x; i < c.node.sizes.n_ranks * n_blocks; i += blockDim.x) wait_for(c, stage, i / n_blocks, i % n_blocks, due);
-    __syncthreads();        // what every source sent is there
+// Until the flags of all sources' blocks hold `due`, the number of the call. By a whole block, whose threads poll flags in turn; n_blocks: of each source.
+__device__ inline void wait_for_all(const call &c, int32_t stage, int32_t n_blocks, uint32_t due) {
+    __shared__ int32_t missing;
+    __shared__ bool over;
+    const int32_t n = c.node.sizes.n_ranks * n_blocks;
+    int32_t i = threadIdx.x;        // this thread's flags before it are up
+    uint64_t start = 0;
+    for (uint32_t polls = 1;; polls++) {
+        while (i < n && (int32_t)(acquire(flag_of(c, c.node.me, stage, i / n_blocks, i % n_blocks)) - due) >= 0) i += blockDim.x;
+        if (__syncthreads_and(i >= n)) return;      // what every source sent is there
+        if (polls > BUSY_POLLS) __nanosleep(PAUSE_NS);
+        if (polls % POLLS) continue;
+        if (i < n) atomicExch(&missing, i / n_blocks);
+        __syncthreads();        // one of those who are missing
+        if (threadIdx.x == 0) over = is_over(c, stage, missing, start);
+        __syncthreads();        // over is there
+        if (over) return;
+    }
 }
 
 // Behind all that a block sends: each of these ranks learns that this block's part of the stage is complete.
