@@ -111,16 +111,17 @@ static inline grace_engine *run_requests(const grace_model *m, const grace_engin
     return run_in_parts(m, opt, all, all->n, 0, out);
 }
 
+static inline void check_same_ids(const int32_t *expected, int32_t n_expected, const int32_t *found, int32_t n_found, int32_t request, const char *run) {
+    if (n_expected != n_found) fail_msg("%s: %s: request %d: expected %d ids, found %d", case_name, run, request, n_expected, n_found);
+    for (int32_t j = 0; j < n_found; j++)
+        if (expected[j] != found[j])
+            fail_msg("%s: %s: request %d, id %d of %d: expected %d, found %d", case_name, run, request, j, n_found, expected[j], found[j]);
+}
+
 /* The first difference between two runs' answers. */
 static inline void check_same_result(const run_result *expected, const run_result *found, int32_t n, const char *run) {
     for (int32_t i = 0; i < n; i++) {
-        if (expected->n_ids[i] != found->n_ids[i] || expected->finish[i] != found->finish[i])
-            fail_msg("%s: %s: request %d: expected %d ids and end %d, found %d and %d", case_name, run, i, expected->n_ids[i], expected->finish[i],
-                     found->n_ids[i], found->finish[i]);
-        for (int32_t j = 0; j < expected->n_ids[i]; j++)
-            if (expected->ids[i][j] != found->ids[i][j])
-                fail_msg("%s: %s: request %d, id %d of %d: expected %d, found %d", case_name, run, i, j, expected->n_ids[i], expected->ids[i][j],
-                         found->ids[i][j]);
+        check_same_ids(expected->ids[i], expected->n_ids[i], found->ids[i], found->n_ids[i], i, run);
         if (expected->hashes[i] != found->hashes[i] || expected->nll[i] != found->nll[i])
             fail_msg("%s: %s: request %d: the same ids, but expected logits %016llx and score %.17g, found %016llx and %.17g", case_name, run, i,
                      (unsigned long long)expected->hashes[i], expected->nll[i], (unsigned long long)found->hashes[i], found->nll[i]);

@@ -125,12 +125,9 @@ static inline int32_t *soak_alone(gr_comm *comm, const soak_work *w, const soak_
 static inline void soak_check_ids(const grace_engine *engine, const soak_work *w, const soak_options *o, const int32_t *expected) {
     for (int32_t i = 0; i < w->all.n; i++) {
         const grace_result *r = grace_engine_result(engine, i);
-        if (r->n_ids != w->all.requests[i].n_generate)
-            fail_msg("%s: request %d of step %d: expected %d ids, found %d", case_name, i, w->at_step[i], w->all.requests[i].n_generate, r->n_ids);
-        for (int32_t j = 0; j < r->n_ids; j++)
-            if (r->ids[j] != expected[i * o->generate_max + j])
-                fail_msg("%s: request %d of step %d, id %d of %d: expected %d, found %d", case_name, i, w->at_step[i], j, r->n_ids,
-                         expected[i * o->generate_max + j], r->ids[j]);
+        char run[48];
+        snprintf(run, sizeof run, "submitted at step %d", w->at_step[i]);
+        check_same_ids(expected + (size_t)i * (size_t)o->generate_max, w->all.requests[i].n_generate, r->ids, r->n_ids, i, run);
     }
 }
 
