@@ -86,7 +86,7 @@ typedef struct gpu { ends *t; int32_t lane; uint32_t n_numbers; pthread_t thread
 
 static void *run_gpu(void *user) {
     gpu *g = user;
-    gr_rng rng = gr_rng_seed((uint64_t)(g->t->rank * LANES + g->lane));
+    gr_rng rng = gr_rng_seed((uint64_t)g->t->rank * LANES + (uint64_t)g->lane);
     for (uint32_t number = 1; number <= g->n_numbers && !g->st; number++) g->st = exchange(g->t, g->lane, number, &rng);
     if (g->st) snprintf(g->said, sizeof g->said, "%s", grace_last_error());
     return NULL;

@@ -159,8 +159,10 @@ static grace_status disagree_about_peers(gr_comm *c) {
         if (p != c->rank && !(c->rank == 2 && p == 0)) add_peer(t, p);
     GR_ASSERT(c->rank != 0 || pthread_create(&stranger, NULL, call_as_a_stranger, &n_away) == 0);
     grace_status st = open_ends(c, t);
-    if (c->rank == 0) pthread_join(stranger, NULL);
-    if (c->rank == 0) fprintf(stderr, "%d strangers sent away; ", n_away);
+    if (c->rank == 0) {
+        pthread_join(stranger, NULL);
+        fprintf(stderr, "%d strangers sent away; ", n_away);
+    }
     return close_ends(t, st);
 }
 
@@ -177,7 +179,8 @@ static void a_peer_that_does_not_come_ends_the_opening_for_all_and_strangers_are
 static grace_status open_at_an_interface(gr_comm *c) {
     ends *t;
     setenv("NCCL_SOCKET_IFNAME", c->rank == 1 ? "=nosuch,lo0" : "lo", 1);
-    return close_ends(t, open_to_all(c, rooms, near_s, &t));
+    grace_status st = open_to_all(c, rooms, near_s, &t);
+    return close_ends(t, st);
 }
 
 static void a_rank_without_the_interface_it_was_given_ends_the_opening_for_all(void **state) {
