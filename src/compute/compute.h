@@ -161,6 +161,8 @@ typedef struct gr_compute_ops {
     int32_t (*padded)(gr_compute *c, int32_t n_rows);
     /* run(user), which only calls entries that queue; what a backend recorded for the key (> 0; the same run, the same memory) it may replay instead. */
     grace_status (*replay)(gr_compute *c, int32_t key, grace_status (*run)(void *user), void *user);
+    /* What replay would record for the key, without running it. */
+    grace_status (*record)(gr_compute *c, int32_t key, grace_status (*run)(void *user), void *user);
     /* The time of what was queued since the last mark is added to *us, by the next `finish` at the latest; NULL: only begins. Not in a run that may be
      * recorded. Where entries do not queue it does nothing: the caller's clock tells. */
     void (*mark)(gr_compute *c, double *us);

@@ -89,6 +89,8 @@ void gr_network_close(gr_network *net);
 /* Runs all layers; the final hidden rows stay in the network. Collective: every rank calls it, also with no rows. draws NULL, or [n_rows]: every row is
  * a generated token's (step->n_decode == n_rows <= n_logits_max), and its next id comes with it, in net->drawn. */
 grace_status gr_network_forward(gr_network *net, const gr_step *step, const gr_draw *draws);
+/* What forward would record of such a step, without running it: no rank waits for another. */
+grace_status gr_network_record(gr_network *net, const gr_step *step, const gr_draw *draws);
 /* Logits of n <= n_logits_max rows of the last forward, and an id drawn from each, in net->drawn. *logits: NULL, or gets them, [n, vocab], host memory
  * valid until the next call. Not collective. */
 grace_status gr_network_draw(gr_network *net, const int32_t *rows, int32_t n, const gr_draw *draws, const float **logits);

@@ -196,10 +196,11 @@ done:
 }
 
 /* Rows that are padding, as a step brings them: they leave no trace. */
-typedef struct padding { int32_t *none, *zero; gr_draw *draws; } padding;
+typedef struct padding { int32_t n, *none, *zero; gr_draw *draws; } padding;
 
 static grace_status padding_new(int32_t n, padding *p) {
     grace_status st = GRACE_OK;
+    p->n = n;
     GR_CALLOC(p->none, n);
     GR_CALLOC(p->zero, n);
     GR_CALLOC(p->draws, n);
@@ -208,19 +209,34 @@ done:
     return st;
 }
 
-/* A backend that replays records a step of every size now: nothing is allocated later; one that cannot be recorded is run. */
+/* A step of every size that decode steps have. */
+static grace_status each_size(gr_network *net, const padding *p, grace_status (*f)(gr_network *net, const gr_step *step, const gr_draw *draws)) {
+    grace_status st = GRACE_OK;
+    for (int32_t n = 1; n <= p->n; n = net->compute->ops->padded(net->compute, n) + 1) {
+        const int32_t rows = net->compute->ops->padded(net->compute, n);
+        const gr_step step = {.n_rows = rows, .n_decode = rows, .id = p->zero, .sequence = p->zero, .position = p->zero, .kv_sequence = p->none,
+                              .n_rows_most = rows, .decode = true};
+        GR_TRY(f(net, &step, p->draws));
+    }
+done:
+    return st;
+}
+
+static grace_status record_all(gr_network *net, padding *p) {
+    grace_status st = GRACE_OK;
+    GR_TRY(padding_new(net->n_logits_max < net->n_rows_max ? net->n_logits_max : net->n_rows_max, p));
+    GR_TRY(each_size(net, p, gr_network_record));
+done:
+    return st;
+}
+
+/* A backend that replays records a step of every size now, and runs it once: nothing is allocated later. */
 static grace_status record_steps(gr_network *net) {
     grace_status st = GRACE_OK;
     padding p = {0};
-    const int32_t most = net->n_logits_max < net->n_rows_max ? net->n_logits_max : net->n_rows_max;
     if (!net->compute->ops->packs) return st;
-    GR_TRY(grace_comm_agree(net->comm, padding_new(most, &p)));
-    for (int32_t n = 1; n <= most; n = net->compute->ops->padded(net->compute, n) + 1) {
-        const int32_t rows = net->compute->ops->padded(net->compute, n);
-        const gr_step step = {.n_rows = rows, .n_decode = rows, .id = p.zero, .sequence = p.zero, .position = p.zero, .kv_sequence = p.none,
-                              .n_rows_most = rows, .decode = true};
-        GR_TRY(gr_network_forward(net, &step, p.draws));
-    }
+    GR_TRY(grace_comm_agree(net->comm, record_all(net, &p)));
+    GR_TRY(each_size(net, &p, gr_network_forward));
     gr_exchange_counts_clear(net->exchange);
     memset(net->step_load, 0, (size_t)net->info->n_moe_layers * sizeof *net->step_load);
 done:

@@ -150,12 +150,16 @@ done:
     return st;
 }
 
+/* Where the host has nothing to do, and nobody looks. */
+static bool replays(const gr_network *net) {
+    return !net->on_gate && !net->on_stream && !net->times_stages && !gr_exchange_waits(net->exchange) && net->rows.n > 0;
+}
+
 static grace_status run_and_draw(gr_network *net, const gr_step *step) {
     grace_status st = GRACE_OK;
     whole_step whole = {net, step};
     const gr_exchange_step end = {step->n_rows, net->info->n_moe_layers};
-    const bool replays = !net->on_gate && !net->on_stream && !net->times_stages && !gr_exchange_waits(net->exchange) && net->rows.n > 0;
-    GR_TRY(replays ? net->compute->ops->replay(net->compute, net->rows.n, run_whole, &whole) : run_whole(&whole));
+    GR_TRY(replays(net) ? net->compute->ops->replay(net->compute, net->rows.n, run_whole, &whole) : run_whole(&whole));
     GR_TRY(gr_exchange_step_end(net->exchange, &end));
     GR_TRY(fetch_drawn(net, step->n_rows));
     GR_TRY(gr_exchange_step_done(net->exchange, &end, net->step_load));
@@ -163,19 +167,28 @@ done:
     return st;
 }
 
-grace_status gr_network_forward(gr_network *net, const gr_step *step, const gr_draw *draws) {
+static grace_status bring(gr_network *net, const gr_step *step, const gr_draw *draws) {
     grace_status st = GRACE_OK;
-    const gr_compute *c = net->compute;
-    const int32_t most = c->ops->padded(net->compute, step->n_rows_most), n = draws && c->ops->packs ? most : step->n_rows;     /* all ranks replay one size */
+    const gr_compute_ops *ops = net->compute->ops;
+    const int32_t most = ops->padded(net->compute, step->n_rows_most), n = draws && ops->packs ? most : step->n_rows;   /* all ranks replay one size */
     GR_ASSERT(step->n_rows <= step->n_rows_most && (!draws || (step->n_decode == step->n_rows && n <= net->n_logits_max && n <= net->n_rows_max)));
     net->n_parts = gr_exchange_step_start(net->exchange, most, net->on_stream ? 1 : GR_PARTS_MAX);
     GR_TRY(gr_kv_sync(&net->kv));
     GR_TRY(send_rows(net, step, n));
-    if (!draws) return run_layers(net, step);
-    GR_TRY(send_draws(net, NULL, draws, step->n_rows, n));
-    GR_TRY(run_and_draw(net, step));
+    if (draws) GR_TRY(send_draws(net, NULL, draws, step->n_rows, n));
 done:
     return st;
+}
+
+grace_status gr_network_forward(gr_network *net, const gr_step *step, const gr_draw *draws) {
+    const grace_status st = bring(net, step, draws);
+    return st ? st : draws ? run_and_draw(net, step) : run_layers(net, step);
+}
+
+grace_status gr_network_record(gr_network *net, const gr_step *step, const gr_draw *draws) {
+    whole_step whole = {net, step};
+    const grace_status st = bring(net, step, draws);
+    return st || !replays(net) ? st : net->compute->ops->record(net->compute, net->rows.n, run_whole, &whole);
 }
 
 static grace_status bring_logits(gr_network *net, int32_t n, const float **logits) {

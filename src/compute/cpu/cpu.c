@@ -92,6 +92,11 @@ static grace_status cpu_replay(gr_compute *c, int32_t key, grace_status (*run)(v
     return run(user);
 }
 
+static grace_status cpu_record(gr_compute *c, int32_t key, grace_status (*run)(void *user), void *user) {
+    (void)c, (void)key, (void)run, (void)user;
+    return GRACE_OK;
+}
+
 static grace_status cpu_begin(gr_compute *c, const gr_step_rows *rows) {
     (void)c, (void)rows;
     return GRACE_OK;
@@ -312,7 +317,7 @@ static grace_status cpu_recall(gr_compute *c, const gr_recorded *r, int32_t laye
 static const gr_compute_ops cpu_ops = {
     .name = "cpu", .element = sizeof(float), .alloc = cpu_alloc, .release = cpu_release, .upload = cpu_copy, .download = cpu_copy, .finish = cpu_finish,
     .mark = cpu_mark, .weight_open = weight_open, .stack_open = stack_open, .weight_close = weight_close, .mlps_open = mlps_open, .mlps_close = mlps_close,
-    .padded = cpu_padded, .replay = cpu_replay, .begin = cpu_begin,
+    .padded = cpu_padded, .replay = cpu_replay, .record = cpu_record, .begin = cpu_begin,
     .embed = cpu_embed, .norm = gr_cpu_norm, .linear = gr_cpu_linear, .norm_linear = cpu_norm_linear, .linear_add = gr_cpu_linear_add, .logits = gr_cpu_logits,
     .linear_heads = gr_cpu_linear_heads, .attention = gr_cpu_attention, .gate = gr_cpu_gate, .recall = cpu_recall, .scale_rows = cpu_scale_rows,
     .experts = gr_cpu_experts, .gather = cpu_gather, .sum_rows = cpu_sum_rows, .add = cpu_add, .sample = gr_cpu_sample, .free = cpu_free,

@@ -137,7 +137,7 @@ static int32_t cuda_padded(gr_compute *base, int32_t n_rows) {
     return n <= c->opt.n_rows_max && n <= c->opt.n_draws_max ? n : n_rows;
 }
 
-static grace_status record(gr_cuda *c, grace_status (*run)(void *user), void *user, cudaGraphExec_t *out) {
+static grace_status capture(gr_cuda *c, grace_status (*run)(void *user), void *user, cudaGraphExec_t *out) {
     grace_status st = GRACE_OK, ran;
     cudaGraph_t graph = NULL;
     GR_TRY(gr_cuda_status(cudaStreamBeginCapture(c->stream, cudaStreamCaptureModeThreadLocal), "recording a step"));
@@ -150,11 +150,18 @@ done:
     return st;
 }
 
+static bool may_replay(int32_t key) { return key >= 1 && key <= GR_CUDA_REPLAYS_MAX; }
+
+static grace_status cuda_record(gr_compute *base, int32_t key, grace_status (*run)(void *user), void *user) {
+    gr_cuda *c = gr_cuda_of(base);
+    return may_replay(key) && !c->replays[key] ? capture(c, run, user, &c->replays[key]) : GRACE_OK;
+}
+
 static grace_status cuda_replay(gr_compute *base, int32_t key, grace_status (*run)(void *user), void *user) {
     grace_status st = GRACE_OK;
     gr_cuda *c = gr_cuda_of(base);
-    if (key < 1 || key > GR_CUDA_REPLAYS_MAX) return run(user);
-    if (!c->replays[key]) GR_TRY(record(c, run, user, &c->replays[key]));
+    if (!may_replay(key)) return run(user);
+    GR_TRY(cuda_record(base, key, run, user));
     GR_TRY(gr_cuda_status(cudaGraphLaunch(c->replays[key], c->stream), "replaying a step"));
     c->n_replayed++;
 done:
@@ -399,7 +406,7 @@ static const gr_compute_ops cuda_ops = {
     .name = "cuda", .element = sizeof(uint16_t), .packs = true, .alloc = cuda_alloc, .release = cuda_release, .upload = cuda_upload,
     .download = cuda_download, .finish = cuda_finish, .weight_open = gr_cuda_weight_open, .stack_open = gr_cuda_stack_open,
     .weight_close = gr_cuda_weight_close, .mlps_open = gr_cuda_mlps_open, .mlps_close = gr_cuda_mlps_close, .padded = cuda_padded,
-    .replay = cuda_replay, .mark = cuda_mark, .begin = cuda_begin, .embed = cuda_embed, .norm = cuda_norm, .linear = cuda_linear,
+    .replay = cuda_replay, .record = cuda_record, .mark = cuda_mark, .begin = cuda_begin, .embed = cuda_embed, .norm = cuda_norm, .linear = cuda_linear,
     .norm_linear = cuda_norm_linear, .linear_add = cuda_linear_add, .logits = cuda_logits, .linear_heads = cuda_linear_heads,
     .attention = cuda_attention, .gate = cuda_gate, .recall = cuda_recall, .group = cuda_group, .combine = cuda_combine,
     .takes_shared = cuda_takes_shared, .scale_rows = cuda_scale_rows, .experts = cuda_experts, .gather = cuda_gather, .add = cuda_add,
