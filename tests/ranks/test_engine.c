@@ -1,6 +1,6 @@
 /* The engine over several ranks against one process: in exact mode the same bits for every plan, policy, exchange and world size; in fast mode
  * within a bound and the same bits again; and every number of a run against a count from its own trace. */
-#include "ranks/engine_world.h"
+#include "ranks/skew.h"
 
 #include <sys/stat.h>
 
@@ -154,6 +154,13 @@ static void any_plan_policy_exchange_and_cut_gives_one_process_bits_and_the_coun
                 scene_free(&s);
             }
     print_message("%d ranks: fast is at most %.2g away from exact\n", n_ranks, apart);
+}
+
+static void skew_to_the_extreme_gives_one_process_bits(void **state) {
+    (void)state;
+    for (int32_t n_nodes = 1; n_nodes <= 4; n_nodes++)
+        for (int kind = GRACE_EXCHANGE_PER_EXPERT; kind <= GRACE_EXCHANGE_HSC && ranks_comm(1)->n_ranks % n_nodes == 0; kind++)
+            for (int how = 0; how < N_SKEWS; how++) skew_check(ranks_comm(n_nodes), world_options(), (grace_exchange)kind, (skew)how);
 }
 
 /* ---- the real model ---- */
@@ -340,6 +347,7 @@ static void a_plan_for_another_cut_is_refused_with_both_sides(void **state) {
 
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test_setup_teardown(any_plan_policy_exchange_and_cut_gives_one_process_bits_and_the_counted_numbers, world_open, world_close),
+    cmocka_unit_test_setup_teardown(skew_to_the_extreme_gives_one_process_bits, world_open, world_close),
     cmocka_unit_test(tiny_olmoe_over_all_ranks_gives_one_process_bits),
     cmocka_unit_test_setup_teardown(ranks_without_experts_give_one_process_bits, world_open, world_close),
     cmocka_unit_test_setup_teardown(ranks_that_opened_something_else_are_told_so_everywhere, world_open, world_close),

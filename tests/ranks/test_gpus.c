@@ -2,6 +2,7 @@
  * and cut into nodes, replayed or not; in fast mode the same bits again, and rows whose experts are the same ones are near; rows, loads and idle
  * counted a second time from the run's own trace; thousands of steps. Single ranks of many nodes share GPUs where there are fewer; then what crosses
  * nodes goes through host memory. */
+#include "ranks/skew.h"
 #include "ranks/soak.h"
 
 #include <cuda_runtime_api.h>
@@ -219,6 +220,14 @@ static void any_plan_policy_exchange_and_cut_gives_one_gpu_s_bits_and_the_counte
     claim(2 * n_near[0] >= n_near[1]);
 }
 
+static void skew_to_the_extreme_gives_one_gpu_s_bits(void **state) {
+    (void)state;
+    const int32_t n_ranks = ranks_comm(1)->n_ranks;
+    for (int32_t n_nodes = 1; n_nodes <= n_ranks; n_nodes++)
+        for (int kind = GRACE_EXCHANGE_PER_EXPERT; kind <= GRACE_EXCHANGE_HSC && fits(n_ranks, n_nodes); kind++)
+            for (int how = 0; how < N_SKEWS; how++) skew_check(ranks_comm(n_nodes), on_gpu(), (grace_exchange)kind, (skew)how);
+}
+
 /* Steps of generated tokens are replayed, those with prompts are not. Over NCCL, where a prompt is long, its step's rows do not go as whole blocks, so
  * the hosts tell each other sizes: all of that in turns. Through host memory (ranks that share a GPU) the hosts take part in every step, by lines in none. */
 static void soak_over(gr_comm *comm, const char *wire, bool hosts_take_part) {
@@ -308,6 +317,7 @@ static int open_soak(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(any_plan_policy_exchange_and_cut_gives_one_gpu_s_bits_and_the_counted_rows, open_world, world_close),
+        cmocka_unit_test_setup_teardown(skew_to_the_extreme_gives_one_gpu_s_bits, open_world, world_close),
         cmocka_unit_test(tiny_olmoe_over_all_ranks_gives_one_gpu_s_bits),
         cmocka_unit_test_setup_teardown(thousands_of_steps_replayed_and_not_give_one_gpu_s_ids, open_soak, world_close),
     };
