@@ -1,12 +1,10 @@
-/* Connections of lines. Every rank listens and tells all where: the addresses of its interfaces, a port, a key. The higher rank of two connects to the lower,
- * by the first address that works. */
-#include <arpa/inet.h>
+/* Connections of lines. Every rank listens and tells all where: the addresses of its interfaces, a port, a key. The higher rank of two connects to
+ * the lower, by the first address that works, a lane after the other. */
 #include <errno.h>
 #include <ifaddrs.h>
 #include <net/if.h>
 #include <netinet/in.h>
-#include <netinet/tcp.h>
-#include <poll.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
@@ -17,7 +15,7 @@
 #include "comm/line_parts.h"
 #include "comm/tcp_socket.h"
 
-enum { ADDRESSES_MAX = 8, PATIENCE_US = 2000000 };
+enum { ADDRESSES_MAX = 8, PATIENCE_US = 2000000, ANSWER_US = 500000 };
 
 /* What a rank tells all. */
 typedef struct place {
@@ -26,10 +24,6 @@ typedef struct place {
     uint16_t port;
     uint8_t address[ADDRESSES_MAX][GR_TCP_ADDRESS];
 } place;
-
-/* The first words of a connection, and with `yes` their answer. */
-typedef struct hello { uint8_t key[GR_TCP_KEY]; int32_t rank, lane; } hello;
-static const char yes[4] = "yes";
 
 /* ---- addresses of this machine ---- */
 
@@ -47,32 +41,33 @@ static bool is_wanted(const char *name) {
 }
 
 static void add_address(place *here, const struct sockaddr *a) {
+    static const uint8_t v4_prefix[12] = {[10] = 0xff, [11] = 0xff};        /* ::ffff:a.b.c.d */
     if (here->n_addresses == ADDRESSES_MAX) return;
-    uint8_t *to = here->address[here->n_addresses];
+    uint8_t *to = here->address[here->n_addresses++];
     if (a->sa_family == AF_INET) {
-        memset(to, 0, GR_TCP_ADDRESS);
-        to[10] = to[11] = 0xff;         /* ::ffff:a.b.c.d */
-        memcpy(to + 12, &((const struct sockaddr_in *)(const void *)a)->sin_addr, 4);
+        memcpy(to, v4_prefix, sizeof v4_prefix);
+        memcpy(to + sizeof v4_prefix, &((const struct sockaddr_in *)(const void *)a)->sin_addr, 4);
     } else memcpy(to, &((const struct sockaddr_in6 *)(const void *)a)->sin6_addr, GR_TCP_ADDRESS);
-    here->n_addresses++;
 }
 
-static bool is_usable(const struct ifaddrs *i, int family, bool loopback) {
-    if (!i->ifa_addr || i->ifa_addr->sa_family != family || !(i->ifa_flags & IFF_UP) || !!(i->ifa_flags & IFF_LOOPBACK) != loopback) return false;
-    if (family == AF_INET6 && IN6_IS_ADDR_LINKLOCAL(&((const struct sockaddr_in6 *)(const void *)i->ifa_addr)->sin6_addr)) return false;
-    return is_wanted(i->ifa_name);
+/* The order in which others try them. Docker's bridges and the loopback have the same addresses everywhere and reach ranks of this machine alone. */
+enum { V4, V6, BRIDGE, LOOPBACK, N_TURNS, NEVER };
+
+static int turn_of(const struct ifaddrs *i) {
+    if (!i->ifa_addr || !(i->ifa_flags & IFF_UP) || !(i->ifa_flags & IFF_RUNNING) || !is_wanted(i->ifa_name)) return NEVER;
+    if (i->ifa_addr->sa_family == AF_INET) return i->ifa_flags & IFF_LOOPBACK ? LOOPBACK : strncmp(i->ifa_name, "docker", 6) == 0 ? BRIDGE : V4;
+    if (i->ifa_addr->sa_family != AF_INET6 || i->ifa_flags & IFF_LOOPBACK) return NEVER;
+    return IN6_IS_ADDR_LINKLOCAL(&((const struct sockaddr_in6 *)(const void *)i->ifa_addr)->sin6_addr) ? NEVER : V6;
 }
 
-/* The loopback's last: it reaches ranks of this machine alone. */
 static grace_status list_addresses(place *here) {
     grace_status st = GRACE_OK;
-    static const struct { int family; bool loopback; } order[] = {{AF_INET, false}, {AF_INET6, false}, {AF_INET, true}};
+    const char *names = getenv("NCCL_SOCKET_IFNAME");
     struct ifaddrs *all = NULL;
     GR_CHECK(getifaddrs(&all) == 0, GRACE_ERR_COMM, "no list of this machine's interfaces: %s", strerror(errno));
-    for (size_t o = 0; o < sizeof order / sizeof *order; o++)
+    for (int turn = 0; turn < N_TURNS; turn++)
         for (const struct ifaddrs *i = all; i; i = i->ifa_next)
-            if (is_usable(i, order[o].family, order[o].loopback)) add_address(here, i->ifa_addr);
-    const char *names = getenv("NCCL_SOCKET_IFNAME");
+            if (turn_of(i) == turn) add_address(here, i->ifa_addr);
     GR_CHECK(here->n_addresses > 0, GRACE_ERR_COMM, "no interface that is up%s%s", names ? " has a name as NCCL_SOCKET_IFNAME says: " : "",
              names ? names : "");
 done:
@@ -94,92 +89,126 @@ done:
 typedef struct meeting {
     const gr_comm *world;
     const int32_t *peers;
-    int32_t n_peers, n_lanes;
+    int32_t n_peers;
     double until_us, deadline_s;
-    const place *places;
-    int *fd;
+    int listener;
+    const place *places;                /* [n_ranks] */
+    int32_t *works;                     /* [n_peers] which of its addresses did */
+    int *fd;                            /* [n_peers] of this lane */
+    int *caller;                        /* [n_ranks] */
+    gr_tcp_hello *hello;                /* [n_ranks] */
 } meeting;
 
-static grace_status greet(int fd, const hello *h, double until_us) {
+/* Say who we are, and wait until it is somebody who expects us. It answers when all have come that it awaits, or says who has not, a little after the
+ * deadline. */
+static grace_status greet(const meeting *m, int fd, const place *there) {
     grace_status st = GRACE_OK;
-    char answer[sizeof yes];
-    GR_TRY(gr_tcp_send_all(fd, h, sizeof *h, until_us));
-    GR_TRY(gr_tcp_recv_all(fd, answer, sizeof answer, until_us));
-    GR_CHECK(memcmp(answer, yes, sizeof yes) == 0, GRACE_ERR_COMM, "somebody else answers");
+    gr_tcp_hello me = {.rank = m->world->rank, .n_ranks = m->world->n_ranks, .port = m->places[m->world->rank].port, .host = "line"};
+    uint8_t words[GR_TCP_HELLO], head[GR_TCP_ANSWER];
+    char body[GR_TCP_SENTENCE + 1] = "";
+    gr_tcp_answer answer;
+    const double until_us = m->until_us + ANSWER_US;
+    memcpy(me.key, there->key, sizeof me.key);
+    gr_tcp_write_hello(&me, words);
+    GR_TRY(gr_tcp_send_all(fd, words, sizeof words, until_us));
+    GR_TRY(gr_tcp_recv_all(fd, head, sizeof head, until_us));
+    GR_TRY(gr_tcp_read_answer(head, sizeof head, 0, &answer));
+    GR_TRY(gr_tcp_recv_all(fd, body, answer.n_bytes, until_us));
+    GR_CHECK(answer.status == GRACE_OK, answer.status, "%s", body);
+    GR_CHECK(memcmp(body, there->key, sizeof there->key) == 0, GRACE_ERR_COMM, "somebody else answers");
+done:
+    return st;
+}
+
+static grace_status welcome(const meeting *m, int fd) {
+    grace_status st = GRACE_OK;
+    uint8_t head[GR_TCP_ANSWER];
+    gr_tcp_write_answer(&(gr_tcp_answer){.status = GRACE_OK, .n_bytes = GR_TCP_KEY}, head);
+    GR_TRY(gr_tcp_send_all(fd, head, sizeof head, m->until_us));
+    GR_TRY(gr_tcp_send_all(fd, m->places[m->world->rank].key, GR_TCP_KEY, m->until_us));
 done:
     return st;
 }
 
 static double sooner(double a, double b) { return a < b ? a : b; }
 
-/* A line to a lower rank. */
-static grace_status call(const meeting *m, int32_t p, int32_t lane) {
+static grace_status call_at(const meeting *m, int32_t p, int32_t address) {
     grace_status st = GRACE_OK;
     const place *there = &m->places[m->peers[p]];
-    hello h = {.rank = m->world->rank, .lane = lane};
-    memcpy(h.key, there->key, sizeof h.key);
-    for (int32_t i = 0; i < there->n_addresses; i++) {
-        gr_tcp_seat seat = {.port = there->port};
-        int fd = -1;
-        memcpy(seat.address, there->address[i], GR_TCP_ADDRESS);
-        st = gr_tcp_connect_seat(&seat, sooner(m->until_us, gr_now_us() + PATIENCE_US), &fd);
-        if (!st) st = greet(fd, &h, m->until_us);
-        if (!st) return m->fd[lane * m->n_peers + p] = fd, GRACE_OK;
-        gr_tcp_close(&fd);
+    gr_tcp_seat seat = {.port = there->port};
+    memcpy(seat.address, there->address[address], GR_TCP_ADDRESS);
+    GR_TRY(gr_tcp_connect_seat(&seat, sooner(m->until_us, gr_now_us() + PATIENCE_US), &m->fd[p]));
+    GR_TRY(greet(m, m->fd[p], there));
+    m->works[p] = address;
+done:
+    if (st) gr_tcp_close(&m->fd[p]);
+    return st;
+}
+
+/* A lower rank. What worked before comes first. */
+static grace_status call(const meeting *m, int32_t p) {
+    const int32_t n = m->places[m->peers[p]].n_addresses, first = m->works[p];
+    char tried[600] = "";
+    for (int32_t i = 0; i < n && (i == 0 || gr_now_us() < m->until_us); i++) {
+        if (call_at(m, p, (first + i) % n) == GRACE_OK) return GRACE_OK;
+        const size_t at = strlen(tried);
+        snprintf(tried + at, sizeof tried - at, "%s%s", at ? "; " : "", grace_last_error());
     }
-    return gr_fail_in(st, "rank %d: a line to rank %d by any of %d addresses", m->world->rank, m->peers[p], there->n_addresses);
+    return gr_fail(GRACE_ERR_COMM, "rank %d: no line to rank %d: %s", m->world->rank, m->peers[p], tried);
 }
 
-static int32_t index_of(const meeting *m, int32_t rank) {
-    for (int32_t p = 0; p < m->n_peers; p++)
-        if (m->peers[p] == rank) return p;
-    return -1;
-}
-
-/* Whoever is not one of ours is sent away. */
-static void seat_caller(const meeting *m, int fd, int32_t *n_missing) {
-    hello h;
-    int32_t p;
-    if (gr_tcp_recv_all(fd, &h, sizeof h, sooner(m->until_us, gr_now_us() + PATIENCE_US)) != GRACE_OK) goto away;
-    p = index_of(m, h.rank);
-    if (memcmp(h.key, m->places[m->world->rank].key, sizeof h.key) != 0 || p < 0 || h.rank < m->world->rank || h.lane < 0 || h.lane >= m->n_lanes) goto away;
-    if (m->fd[h.lane * m->n_peers + p] >= 0 || gr_tcp_send_all(fd, yes, sizeof yes, m->until_us) != GRACE_OK) goto away;
-    m->fd[h.lane * m->n_peers + p] = fd;
-    --*n_missing;
-    return;
-away:
-    gr_tcp_close(&fd);
-}
-
-/* Lines to higher ranks. */
-static grace_status await_callers(const meeting *m, int listener) {
+/* Higher ranks. */
+static grace_status await_callers(const meeting *m) {
     grace_status st = GRACE_OK;
-    int32_t n_missing = 0;
-    for (int32_t p = 0; p < m->n_peers; p++) n_missing += m->peers[p] > m->world->rank ? m->n_lanes : 0;
-    while (n_missing > 0) {
-        struct pollfd l = {.fd = listener, .events = POLLIN};
-        const double left_us = m->until_us - gr_now_us();
-        GR_CHECK(left_us > 0, GRACE_ERR_COMM, "rank %d: %d lines of higher ranks have not come after %g s", m->world->rank, n_missing, m->deadline_s);
-        if (poll(&l, 1, (int)(left_us / 1000) + 1) <= 0) continue;
-        const int fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
-        if (fd >= 0) seat_caller(m, fd, &n_missing);
+    bool *awaited = NULL;
+    GR_CALLOC(awaited, m->world->n_ranks);
+    for (int32_t p = 0; p < m->n_peers; p++) awaited[m->peers[p]] = true;
+    const gr_tcp_gate gate = {.listener = m->listener, .me = m->world->rank, .n_ranks = m->world->n_ranks, .awaited = awaited,
+                              .key = m->places[m->world->rank].key, .until_us = m->until_us, .deadline_s = m->deadline_s, .name = "lines"};
+    st = gr_tcp_gather(&gate, m->caller, m->hello);
+    for (int32_t r = 0; r < m->world->n_ranks && st; r++)
+        if (m->caller[r] >= 0) gr_tcp_refuse(m->caller[r], st);
+    GR_TRY(st);
+    for (int32_t p = 0; p < m->n_peers; p++) {
+        if (m->peers[p] < m->world->rank) continue;
+        m->fd[p] = m->caller[m->peers[p]];
+        m->caller[m->peers[p]] = -1;
+        GR_TRY(welcome(m, m->fd[p]));
     }
+done:
+    free(awaited);
+    return st;
+}
+
+/* Lower ranks first: rank 0 calls nobody, so somebody always listens. */
+static grace_status meet(const meeting *m) {
+    grace_status st = GRACE_OK;
+    for (int32_t p = 0; p < m->n_peers && m->peers[p] < m->world->rank; p++) GR_TRY(call(m, p));
+    GR_TRY(await_callers(m));
 done:
     return st;
 }
 
-static void no_delay(int fd) {
-    int on = 1;
-    (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+static void forget(int *fd, int32_t n) {
+    for (int32_t i = 0; fd && i < n; i++) gr_tcp_close(&fd[i]);
 }
 
-/* Lower ranks first: rank 0 calls nobody, so somebody always listens. */
-static grace_status meet(const meeting *m, int listener) {
+static grace_status nobody(int **fd, int32_t n) {
     grace_status st = GRACE_OK;
-    for (int32_t p = 0; p < m->n_peers; p++)
-        for (int32_t lane = 0; lane < m->n_lanes && m->peers[p] < m->world->rank; lane++) GR_TRY(call(m, p, lane));
-    GR_TRY(await_callers(m, listener));
-    for (int32_t i = 0; i < m->n_lanes * m->n_peers; i++) no_delay(m->fd[i]);
+    GR_CALLOC(*fd, n);
+    for (int32_t i = 0; i < n; i++) (*fd)[i] = -1;
+done:
+    return st;
+}
+
+static grace_status prepare(meeting *m, int32_t n_lanes, place *here, place **places, int **fd) {
+    grace_status st = GRACE_OK;
+    GR_TRY(nobody(fd, n_lanes * m->n_peers));
+    GR_TRY(nobody(&m->caller, m->world->n_ranks));
+    GR_CALLOC(m->hello, m->world->n_ranks);
+    GR_CALLOC(m->works, m->n_peers);
+    GR_CALLOC(*places, m->world->n_ranks);
+    GR_TRY(listen_here(here, &m->listener));
 done:
     return st;
 }
@@ -187,21 +216,26 @@ done:
 grace_status gr_line_connect(gr_comm *world, const int32_t *peers, int32_t n_peers, int32_t n_lanes, double deadline_s, int **out) {
     grace_status st = GRACE_OK;
     place here = {0}, *places = NULL;
-    int listener = -1, *fd = NULL;
-    const int32_t n = n_lanes * n_peers;
-    GR_CALLOC(places, world->n_ranks);
-    GR_CALLOC(fd, n);
-    for (int32_t i = 0; i < n; i++) fd[i] = -1;
-    GR_TRY(grace_comm_agree(world, listen_here(&here, &listener)));
+    int *fd = NULL;
+    meeting m = {.world = world, .peers = peers, .n_peers = n_peers, .deadline_s = deadline_s, .listener = -1};
+    GR_TRY(grace_comm_agree(world, prepare(&m, n_lanes, &here, &places, &fd)));
     GR_TRY(gr_comm_allgather(world, &here, sizeof here, places));
-    const meeting m = {world, peers, n_peers, n_lanes, gr_now_us() + 1e6 * deadline_s, deadline_s, places, fd};
-    GR_TRY(grace_comm_agree(world, meet(&m, listener)));
+    m.places = places;
+    m.until_us = gr_now_us() + 1e6 * deadline_s;
+    for (int32_t lane = 0; lane < n_lanes; lane++) {
+        m.fd = fd + lane * n_peers;
+        GR_TRY(grace_comm_agree(world, meet(&m)));
+    }
     *out = fd;
     fd = NULL;
 done:
-    for (int32_t i = 0; fd && i < n; i++) gr_tcp_close(&fd[i]);
-    gr_tcp_close(&listener);
+    forget(fd, n_lanes * n_peers);
+    forget(m.caller, world->n_ranks);
+    gr_tcp_close(&m.listener);
     free(fd);
     free(places);
+    free(m.caller);
+    free(m.hello);
+    free(m.works);
     return st;
 }

@@ -17,6 +17,8 @@ typedef struct guest { int fd; size_t n; uint8_t words[GR_TCP_HELLO]; } guest;
 
 typedef struct hall { guest guests[GUESTS_MAX]; int n_guests, n_strangers; } hall;
 
+static bool awaits(const gr_tcp_gate *g, int32_t rank) { return rank > g->me && (!g->awaited || g->awaited[rank]); }
+
 static void drop(hall *h, int i) {
     gr_tcp_close(&h->guests[i].fd);
     memmove(h->guests + i, h->guests + i + 1, (size_t)(--h->n_guests - i) * sizeof *h->guests);
@@ -49,6 +51,8 @@ static grace_status seat(const gr_tcp_gate *g, hall *h, int i, int *fd, gr_tcp_h
     }
     GR_CHECK(words.n_ranks == g->n_ranks, GRACE_ERR_ARG, "rank %d: %s: rank %d was started as one of %d ranks, rank %d as one of %d", g->me, g->name,
              words.rank, words.n_ranks, g->me, g->n_ranks);
+    GR_CHECK(!g->awaited || awaits(g, words.rank), GRACE_ERR_ARG, "rank %d: %s: rank %d calls, which is not awaited", g->me, g->name,
+             words.rank);
     GR_CHECK(words.rank > g->me && fd[words.rank] < 0, GRACE_ERR_ARG, "rank %d: %s: two processes were started as rank %d", g->me, g->name, words.rank);
     fd[words.rank] = h->guests[i].fd;
     hello[words.rank] = words;
@@ -86,7 +90,7 @@ static void await(const gr_tcp_gate *g, const hall *h) {
 
 static int32_t n_missing(const gr_tcp_gate *g, const int *fd) {
     int32_t n = 0;
-    for (int32_t r = g->me + 1; r < g->n_ranks; r++) n += fd[r] < 0;
+    for (int32_t r = g->me + 1; r < g->n_ranks; r++) n += awaits(g, r) && fd[r] < 0;
     return n;
 }
 
@@ -97,7 +101,7 @@ static grace_status name_missing(const gr_tcp_gate *g, const int *fd) {
     int32_t left = n_missing(g, fd);
     const char *s = left > 1 ? "s" : "";
     for (int32_t r = g->me + 1; r < g->n_ranks && n < sizeof names - 24; r++)
-        if (fd[r] < 0) n += (size_t)snprintf(names + n, sizeof names - n, "%s%d", n ? ", " : "", r), left--;
+        if (awaits(g, r) && fd[r] < 0) n += (size_t)snprintf(names + n, sizeof names - n, "%s%d", n ? ", " : "", r), left--;
     return gr_fail(GRACE_ERR_COMM, "rank %d: %s: rank%s %s%s of %d missing after %g s", g->me, g->name, s, names, left > 0 ? ", ..." : "", g->n_ranks,
                    g->deadline_s);
 }

@@ -26,11 +26,18 @@ void gr_tcp_refuse(int fd, grace_status failure);
 /* Closes and forgets: *fd is -1 then. */
 void gr_tcp_close(int *fd);
 
-/* Wait at `listener` until each rank above `me` has come with a hello that holds `key`. Callers with other words are sent away.
+/* Wait at `listener` until each awaited rank above `me` has come with a hello that holds `key`. Callers with other words are sent away.
  *   fd, hello   [n_ranks] of those who came; entries of fd are -1 before
  * Fails with COMM: somebody has not come by then (the message names them); ARG: somebody was started as part of a job of another size, or twice.
  * What is in fd by then stays there. */
-typedef struct gr_tcp_gate { int listener; int32_t me, n_ranks; const uint8_t *key; double until_us, deadline_s; const char *name; } gr_tcp_gate;
+typedef struct gr_tcp_gate {
+    int listener;
+    int32_t me, n_ranks;
+    const bool *awaited;                /* [n_ranks]; NULL: all */
+    const uint8_t *key;
+    double until_us, deadline_s;
+    const char *name;
+} gr_tcp_gate;
 grace_status gr_tcp_gather(const gr_tcp_gate *gate, int *fd, gr_tcp_hello *hello);
 
 #endif

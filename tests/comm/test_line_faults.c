@@ -1,8 +1,7 @@
-/* Lines whose peers fail, and openings that do. A peer that lies is one that has connections as a line has, and writes to them by itself. */
+/* Lines whose peers fail. A peer that lies is one that has connections as a line has, and writes to them by itself. */
 #include "comm/line_ends.h"
 
 #include <poll.h>
-#include <pthread.h>
 
 /* ---- peers that fail ---- */
 
@@ -115,81 +114,63 @@ static void a_head_that_lies_ends_the_line_and_is_quoted(void **state) {
     }
 }
 
-/* ---- opening ---- */
+/* ---- peers that leave too early ---- */
 
-/* Of this process; 0: it listens nowhere. */
-static int listening_port(void) {
-    for (int fd = 3; fd < 256; fd++) {
-        int listens = 0;
-        struct sockaddr_storage a;
-        socklen_t n = sizeof listens, size = sizeof a;
-        if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &n) != 0 || !listens || getsockname(fd, (struct sockaddr *)&a, &size) != 0) continue;
-        return ntohs(a.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&a)->sin6_port : ((struct sockaddr_in *)&a)->sin_port);
+static grace_status exchange_empty(ends *t, uint32_t number) {
+    grace_status st = GRACE_OK;
+    for (int way = 0; way < GR_LINE_WAYS; way++) {
+        raise_flag(t->out[0][way][0].head, 0, 0, 0, number);
+        GR_TRY(await_flag(t, t->in[0][way][0].head, number));
     }
-    return 0;
+done:
+    return st;
 }
 
-/* Whether it was hung up on without a word. */
-static bool is_sent_away(int port, size_t n_words) {
-    struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    char words[1000] = "let me in", answer;
-    int fd = socket(AF_INET, SOCK_STREAM, 0);
-    bool is_heard = connect(fd, (struct sockaddr *)&a, sizeof a) == 0;
-    (void)!send(fd, words, n_words, MSG_NOSIGNAL);
-    (void)!shutdown(fd, SHUT_WR);
-    bool is_away = recv(fd, &answer, 1, 0) <= 0;
-    close(fd);
-    return is_heard && is_away;
-}
+static bool says_goodbye;               /* rank 1 */
 
-static void *call_as_a_stranger(void *n_away) {
-    static const size_t n_words[] = {0, 3, 16, 200, 1000};
-    int port = 0;
-    for (int i = 0; i < 100 * SOON_S && port == 0; i++) usleep(10000), port = listening_port();
-    for (size_t i = 0; i < sizeof n_words / sizeof *n_words; i++) *(int *)n_away += is_sent_away(port, n_words[i]);
-    return NULL;
-}
-
-/* Rank 0 knows of rank 2, but not the other way round; strangers come instead. */
-static grace_status disagree_about_peers(gr_comm *c) {
-    ends *t = new_ends(c, rooms, near_s);
-    pthread_t stranger;
-    int n_away = 0;
-    for (int32_t p = 0; p < 3; p++)
-        if (p != c->rank && !(c->rank == 2 && p == 0)) add_peer(t, p);
-    GR_ASSERT(c->rank != 0 || pthread_create(&stranger, NULL, call_as_a_stranger, &n_away) == 0);
-    grace_status st = open_ends(c, t);
-    if (c->rank == 0) {
-        pthread_join(stranger, NULL);
-        fprintf(stderr, "%d strangers sent away; ", n_away);
-    }
-    return close_ends(t, st);
-}
-
-static void a_peer_that_does_not_come_ends_the_opening_for_all_and_strangers_are_none(void **state) {
-    (void)state;
-    job j = new_job();
-    start_all(&j, 3, far_s, disagree_about_peers);
-    end_all(&j);
-    ended(&j, 0, 1, "5 strangers sent away; rank 0: 2 lines of higher ranks have not come after 1 s");
-    for (int r = 1; r < 3; r++) ended(&j, r, 1, "");
-    soon(&j);
-}
-
-static grace_status open_at_an_interface(gr_comm *c) {
+static grace_status leave_in_the_middle(gr_comm *c) {
+    grace_status st = GRACE_OK;
     ends *t;
-    setenv("NCCL_SOCKET_IFNAME", c->rank == 1 ? "=nosuch,lo0" : "lo", 1);
-    grace_status st = open_to_all(c, rooms, near_s, &t);
+    GR_TRY(open_to_all(c, rooms, far_s, &t));
+    GR_TRY(exchange_empty(t, 1));
+    if (c->rank == 0) GR_TRY(exchange_empty(t, 2));
+done:
+    if (c->rank == 1 && !says_goodbye) st = gr_fail(GRACE_ERR_NUMERIC, "a number went bad");
     return close_ends(t, st);
 }
 
-static void a_rank_without_the_interface_it_was_given_ends_the_opening_for_all(void **state) {
+static void a_peer_that_closes_and_owes_a_message_is_named_at_once(void **state) {
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        job j = new_job();
+        says_goodbye = i;
+        start_all(&j, 2, far_s, leave_in_the_middle);
+        end_all(&j);
+        ended(&j, 0, 1, says_goodbye ? "rank 0: rank 1 is gone (it said goodbye " : "rank 0: rank 1 is gone (");
+        ended(&j, 1, !says_goodbye, says_goodbye ? "" : "a number went bad");
+        soon(&j);
+    }
+}
+
+/* ---- our own mistakes ---- */
+
+static grace_status overfill(gr_comm *c) {
+    grace_status st = GRACE_OK;
+    ends *t;
+    GR_TRY(open_to_all(c, rooms, far_s, &t));
+    if (c->rank == 0) raise_flag(t->out[1][GR_LINE_THERE][0].head, 1, 1, rooms[GR_LINE_THERE].n_bytes + 1, 1);
+    GR_TRY(await_flag(t, t->in[1][GR_LINE_THERE][0].head, 1));
+done:
+    return close_ends(t, st);
+}
+
+static void a_box_that_says_more_than_it_holds_is_not_sent(void **state) {
     (void)state;
     job j = new_job();
-    start_all(&j, 2, far_s, open_at_an_interface);
+    start_all(&j, 2, far_s, overfill);
     end_all(&j);
-    ended(&j, 1, 1, "no interface that is up has a name as NCCL_SOCKET_IFNAME says: =nosuch,lo0");
-    ended(&j, 0, 1, "");
+    ended(&j, 0, 1, "rank 0: this rank sends 1 rows with 1 entries in 65537 bytes for dispatch; there is room for 64 with 4 each in 65536");
+    ended(&j, 1, 1, "rank 1: rank 0 is gone (");
     soon(&j);
 }
 
@@ -198,8 +179,8 @@ int main(void) {
         cmocka_unit_test(a_dead_peer_ends_all_who_have_a_line_to_one_that_failed),
         cmocka_unit_test(a_peer_that_takes_nothing_is_named_at_the_deadline),
         cmocka_unit_test(a_head_that_lies_ends_the_line_and_is_quoted),
-        cmocka_unit_test(a_peer_that_does_not_come_ends_the_opening_for_all_and_strangers_are_none),
-        cmocka_unit_test(a_rank_without_the_interface_it_was_given_ends_the_opening_for_all),
+        cmocka_unit_test(a_peer_that_closes_and_owes_a_message_is_named_at_once),
+        cmocka_unit_test(a_box_that_says_more_than_it_holds_is_not_sent),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
