@@ -1,5 +1,6 @@
 /* Lines whose peers fail. A peer that lies is one that has connections as a line has, and writes to them by itself. */
 #include "comm/line_ends.h"
+#include "comm/tcp_socket.h"
 
 #include <poll.h>
 
@@ -61,14 +62,22 @@ typedef struct lie { size_t n_bytes; gr_line_frame frame; const char *answer; } 
 
 static const lie *told;                 /* by rank 1 */
 
-/* What gr_line_open() does, but for threads; then the lie, until rank 0 hangs up. */
+/* What gr_line_open() does, but for threads: rank 1 has connections to rank 0. */
+static grace_status connect_alone(gr_comm *c, int **fd) {
+    grace_status st = GRACE_OK;
+    GR_TRY(grace_comm_agree(c, GRACE_OK));
+    GR_TRY(gr_line_connect(c, (const int32_t[]){0}, 1, LANES, far_s, fd));
+    GR_TRY(grace_comm_agree(c, GRACE_OK));
+done:
+    return st;
+}
+
+/* The lie, until rank 0 hangs up. */
 static grace_status tell_it(gr_comm *c) {
     grace_status st = GRACE_OK;
     int *fd = NULL;
     char answer;
-    GR_TRY(grace_comm_agree(c, GRACE_OK));
-    GR_TRY(gr_line_connect(c, (const int32_t[]){0}, 1, LANES, far_s, &fd));
-    GR_TRY(grace_comm_agree(c, GRACE_OK));
+    GR_TRY(connect_alone(c, &fd));
     GR_CHECK(send(fd[0], &told->frame, told->n_bytes, MSG_NOSIGNAL) == (ssize_t)told->n_bytes, GRACE_ERR_COMM, "not sent");
     for (struct pollfd p = {.fd = fd[0], .events = POLLIN}; poll(&p, 1, 1000 * SOON_S) == 1 && recv(fd[0], &answer, 1, 0) > 0;) {}
 done:
@@ -152,6 +161,47 @@ static void a_peer_that_closes_and_owes_a_message_is_named_at_once(void **state)
     }
 }
 
+/* ---- closing ---- */
+
+/* Rank 0 closes with much in its outbox. Rank 1, whose machine holds little, takes most of it, says goodbye when the rest has left the outbox, and only then
+ * takes the rest. */
+static grace_status take_slowly(gr_comm *c) {
+    grace_status st = GRACE_OK;
+    int *fd = NULL, little = 16384;
+    const size_t n = sizeof(gr_line_frame) + (size_t)large_rooms[GR_LINE_THERE].n_bytes, most = n - 400000;
+    char *bytes = malloc(n);
+    GR_ASSERT(bytes);
+    GR_TRY(connect_alone(c, &fd));
+    (void)setsockopt(fd[0], SOL_SOCKET, SO_RCVBUF, &little, sizeof little);
+    GR_TRY(gr_tcp_recv_all(fd[0], bytes, most, gr_now_us() + 1e6 * SOON_S));
+    usleep(200000);
+    GR_TRY(gr_tcp_send_all(fd[0], &(gr_line_frame){.kind = GR_LINE_BYE}, sizeof(gr_line_frame), gr_now_us() + 1e6 * SOON_S));
+    usleep(100000);
+    GR_TRY(gr_tcp_recv_all(fd[0], bytes + most, n - most, gr_now_us() + 1e6 * SOON_S));
+done:
+    for (int i = 0; fd && i < LANES; i++) close(fd[i]);
+    free(fd);
+    free(bytes);
+    return st;
+}
+
+static grace_status close_at_once(gr_comm *c) {
+    if (c->rank == 1) return take_slowly(c);
+    ends *t;
+    grace_status st = open_to_all(c, large_rooms, far_s, &t);
+    if (!st) raise_flag(t->out[0][GR_LINE_THERE][0].head, 1, 1, large_rooms[GR_LINE_THERE].n_bytes, 1);
+    return close_ends(t, st);
+}
+
+static void a_peer_that_speaks_while_a_line_closes_still_gets_everything(void **state) {
+    (void)state;
+    job j = new_job();
+    start_all(&j, 2, far_s, close_at_once);
+    end_all(&j);
+    ended(&j, 1, 0, "");
+    soon(&j);
+}
+
 /* ---- our own mistakes ---- */
 
 static grace_status overfill(gr_comm *c) {
@@ -180,6 +230,7 @@ int main(void) {
         cmocka_unit_test(a_peer_that_takes_nothing_is_named_at_the_deadline),
         cmocka_unit_test(a_head_that_lies_ends_the_line_and_is_quoted),
         cmocka_unit_test(a_peer_that_closes_and_owes_a_message_is_named_at_once),
+        cmocka_unit_test(a_peer_that_speaks_while_a_line_closes_still_gets_everything),
         cmocka_unit_test(a_box_that_says_more_than_it_holds_is_not_sent),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
