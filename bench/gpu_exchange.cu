@@ -1,7 +1,7 @@
 // The exchange of an MoE layer between the GPUs of this machine, a process each, without experts: a recorded graph of several layers, replayed.
 // Prints one JSON line a number of rows: bench_gpu_exchange [ROWS]
 //
-//   us           a layer's dispatch, arrive, give back and settle; in_one_us: give back and settle by one kernel
+//   us           a layer's dispatch, arrive, give back and settle
 //   grouped_us   where arrive makes pairs too, as in a layer
 //   dispatch_us  us with nothing to bring back; combine_us: with nothing to send; empty_us: with neither, two rounds of flags
 //   own_us       us where all experts of a row are on its own GPU: no row on a link, sums in its memory
@@ -21,7 +21,7 @@
 #include "gpu.cuh"
 
 enum { HIDDEN = 2048, TOP_K = 8, SLOTS = 64, ROWS_MAX = 8192, LAYERS = 8, NODE = GR_CUDA_NODE_MAX };
-enum { SENDS = 1, GROUPS = 2, RETURNS = 4, IN_ONE = 8 };
+enum { SENDS = 1, GROUPS = 2, RETURNS = 4 };
 static const double LINK_BYTES_S = 450e9, FLAG_US = 1.36;
 
 static double rate(double bytes, double us) { return us > 0 ? bytes / us * 1e-3 : 0; }      // GB/s
@@ -95,9 +95,7 @@ struct member {
         const gr_cuda_layer *sent = what & SENDS ? &layer : &silent;
         const gr_cuda_settle settle = {0, returns ? layer.n_rows : 0, 1, NULL, out, NULL};
         must(!gr_cuda_dispatch(&node, sent, s) && !gr_cuda_arrive(&node, sent, what & GROUPS ? &pairs : NULL, s), "dispatch");
-        const gr_cuda_pairs *given = returns ? &pairs : &no_pairs;
-        if (what & IN_ONE) must(!gr_cuda_give_and_settle(&node, &layer, given, results, &settle, s), "give and settle");
-        else must(!gr_cuda_give_back(&node, &layer, given, results, s) && !gr_cuda_settle_rows(&node, &layer, &settle, s), "combine");
+        must(!gr_cuda_give_back(&node, &layer, returns ? &pairs : &no_pairs, results, s) && !gr_cuda_settle_rows(&node, &layer, &settle, s), "combine");
     }
 
     // Tables of pairs as a layer has them, and the bytes that leave this GPU there and back.
@@ -136,16 +134,14 @@ struct member {
         const double own = time(SENDS | RETURNS, inner, &other);
         prepare(rows, false, bytes);
         const double us = time(SENDS | RETURNS, inner, &spread), grouped = time(SENDS | GROUPS | RETURNS, inner, &other);
-        const double in_one = time(SENDS | RETURNS | IN_ONE, inner, &other);
         const double dispatch = time(SENDS, inner, &other), combine = time(RETURNS, inner, &other), empty = time(0, inner, &other);
         const double all = bytes[0] + bytes[1], floor = all / LINK_BYTES_S * 1e6 + 2 * FLAG_US, summed = (TOP_K + 3.0) * rows * HIDDEN * 2;
         must(!node.watch->stop, "somebody was late");
         if (node.me) return;
-        printf("{\"bench\":\"gpu_exchange\",\"gpus\":%d,\"rows\":%d,\"hidden\":%d,\"us\":%.2f,\"spread_us\":%.2f,\"in_one_us\":%.2f,\"grouped_us\":%.2f,"
-               "\"dispatch_us\":%.2f,\"combine_us\":%.2f,\"empty_us\":%.2f,\"own_us\":%.2f,\"bytes\":%.0f,\"gb_s\":%.1f,\"dispatch_gb_s\":%.1f,"
-               "\"combine_gb_s\":%.1f,\"memory_gb_s\":%.1f,\"floor_us\":%.2f,\"ratio\":%.2f}\n", node.sizes.n_ranks, rows, HIDDEN, us, spread, in_one, grouped,
-               dispatch, combine, empty, own, all, all / us * 1e-3, rate(bytes[0], dispatch - empty), rate(bytes[1], combine - empty),
-               rate(summed, own - empty), floor, us / floor);
+        printf("{\"bench\":\"gpu_exchange\",\"gpus\":%d,\"rows\":%d,\"hidden\":%d,\"us\":%.2f,\"spread_us\":%.2f,\"grouped_us\":%.2f,\"dispatch_us\":%.2f,"
+               "\"combine_us\":%.2f,\"empty_us\":%.2f,\"own_us\":%.2f,\"bytes\":%.0f,\"gb_s\":%.1f,\"dispatch_gb_s\":%.1f,\"combine_gb_s\":%.1f,"
+               "\"memory_gb_s\":%.1f,\"floor_us\":%.2f,\"ratio\":%.2f}\n", node.sizes.n_ranks, rows, HIDDEN, us, spread, grouped, dispatch, combine, empty, own,
+               all, all / us * 1e-3, rate(bytes[0], dispatch - empty), rate(bytes[1], combine - empty), rate(summed, own - empty), floor, us / floor);
         fflush(stdout);
     }
 

@@ -326,13 +326,11 @@ void case_compute(exchange_case *c, int32_t r, gr_cuda_stream stream) {
     const char *area = k->node.area[k->node.me];
     must(!gr_cuda_arrive(&k->node, &k->layer, &k->pairs, stream), "arrive");
     must(!gr_cuda_experts_run(k->experts, &k->pairs, area + k->at.row, k->y, stream), "experts");
-    if (!c->in_one) must(!gr_cuda_give_back(&k->node, &k->layer, &k->pairs, k->y, stream), "give back");
+    must(!gr_cuda_give_back(&k->node, &k->layer, &k->pairs, k->y, stream), "give back");
 }
 
 void case_settle(exchange_case *c, int32_t r, gr_cuda_stream stream) {
-    const case_rank *k = &c->rank[r];
-    must(!(c->in_one ? gr_cuda_give_and_settle(&k->node, &k->layer, &k->pairs, k->y, &k->settle, stream)
-                     : gr_cuda_settle_rows(&k->node, &k->layer, &k->settle, stream)), "settle");
+    must(!gr_cuda_settle_rows(&c->rank[r].node, &c->rank[r].layer, &c->rank[r].settle, stream), "settle");
 }
 
 /* ---- wires: memory copied between ranks of this process ---- */

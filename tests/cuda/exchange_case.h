@@ -42,7 +42,6 @@ typedef struct exchange_case {
     int32_t n_nodes, n_local, hidden, width, top_k, n_experts, n_rows;     /* n_rows: most own rows of a rank */
     exchange_kind kind;
     bool exact;
-    bool in_one;                            /* results are given back and settled by one kernel, which takes a GPU a rank */
     /* made */
     int32_t n_ranks, n_slots, fan, k, n_wires, capacity, n_source;         /* capacity: most own source rows; n_source: with received ones */
     int32_t *expert_of_slot, *rank_of_slot, *index_of_slot, n_slots_of[CASE_RANKS];
@@ -62,7 +61,7 @@ void layer_free(layer_data *l);
 /* One rank's stages, on one stream; layer and rows were set by case_feed(). */
 void case_feed(exchange_case *c, int32_t r, const layer_data *l, int32_t layer, int32_t s);
 void case_send(exchange_case *c, int32_t r, gr_cuda_stream stream);        /* dispatch */
-void case_compute(exchange_case *c, int32_t r, gr_cuda_stream stream);     /* arrive, experts, give back */
+void case_compute(exchange_case *c, int32_t r, gr_cuda_stream stream);     /* arrive, group, experts, give back */
 void case_settle(exchange_case *c, int32_t r, gr_cuda_stream stream);      /* own rows; the call ends */
 
 /* A whole layer of all ranks in this process, wires too; `extra` absent rows a rank. */

@@ -220,8 +220,6 @@ static void check_limits(exchange_case c) {
     layer.s = c.n_source + 1, refused = gr_cuda_dispatch(&node, &layer, NULL) == GRACE_ERR_LIMIT && refused;
     layer = k->layer, layer.n_rows = layer.s + 1, refused = gr_cuda_arrive(&node, &layer, NULL, NULL) == GRACE_ERR_LIMIT && refused;
     settle.n = k->layer.n_rows + 1, refused = gr_cuda_settle_rows(&node, &k->layer, &settle, NULL) == GRACE_ERR_LIMIT && refused;
-    settle = k->settle, settle.wires = &k->wires;
-    refused = gr_cuda_give_and_settle(&node, &k->layer, &pairs, k->y, &settle, NULL) == GRACE_ERR_UNSUPPORTED && refused;
     pairs.n_rows++, refused = gr_cuda_arrive(&node, &k->layer, &pairs, NULL) == GRACE_ERR_LIMIT && refused;
     refused = gr_cuda_give_back(&node, &k->layer, &pairs, k->y, NULL) == GRACE_ERR_LIMIT && refused;
     node.me = c.n_local, refused = gr_cuda_node_check(&node) == GRACE_ERR_LIMIT && refused;
@@ -274,7 +272,6 @@ static void run_process(exchange_case c, int32_t me, int32_t n_gpus, int fd) {
     join_areas(&c, me, fd);
     for (int32_t i = 0; i < n_layers && agree; i++) {
         const layer_data *now = &l[i % KINDS];
-        c.in_one = i % 3 > 0;
         case_feed(&c, me, now, i, most_rows(&c, now) + i % 2);
         queue_own(&c, NULL);
         case_count(&c, now);

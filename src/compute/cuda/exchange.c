@@ -18,9 +18,7 @@ static int64_t take(int64_t *at, int64_t bytes) {
 gr_cuda_area gr_cuda_area_of(const gr_cuda_area_sizes *sizes) {
     const int64_t n_rows = (int64_t)sizes->n_ranks * sizes->n_rows, n_choices = n_rows * sizes->top_k, row_bytes = 2 * (int64_t)sizes->hidden;
     gr_cuda_area area = {0};
-    area.n_flags = (sizes->n_rows + GR_CUDA_FLAG_UNITS - 1) / GR_CUDA_FLAG_UNITS;
-    if (area.n_flags < GR_CUDA_FLAGS) area.n_flags = GR_CUDA_FLAGS;
-    area.flags = take(&area.bytes, 2 * GR_CUDA_NODE_MAX * area.n_flags * (int64_t)sizeof(uint32_t));
+    area.flags = take(&area.bytes, 2 * GR_CUDA_NODE_MAX * GR_CUDA_FLAGS * (int64_t)sizeof(uint32_t));
     area.header = take(&area.bytes, 4 * n_choices);
     area.weight = take(&area.bytes, 4 * n_choices);
     area.slot = take(&area.bytes, 4 * n_choices);

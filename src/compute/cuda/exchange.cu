@@ -1,4 +1,4 @@
-// Rows to the GPUs of a node and their results back. Warps take units of work: rows, or parts of one.
+// Rows to the GPUs of a node and their results back. Every kernel: any number of blocks, warps take rows (or parts of one) in turn.
 #include "compute/cuda/exchange_call.cuh"
 #include "compute/cuda/group.cuh"
 
@@ -81,13 +81,15 @@ __global__ __launch_bounds__(THREADS, 1) void dispatch(const __grid_constant__ c
 }
 
 // ---- arrive ----
+// Who polls lets the next kernel start only then: the blocks of a kernel that starts while others sit on the processors are spread unevenly.
+
 // Waits, then copies the slots. A source that was late, or went on after a stop, writes while others read: kernels see this copy alone, and nothing in it is
 // out of bounds.
 __device__ __forceinline__ const int32_t *take_slots(const call &c, int32_t n_senders) {
     const uint32_t due = epoch_of(c, GIVEN) + 1, of_source = c.layer.s * c.node.sizes.top_k, n = c.node.sizes.n_ranks * of_source;
     const int32_t *header = part_of<int32_t>(c, c.node.me, c.at.header);
     int32_t *taken = part_of<int32_t>(c, c.node.me, c.at.slot);
-    wait_for_flags(c, GR_CUDA_STAGE_DISPATCH, 0, n_senders, due);
+    wait_for_all(c, GR_CUDA_STAGE_DISPATCH, n_senders, due);
     for (uint32_t i = blockIdx.x * blockDim.x + threadIdx.x; i < n; i += gridDim.x * blockDim.x) {
         const int32_t slot = header[header_at(c, i / of_source, i % of_source)];
         taken[i] = slot >= 0 && slot < c.layer.n_slots ? slot : -1;
@@ -97,9 +99,9 @@ __device__ __forceinline__ const int32_t *take_slots(const call &c, int32_t n_se
 }
 
 __global__ __launch_bounds__(THREADS, 1) void arrive(const __grid_constant__ call c, const int32_t n_senders) {
-    pdl::release_next();
     if (!is_few(c)) pdl::wait();
     take_slots(c, n_senders);
+    pdl::release_next();
     pdl::wait();        // whoever waits for this kernel waits for dispatch
 }
 
@@ -108,8 +110,8 @@ __global__ __launch_bounds__(grouping::THREADS, 1) void arrive_and_group(const _
     extern __shared__ int32_t in_warp[];
     __shared__ int32_t at[GR_CUDA_SLOTS_MAX];
     const int32_t n = pairs.n_rows * pairs.top_k;
-    pdl::release_next();
     const int32_t *slot = take_slots(c, n_senders);
+    pdl::release_next();
     grouping::count_slots(slot, 0, n, pairs.n_slots, at);       // behind a barrier: slots are there
     pdl::wait();
     grouping::scan_slots(pairs.n_slots, at, pairs.first_pair);
@@ -142,44 +144,32 @@ template <int V> __device__ __forceinline__ void give_row(const call &c, int32_t
     else give_sum<V>(result, weight, home + ((int64_t)c.node.me * c.layer.s + row) * work.n_vectors, part, work);
 }
 
-// A block: the units of one flag, to one source.
-template <int V> __device__ __forceinline__ void give_units(const call &c, const gr_cuda_pairs &pairs, const uint4 *results, int32_t source, int32_t flag,
-                                                            uint32_t due, const cut &work, tally &given) {
-    const int32_t unit = flag * SUM_WARPS + threadIdx.x / 32, row = unit / work.parts, part = unit % work.parts, lane = lane_of_thread();
-    const int32_t top_k = c.node.sizes.top_k;
-    if (row < work.n_rows) {
-        const int64_t choice = (int64_t)row * top_k + lane;
-        const int32_t pair = lane < top_k ? pairs.pair_of_choice[(int64_t)source * c.layer.s * top_k + choice] : -1;
-        const float weight = lane < top_k ? part_of<float>(c, c.node.me, c.at.weight)[header_at(c, source, choice)] : 0;
-        const uint32_t entries = __ballot_sync(~0u, pair >= 0);
-        if (part == 0 && lane == 0) add_to_tally(given, source, entries);
-        if (entries) give_row<V>(c, source, row, pair, weight, results, part, work);
-    }
-    publish(c, GR_CUDA_STAGE_COMBINE, source, 1, flag, due);
-}
-
-// Once a call, when nothing is given yet or all is.
-__device__ __forceinline__ void end_call(const call &c, const gr_cuda_pairs &pairs) {
-    c.node.epoch[GIVEN] = epoch_of(c, CALL);
-    if (c.layer.n_pairs) *c.layer.n_pairs = pairs.first_pair[pairs.n_slots];
-}
-
-// Neighbouring blocks give to different sources, and ranks begin with different ones: links are busy from the start, and the processors that add own rows,
-// which need the memory alone, are not those that wait for links.
-__device__ __forceinline__ int32_t source_of(const call &c, uint32_t block) { return (block + c.node.me + 1) % c.node.sizes.n_ranks; }
-
-template <int V> __global__ __launch_bounds__(SUM_THREADS, 2) void give_back(const __grid_constant__ call c, const __grid_constant__ gr_cuda_pairs pairs,
-                                                                             const uint4 *results, const cut work, const int32_t n_flags) {
+// A block gives to one source, neighbouring blocks to different ones: links are busy from the start, and the processors that add own rows, which need the
+// memory alone, are not those that wait for links.
+template <int V> __global__ __launch_bounds__(THREADS, 1) void give_back(const __grid_constant__ call c, const gr_cuda_pairs pairs,
+                                                                        const uint4 *results, const cut work) {
     __shared__ tally given;
     start_tally(given);
     pdl::wait();
     pdl::release_next();
-    const int32_t n_ranks = c.node.sizes.n_ranks;
+    const int32_t n_ranks = c.node.sizes.n_ranks, top_k = c.node.sizes.top_k, lane = lane_of_thread();
+    const int32_t source = ((int32_t)blockIdx.x + c.node.me + 1) % n_ranks, block = (int32_t)blockIdx.x / n_ranks;
     const uint32_t due = epoch_of(c, CALL);
-    for (int32_t flag = blockIdx.x / n_ranks; flag < n_flags; flag += gridDim.x / n_ranks)
-        give_units<V>(c, pairs, results, source_of(c, blockIdx.x), flag, due, work, given);
+    for (uint32_t unit = block * WARPS + threadIdx.x / 32, n = work.n_rows * work.parts; unit < n; unit += work.blocks * WARPS) {
+        const int32_t row = unit / work.parts, part = unit % work.parts;
+        const int64_t choice = (int64_t)row * top_k + lane;
+        const int32_t pair = lane < top_k ? pairs.pair_of_choice[(int64_t)source * c.layer.s * top_k + choice] : -1;
+        const float weight = lane < top_k ? part_of<float>(c, c.node.me, c.at.weight)[header_at(c, source, choice)] : 0;
+        const uint32_t entries = __ballot_sync(~0u, pair >= 0);
+        if (entries == 0) continue;
+        if (part == 0 && lane == 0) add_to_tally(given, source, entries);
+        give_row<V>(c, source, row, pair, weight, results, part, work);
+    }
+    publish(c, GR_CUDA_STAGE_COMBINE, source, 1, block, due);
     end_tally(given, c.node.count + 2 * GR_CUDA_NODE_MAX);
-    if (blockIdx.x == 0 && threadIdx.x == 0) end_call(c, pairs);
+    if (blockIdx.x > 0 || threadIdx.x > 0) return;
+    c.node.epoch[GIVEN] = due;
+    if (c.layer.n_pairs) *c.layer.n_pairs = pairs.first_pair[pairs.n_slots];
 }
 
 // ---- settle ----
@@ -246,76 +236,23 @@ template <int V> __device__ __forceinline__ void settle_row(const call &c, const
     }
 }
 
-// The units of a block are those of rows [first, end).
-struct rows_of_block { int32_t first, end; };
-__device__ __forceinline__ rows_of_block settled_by(int32_t block, const cut &work) {
-    return {block * SUM_WARPS / work.parts, min((block * SUM_WARPS + SUM_WARPS - 1) / work.parts + 1, work.n_rows)};
-}
-
-__device__ __forceinline__ void wait_for_block(const call &c, const settling &q, int32_t block, uint32_t due, const cut &work, const cut &giving) {
-    const rows_of_block rows = settled_by(block, work);
-    wait_for_given(c, giving, q.first + rows.first * q.fan, q.first + rows.end * q.fan, due);
-}
-
-template <int V> __device__ __forceinline__ void settle_units(const call &c, const settling &q, int32_t block, const cut &work) {
-    const int32_t unit = block * SUM_WARPS + threadIdx.x / 32;
-    if (unit / work.parts < work.n_rows) settle_row<V>(c, q, unit / work.parts, unit % work.parts, work);
-}
-
-template <int V> __global__ __launch_bounds__(SUM_THREADS, 2) void settle(const __grid_constant__ call c, const __grid_constant__ settling q, const cut giving,
-                                                                          const cut work, const int32_t n_blocks) {
-    pdl::release_next();
+template <int V> __global__ __launch_bounds__(THREADS, 1) void settle(const __grid_constant__ call c, const __grid_constant__ settling q,
+                                                                      const int32_t n_givers, const cut work) {
     if (!is_few(c)) pdl::wait();
-    const uint32_t due = epoch_of(c, CALL);
-    for (int32_t block = blockIdx.x; block < n_blocks; block += gridDim.x) {
-        wait_for_block(c, q, block, due, work, giving);
-        if (block == (int32_t)blockIdx.x) pdl::wait();
-        settle_units<V>(c, q, block, work);
-    }
-}
-
-// ---- both in one ----
-// Blocks in the order in which they start: `ahead` that give, then in turn `gives` that give and one that settles, then the rest that settle. Whoever settles
-// waits for what blocks before it, here and on the other GPUs, have given, so there is always one that can go on; and what it reads was given so long ago
-// that it seldom waits, and is still in the cache.
-struct turns { uint32_t n_give, ahead, gives, n_settle; };
-enum { AHEAD = 400 };       // blocks: one and a half times those that run at once
-
-struct turn { bool gives; uint32_t index; };
-__host__ __device__ inline uint32_t mixed_of(const turns &t) { return (t.n_give - t.ahead + t.gives - 1) / t.gives; }      // turns until all have given
-__device__ __forceinline__ turn turn_of(const turns &t, uint32_t block) {
-    const uint32_t behind = block - t.ahead, mixed = mixed_of(t), round = t.gives + 1;
-    if (block < t.ahead) return {true, block};
-    if (behind >= mixed * round) return {false, mixed + behind - mixed * round};
-    if (behind % round == 0) return {false, behind / round};
-    return {true, t.ahead + behind / round * t.gives + behind % round - 1};
-}
-
-template <int V> __global__ __launch_bounds__(SUM_THREADS, 2) void give_and_settle(const __grid_constant__ call c, const __grid_constant__ gr_cuda_pairs pairs,
-                                                                                   const uint4 *results, const __grid_constant__ settling q,
-                                                                                   const cut giving, const cut work, const turns order) {
-    __shared__ tally given;
-    start_tally(given);
-    pdl::wait();
+    wait_for_all(c, GR_CUDA_STAGE_COMBINE, n_givers, epoch_of(c, CALL));
     pdl::release_next();
-    const turn now = turn_of(order, blockIdx.x);
-    const uint32_t due = epoch_of(c, CALL);
-    if (now.gives && now.index < order.n_give) {
-        give_units<V>(c, pairs, results, source_of(c, now.index), now.index / c.node.sizes.n_ranks, due, giving, given);
-        end_tally(given, c.node.count + 2 * GR_CUDA_NODE_MAX);
-        if (now.index == 0 && threadIdx.x == 0) end_call(c, pairs);
-    } else if (!now.gives && now.index < order.n_settle) {
-        wait_for_block(c, q, now.index, due, work, giving);
-        settle_units<V>(c, q, now.index, work);
-    }
+    pdl::wait();
+    for (uint32_t unit = first_unit(), n = work.n_rows * work.parts; unit < n; unit += unit_step())
+        settle_row<V>(c, q, unit / work.parts, unit % work.parts, work);
 }
 
 }  // namespace
 
 extern "C" grace_status gr_cuda_dispatch(const gr_cuda_node *node, const gr_cuda_layer *layer, gr_cuda_stream stream) {
+    const cut work = senders_of(node, layer);
     grace_status st = GRACE_OK;
     GR_TRY(check(node, layer, 0, 0));
-    pdl::launch(dispatch, senders_of(node, layer), THREADS, 0, stream, true, call_of(node, layer), sending_of(node, layer));
+    pdl::launch(dispatch, work.blocks, THREADS, 0, stream, true, call_of(node, layer), work);
     st = gr_cuda_status(cudaGetLastError(), "dispatch");
 done:
     return st;
@@ -333,7 +270,7 @@ done:
 
 extern "C" grace_status gr_cuda_arrive(const gr_cuda_node *node, const gr_cuda_layer *layer, const gr_cuda_pairs *pairs, gr_cuda_stream stream) {
     const int64_t n_choices = (int64_t)node->sizes.n_ranks * layer->s * node->sizes.top_k, blocks = (n_choices + THREADS - 1) / THREADS;
-    const int32_t n_senders = senders_of(node, layer);
+    const int32_t n_senders = (int32_t)senders_of(node, layer).blocks;
     const call c = call_of(node, layer);
     grace_status st = GRACE_OK;
     GR_TRY(check(node, layer, 0, 0));
@@ -352,52 +289,27 @@ done:
 
 extern "C" grace_status gr_cuda_give_back(const gr_cuda_node *node, const gr_cuda_layer *layer, const gr_cuda_pairs *pairs, const void *results,
                                           gr_cuda_stream stream) {
-    const cut work = giving_of(node, layer);
-    const int32_t n_flags = blocks_of(work, SUM_WARPS), n_ranks = node->sizes.n_ranks;
+    const cut work = givers_of(node, layer);
     grace_status st = GRACE_OK;
     GR_TRY(check(node, layer, 0, 0));
     GR_TRY(check_pairs(node, layer, pairs, "give back"));
-    pdl::launch(is_thin(work) ? give_back<1> : give_back<SUMMED>, n_ranks * at_most(n_flags, ADDERS / n_ranks), SUM_THREADS, 0, stream, true,
-                call_of(node, layer), *pairs, (const uint4 *)results, work, n_flags);
+    pdl::launch(is_thin(work) ? give_back<1> : give_back<SUMMED>, work.blocks * node->sizes.n_ranks, THREADS, 0, stream, true, call_of(node, layer), *pairs,
+                (const uint4 *)results, work);
     st = gr_cuda_status(cudaGetLastError(), "give back");
 done:
     return st;
 }
 
-static settling settling_of(const gr_cuda_settle *s) {
-    const gr_cuda_wires none = {};
-    return {s->first, s->fan, (const uint4 *)s->residual, (uint4 *)s->out, s->wires ? *s->wires : none};
-}
-
 extern "C" grace_status gr_cuda_settle_rows(const gr_cuda_node *node, const gr_cuda_layer *layer, const gr_cuda_settle *s, gr_cuda_stream stream) {
-    const cut work = cut_of(s->n, node->sizes.hidden, ADDING_WARPS);
-    const int32_t n_blocks = blocks_of(work, SUM_WARPS);
+    const cut work = cut_of(s->n, node->sizes.hidden, SUMMED, ADDERS);
+    const gr_cuda_wires none = {};
+    const settling q = {s->first, s->fan, (const uint4 *)s->residual, (uint4 *)s->out, s->wires ? *s->wires : none};
     grace_status st = GRACE_OK;
     GR_TRY(check(node, layer, s->first, s->n * s->fan));
     // What came over wires comes after an event of another stream: such a launch overlaps nothing.
-    pdl::launch(is_thin(work) ? settle<1> : settle<SUMMED>, at_most(n_blocks, ADDERS), SUM_THREADS, 0, stream, s->wires == NULL, call_of(node, layer),
-                settling_of(s), giving_of(node, layer), work, n_blocks);
+    pdl::launch(is_thin(work) ? settle<1> : settle<SUMMED>, work.blocks, THREADS, 0, stream, s->wires == NULL, call_of(node, layer), q,
+                (int32_t)givers_of(node, layer).blocks, work);
     st = gr_cuda_status(cudaGetLastError(), "settle");
-done:
-    return st;
-}
-
-extern "C" grace_status gr_cuda_give_and_settle(const gr_cuda_node *node, const gr_cuda_layer *layer, const gr_cuda_pairs *pairs, const void *results,
-                                                const gr_cuda_settle *s, gr_cuda_stream stream) {
-    const cut giving = giving_of(node, layer), work = {s->n, giving.n_vectors, giving.parts};
-    const uint32_t n_ranks = node->sizes.n_ranks, n_give = n_ranks * blocks_of(giving, SUM_WARPS), n_settle = blocks_of(work, SUM_WARPS);
-    // A block that settles needs what `fan` as many blocks a rank give, and some more where its rows begin and end within theirs.
-    const uint32_t ahead = AHEAD + n_ranks * s->fan * (giving.parts / SUM_WARPS + 2);
-    const turns order = {n_give, ahead < n_give ? ahead : n_give, n_ranks * s->fan, n_settle};
-    const uint32_t mixed = mixed_of(order), rest = n_settle > mixed ? n_settle - mixed : 0;
-    grace_status st = GRACE_OK;
-    GR_TRY(check(node, layer, s->first, s->n * s->fan));
-    GR_TRY(check_pairs(node, layer, pairs, "give and settle"));
-    GR_CHECK(s->wires == NULL && s->first == 0, GRACE_ERR_UNSUPPORTED, "cuda: give and settle: from row %d on, %s; expected all own rows of a single node",
-             s->first, s->wires ? "with wires" : "without wires");
-    pdl::launch(is_thin(giving) ? give_and_settle<1> : give_and_settle<SUMMED>, order.ahead + mixed * (order.gives + 1) + rest, SUM_THREADS, 0, stream, true,
-                call_of(node, layer), *pairs, (const uint4 *)results, settling_of(s), giving, work, order);
-    st = gr_cuda_status(cudaGetLastError(), "give and settle");
 done:
     return st;
 }

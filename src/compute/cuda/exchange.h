@@ -20,7 +20,7 @@
 extern "C" {
 #endif
 
-enum { GR_CUDA_NODE_MAX = 8, GR_CUDA_WIRES_MAX = 63 };
+enum { GR_CUDA_NODE_MAX = 8, GR_CUDA_WIRES_MAX = 63, GR_CUDA_FLAGS = 128 /* most blocks of a kernel that sends */ };
 
 /* ---- memory ---- */
 
@@ -31,13 +31,9 @@ typedef struct gr_cuda_area_sizes {
     bool exact;
 } gr_cuda_area_sizes;
 
-/* Parts of a stage that have a flag: a block of dispatch, or GR_CUDA_FLAG_UNITS rows (where they are few: parts of rows) given back; GR_CUDA_FLAGS at least. */
-enum { GR_CUDA_FLAGS = 256, GR_CUDA_FLAG_UNITS = 8 };
-
 /* Where the parts of an area lie, in bytes from its start; 256-byte aligned. With s source rows of a rank in the call under way: */
 typedef struct gr_cuda_area {
-    int64_t flags;              /* uint32 [2 stages][GR_CUDA_NODE_MAX][n_flags]: the last layer call of which a source has sent this part */
-    int64_t n_flags;
+    int64_t flags;              /* uint32 [2 stages][GR_CUDA_NODE_MAX][GR_CUDA_FLAGS]: the last layer call that a block of a source has completed */
     int64_t header;             /* int32 [n_ranks][n_rows][k], s of them used: slots of this rank, counted from its first, as others write them; -1: not here */
     int64_t weight;             /* float [n_ranks][n_rows][k] */
     int64_t slot;               /* int32 [n_ranks][s][k] the header as arrive() found it: nobody else writes here, and all are below the layer's n_slots */
@@ -109,10 +105,6 @@ typedef struct gr_cuda_settle {
 } gr_cuda_settle;
 /* Waits for the node's results of the layer; may be called again for other rows of it. */
 grace_status gr_cuda_settle_rows(const gr_cuda_node *node, const gr_cuda_layer *layer, const gr_cuda_settle *settle, gr_cuda_stream stream);
-
-/* Both in one launch, for a single node: rows are settled while others are still given back. All ranks' must run at the same time: a GPU each. */
-grace_status gr_cuda_give_and_settle(const gr_cuda_node *node, const gr_cuda_layer *layer, const gr_cuda_pairs *pairs, const void *results,
-                                     const gr_cuda_settle *settle, gr_cuda_stream stream);
 
 /* ---- between nodes ---- */
 

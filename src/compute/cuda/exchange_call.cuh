@@ -1,7 +1,7 @@
 // What the kernels of the exchange share: a call as kernels take it, flags and waits, rows copied and added by warps.
 //
-// Memory order: what a block sends has flags of its own. Its stores, a barrier, then a release of the flags at system scope (st.release.sys). Whoever
-// receives acquires the flags of all that it needs (ld.acquire.sys), a thread each, and a barrier hands that on to the block; later kernels come after it.
+// Memory order: every block that sends has flags of its own. Its stores, a barrier, then a release of the flags at system scope (st.release.sys). Whoever
+// receives acquires the flags of all blocks (ld.acquire.sys), a thread each, and a barrier hands that on to the block; later kernels come after this one.
 // Spinning blocks wait for other GPUs, and for a kernel before them all of whose blocks run: what they wait for was queued there without regard to what is
 // queued here.
 //
@@ -16,17 +16,18 @@
 
 namespace exchange {
 
-enum { THREADS = 512, WARPS = THREADS / 32, SUM_WARPS = GR_CUDA_FLAG_UNITS, SUM_THREADS = 32 * SUM_WARPS };   // SUM: blocks that add rows
-enum { BUSY_POLLS = 32, POLLS = 64, PAUSE_NS = 100 };      // polls without a pause, then with one; between looks at the host's memory
+enum { THREADS = 512, WARPS = THREADS / 32 };
+enum { BUSY_POLLS = 32, PAUSE_NS = 50, POLLS = 64, LOOK_NS = 1000000 };     // polls without a pause, then with one; some between questions whether it is over
 enum { FEW_ROWS = 256 };                                    // of a rank
 enum { IN_FLIGHT = 8, SUMMED = 4 };     // vectors that a lane has on their way; of a row that it sums
 
-// Blocks at most: stores fill the links with few of them; sums read this GPU's memory and take all processors but what a move between nodes needs. All ranks
-// of a node cut rows alike, so each knows whose flags to wait for.
-enum { SENDERS = 64, COPIERS = 128, PACKERS = 128, ADDERS = 240, ADDING_WARPS = ADDERS * SUM_WARPS };
+// Blocks at most: stores fill the links with few of them; sums read this GPU's memory and take all but what a move between nodes needs. All ranks of a node
+// find the same numbers of blocks, so each knows whose flags to wait for.
+enum { SENDERS = 64, COPIERS = 128, ADDERS = 120 };
 
 // Words of node.epoch. dispatch and arrive read the first, give_back and settle the second; each is written while nobody reads it.
-enum { GIVEN = 0 /* the last call whose results this rank gave back */, CALL = 32 /* the call under way, from arrive on */, LATE = 64 };
+enum { GIVEN = 0 /* the last call whose results this rank gave back */, CALL = 32 /* the call under way, from arrive on */ };
+enum { LATE = 64 /* somebody said who was late */, OVER = 96 /* nobody waits any longer */ };
 
 struct call {
     gr_cuda_node node;
@@ -34,29 +35,28 @@ struct call {
     gr_cuda_layer layer;
 };
 
-// A warp takes a unit of work: a row, or, where rows are few, one of its `parts`: vectors (part + i * parts) * 32 + lane of it.
-struct cut { int32_t n_rows, n_vectors, parts; };
+// Warps take units of work in turn: a row's `parts`, vectors (part + i * parts) * 32 + lane of it. A part is at most what a warp has on its way at once, so
+// that turns are short and end together; where rows are few there are more parts.
+struct cut {
+    int32_t n_rows, n_vectors, parts;
+    unsigned blocks;
+};
 
-static_assert((int)SENDERS <= (int)GR_CUDA_FLAGS && (int)ADDERS <= (int)GR_CUDA_FLAGS, "whatever is cut has flags");
+static_assert((int)SENDERS <= (int)GR_CUDA_FLAGS && (int)ADDERS <= (int)GR_CUDA_FLAGS, "every block that sends has a flag");
 
 static inline call call_of(const gr_cuda_node *node, const gr_cuda_layer *layer) { return {*node, gr_cuda_area_of(&node->sizes), *layer}; }
 
-static inline cut cut_of(int64_t n_rows, int32_t hidden, int32_t n_warps) {
-    const int64_t chunks = (hidden / 8 + 31) / 32, share = n_warps / (n_rows > 0 ? n_rows : 1);
-    return {(int32_t)n_rows, hidden / 8, (int32_t)(share < 1 ? 1 : share < chunks ? share : chunks)};
+static inline cut cut_of(int64_t n_rows, int32_t hidden, int32_t at_once, int32_t most_blocks) {
+    const int64_t chunks = (hidden / 8 + 31) / 32, least = (chunks + at_once - 1) / at_once;
+    const int64_t share = (int64_t)WARPS * most_blocks / (n_rows > 0 ? n_rows : 1);
+    const int64_t parts = share < least ? least : share < chunks ? share : chunks, blocks = (n_rows * parts + WARPS - 1) / WARPS;
+    return {(int32_t)n_rows, hidden / 8, (int32_t)parts, (unsigned)(blocks < 1 ? 1 : blocks < most_blocks ? blocks : most_blocks)};
 }
-// Of so many warps, one at least.
-static inline int32_t blocks_of(const cut &work, int32_t n_warps) {
-    const int64_t blocks = ((int64_t)work.n_rows * work.parts + n_warps - 1) / n_warps;
-    return blocks < 1 ? 1 : (int32_t)blocks;
-}
-static inline int32_t at_most(int32_t n, int32_t most) { return n < most ? n : most; }
 
-static inline cut sending_of(const gr_cuda_node *node, const gr_cuda_layer *layer) { return cut_of(layer->s, node->sizes.hidden, SENDERS * WARPS); }
-static inline int32_t senders_of(const gr_cuda_node *node, const gr_cuda_layer *layer) { return at_most(blocks_of(sending_of(node, layer), WARPS), SENDERS); }
-// Of the rows of one source.
-static inline cut giving_of(const gr_cuda_node *node, const gr_cuda_layer *layer) {
-    return cut_of(layer->s, node->sizes.hidden, ADDING_WARPS / node->sizes.n_ranks);
+static inline cut senders_of(const gr_cuda_node *node, const gr_cuda_layer *layer) { return cut_of(layer->s, node->sizes.hidden, IN_FLIGHT, SENDERS); }
+// Of one source's rows: each block gives to one source, as many blocks to each.
+static inline cut givers_of(const gr_cuda_node *node, const gr_cuda_layer *layer) {
+    return cut_of(layer->s, node->sizes.hidden, SUMMED, ADDERS / node->sizes.n_ranks);
 }
 
 // A lane has one vector of a row.
@@ -95,63 +95,59 @@ __device__ __forceinline__ uint64_t nanoseconds() {
     asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now)::"memory");
     return now;
 }
-__device__ __forceinline__ uint32_t *flag_of(const call &c, int32_t rank, int32_t stage, int32_t source, int32_t flag) {
-    return part_of<uint32_t>(c, rank, c.at.flags) + (int64_t)(stage * GR_CUDA_NODE_MAX + source) * c.at.n_flags + flag;
+__device__ __forceinline__ uint32_t *flag_of(const call &c, int32_t rank, int32_t stage, int32_t source, int32_t block) {
+    return part_of<uint32_t>(c, rank, c.at.flags) + (stage * GR_CUDA_NODE_MAX + source) * GR_CUDA_FLAGS + block;
 }
 __device__ __forceinline__ uint32_t epoch_of(const call &c, int32_t word) { return *(volatile uint32_t *)&c.node.epoch[word]; }
 
-// The first thread whose wait is late says so; then nobody waits.
-__device__ inline void report_late(const call &c, int32_t stage, int32_t source) {
+// By one thread of a block that waits: whether nobody waits any longer. The first to find that a wait is late says so. The watch lies in the host's memory,
+// where looks of several blocks queue up, some 70 ns each, and stores and fences behind them: so a block looks there once a millisecond.
+struct patience { uint64_t start, looked; };
+__device__ inline bool is_over(const call &c, int32_t stage, int32_t source, patience &p) {
     volatile gr_cuda_watch *watch = c.node.watch;
-    if (atomicExch(&c.node.epoch[LATE], 1u)) return;
+    const uint64_t now = nanoseconds();
+    if (epoch_of(c, OVER)) return true;
+    if (p.start == 0) p.start = p.looked = now;
+    if (now - p.looked < LOOK_NS) return false;
+    p.looked = now;
+    const bool stops = watch->stop, late = now - p.start >= c.node.deadline_ns;
+    if (!stops && !late) return false;
+    c.node.epoch[OVER] = 1;
+    if (stops || atomicExch(&c.node.epoch[LATE], 1u)) return true;
     watch->stage = stage, watch->layer = c.layer.layer, watch->source = source;
     __threadfence_system();     // the host sees who was late before it sees the stop
     watch->stop = 1;
-}
-
-// By one thread of a block: whether nobody waits any longer. The watch lies in the host's memory: a look at it takes a microsecond, and many at once hold up
-// everything that leaves this GPU.
-__device__ inline bool is_over(const call &c, int32_t stage, int32_t source, uint64_t &start) {
-    if (((volatile gr_cuda_watch *)c.node.watch)->stop) return true;
-    const uint64_t now = nanoseconds();
-    if (start == 0) start = now;
-    if (now - start < c.node.deadline_ns) return false;
-    report_late(c, stage, source);
     return true;
 }
 
-// Until the flags [first, first + n) of every source hold `due`, the number of the call: no source can be ahead of that. By a whole block, whose threads poll
-// flags in turn.
-__device__ inline void wait_for_flags(const call &c, int32_t stage, int32_t first, int32_t n, uint32_t due) {
+// Until the flags of all sources' blocks hold `due`, the number of the call: nobody can be ahead of that. n_blocks: of each source. By a whole block: at first
+// each thread polls its flag by itself, later all together, with pauses.
+__device__ inline void wait_for_all(const call &c, int32_t stage, int32_t n_blocks, uint32_t due) {
     __shared__ int32_t missing;
     __shared__ bool over;
-    const int32_t n_flags = c.node.sizes.n_ranks * n;
+    const int32_t n = c.node.sizes.n_ranks * n_blocks;
     int32_t i = threadIdx.x;        // this thread's flags before it are up
-    uint64_t start = 0;
+    patience p = {};
     for (uint32_t polls = 1;; polls++) {
-        while (i < n_flags && acquire(flag_of(c, c.node.me, stage, i / n, first + i % n)) == due) i += blockDim.x;
-        if (__syncthreads_and(i >= n_flags)) return;        // what every source sent is there
-        if (polls > BUSY_POLLS) __nanosleep(PAUSE_NS);
+        for (int32_t left = polls == 1 ? BUSY_POLLS : 1; i < n && left > 0;) {
+            if (acquire(flag_of(c, c.node.me, stage, i / n_blocks, i % n_blocks)) == due) i += blockDim.x;
+            else left--;
+        }
+        if (__syncthreads_and(i >= n)) return;      // what every source sent is there
+        __nanosleep(PAUSE_NS);
         if (polls % POLLS) continue;
-        if (i < n_flags) atomicExch(&missing, i / n);
+        if (i < n) atomicExch(&missing, i / n_blocks);
         __syncthreads();        // one of those who are missing
-        if (threadIdx.x == 0) over = is_over(c, stage, missing, start);
+        if (threadIdx.x == 0) over = is_over(c, stage, missing, p);
         __syncthreads();        // over is there
         if (over) return;
     }
 }
 
-// What every rank gives back of this rank's source rows [first, end), and a flag of every rank in any case: it has begun.
-__device__ __forceinline__ void wait_for_given(const call &c, const cut &giving, int32_t first, int32_t end, uint32_t due) {
-    const int32_t last_flag = max(giving.n_rows * giving.parts - 1, 0) / SUM_WARPS, from = min(first * giving.parts / SUM_WARPS, last_flag);
-    const int32_t to = end > first ? (end * giving.parts - 1) / SUM_WARPS : from;
-    wait_for_flags(c, GR_CUDA_STAGE_COMBINE, from, to - from + 1, due);
-}
-
-// Behind all that a block sends: each of these ranks learns that this part of the stage is complete.
-__device__ __forceinline__ void publish(const call &c, int32_t stage, int32_t first_rank, int32_t n_ranks, int32_t flag, uint32_t due) {
+// Behind all that a block sends: each of these ranks learns that this block's part of the stage is complete.
+__device__ __forceinline__ void publish(const call &c, int32_t stage, int32_t first_rank, int32_t n_ranks, int32_t block, uint32_t due) {
     __syncthreads();        // all of this block's stores come before its flags
-    if (threadIdx.x < n_ranks) release(flag_of(c, first_rank + threadIdx.x, stage, c.node.me, flag), due);
+    if (threadIdx.x < n_ranks) release(flag_of(c, first_rank + threadIdx.x, stage, c.node.me, block), due);
 }
 
 // ---- choices: lane j of a warp has choice j ----

@@ -6,7 +6,7 @@ namespace {
 
 using namespace exchange;
 
-enum { SCANNERS = 1024 };
+enum { SCANNERS = 1024, PACKERS = 128 };
 
 // Sum of what lower threads have; *total of the block's. of_warp [32] shared. A block of SCANNERS threads.
 __device__ __forceinline__ uint32_t sum_before(uint32_t mine, uint32_t *of_warp, uint32_t *total) {
@@ -111,11 +111,11 @@ __global__ __launch_bounds__(SCANNERS) void count_entries(const int32_t *slot, i
     if (threadIdx.x == 0) entry[n] = n_entries;
 }
 
-__global__ __launch_bounds__(THREADS, 1) void pack_results(const __grid_constant__ call c, const cut giving, int32_t first, const int32_t *entry, uint4 *out,
+__global__ __launch_bounds__(THREADS, 1) void pack_results(const __grid_constant__ call c, int32_t n_givers, int32_t first, const int32_t *entry, uint4 *out,
                                                             const cut work) {
     pdl::release_next();
     pdl::wait();
-    wait_for_given(c, giving, first, first + work.n_rows, epoch_of(c, CALL));
+    wait_for_all(c, GR_CUDA_STAGE_COMBINE, n_givers, epoch_of(c, CALL));
     const uint4 *home = part_of<const uint4>(c, c.node.me, c.at.home);
     for (uint32_t unit = first_unit(), n = work.n_rows * work.parts; unit < n; unit += unit_step()) {
         const int32_t t = unit / work.parts, part = unit % work.parts;
@@ -132,7 +132,7 @@ __global__ __launch_bounds__(THREADS, 1) void pack_results(const __grid_constant
 extern "C" grace_status gr_cuda_pack(const gr_cuda_wires *wires, const void *rows, const int32_t *slot, const float *weight, int32_t n, int32_t top_k,
                                      int32_t hidden, int32_t *n_sent_host, gr_cuda_stream stream) {
     const packing p = {*wires, (const uint4 *)rows, slot, weight, n, top_k, n_sent_host};
-    const cut work = cut_of(n, hidden, PACKERS * WARPS);
+    const cut work = cut_of(n, hidden, IN_FLIGHT, PACKERS);
     grace_status st = GRACE_OK;
     GR_CHECK(wires->n_wires >= 0 && wires->n_wires <= GR_CUDA_WIRES_MAX, GRACE_ERR_LIMIT, "cuda: %d wires, expected at most %d", wires->n_wires,
              GR_CUDA_WIRES_MAX);
@@ -141,7 +141,7 @@ extern "C" grace_status gr_cuda_pack(const gr_cuda_wires *wires, const void *row
              "choices, not %d with %d", hidden, top_k);
     if (wires->n_wires == 0) return GRACE_OK;
     pdl::launch(list_rows, (unsigned)wires->n_wires, SCANNERS, 0, stream, true, p);
-    if (n > 0) pdl::launch(pack_rows, at_most(blocks_of(work, WARPS), PACKERS), THREADS, 0, stream, true, p, work);
+    if (n > 0) pdl::launch(pack_rows, work.blocks, THREADS, 0, stream, true, p, work);
     st = gr_cuda_status(cudaGetLastError(), "pack");
 done:
     return st;
@@ -149,12 +149,12 @@ done:
 
 extern "C" grace_status gr_cuda_pack_entries(const gr_cuda_node *node, const gr_cuda_layer *layer, int32_t first, int32_t n, int32_t *entry, void *out,
                                              gr_cuda_stream stream) {
-    const cut work = cut_of(n, node->sizes.hidden, PACKERS * WARPS);
+    const cut work = cut_of(n, node->sizes.hidden, IN_FLIGHT, PACKERS);
     grace_status st = GRACE_OK;
     GR_TRY(check(node, layer, first, n));
     GR_CHECK(node->sizes.exact, GRACE_ERR_UNSUPPORTED, "cuda: results are packed by entry in exact runs alone, expected an exact node");
     pdl::launch(count_entries, 1, SCANNERS, 0, stream, true, layer->slot + (int64_t)first * node->sizes.top_k, n, node->sizes.top_k, entry);
-    pdl::launch(pack_results, at_most(blocks_of(work, WARPS), PACKERS), THREADS, 0, stream, true, call_of(node, layer), giving_of(node, layer), first,
+    pdl::launch(pack_results, work.blocks, THREADS, 0, stream, true, call_of(node, layer), (int32_t)givers_of(node, layer).blocks, first,
                 (const int32_t *)entry, (uint4 *)out, work);
     st = gr_cuda_status(cudaGetLastError(), "pack entries");
 done:
