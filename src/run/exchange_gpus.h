@@ -30,6 +30,7 @@ typedef struct gr_gpus_lane {
     int32_t *n_out, *n_in;              /* [n_wires][2] rows, entries that are sent, received */
     char *packed_out, *packed_in;       /* device: [n_wires] of packed_step bytes, rows packed for the wire; NULL: they go as they are */
     size_t packed_step;
+    uint64_t *bale_state;               /* device [n_wires][GR_CUDA_BALE_STATE] */
     int64_t *n_packed_bytes, *bytes_out, *bytes_in;     /* [n_wires] pinned; of the way under way */
     /* by lines */
     char *boxes;                        /* pinned */

@@ -133,6 +133,7 @@ static void lay_out_wires(gr_gpus *ex, gr_gpus_lane *l) {
     l->packed_step = ((size_t)gr_cuda_packed_bytes((int64_t)back, o->hidden) + 255) / 256 * 256;
     take(ex, &l->packed_out, n * l->packed_step);
     take(ex, &l->packed_in, n * l->packed_step);
+    take(ex, &l->bale_state, n * GR_CUDA_BALE_STATE * sizeof *l->bale_state);
 }
 
 static void lay_out(gr_gpus *ex) {

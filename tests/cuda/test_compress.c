@@ -17,6 +17,7 @@
 enum { GUARD = 256, POISON = 0xA5, SEED = 20261125 };
 
 static bool is_small;
+static uint64_t *state_of_wires;        /* of all calls of this program, in whatever order */
 
 /* ---- the plain packer ---- */
 
@@ -181,8 +182,10 @@ static double there_and_back(look how, int32_t n, int32_t hidden) {
     gr_cuda_bales b = {.n_wires = 1, .hidden = hidden, .wire[0] = {w.d_rows, w.d_packed, n}};
     int64_t *n_bytes;
     must(cudaHostAlloc((void **)&n_bytes, sizeof *n_bytes, cudaHostAllocDefault) == cudaSuccess, "pinned");
-    for (int turn = 0; turn < 2; turn++) {
+    for (int turn = 0; turn < 5; turn++) {       /* in three launches, then in one where rows are few, again and again */
+        b.state = turn < 2 ? NULL : state_of_wires;
         *n_bytes = -1;
+        must(!bytes || cudaMemset(w.d_packed, POISON, (size_t)gr_cuda_packed_bytes(n, hidden)) == cudaSuccess, "poison");
         must(gr_cuda_compress(&b, n_bytes, NULL) == GRACE_OK, "gr_cuda_compress");
         must(cudaDeviceSynchronize() == cudaSuccess, what);
         check_packed(what, &w, hidden, *n_bytes);
@@ -199,10 +202,11 @@ static double there_and_back(look how, int32_t n, int32_t hidden) {
 /* ---- claims ---- */
 
 static void any_row_comes_back_bit_for_bit_from_the_bytes_of_the_plain_packer(void **state) {
-    static const int32_t sizes[][2] = {{0, 64}, {1, 8}, {3, 16}, {5, 192}, {33, 264}, {7, 2880}, {4, 16384}, {129, 2048}, {1500, 192}, {2, 65528}};
+    static const int32_t sizes[][2] = {{0, 64}, {1, 8}, {3, 16}, {5, 192}, {33, 264}, {7, 2880}, {4, 16384}, {129, 2048}, {1024, 64}, {1025, 64},
+                                       {1500, 192}, {2, 65528}};
     (void)state;
     for (int how = 0; how < N_LOOKS; how++)
-        for (size_t i = 0; i < (is_small ? 5 : sizeof sizes / sizeof *sizes); i++) there_and_back((look)how, sizes[i][0], sizes[i][1]);
+        for (size_t i = 0; i < (is_small ? 5u : sizeof sizes / sizeof *sizes); i++) there_and_back((look)how, sizes[i][0], sizes[i][1]);
 }
 
 static void normal_rows_shrink_by_more_than_a_third_and_none_grows_by_more_than_its_entry(void **state) {
@@ -228,8 +232,12 @@ static void every_wire_packs_the_rows_that_were_sent_over_it(void **state) {
         w[i] = wire_open(i == 3 ? BITS : NORMAL, sent[2 * i], ROOM, HIDDEN, SEED + (uint64_t)i);
         b.wire[i] = (gr_cuda_bale){w[i].d_rows, w[i].d_packed, ROOM};
     }
-    must(gr_cuda_compress(&b, n_bytes, NULL) == GRACE_OK && cudaDeviceSynchronize() == cudaSuccess, "gr_cuda_compress");
-    for (int i = 0; i < WIRES; i++) check_packed("several wires", &w[i], HIDDEN, n_bytes[i]);
+    for (int turn = 0; turn < 4; turn++) {
+        b.state = turn == 0 ? NULL : state_of_wires;
+        for (int i = 0; i < WIRES; i++) n_bytes[i] = -1, must(cudaMemset(w[i].d_packed, POISON, (size_t)gr_cuda_packed_bytes(ROOM, HIDDEN)) == cudaSuccess, "poison");
+        must(gr_cuda_compress(&b, n_bytes, NULL) == GRACE_OK && cudaDeviceSynchronize() == cudaSuccess, "gr_cuda_compress");
+        for (int i = 0; i < WIRES; i++) check_packed(turn == 0 ? "several wires" : "several wires, in one launch", &w[i], HIDDEN, n_bytes[i]);
+    }
     for (int i = 0; i < WIRES; i++) must(cudaMemset(w[i].d_rows, POISON, ROOM * HIDDEN * 2) == cudaSuccess, "poison");
     must(gr_cuda_expand(&b, NULL) == GRACE_OK, "gr_cuda_expand");
     for (int i = 0; i < WIRES; i++) {
@@ -241,6 +249,32 @@ static void every_wire_packs_the_rows_that_were_sent_over_it(void **state) {
         wire_close(&w[i]);
     }
     cudaFree((void *)b.n_sent);
+    cudaFreeHost(n_bytes);
+}
+
+/* Calls on one stream follow each other at once, as layers do, also in a graph that is replayed. */
+static void calls_that_follow_each_other_pack_as_one_does(void **state) {
+    enum { ROWS = 203, HIDDEN = 512, CALLS = 8 };
+    const int replays = is_small ? 3 : 50;
+    wire w[CALLS];
+    int64_t *n_bytes;
+    cudaStream_t stream;
+    cudaGraph_t graph;
+    cudaGraphExec_t exec;
+    (void)state;
+    must(cudaHostAlloc((void **)&n_bytes, CALLS * sizeof *n_bytes, cudaHostAllocDefault) == cudaSuccess, "pinned");
+    must(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking) == cudaSuccess, "stream");
+    for (int i = 0; i < CALLS; i++) w[i] = wire_open((look)(i % N_LOOKS), ROWS - 29 * i, ROWS, HIDDEN, SEED + (uint64_t)i);
+    must(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal) == cudaSuccess, "capture");
+    for (int i = 0; i < CALLS; i++) {
+        gr_cuda_bales b = {.n_wires = 1, .hidden = HIDDEN, .state = state_of_wires, .wire[0] = {w[i].d_rows, w[i].d_packed, w[i].n}};
+        must(gr_cuda_compress(&b, n_bytes + i, stream) == GRACE_OK, "gr_cuda_compress");
+    }
+    must(cudaStreamEndCapture(stream, &graph) == cudaSuccess && cudaGraphInstantiate(&exec, graph, 0) == cudaSuccess, "graph");
+    for (int turn = 0; turn < replays; turn++) must(cudaGraphLaunch(exec, stream) == cudaSuccess, "replay");
+    must(cudaStreamSynchronize(stream) == cudaSuccess, "replays");
+    for (int i = 0; i < CALLS; i++) check_packed("one of many calls", &w[i], HIDDEN, n_bytes[i]), wire_close(&w[i]);
+    cudaGraphExecDestroy(exec), cudaGraphDestroy(graph), cudaStreamDestroy(stream);
     cudaFreeHost(n_bytes);
 }
 
@@ -290,10 +324,15 @@ int main(int argc, char **argv) {
         cmocka_unit_test(any_row_comes_back_bit_for_bit_from_the_bytes_of_the_plain_packer),
         cmocka_unit_test(normal_rows_shrink_by_more_than_a_third_and_none_grows_by_more_than_its_entry),
         cmocka_unit_test(every_wire_packs_the_rows_that_were_sent_over_it),
+        cmocka_unit_test(calls_that_follow_each_other_pack_as_one_does),
         cmocka_unit_test(bytes_that_nobody_packed_expand_within_bounds),
         cmocka_unit_test(sizes_that_do_not_fit_are_refused),
     };
     is_small = argc > 1 && strcmp(argv[1], "small") == 0;
     if (no_gpu("rows packed for wires")) return SKIPPED;
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    state_of_wires = to_device(NULL, GR_CUDA_WIRES_MAX * GR_CUDA_BALE_STATE * sizeof *state_of_wires);
+    must(cudaMemset(state_of_wires, 0, GR_CUDA_WIRES_MAX * GR_CUDA_BALE_STATE * sizeof *state_of_wires) == cudaSuccess, "zeroed once");
+    int n_failed = cmocka_run_group_tests(tests, NULL, NULL);
+    cudaFree(state_of_wires);
+    return n_failed;
 }

@@ -1,12 +1,15 @@
-// Rows packed for wires, bit for bit: see compress.h. A warp takes a row, a lane eight values of it at a time. Packing is three launches: what each row
-// will take, where its body goes, the bodies. Agrees with `reference_pack` of tests/cuda/test_compress.c, byte for byte.
+// Rows packed for wires, bit for bit: see compress.h. A warp takes a row, a lane eight values of it at a time. Packing is three steps: what each row will
+// take, where its body goes, the bodies. Few rows, all of whose blocks run at once, take them in one launch, many in three. Agrees with `reference_pack` of
+// tests/cuda/test_compress.c, byte for byte. Every kernel waits before it touches anything, then releases the next.
 #include "compute/cuda/compress.h"
 
 #include "compute/cuda/cuda.h"
+#include "compute/cuda/pdl.cuh"
 
 namespace {
 
 enum { WARPS = 4, LANES = 32, EXPONENTS = 256, AS_IT_IS = 0, PLACERS = 1024 };
+enum { FEW_BLOCKS = GR_CUDA_BALE_STATE - 1, FEW_BLOCKS_IN_ALL = 512 };      // of a wire; of all wires: 4 a processor, which all run at once
 
 struct entry { uint32_t start; uint16_t n_elsewhere; uint8_t base, width; };
 static_assert(sizeof(entry) == 8, "as it travels");
@@ -89,11 +92,9 @@ __device__ __forceinline__ window best_window(const uint32_t *upto, int span) {
     return {EXPONENTS - 1 - (best & 0xFFu), best >> 8};
 }
 
-__global__ __launch_bounds__(WARPS * LANES) void choose_codes(const __grid_constant__ gr_cuda_bales bales) {
-    __shared__ uint32_t bins_of_warp[WARPS][EXPONENTS];
-    const job j = job_of(bales);
-    if (j.is_none()) return;
-    uint32_t *bins = bins_of_warp[threadIdx.x / LANES], bytes = body_bytes(AS_IT_IS, j.hidden, 0);
+// Of this warp's row; it does not know where its body starts.
+__device__ __forceinline__ entry choose_code(const job &j, uint32_t *bins) {
+    uint32_t bytes = body_bytes(AS_IT_IS, j.hidden, 0);
     entry e = {0, 0, 0, AS_IT_IS};
     count_exponents(j, bins);
 #pragma unroll
@@ -104,12 +105,31 @@ __global__ __launch_bounds__(WARPS * LANES) void choose_codes(const __grid_const
         bytes = takes;
         e = {0, (uint16_t)n_elsewhere, (uint8_t)w.base, (uint8_t)width};
     }
+    return e;
+}
+
+__global__ __launch_bounds__(WARPS * LANES) void choose_codes(const __grid_constant__ gr_cuda_bales bales) {
+    pdl::wait();
+    pdl::release_next();
+    __shared__ uint32_t bins_of_warp[WARPS][EXPONENTS];
+    const job j = job_of(bales);
+    if (j.is_none()) return;
+    const entry e = choose_code(j, bins_of_warp[threadIdx.x / LANES]);
     if (threadIdx.x % LANES == 0) *j.table() = e;
 }
 
 // ---- where bodies go. Grid: a block a wire; a thread a run of rows ----
 
+__device__ __forceinline__ uint32_t first_body(int32_t n_rows) { return (uint32_t)(on_16(8 * (int64_t)n_rows) / 16); }
+
+// Up to the first body.
+__device__ __forceinline__ void end_table(entry *table, int32_t n_rows) {
+    if (n_rows % 2) table[n_rows] = {0, 0, 0, 0};
+}
+
 __global__ __launch_bounds__(PLACERS) void place_bodies(const __grid_constant__ gr_cuda_bales bales, int64_t *n_bytes) {
+    pdl::wait();
+    pdl::release_next();
     __shared__ uint32_t of_warp[PLACERS / LANES];
     const int wire = blockIdx.x, t = threadIdx.x, warp = t / LANES;
     const int32_t n = rows_of(bales, wire), run = (n + PLACERS - 1) / PLACERS, first = min(n, t * run), last = min(n, first + run);
@@ -120,13 +140,13 @@ __global__ __launch_bounds__(PLACERS) void place_bodies(const __grid_constant__ 
     if (t % LANES == 0) of_warp[warp] = of_own_warp;
     __syncthreads();            // sums of all warps are there
     const uint32_t before_warp = sum_before(of_warp[t % LANES], &of_all);
-    at += (uint32_t)(on_16(8 * (int64_t)n) / 16) + __shfl_sync(~0u, before_warp, warp);
+    at += first_body(n) + __shfl_sync(~0u, before_warp, warp);
     for (int32_t r = first; r < last; r++) {
         table[r].start = at;
         at += body_bytes(table[r].width, bales.hidden, table[r].n_elsewhere) / 16;
     }
     if (t == PLACERS - 1) n_bytes[wire] = 16 * (int64_t)at;
-    if (t == 0 && n % 2) table[n] = {0, 0, 0, 0};       // up to the first body
+    if (t == 0) end_table(table, n);
 }
 
 // ---- bodies. Grid: (rows / WARPS, wires) ----
@@ -176,14 +196,81 @@ __device__ __forceinline__ void pack_row(const job &j, const entry &e, uint8_t *
     for (uint32_t i = end + threadIdx.x % LANES; i < body_bytes(width, j.hidden, n_before); i += LANES) body[i] = 0;
 }
 
-__global__ __launch_bounds__(WARPS * LANES) void pack_rows(const __grid_constant__ gr_cuda_bales bales) {
-    const job j = job_of(bales);
-    if (j.is_none()) return;
-    const entry e = *j.table();
+__device__ __forceinline__ void write_body(const job &j, const entry &e) {
     char *body = j.packed + 16 * (int64_t)e.start;
     if (e.width == AS_IT_IS) copy_row(j.row, j.groups, reinterpret_cast<uint4 *>(body));
     else pack_row(j, e, reinterpret_cast<uint8_t *>(body));
 }
+
+__global__ __launch_bounds__(WARPS * LANES) void pack_rows(const __grid_constant__ gr_cuda_bales bales) {
+    pdl::wait();
+    pdl::release_next();
+    const job j = job_of(bales);
+    if (!j.is_none()) write_body(j, *j.table());
+}
+
+// ---- all of it, for few rows. Grid: (rows / WARPS, wires) ----
+
+// Blocks of a wire tell each other what their rows take, in words that carry the number of the call: nobody zeroes them, and a word is all that is read.
+struct board {
+    uint64_t *word;         // [0] the last call and how many of its successor's blocks have read all; [1 + block]
+    uint32_t number;
+
+    __device__ __forceinline__ explicit board(uint64_t *state) : word(state), number(*(volatile uint32_t *)state + 1) {}
+    __device__ __forceinline__ void tell(uint32_t takes) const { *(volatile uint64_t *)&word[1 + blockIdx.x] = (uint64_t)number << 32 | takes; }
+    // Ends: blocks with lower numbers run, or have run, and wait for lower ones alone.
+    __device__ __forceinline__ uint32_t told_by(int32_t block) const {
+        for (;;) {
+            const uint64_t told = *(volatile uint64_t *)&word[1 + block];
+            if (told >> 32 == number) return (uint32_t)told;
+        }
+    }
+    // By a thread of each of n blocks, behind all that the block reads here: the next call may begin.
+    __device__ __forceinline__ void leave(int32_t n) const {
+        uint32_t *head = reinterpret_cast<uint32_t *>(word);
+        if (atomicInc(&head[1], n - 1) == n - 1) *(volatile uint32_t *)head = number;
+    }
+};
+
+// 16s that the rows of lower blocks take. By a whole block; of_warp [WARPS] shared, not in use.
+__device__ __forceinline__ uint32_t taken_before(const board &b, uint32_t *of_warp) {
+    uint32_t own = 0, of_own_warp, before = 0;
+    for (int32_t i = threadIdx.x; i < blockIdx.x; i += WARPS * LANES) own += b.told_by(i);
+    sum_before(own, &of_own_warp);
+    if (threadIdx.x % LANES == 0) of_warp[threadIdx.x / LANES] = of_own_warp;
+    __syncthreads();            // sums of all warps are there
+    for (int w = 0; w < WARPS; w++) before += of_warp[w];
+    return before;
+}
+
+__global__ __launch_bounds__(WARPS * LANES, 4) void pack_few(const __grid_constant__ gr_cuda_bales bales, int64_t *n_bytes) {
+    pdl::wait();
+    pdl::release_next();
+    __shared__ uint32_t bins_of_warp[WARPS][EXPONENTS], takes[WARPS], before_of_warp[WARPS];
+    const job j = job_of(bales);
+    const int wire = blockIdx.y, warp = threadIdx.x / LANES, n_blocks = max(1, (j.n_rows + WARPS - 1) / WARPS);
+    if (blockIdx.x >= n_blocks) return;
+    const board b(bales.state + (int64_t)wire * GR_CUDA_BALE_STATE);
+    entry e = {0, 0, 0, AS_IT_IS};
+    if (!j.is_none()) e = choose_code(j, bins_of_warp[warp]);
+    if (threadIdx.x % LANES == 0) takes[warp] = j.is_none() ? 0 : body_bytes(e.width, j.hidden, e.n_elsewhere) / 16;
+    __syncthreads();            // what all warps' rows take is there
+    uint32_t of_block = 0, at = first_body(j.n_rows);
+    for (int w = 0; w < WARPS; at += w < warp ? takes[w] : 0, w++) of_block += takes[w];
+    if (threadIdx.x == 0) b.tell(of_block);
+    const uint32_t before = taken_before(b, before_of_warp);
+    if (threadIdx.x == 0) b.leave(n_blocks);
+    if (threadIdx.x == 0 && blockIdx.x == n_blocks - 1) {
+        n_bytes[wire] = 16 * (int64_t)(first_body(j.n_rows) + before + of_block);
+        end_table(reinterpret_cast<entry *>(j.packed), j.n_rows);
+    }
+    if (j.is_none()) return;
+    e.start = at + before;
+    if (threadIdx.x % LANES == 0) *j.table() = e;
+    write_body(j, e);
+}
+
+// ---- and back. Grid: (rows / WARPS, wires) ----
 
 __device__ __forceinline__ void expand_row(const job &j, const entry &e, const uint8_t *body) {
     const uint32_t width = e.width, elsewhere = (1u << width) - 1;
@@ -218,6 +305,8 @@ __device__ __forceinline__ bool is_sound(const job &j, const entry &e) {
 }
 
 __global__ __launch_bounds__(WARPS * LANES) void expand_rows(const __grid_constant__ gr_cuda_bales bales) {
+    pdl::wait();
+    pdl::release_next();
     const job j = job_of(bales);
     if (j.is_none()) return;
     const entry e = *j.table();
@@ -245,6 +334,8 @@ done:
 
 dim3 grid_of(const gr_cuda_bales *b, int32_t n_rows_most) { return dim3((n_rows_most + WARPS - 1) / WARPS, b->n_wires); }
 
+bool is_few(const gr_cuda_bales *b, const dim3 &grid) { return b->state && grid.x >= 1 && grid.x <= FEW_BLOCKS && grid.x * grid.y <= FEW_BLOCKS_IN_ALL; }
+
 }  // namespace
 
 extern "C" int64_t gr_cuda_packed_bytes(int64_t n_rows, int32_t hidden) { return on_16(8 * n_rows) + 2 * (int64_t)hidden * n_rows; }
@@ -253,9 +344,13 @@ extern "C" grace_status gr_cuda_compress(const gr_cuda_bales *bales, int64_t *n_
     int32_t n = 0;
     const grace_status st = check(bales, &n);
     if (st != GRACE_OK || bales->n_wires == 0) return st;
-    if (n > 0) choose_codes<<<grid_of(bales, n), WARPS * LANES, 0, stream>>>(*bales);
-    place_bodies<<<bales->n_wires, PLACERS, 0, stream>>>(*bales, n_bytes);
-    if (n > 0) pack_rows<<<grid_of(bales, n), WARPS * LANES, 0, stream>>>(*bales);
+    const dim3 grid = grid_of(bales, n);
+    if (is_few(bales, grid)) pdl::launch(pack_few, grid, WARPS * LANES, 0, stream, true, *bales, n_bytes);
+    else {
+        if (n > 0) pdl::launch(choose_codes, grid, WARPS * LANES, 0, stream, true, *bales);
+        pdl::launch(place_bodies, bales->n_wires, PLACERS, 0, stream, true, *bales, n_bytes);
+        if (n > 0) pdl::launch(pack_rows, grid, WARPS * LANES, 0, stream, true, *bales);
+    }
     return gr_cuda_status(cudaGetLastError(), "compress");
 }
 
@@ -263,6 +358,6 @@ extern "C" grace_status gr_cuda_expand(const gr_cuda_bales *bales, gr_cuda_strea
     int32_t n = 0;
     const grace_status st = check(bales, &n);
     if (st != GRACE_OK || bales->n_wires == 0 || n == 0) return st;
-    expand_rows<<<grid_of(bales, n), WARPS * LANES, 0, stream>>>(*bales);
+    pdl::launch(expand_rows, grid_of(bales, n), WARPS * LANES, 0, stream, true, *bales);
     return gr_cuda_status(cudaGetLastError(), "expand");
 }

@@ -17,7 +17,7 @@
 extern "C" {
 #endif
 
-enum { GR_CUDA_PACKED_WIDTH_MAX = 65528 };      /* hidden */
+enum { GR_CUDA_PACKED_WIDTH_MAX = 65528, GR_CUDA_BALE_STATE = 257 };      /* hidden; words of a wire's state */
 
 /* Of one wire: dense rows [n_rows, hidden] bf16 and their packed form, room for gr_cuda_packed_bytes(n_rows, hidden); both on 16 bytes. */
 typedef struct gr_cuda_bale { void *rows; char *packed; int32_t n_rows; } gr_cuda_bale;
@@ -25,6 +25,8 @@ typedef struct gr_cuda_bale { void *rows; char *packed; int32_t n_rows; } gr_cud
 typedef struct gr_cuda_bales {
     int32_t n_wires, hidden;            /* hidden a multiple of 8 */
     const int32_t *n_sent;              /* device [n_wires][2]: the first of two is a wire's rows, of which n_rows is then a bound; NULL: n_rows are the rows */
+    uint64_t *state;                    /* device [n_wires][GR_CUDA_BALE_STATE], zeroed once, of calls on one stream: few rows (up to 1024 of a wire, 2048 in
+                                         * all) are packed in one launch; NULL: in three, as many are */
     gr_cuda_bale wire[GR_CUDA_WIRES_MAX];
 } gr_cuda_bales;
 
