@@ -102,7 +102,7 @@ static int32_t returned_most(const gr_gpus *ex) { return ex->lane->block * (ex->
 /* Where only the device knows how many rows it is: at most all of a block. */
 static grace_status compress(gr_gpus *ex, const way *v, bool there) {
     const gr_gpus_lane *l = ex->lane;
-    gr_cuda_bales b = {.n_wires = ex->n_wires, .hidden = ex->base.opt.hidden,
+    gr_cuda_bales b = {.n_wires = ex->n_wires, .hidden = ex->base.opt.hidden, .state = l->bale_state,
                        .n_sent = there ? l->wires.n_sent : ex->line ? returned_there(ex, l->n_come) : NULL};
     for (int32_t w = 0; w < b.n_wires; w++)
         b.wire[w] = (gr_cuda_bale){v->send + (size_t)w * v->send_step, l->packed_out + (size_t)w * l->packed_step,
@@ -133,14 +133,11 @@ static grace_status no_choices(gr_gpus *ex) {
 grace_status gr_gpus_pack(gr_gpus *ex) {
     grace_status st = GRACE_OK;
     gr_gpus_lane *l = ex->lane;
-    const int32_t k = ex->top_k, n = l->layer.n_rows;
-    const size_t all = (size_t)gr_gpus_sources(ex) * (size_t)k, own = (size_t)n * (size_t)k;
+    const gr_cuda_headers all = {l->slot, l->weight, gr_gpus_sources(ex)};
     const way rows = rows_there(ex);
-    GR_TRY(gr_cuda_status(cudaMemsetAsync(l->slot, 0xff, all * sizeof *l->slot, ex->stream), "slots"));
-    GR_TRY(gr_cuda_status(cudaMemcpyAsync(l->slot, l->route.slot, own * sizeof *l->slot, cudaMemcpyDeviceToDevice, ex->stream), "slots"));
-    GR_TRY(gr_cuda_status(cudaMemcpyAsync(l->weight, l->route.weight, own * sizeof *l->weight, cudaMemcpyDeviceToDevice, ex->stream), "weights"));
     if (ex->padded) GR_TRY(no_choices(ex));
-    GR_TRY(gr_cuda_pack(&l->wires, gr_gpus_source(ex, 0), l->slot, l->weight, n, k, ex->base.opt.hidden, l->n_packed, ex->stream));
+    GR_TRY(gr_cuda_pack(&l->wires, gr_gpus_source(ex, 0), l->route.slot, l->route.weight, l->layer.n_rows, ex->top_k, ex->base.opt.hidden, &all, l->n_packed,
+                        ex->stream));
     if (packs(ex)) GR_TRY(compress(ex, &rows, true));
     if (ex->line) GR_TRY(post(ex, GR_LINE_THERE));
     else GR_TRY(gr_cuda_status(cudaEventRecord(l->packed, ex->stream), "event"));

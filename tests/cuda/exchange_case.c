@@ -334,10 +334,29 @@ void case_settle(exchange_case *c, int32_t r, gr_cuda_stream stream) {
 }
 
 /* ---- wires: memory copied between ranks of this process ---- */
+
+/* Packing again with room for headers of n rows: own ones are there, then those without a choice. */
+static void check_own_headers(const exchange_case *c, const case_rank *k, int32_t n) {
+    const size_t own = (size_t)k->n_own * c->k, all = (size_t)n * c->k;
+    int32_t *expected = malloc(all * 8 + 4), *found = malloc(all * 8 + 4);
+    const gr_cuda_headers h = {to_device(NULL, all * 4), to_device(NULL, all * 4), n};
+    must(!gr_cuda_pack(&k->wires, k->x, k->slot, k->weight, k->n_own, c->k, c->hidden, &h, k->sent, NULL), "pack, with headers");
+    to_host(expected, k->slot, own * 4), to_host(expected + own, k->weight, own * 4);
+    to_host(found, h.slot, all * 4), to_host(found + all, h.weight, own * 4);
+    for (size_t i = 0; i < all; i++) {
+        const int32_t e = i < own ? expected[i] : -1;
+        if (found[i] != e) fprintf(stderr, "own header %zu of %zu, %zu own: expected slot %d, found %d\n", i, all, own, e, found[i]);
+        must(found[i] == e, "own headers");
+    }
+    must(memcmp(found + all, expected + own, own * 4) == 0, "own weights");
+    cudaFree(h.slot), cudaFree(h.weight), free(expected), free(found);
+}
+
 static void pack_own(exchange_case *c) {
     for (int32_t r = 0; r < c->n_ranks && c->n_wires; r++) {
         case_rank *k = &c->rank[r];
-        must(!gr_cuda_pack(&k->wires, k->x, k->slot, k->weight, k->n_own, c->k, c->hidden, k->sent, NULL), "pack");
+        must(!gr_cuda_pack(&k->wires, k->x, k->slot, k->weight, k->n_own, c->k, c->hidden, NULL, k->sent, NULL), "pack");
+        check_own_headers(c, k, k->n_own), check_own_headers(c, k, 3 * k->n_own + 7);
     }
     must(cudaDeviceSynchronize() == cudaSuccess, "pack");
 }

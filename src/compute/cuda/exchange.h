@@ -122,10 +122,13 @@ typedef struct gr_cuda_wires {
     char *home;                         /* [n_wires][capacity (exact: * k)][hidden] what came back */
 } gr_cuda_wires;
 
-/* Own rows [n, hidden] with slot, weight [n, k]: lists, then packed rows and headers; behind the sent ones, up to n, headers say -1. n_sent also goes to
- * n_sent_host (pinned; NULL: nowhere). */
+/* Where headers of own rows go for a layer's dispatch: slot, weight [n, k], n not less than the own rows. Behind these, slots of -1. */
+typedef struct gr_cuda_headers { int32_t *slot; float *weight; int32_t n; } gr_cuda_headers;
+
+/* Own rows [n, hidden] with slot, weight [n, k]: lists, then packed rows and headers; behind the sent ones, up to n, headers say -1. All own headers go to
+ * `own` too (NULL: nowhere). n_sent also goes to n_sent_host (pinned; NULL: nowhere). */
 grace_status gr_cuda_pack(const gr_cuda_wires *wires, const void *rows, const int32_t *slot, const float *weight, int32_t n, int32_t top_k, int32_t hidden,
-                          int32_t *n_sent_host, gr_cuda_stream stream);
+                          const gr_cuda_headers *own, int32_t *n_sent_host, gr_cuda_stream stream);
 /* exact, who received: waits as settle does, then packs the results of source rows [first, first + n), which came over a wire, by row, then choice: out
  * [n_entries, hidden]; entry [n + 1] scratch: entries before each of these rows. */
 grace_status gr_cuda_pack_entries(const gr_cuda_node *node, const gr_cuda_layer *layer, int32_t first, int32_t n, int32_t *entry, void *out,

@@ -35,6 +35,7 @@ struct packing {
     const int32_t *slot;
     const float *weight;
     int32_t n, top_k;
+    gr_cuda_headers own;
     int32_t *n_sent_host;
 };
 
@@ -54,7 +55,8 @@ __global__ __launch_bounds__(SCANNERS) void list_rows(const __grid_constant__ pa
     for (int32_t base = 0; base < p.n; base += SCANNERS) {
         const int32_t t = base + threadIdx.x;
         uint32_t mine = 0, total;
-        for (int32_t j = 0; j < p.top_k && t < p.n; j++) mine += wire_of_choice(p, (int64_t)t * p.top_k + j) == wire;
+#pragma unroll 8        // loads of several choices are on their way
+        for (int32_t j = 0; j < p.top_k; j++) mine += t < p.n && wire_of_choice(p, (int64_t)t * p.top_k + j) == wire;
         const uint32_t before = sum_before(mine ? 1u << 16 | mine : 0, of_warp, &total), at = n_rows + (before >> 16);
         if (t < p.n) position[t] = mine ? (int32_t)at : -1;
         if (mine) entry[at] = n_entries + (int32_t)(before & 0xFFFF);
@@ -71,10 +73,20 @@ __global__ __launch_bounds__(SCANNERS) void list_rows(const __grid_constant__ pa
     }
 }
 
+// All blocks.
+__device__ __forceinline__ void keep_headers(const packing &p) {
+    const int64_t n = (int64_t)p.n * p.top_k, all = (int64_t)p.own.n * p.top_k, step = (int64_t)gridDim.x * THREADS;
+    for (int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x; i < all; i += step) {
+        p.own.slot[i] = i < n ? p.slot[i] : -1;
+        if (i < n) p.own.weight[i] = p.weight[i];
+    }
+}
+
 // Warps take rows in turn, for every wire that one goes over.
 __global__ __launch_bounds__(THREADS, 1) void pack_rows(const __grid_constant__ packing p, const cut work) {
     pdl::release_next();
     pdl::wait();
+    keep_headers(p);
     const int32_t lane = lane_of_thread();
     for (uint32_t unit = first_unit(), n = work.n_rows * work.parts; unit < n; unit += unit_step()) {
         const int32_t t = unit / work.parts, part = unit % work.parts;
@@ -127,21 +139,28 @@ __global__ __launch_bounds__(THREADS, 1) void pack_results(const __grid_constant
     }
 }
 
+unsigned blocks_of_headers(int64_t n_choices) {
+    const int64_t blocks = (n_choices + THREADS - 1) / THREADS;
+    return (unsigned)(blocks < PACKERS ? blocks : PACKERS);
+}
+
 }  // namespace
 
 extern "C" grace_status gr_cuda_pack(const gr_cuda_wires *wires, const void *rows, const int32_t *slot, const float *weight, int32_t n, int32_t top_k,
-                                     int32_t hidden, int32_t *n_sent_host, gr_cuda_stream stream) {
-    const packing p = {*wires, (const uint4 *)rows, slot, weight, n, top_k, n_sent_host};
+                                     int32_t hidden, const gr_cuda_headers *own, int32_t *n_sent_host, gr_cuda_stream stream) {
+    const packing p = {*wires, (const uint4 *)rows, slot, weight, n, top_k, own ? *own : gr_cuda_headers{}, n_sent_host};
     const cut work = cut_of(n, hidden, IN_FLIGHT, PACKERS);
+    const unsigned for_rows = n > 0 ? work.blocks : 0, for_headers = blocks_of_headers((int64_t)p.own.n * top_k);
     grace_status st = GRACE_OK;
     GR_CHECK(wires->n_wires >= 0 && wires->n_wires <= GR_CUDA_WIRES_MAX, GRACE_ERR_LIMIT, "cuda: %d wires, expected at most %d", wires->n_wires,
              GR_CUDA_WIRES_MAX);
     GR_CHECK(n >= 0 && n <= wires->capacity, GRACE_ERR_LIMIT, "cuda: pack: %d rows, a wire carries at most %d", n, wires->capacity);
     GR_CHECK(top_k >= 1 && top_k <= 32 && hidden > 0 && hidden % 8 == 0, GRACE_ERR_LIMIT, "cuda: pack takes rows of a multiple of 8 values with 1 to 32 "
              "choices, not %d with %d", hidden, top_k);
+    GR_CHECK(!own || own->n >= n, GRACE_ERR_ARG, "cuda: pack: headers of %d rows do not go into room for %d", n, own->n);
     if (wires->n_wires == 0) return GRACE_OK;
     pdl::launch(list_rows, (unsigned)wires->n_wires, SCANNERS, 0, stream, true, p);
-    if (n > 0) pdl::launch(pack_rows, work.blocks, THREADS, 0, stream, true, p, work);
+    if (for_rows + for_headers > 0) pdl::launch(pack_rows, for_rows > for_headers ? for_rows : for_headers, THREADS, 0, stream, true, p, work);
     st = gr_cuda_status(cudaGetLastError(), "pack");
 done:
     return st;
