@@ -30,35 +30,60 @@ __device__ __forceinline__ void copy_16s(const char *from, char *to, int64_t byt
     }
 }
 
-__device__ __forceinline__ void copy_words(const char *from, char *to, int64_t n) {
-    for (int64_t i = first_of_wire(); i < n; i += step_of_wire()) reinterpret_cast<uint32_t *>(to)[i] = reinterpret_cast<const uint32_t *>(from)[i];
-}
-
 // Where the parts of a message of so many rows lie.
 struct layout {
     int64_t words, weight, rows;
     __host__ __device__ layout(int64_t n_rows, int32_t top_k) : words(n_rows * top_k), weight(on_16(4 * words)), rows(2 * weight) {}
 };
 
+// The parts of a message, in a box or in device memory.
+struct parts {
+    char *slot, *weight, *rows;
+    __device__ __forceinline__ parts(const gr_cuda_mail &m, int32_t wire)
+        : slot(m.slot + wire * m.slot_step), weight(m.weight + wire * m.weight_step), rows(m.rows + wire * m.row_step) {}
+    __device__ __forceinline__ parts(char *bytes, const layout &at) : slot(bytes), weight(bytes + at.weight), rows(bytes + at.rows) {}
+};
+
+__device__ __forceinline__ uint32_t *word(char *from, int64_t i) { return reinterpret_cast<uint32_t *>(from) + i; }
+
+// Slots and weights are loaded before anything is stored, else their way over PCIe would begin when the rows' is over.
+__device__ __forceinline__ void copy_message(const parts &from, const parts &to, const layout &at, int64_t bytes) {
+    const int64_t first = first_of_wire(), step = step_of_wire();
+    uint32_t slot = 0, weight = 0;
+    if (first < at.words) slot = *word(from.slot, first), weight = *word(from.weight, first);
+    copy_16s(from.rows, to.rows, bytes);
+    for (int64_t i = first; i < at.words;) {
+        *word(to.slot, i) = slot, *word(to.weight, i) = weight;
+        if ((i += step) < at.words) slot = *word(from.slot, i), weight = *word(from.weight, i);
+    }
+}
+
 __device__ __forceinline__ void add_counts(const gr_cuda_mail &m, int32_t wire, int32_t rows, int32_t entries, int64_t bytes) {
     m.count[3 * wire] += rows, m.count[3 * wire + 1] += entries, m.count[3 * wire + 2] += bytes;
 }
 
-// The number of the message under way; finish() counts it.
+// The number of the message under way; the last block counts it.
 __device__ __forceinline__ uint32_t number_of_message(const gr_cuda_mail &m, int32_t wire) {
     return *(volatile uint32_t *)&m.state[GR_CUDA_MAIL_STATE * wire + 1] + 1;
 }
 
-// True in one thread, of the block of the wire that ends last, behind all that the others wrote, as the system sees it.
-__device__ __forceinline__ bool finish(const gr_cuda_mail &m, int32_t wire) {
-    __syncthreads();        // all of this block's stores come before its count
-    if (threadIdx.x > 0) return false;
+// True in one thread, of the block of the wire that comes here last, behind what all its blocks read; what they wrote is there for later kernels.
+__device__ __forceinline__ bool is_last(const gr_cuda_mail &m, int32_t wire) {
+    __syncthreads();        // all that this block reads and writes comes before its count
+    return threadIdx.x == 0 && (gridDim.x == 1 || atomicInc(&m.state[GR_CUDA_MAIL_STATE * wire], gridDim.x - 1) == gridDim.x - 1);
+}
+
+__device__ __forceinline__ void set_number(const gr_cuda_mail &m, int32_t wire, uint32_t number) {
+    *(volatile uint32_t *)&m.state[GR_CUDA_MAIL_STATE * wire + 1] = number;
+}
+
+// The system sees the flag behind what this block wrote and what blocks did that counted behind a fence. One fence closes both: it comes after the count that
+// was read, before the flag that is written.
+__device__ __forceinline__ void tell(gr_line_head *head, int32_t rows, int32_t entries, int64_t n_bytes, uint32_t number) {
+    volatile gr_line_head *told = head;
+    told->rows = rows, told->entries = entries, told->n_bytes = n_bytes;
     __threadfence_system();
-    uint32_t *state = m.state + GR_CUDA_MAIL_STATE * wire;
-    if (gridDim.x > 1 && atomicInc(&state[0], gridDim.x - 1) < gridDim.x - 1) return false;
-    __threadfence_system();
-    *(volatile uint32_t *)&state[1] = state[1] + 1;
-    return true;
+    told->number = number;
 }
 
 __global__ __launch_bounds__(THREADS, 1) void post(const __grid_constant__ gr_cuda_mail m) {
@@ -68,18 +93,15 @@ __global__ __launch_bounds__(THREADS, 1) void post(const __grid_constant__ gr_cu
     const uint32_t number = number_of_message(m, wire);
     const int64_t bytes = m.n_bytes ? m.n_bytes[wire] : (int64_t)(m.by_entry ? entries : rows) * m.row_bytes;
     const layout at(rows, m.top_k);
-    gr_line_head *head = reinterpret_cast<gr_line_head *>(m.box[wire]);
-    char *to = m.box[wire] + GR_LINE_HEAD_BYTES;
-    copy_16s(m.rows + wire * m.row_step, to + at.rows, bytes);
-    if (at.words) {
-        copy_words(m.slot + wire * m.slot_step, to, at.words);
-        copy_words(m.weight + wire * m.weight_step, to + at.weight, at.words);
+    copy_message(parts(m, wire), parts(m.box[wire] + GR_LINE_HEAD_BYTES, at), at, bytes);
+    if (gridDim.x > 1) {
+        __syncthreads();        // all of this block's stores are there, before its count, as the system sees it
+        if (threadIdx.x == 0) __threadfence_system();
     }
-    if (!finish(m, wire)) return;
+    if (!is_last(m, wire)) return;
+    tell(reinterpret_cast<gr_line_head *>(m.box[wire]), rows, entries, at.rows + bytes, number);
+    set_number(m, wire, number);
     add_counts(m, wire, rows, entries, bytes);
-    volatile gr_line_head *told = head;
-    told->rows = rows, told->entries = entries, told->n_bytes = at.rows + bytes;
-    release(&head->number, number);
 }
 
 // A wait that is late, or is ended by a stop, says where it was; then nobody waits.
@@ -113,22 +135,21 @@ __global__ __launch_bounds__(THREADS, 1) void fetch(const __grid_constant__ gr_c
     __shared__ int64_t bytes;
     const int32_t wire = blockIdx.y;
     const gr_line_head *head = reinterpret_cast<const gr_line_head *>(m.box[wire]);
-    const char *from = m.box[wire] + GR_LINE_HEAD_BYTES;
+    const uint32_t number = number_of_message(m, wire);
+    char *from = m.box[wire] + GR_LINE_HEAD_BYTES;
     if (threadIdx.x == 0) {
-        const bool is_there = await(node, &head->number, number_of_message(m, wire), stage, layer, wire);
         const volatile gr_line_head *told = head;
-        rows = is_there ? min(told->rows, m.rows_most) : 0;
-        entries = is_there ? told->entries : 0;
-        bytes = is_there ? min(max((int64_t)0, told->n_bytes - layout(rows, m.top_k).rows), m.bytes_most) : 0;
+        int32_t n = 0, n_entries = 0;
+        int64_t n_bytes = 0;
+        if (await(node, &head->number, number, stage, layer, wire)) n = told->rows, n_entries = told->entries, n_bytes = told->n_bytes;
+        rows = min(max(0, n), m.rows_most), entries = n_entries;
+        bytes = min(max((int64_t)0, n_bytes - layout(rows, m.top_k).rows), m.bytes_most);
     }
     __syncthreads();        // sizes are there, and what they are of
     const layout at(rows, m.top_k);
-    copy_16s(from + at.rows, m.rows + wire * m.row_step, bytes);
-    if (at.words) {
-        copy_words(from, m.slot + wire * m.slot_step, at.words);
-        copy_words(from + at.weight, m.weight + wire * m.weight_step, at.words);
-    }
-    if (!finish(m, wire)) return;
+    copy_message(parts(from, at), parts(m, wire), at, bytes);
+    if (!is_last(m, wire)) return;
+    set_number(m, wire, number);
     if (m.n) m.n[2 * wire] = rows, m.n[2 * wire + 1] = entries;
     add_counts(m, wire, rows, entries, bytes);
 }
