@@ -143,7 +143,8 @@ __global__ __launch_bounds__(THREADS, 1) void fetch(const __grid_constant__ gr_c
         int64_t n_bytes = 0;
         if (await(node, &head->number, number, stage, layer, wire)) n = told->rows, n_entries = told->entries, n_bytes = told->n_bytes;
         rows = min(max(0, n), m.rows_most), entries = n_entries;
-        bytes = min(max((int64_t)0, n_bytes - layout(rows, m.top_k).rows), m.bytes_most);
+        const int64_t in_front = layout(rows, m.top_k).rows;
+        bytes = min(max(in_front, n_bytes) - in_front, m.bytes_most);
     }
     __syncthreads();        // sizes are there, and what they are of
     const layout at(rows, m.top_k);
