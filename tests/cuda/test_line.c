@@ -302,7 +302,7 @@ static void a_recorded_message_is_a_new_one_whenever_it_is_replayed(void **state
 
 /* Of two messages the second does not come: before the deadline, or before the host says stop. */
 static void a_wait_that_is_late_or_stopped_says_where_and_ends(void **state) {
-    const shape s = {"late", 2, 4, 384, 40, false, false};
+    const shape s = {"late", 2, 4, 4096, 40, false, false};
     (void)state;
     for (int stopped = 0; stopped < 2; stopped++) {
         gr_rng rng = gr_rng_seed(SEED + 200);
@@ -336,7 +336,7 @@ static void a_head_that_claims_more_than_there_is_room_for_is_cut(void **state) 
         {1, 1000000, 2000000, 0, INT64_MAX}, {1, 41, 1, 0, 1 << 20}, {1, INT32_MAX, -1, 0, 100},
         {1, -1, -1, 0, -1}, {1, 40, 40, 0, INT64_MIN}, {1, 0, 0, 0, INT64_MAX},
     };
-    const shape s = {"claims", 1, 4, 384, 40, false, false};
+    const shape s = {"claims", 1, 4, 4096, 40, false, false};
     (void)state;
     for (size_t i = 0; i < sizeof heads / sizeof *heads; i++) {
         gr_rng rng = gr_rng_seed(SEED + 300);

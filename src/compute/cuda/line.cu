@@ -127,32 +127,62 @@ __device__ __forceinline__ bool await(const gr_cuda_node &node, const uint32_t *
     }
 }
 
+// What came, cut to what there is room for.
+struct sizes {
+    int64_t bytes;
+    int32_t rows, entries;
+};
+
+// By one thread. Nothing, where it is too late.
+__device__ __forceinline__ sizes await_head(const gr_cuda_node &node, const gr_cuda_mail &m, uint32_t due, int32_t stage, int32_t layer, int32_t wire) {
+    const gr_line_head *head = reinterpret_cast<const gr_line_head *>(m.box[wire]);
+    const volatile gr_line_head *told = head;
+    int32_t rows = 0, entries = 0;
+    int64_t bytes = 0;
+    if (await(node, &head->number, due, stage, layer, wire)) rows = told->rows, entries = told->entries, bytes = told->n_bytes;
+    rows = min(max(0, rows), m.rows_most);
+    const int64_t in_front = layout(rows, m.top_k).rows;
+    return {min(max(in_front, bytes) - in_front, m.bytes_most), rows, entries};
+}
+
+// A wire's first block tells the others in words on the device: looks at the host's memory queue up there.
+struct board {
+    uint32_t *number, *rows, *entries;
+    int64_t *bytes;
+
+    __device__ __forceinline__ board(const gr_cuda_mail &m, int32_t wire) : number(m.state + GR_CUDA_MAIL_STATE * wire + 2), rows(number + 1),
+        entries(number + 2), bytes(reinterpret_cast<int64_t *>(number + 4)) {}
+    __device__ __forceinline__ void tell(const sizes &s, uint32_t due) const {
+        *(volatile uint32_t *)rows = (uint32_t)s.rows, *(volatile uint32_t *)entries = (uint32_t)s.entries, *(volatile int64_t *)bytes = s.bytes;
+        __threadfence();        // sizes, and what the flag of the message was set behind, before their number
+        *(volatile uint32_t *)number = due;
+    }
+    // Ends: the first block began before this one, and its wait ends.
+    __device__ __forceinline__ sizes ask(uint32_t due) const {
+        while (acquire(number) != due) continue;
+        return {*(volatile int64_t *)bytes, (int32_t)*(volatile uint32_t *)rows, (int32_t)*(volatile uint32_t *)entries};
+    }
+};
+
 __global__ __launch_bounds__(THREADS, 1) void fetch(const __grid_constant__ gr_cuda_node node, const __grid_constant__ gr_cuda_mail m, int32_t stage,
                                                     int32_t layer) {
     pdl::wait();
     pdl::release_next();
-    __shared__ int32_t rows, entries;
-    __shared__ int64_t bytes;
+    __shared__ sizes come;
     const int32_t wire = blockIdx.y;
-    const gr_line_head *head = reinterpret_cast<const gr_line_head *>(m.box[wire]);
     const uint32_t number = number_of_message(m, wire);
-    char *from = m.box[wire] + GR_LINE_HEAD_BYTES;
+    const board told(m, wire);
     if (threadIdx.x == 0) {
-        const volatile gr_line_head *told = head;
-        int32_t n = 0, n_entries = 0;
-        int64_t n_bytes = 0;
-        if (await(node, &head->number, number, stage, layer, wire)) n = told->rows, n_entries = told->entries, n_bytes = told->n_bytes;
-        rows = min(max(0, n), m.rows_most), entries = n_entries;
-        const int64_t in_front = layout(rows, m.top_k).rows;
-        bytes = min(max(in_front, n_bytes) - in_front, m.bytes_most);
+        come = blockIdx.x == 0 ? await_head(node, m, number, stage, layer, wire) : told.ask(number);
+        if (blockIdx.x == 0 && gridDim.x > 1) told.tell(come, number);
     }
     __syncthreads();        // sizes are there, and what they are of
-    const layout at(rows, m.top_k);
-    copy_message(parts(from, at), parts(m, wire), at, bytes);
+    const layout at(come.rows, m.top_k);
+    copy_message(parts(m.box[wire] + GR_LINE_HEAD_BYTES, at), parts(m, wire), at, come.bytes);
     if (!is_last(m, wire)) return;
     set_number(m, wire, number);
-    if (m.n) m.n[2 * wire] = rows, m.n[2 * wire + 1] = entries;
-    add_counts(m, wire, rows, entries, bytes);
+    if (m.n) m.n[2 * wire] = come.rows, m.n[2 * wire + 1] = come.entries;
+    add_counts(m, wire, come.rows, come.entries, come.bytes);
 }
 
 grace_status check(const gr_cuda_mail *m) {

@@ -9,7 +9,7 @@
 extern "C" {
 #endif
 
-enum { GR_CUDA_MAIL_STATE = 2 };
+enum { GR_CUDA_MAIL_STATE = 8 };
 
 typedef struct gr_cuda_mail {
     int32_t n_wires, top_k, row_bytes;
@@ -22,7 +22,7 @@ typedef struct gr_cuda_mail {
     char *rows, *slot, *weight;         /* from where, or to where; wire w's is w steps further */
     int64_t row_step, slot_step, weight_step;       /* bytes; rows on 16 */
     int64_t *count;                     /* device [n_wires][3] rows, entries, bytes of rows: added to */
-    uint32_t *state;                    /* device [n_wires][GR_CUDA_MAIL_STATE] zeroed once: of these boxes alone, numbers their messages */
+    uint32_t *state;                    /* device [n_wires][GR_CUDA_MAIL_STATE] zeroed once, on 8 bytes: of these boxes alone, numbers their messages */
 } gr_cuda_mail;
 
 /* Bytes behind the head for so many rows and bytes of them. */
