@@ -255,12 +255,18 @@ template <class M> __device__ __forceinline__ void multiply(M &m, int32_t n_piec
     give_back(&m.empty[done.stage]);
 }
 
+// By one lane for its warp: the lane that gives the place back.
+__device__ __forceinline__ tile look(const tile *handed) {
+    tile w;
+    if (threadIdx.x % 32 == 0) w = *handed;
+    return {__shfl_sync(~0u, w.slot, 0), __shfl_sync(~0u, w.first_pair, 0), __shfl_sync(~0u, w.n_pairs, 0), __shfl_sync(~0u, w.across, 0)};
+}
+
 template <class M, bool UP> __device__ void consume(const product &p, M &m, const CUtensorMap *outs, const list<M::BM> &all, int32_t group) {
     ring_place at = {0, 0};
     for (;;) {
         hopper::wait(&m.full[at.stage], at.parity);
-        const tile w = m.handed[at.stage];
-        __syncwarp();       // read by the whole warp before one lane gives the place back
+        const tile w = look(&m.handed[at.stage]);
         if (w.n_pairs == 0) break;
         if (w.n_pairs <= group * GROUP_ROWS) {
             pass(m, all.n_pieces, at);
