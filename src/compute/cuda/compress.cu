@@ -358,6 +358,7 @@ extern "C" grace_status gr_cuda_expand(const gr_cuda_bales *bales, gr_cuda_strea
     int32_t n = 0;
     const grace_status st = check(bales, &n);
     if (st != GRACE_OK || bales->n_wires == 0 || n == 0) return st;
-    pdl::launch(expand_rows, grid_of(bales, n), WARPS * LANES, 0, stream, true, *bales);
+    // Where the host knows the numbers, rows may have come behind an event of another stream: such a launch overlaps nothing.
+    pdl::launch(expand_rows, grid_of(bales, n), WARPS * LANES, 0, stream, bales->n_sent != NULL, *bales);
     return gr_cuda_status(cudaGetLastError(), "expand");
 }
