@@ -52,7 +52,7 @@ def arguments():
     ap.add_argument("--gpus", type=int, help="GPUs of this machine, or ranks with --device cpu (default: what nvidia-smi lists)")
     ap.add_argument("--rate", default="25gbit", help="of the link between two nodes, as tc writes it")
     ap.add_argument("--burst", help="of its shaper (default: tried, bench/nodes.sh)")
-    ap.add_argument("--repeat", type=int, default=3, help="of whole models")
+    ap.add_argument("--repeat", type=int, default=3, help="of whole models and rungs")
     ap.add_argument("--ladder", default="256,32,8", metavar="BATCH,PREFILL,DECODE", help="the ladder's workload")
     ap.add_argument("--tokens", default="64,4096,8192", help="a GPU, of the layers part")
     ap.add_argument("--device", default="cuda", help="of the engine; cpu to try the driver")
@@ -346,7 +346,7 @@ def measure_ladder(r, results):
                 continue        # rows of CPUs are not packed
             if r.left() < 12:
                 return print("ladder: no time left for %s %s" % (layout.name, rung[0]))
-            if hung(whole_model(r, results, model, layout, name, r.a.ladder, rung, "ladder", 1)):
+            if hung(whole_model(r, results, model, layout, name, r.a.ladder, rung, "ladder", r.a.repeat)):
                 break
         for row in results.doc["ladder"]:
             if (row["model"], row["layout"], row["workload"]) != (model, layout.name, name) or "error" in row:
@@ -354,7 +354,7 @@ def measure_ladder(r, results):
             if MODELS[model][0] is None or r.left() < 12:
                 break
             rung = next(rung for rung in RUNGS if rung[0] == row["rung"])
-            row["moe_layer"] = one_layer(r, results, layout, model, r.a.ladder[:2] + (1,), "prefill", rung, 1)
+            row["moe_layer"] = one_layer(r, results, layout, model, r.a.ladder[:2] + (1,), "prefill", rung, r.a.repeat)
             results.write()
             print("ladder %s %s: MoE layer %s" % (layout.name, row["rung"], row["moe_layer"].get("error") or "%.4f ms" % row["moe_layer"]["ms"]), flush=True)
 
