@@ -188,8 +188,8 @@ static void deal_gpus(labels *a, int32_t layer, int32_t node, int64_t *held) {
             if (gpu[i] < 0 && (big < 0 || slots_of(a, layer, node * a->gpus + i) > slots_of(a, layer, node * a->gpus + big))) big = i;
             if (!used[i] && (empty < 0 || held[i] < held[empty])) empty = i;
         }
-        if (big < 0 || empty < 0) gr_assert_failed(__FILE__, __LINE__, "a place for every GPU");
-        gpu[big] = empty, used[empty] = true;
+        if (big >= 0 && empty >= 0) gpu[big] = empty, used[empty] = true;
+        else gr_assert_failed(__FILE__, __LINE__, "a place for every GPU");
     }
     for (int32_t i = 0; i < a->gpus; i++) held[gpu[i]] += slots_of(a, layer, node * a->gpus + i);
 }

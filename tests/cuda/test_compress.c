@@ -234,7 +234,10 @@ static void every_wire_packs_the_rows_that_were_sent_over_it(void **state) {
     }
     for (int turn = 0; turn < 4; turn++) {
         b.state = turn == 0 ? NULL : state_of_wires;
-        for (int i = 0; i < WIRES; i++) n_bytes[i] = -1, must(cudaMemset(w[i].d_packed, POISON, (size_t)gr_cuda_packed_bytes(ROOM, HIDDEN)) == cudaSuccess, "poison");
+        for (int i = 0; i < WIRES; i++) {
+            n_bytes[i] = -1;
+            must(cudaMemset(w[i].d_packed, POISON, (size_t)gr_cuda_packed_bytes(ROOM, HIDDEN)) == cudaSuccess, "poison");
+        }
         must(gr_cuda_compress(&b, n_bytes, NULL) == GRACE_OK && cudaDeviceSynchronize() == cudaSuccess, "gr_cuda_compress");
         for (int i = 0; i < WIRES; i++) check_packed(turn == 0 ? "several wires" : "several wires, in one launch", &w[i], HIDDEN, n_bytes[i]);
     }
