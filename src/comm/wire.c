@@ -122,7 +122,7 @@ grace_status gr_wire_open(gr_comm *world, const char *kind, int32_t device, doub
     gr_wire *w = NULL;
     opener open = NULL;
     bool is_known = strcmp(kind, "nccl") == 0 || strcmp(kind, "staged") == 0 || strcmp(kind, "auto") == 0;
-    GR_CHECK(is_known, GRACE_ERR_ARG, "wire: expected nccl, staged or auto, found %s", kind);
+    GR_CHECK(is_known, GRACE_ERR_ARG, "rows between nodes: expected auto, sockets, nccl or staged, found %s", kind);
     GR_TRY(grace_comm_agree(world, find_own(device, strcmp(kind, "staged") != 0, world->n_ranks, &own, &all)));
     GR_TRY(gr_comm_allgather(world, &own, sizeof own, all));
     GR_TRY(choose(kind, world, all, &open));

@@ -82,6 +82,8 @@ done:
 static grace_status choose_lines(const gr_gpus *ex, const char *kind, bool *out) {
     grace_status st = GRACE_OK;
     int64_t good = !ex->shares && line_bytes(ex) <= LINE_BYTES_MAX && !(gr_wire_has_nccl() && gr_machine_has_fabric());
+    GR_CHECK(strcmp(kind, "sockets") != 0 || !ex->shares, GRACE_ERR_UNSUPPORTED,
+             "rows between nodes by sockets: ranks share a GPU, where a kernel that waits would hold the turn of others; expected a GPU a rank, or staged");
     if (strcmp(kind, "auto") == 0) GR_TRY(gr_comm_allreduce(ex->base.world, &good, 1, GR_MIN));
     *out = strcmp(kind, "sockets") == 0 || (strcmp(kind, "auto") == 0 && good);
 done:

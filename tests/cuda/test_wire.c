@@ -219,7 +219,7 @@ static void must_fail(grace_status found, grace_status expected, const char *wor
 static int share_a_gpu(gr_comm *world, const void *arg) {
     gr_wire *w = NULL;
     (void)arg;
-    must_fail(gr_wire_open(world, "pigeon", 0, patient_s, &w), GRACE_ERR_ARG, "expected nccl, staged or auto, found pigeon");
+    must_fail(gr_wire_open(world, "pigeon", 0, patient_s, &w), GRACE_ERR_ARG, "expected auto, sockets, nccl or staged, found pigeon");
     must_fail(gr_wire_open(world, "nccl", 0, patient_s, &w), GRACE_ERR_UNSUPPORTED, "");
     must(strstr(grace_last_error(), "ranks 0 and 1 share the GPU") || strstr(grace_last_error(), "rank 0 has no NCCL"), "why there is no NCCL");
     w = open_wire(world, "auto", 0);
