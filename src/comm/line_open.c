@@ -41,13 +41,7 @@ static bool is_wanted(const char *name) {
 }
 
 static void add_address(place *here, const struct sockaddr *a) {
-    static const uint8_t v4_prefix[12] = {[10] = 0xff, [11] = 0xff};        /* ::ffff:a.b.c.d */
-    if (here->n_addresses == ADDRESSES_MAX) return;
-    uint8_t *to = here->address[here->n_addresses++];
-    if (a->sa_family == AF_INET) {
-        memcpy(to, v4_prefix, sizeof v4_prefix);
-        memcpy(to + sizeof v4_prefix, &((const struct sockaddr_in *)(const void *)a)->sin_addr, 4);
-    } else memcpy(to, &((const struct sockaddr_in6 *)(const void *)a)->sin6_addr, GR_TCP_ADDRESS);
+    if (here->n_addresses < ADDRESSES_MAX) gr_tcp_address(a, here->address[here->n_addresses++]);
 }
 
 /* The order in which others try them. Docker's bridges and the loopback have the same addresses everywhere and reach ranks of this machine alone. */

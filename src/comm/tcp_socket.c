@@ -36,13 +36,13 @@ static int timeout_ms(double until_us) {
 
 /* ---- addresses ---- */
 
-static void pack(const any_address *a, uint8_t out[GR_TCP_ADDRESS]) {
-    if (a->base.sa_family == AF_INET6) {
-        memcpy(out, &a->v6.sin6_addr, GR_TCP_ADDRESS);
+void gr_tcp_address(const struct sockaddr *of, uint8_t out[GR_TCP_ADDRESS]) {
+    if (of->sa_family == AF_INET6) {
+        memcpy(out, &((const struct sockaddr_in6 *)(const void *)of)->sin6_addr, GR_TCP_ADDRESS);
         return;
     }
     memcpy(out, v4_prefix, sizeof v4_prefix);
-    memcpy(out + sizeof v4_prefix, &a->v4.sin_addr, 4);
+    memcpy(out + sizeof v4_prefix, &((const struct sockaddr_in *)(const void *)of)->sin_addr, 4);
 }
 
 static any_address unpack(const uint8_t address[GR_TCP_ADDRESS], uint16_t port) {
@@ -77,7 +77,7 @@ grace_status gr_tcp_peer(int fd, uint8_t address[GR_TCP_ADDRESS]) {
     any_address a = {0};
     socklen_t n = sizeof a;
     GR_CHECK(getpeername(fd, &a.base, &n) == 0, GRACE_ERR_COMM, "a rank hung up: %s", strerror(errno));
-    pack(&a, address);
+    gr_tcp_address(&a.base, address);
 done:
     return st;
 }

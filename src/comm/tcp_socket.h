@@ -13,6 +13,9 @@ grace_status gr_tcp_listen(const char *host, uint16_t port, int *out, uint16_t *
 /* Try until somebody takes the connection. Fails with COMM. */
 grace_status gr_tcp_connect(const char *host, uint16_t port, double until_us, int *out);
 grace_status gr_tcp_connect_seat(const gr_tcp_seat *seat, double until_us, int *out);
+struct sockaddr;
+/* As it is told to others: of IPv4 or IPv6. */
+void gr_tcp_address(const struct sockaddr *of, uint8_t out[GR_TCP_ADDRESS]);
 /* The other end's address. */
 grace_status gr_tcp_peer(int fd, uint8_t address[GR_TCP_ADDRESS]);
 /* As people write it, or "?". */

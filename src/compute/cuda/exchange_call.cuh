@@ -100,23 +100,28 @@ __device__ __forceinline__ uint32_t *flag_of(const call &c, int32_t rank, int32_
 }
 __device__ __forceinline__ uint32_t epoch_of(const call &c, int32_t word) { return *(volatile uint32_t *)&c.node.epoch[word]; }
 
+// The first thread whose wait is late, or ended, says where it was; then nobody waits.
+__device__ inline void report_late(const gr_cuda_node &node, int32_t stage, int32_t layer, int32_t source) {
+    volatile gr_cuda_watch *watch = node.watch;
+    if (atomicExch(&node.epoch[LATE], 1u)) return;
+    watch->stage = stage, watch->layer = layer, watch->source = source;
+    __threadfence_system();     // the host sees who was late before it sees the stop
+    watch->stop = 1;
+}
+
 // By one thread of a block that waits: whether nobody waits any longer. The first to find that a wait is late says so. The watch lies in the host's memory,
 // where looks of several blocks queue up, some 70 ns each, and stores and fences behind them: so a block looks there once a millisecond.
 struct patience { uint64_t start, looked; };
 __device__ inline bool is_over(const call &c, int32_t stage, int32_t source, patience &p) {
-    volatile gr_cuda_watch *watch = c.node.watch;
     const uint64_t now = nanoseconds();
     if (epoch_of(c, OVER)) return true;
     if (p.start == 0) p.start = p.looked = now;
     if (now - p.looked < LOOK_NS) return false;
     p.looked = now;
-    const bool stops = watch->stop, late = now - p.start >= c.node.deadline_ns;
+    const bool stops = ((volatile gr_cuda_watch *)c.node.watch)->stop, late = now - p.start >= c.node.deadline_ns;
     if (!stops && !late) return false;
     c.node.epoch[OVER] = 1;
-    if (stops || atomicExch(&c.node.epoch[LATE], 1u)) return true;
-    watch->stage = stage, watch->layer = c.layer.layer, watch->source = source;
-    __threadfence_system();     // the host sees who was late before it sees the stop
-    watch->stop = 1;
+    if (!stops) report_late(c.node, stage, c.layer.layer, source);
     return true;
 }
 

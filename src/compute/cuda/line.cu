@@ -104,15 +104,6 @@ __global__ __launch_bounds__(THREADS, 1) void post(const __grid_constant__ gr_cu
     add_counts(m, wire, rows, entries, bytes);
 }
 
-// A wait that is late, or is ended by a stop, says where it was; then nobody waits.
-__device__ inline void report(const gr_cuda_node &node, int32_t stage, int32_t layer, int32_t wire) {
-    volatile gr_cuda_watch *watch = node.watch;
-    if (atomicExch(&node.epoch[LATE], 1u)) return;
-    watch->stage = stage, watch->layer = layer, watch->source = GR_CUDA_NODE_MAX + wire;
-    __threadfence_system();     // the host sees who was late before it sees the stop
-    watch->stop = 1;
-}
-
 // False: it is too late, and what would have come is not read.
 __device__ __forceinline__ bool await(const gr_cuda_node &node, const uint32_t *flag, uint32_t due, int32_t stage, int32_t layer, int32_t wire) {
     uint64_t start = 0;
@@ -122,7 +113,7 @@ __device__ __forceinline__ bool await(const gr_cuda_node &node, const uint32_t *
         const uint64_t now = nanoseconds();
         if (start == 0) start = now;
         if (now - start < node.deadline_ns && !((volatile gr_cuda_watch *)node.watch)->stop) continue;
-        report(node, stage, layer, wire);
+        report_late(node, stage, layer, GR_CUDA_NODE_MAX + wire);
         return false;
     }
 }
