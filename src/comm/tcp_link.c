@@ -69,6 +69,14 @@ static void lost(tcp_job *job, int32_t peer, const char *reason) {
 
 static bool would_block(void) { return errno == EAGAIN || errno == EINTR; }
 
+static bool read_link(tcp_job *job, int32_t peer);
+
+/* A peer that takes nothing more may have said why: its farewell tells more than our socket does. */
+static void cannot_send(tcp_job *job, int32_t peer, const char *reason) {
+    (void)read_link(job, peer);
+    if (!job->broken && job->link[peer].fd >= 0) lost(job, peer, reason);
+}
+
 static bool write_link(tcp_job *job, int32_t peer) {
     tcp_link *l = &job->link[peer];
     bool moved = false;
@@ -77,7 +85,7 @@ static bool write_link(tcp_job *job, int32_t peer) {
         struct iovec piece[2] = {{p->head + p->n_head, GR_TCP_FRAME - p->n_head}, {p->data + p->done, p->n - p->done}};
         ssize_t n = sendmsg(l->fd, &(struct msghdr){.msg_iov = piece, .msg_iovlen = 2}, MSG_NOSIGNAL);
         if (n < 0) {
-            if (!would_block()) lost(job, peer, strerror(errno));
+            if (!would_block()) cannot_send(job, peer, strerror(errno));
             break;
         }
         size_t of_head = (size_t)n < piece[0].iov_len ? (size_t)n : piece[0].iov_len;

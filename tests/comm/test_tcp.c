@@ -69,22 +69,28 @@ static void all_may_send_more_than_sockets_hold(void **state) {
     ended_well(&j);
 }
 
+static useconds_t pause_us;
+
 static grace_status disagree_about_rows(gr_comm *c) {
     int64_t send[2] = {0}, recv[3];
     int32_t none[2] = {0, 0}, sends[2] = {2, 0}, expects[2] = {0, 1};
     gr_xfer x = {.send = send, .recv = recv, .row_bytes = 8, .send_rows = c->rank == 1 ? sends : none, .recv_rows = c->rank == 0 ? expects : none};
     grace_status st = gr_comm_alltoallv(c, &x);
+    if (c->rank == 1) usleep(pause_us);
     return st ? st : meet(c);
 }
 
+/* Also when it has closed its socket, with rows unread, before we send the next: only its farewell says why. */
 static void a_peer_is_not_trusted_with_more_rows_than_expected(void **state) {
     (void)state;
-    job j = new_job();
-    start_all(&j, 2, far_s, disagree_about_rows);
-    end_all(&j);
-    ended(&j, 0, 1, "expected 1 rows of 8 bytes from rank 1, it sends 16 bytes");
-    ended(&j, 1, 1, "rank 0 has left: it gave up on rank 1");
-    soon(&j);
+    for (pause_us = 0; pause_us <= 100000; pause_us += 100000) {
+        job j = new_job();
+        start_all(&j, 2, far_s, disagree_about_rows);
+        end_all(&j);
+        ended(&j, 0, 1, "expected 1 rows of 8 bytes from rank 1, it sends 16 bytes");
+        ended(&j, 1, 1, "rank 0 has left: it gave up on rank 1");
+        soon(&j);
+    }
 }
 
 /* Rank 2 is done early, the others go on without it until they want something of it. */
