@@ -17,7 +17,7 @@ static const bench benches[] = {
     {"plan", "placement quality on tokens not seen: all planners, the paper's ladder in rows, targets", gr_bench_plan_main},
     {"placements", "plans of every planner, what memory buys, what is left on other text: a document for grace report", gr_bench_placements_main},
     {"cpu", "prefill and decode of a model as shares of the machine's measured ceilings, and its memory", gr_bench_cpu_main},
-    {"gpu", "prefill and decode steps of a batch of requests, on one device, beside a floor", gr_bench_gpu_main},
+    {"gpu", "prefill and decode steps of a batch of requests, on CPUs or GPUs, beside a floor", gr_bench_gpu_main},
     {"tokenizer", "loading a tokenizer and encoding files, on one core", gr_bench_tokenizer_main},
     {"routes", "rows and loads under each routing policy, replayed token by token", gr_bench_routes_main},
     {"homes", "rows between nodes by where sequences live", gr_bench_homes_main},

@@ -13,7 +13,7 @@ static const command commands[] = {
     {"plan", "turn a trace into a placement for a cluster", gr_cmd_plan},
     {"sim", "replay routing through plans: rows, loads and predicted times on any cluster", gr_cmd_sim},
     {"bench", "measure kernels, planning, the MoE layer, the ladder of plans", gr_cmd_bench},
-    {"report", "draw a ladder's numbers as a self-contained HTML page", gr_cmd_report},
+    {"report", "draw measured numbers: a self-contained HTML page, or a chart of models on GPUs", gr_cmd_report},
     {"tokenize", "print the token ids of a text", gr_cmd_tokenize},
     {"inspect", "show what is in a model folder, a trace or a plan", gr_cmd_inspect},
     {"pull", "download a model from a hub", gr_cmd_pull},
