@@ -54,7 +54,7 @@ static void add_words(command *c, const char *const *words) {
 
 static bool readable(const char *path) { return access(path, R_OK) == 0; }
 
-/* Beside the sources: below GRACE_ROOT (set by ./run), or above the directory of this program (build/release/grace). */
+/* Beside the sources: below GRACE_ROOT, or above the directory of this program (build/release/grace). */
 static grace_status find_wire_sh(command *c) {
     grace_status st = GRACE_OK;
     const char *root = getenv("GRACE_ROOT");

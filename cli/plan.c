@@ -25,14 +25,14 @@ typedef enum format { FORMAT_GRACE, FORMAT_SGLANG, FORMAT_FLAT, FORMAT_TRTLLM, F
 
 static const struct argp_option options[] = {
     {"cluster", KEY_CLUSTER, "SHAPE", 0, "\"node:2 gpu:2\" or 2x2 (default)", 0},
-    {"planner", KEY_PLANNER, "NAME", 0, "grace (default: the paper's), auto (a search from the others' plans), uniform (balanced spectral groups), "
+    {"planner", KEY_PLANNER, "NAME", 0, "grace (default: the paper's), auto (a search on the exact rows), uniform (balanced spectral groups), "
      "contiguous, random, eplb or replicate-node", 0},
     {"grouping", KEY_GROUPING, "KIND", 0, "grace, inside a node: controlled (default), free or uniform", 0},
     {"replication", KEY_REPLICATION, "KIND", 0, "grace: dynamic (default), fixed or none", 0},
     {"ratio", KEY_R, "R", 0, "grace: group sizes may differ from the mean by this share (default: chosen at the knee)", 0},
     {"memory", KEY_MEMORY, "X", 0, "auto, eplb, replicate-node: slots of a rank as a multiple of experts / ranks (default: as grace uses)", 0},
     {"replica-slots", KEY_SLOTS, "N", 0, "the same as a number: slots of a rank in a layer, primaries included", 0},
-    {"balance", KEY_BALANCE, "X", 0, "auto: bound on max/mean load (default 1.1), or grace: 0.95 of what the paper's plan has in the layer", 0},
+    {"balance", KEY_BALANCE, "X", 0, "auto: bound on max/mean load (default 1.1), or grace: 0.95 of what the paper's plan has in the layer, 1.1 at least", 0},
     {"time-limit", KEY_TIME, "SECONDS", 0, "auto: stop searching then (default: none; a plan cut short depends on the machine)", 0},
     {"objective", KEY_OBJECTIVE, "AIM", 0, "auto: rows under the bound on load (default), or the predicted time of prefill, decode, or both (time); "
                                            "needs --rates", 0},

@@ -76,7 +76,7 @@ typedef enum grace_planner {
     GRACE_PLANNER_RANDOM,           /* equal numbers dealt at random */
     GRACE_PLANNER_EPLB,             /* DeepSeek's load balancer */
     GRACE_PLANNER_REPLICATE_NODE,   /* every node holds every expert */
-    GRACE_PLANNER_AUTO,             /* ours: a search on bundles from the others' plans (docs/planner.md) */
+    GRACE_PLANNER_AUTO,             /* ours: a search on bundles (docs/planner.md) */
     GRACE_N_PLANNERS
 } grace_planner;
 typedef enum grace_grouping { GRACE_GROUPING_CONTROLLED, GRACE_GROUPING_FREE, GRACE_GROUPING_UNIFORM } grace_grouping;   /* second level of grace */
@@ -84,7 +84,7 @@ typedef enum grace_replication { GRACE_REPLICATION_NONE, GRACE_REPLICATION_FIXED
 
 typedef struct grace_plan_options {
     grace_planner planner;              /* GRACE */
-    grace_grouping grouping;            /* CONTROLLED. The next three are GRACE's; the other planners are baselines and have no copies */
+    grace_grouping grouping;            /* CONTROLLED. This and the next two are GRACE's */
     grace_replication replication;      /* DYNAMIC */
     double r;                           /* < 0: choose at the knee; else 0 to 1, for CONTROLLED */
     uint64_t seed;                      /* of k-means and of RANDOM */

@@ -40,6 +40,40 @@ static void help_names_every_option(void **state) {
                "--output");
 }
 
+#define LETTERS "abcdefghijklmnopqrstuvwxyz-"
+
+static bool names(const char *pages, const char *option) {
+    const size_t n = strlen(option);
+    for (const char *at = pages; (at = strstr(at, option)); at += n)
+        if (strspn(at, LETTERS) == n) return true;
+    return false;
+}
+
+/* The help of a command, as it was printed last. */
+static void check_pages(const char *pages, const char *const *command) {
+    for (const char *at = last.out; (at = strstr(at, " --")); at++) {
+        char option[64];
+        snprintf(option, sizeof option, "%.*s", (int)strspn(at + 1, LETTERS), at + 1);
+        if (strcmp(option, "--help") && strcmp(option, "--usage") && !names(pages, option))
+            fail_msg("no page of docs/ names %s of grace %s %s", option, command[1], command[2]);
+    }
+}
+
+static void every_option_is_on_a_page(void **state) {
+    static const char *const commands[][2] = {{"run"}, {"profile"}, {"plan"}, {"sim"}, {"report"}, {"tokenize"}, {"inspect"}, {"pull"}, {"bench", "kernels"},
+        {"bench", "cpu"}, {"bench", "gpu"}, {"bench", "moe"}, {"bench", "ladder"}, {"bench", "plan"}, {"bench", "placements"}, {"bench", "homes"},
+        {"bench", "routes"}, {"bench", "net"}, {"bench", "agreement"}, {"bench", "tokenizer"}};
+    (void)state;
+    SHELL(0, "cat " GRACE_SOURCE_DIR "/docs/*.md");
+    char *pages = strdup(last.out);
+    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++) {
+        const char *const *c = commands[i], *const *words = c[1] ? HELP_OF(c[0], c[1]) : HELP_OF(c[0]);
+        ends_with(0, words);
+        check_pages(pages, words);
+    }
+    free(pages);
+}
+
 static void unknown_words_end_with_code_64(void **state) {
     (void)state;
     ends_with(64, WORDS(GRACE_PROGRAM));
@@ -140,6 +174,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_program_names_its_commands),
         cmocka_unit_test(help_names_every_option),
+        cmocka_unit_test(every_option_is_on_a_page),
         cmocka_unit_test(unknown_words_end_with_code_64),
         cmocka_unit_test(missing_words_are_named),
         cmocka_unit_test(values_out_of_bounds_say_what_was_expected_and_found),
