@@ -99,16 +99,15 @@ done:
 grace_status gr_added_split(const gr_added_set *set, gr_searcher *searcher, const char *text, size_t start, size_t end, gr_segments *out) {
     grace_status st = GRACE_OK;
     const char *at_start = text + start;
-    size_t n = end - start, at = 0, covered = 0;
+    size_t n = end - start, at = 0, covered = 0, blank = 0;      /* up to blank all is known to be white space, so it is walked over once */
     for (const gr_added *token; (token = next_token(set, at_start, n, &at));) {
         size_t from = at, to = at + token->n;
         bool alone = true;
         at = to;
         if (token->single_word) GR_TRY(is_alone(set, searcher, at_start, n, from, to, &alone));
         if (!alone) continue;
-        if (token->lstrip) from = gr_spaces_before(at_start, from);
-        if (token->lstrip && from < covered) from = covered;
-        if (token->rstrip) to = gr_spaces_after(at_start, n, to);
+        if (token->lstrip) from = from < covered ? covered : covered + gr_spaces_before(at_start + covered, from - covered);
+        if (token->rstrip) to = blank = to < blank ? blank : gr_spaces_after(at_start, n, to);
         if (covered < from) GR_TRY(gr_segments_push(out, (gr_segment){start + covered, start + from, -1}));
         GR_TRY(gr_segments_push(out, (gr_segment){start + from, start + to, token->id}));
         covered = to;

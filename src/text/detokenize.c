@@ -6,7 +6,10 @@
 #include "text/pretokenize.h"
 #include "text/unicode.h"
 
-enum { DEPTH_MAX = 8, STRIP_MAX = 1 << 20 };
+enum {
+    DEPTH_MAX = 8, STAGES_MAX = 64, STRIP_MAX = 1 << 20,
+    GROWN_MAX = 1 << 16,            /* bytes that a stage may make of a token: what it shows in the end is at most GR_TOKEN_BYTES_MAX */
+};
 
 typedef enum kind { REPLACE, STRIP, METASPACE } kind;
 
@@ -64,6 +67,7 @@ static void free_stage(stage *s) {
 
 static grace_status add_stage(gr_detokenizer *d, stage *s) {
     grace_status st = GRACE_OK;
+    GR_CHECK(d->n_stages < STAGES_MAX, GRACE_ERR_LIMIT, "tokenizer.json: decoder: more than %d in sequence", STAGES_MAX);
     stage *stages = realloc(d->stages, (d->n_stages + 1) * sizeof *stages);
     GR_CHECK(stages, GRACE_ERR_MEMORY, "no memory for %zu decoders", d->n_stages + 1);
     d->stages = stages;
@@ -205,7 +209,7 @@ grace_status gr_detokenize_token(const gr_detokenizer *d, gr_searcher *searcher,
         gr_buf *next = &texts[i % 2];
         next->n = 0;
         switch (s->kind) {
-        case REPLACE: GR_TRY(gr_pattern_replace(s->pattern, searcher, text, n, s->content, next)); break;
+        case REPLACE: GR_TRY(gr_pattern_replace(s->pattern, searcher, text, n, s->content, GROWN_MAX, next)); break;
         case STRIP: GR_TRY(strip_token(s, text, n, next)); break;
         case METASPACE: GR_TRY(unmark(&s->mark, text, n, first, next)); break;
         }

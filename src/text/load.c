@@ -108,6 +108,23 @@ done:
     return st;
 }
 
+static grace_status check_length(const grace_tokenizer *tok, const gr_token *token, size_t n) {
+    if (n <= GR_TOKEN_BYTES_MAX) return GRACE_OK;
+    return gr_fail(GRACE_ERR_LIMIT, "tokenizer.json: token %d has %zu bytes, at most %d are read", (int)(token - tok->vocab.tokens), n, GR_TOKEN_BYTES_MAX);
+}
+
+/* What is shown first in a text is made anew whenever a text begins, so here it is only measured. */
+static grace_status check_first(const grace_tokenizer *tok, gr_searcher *searcher, const gr_token *token, gr_buf *text) {
+    grace_status st = GRACE_OK;
+    size_t start = text->n;
+    int16_t byte;
+    GR_TRY(gr_detokenize_token(tok->detokenizer, searcher, token->text, token->n, true, text, &byte));
+    GR_TRY(check_length(tok, token, text->n - start));
+    text->n = start;
+done:
+    return st;
+}
+
 /* Byte-level tokens of the model are written in the byte alphabet. An added token stands for its own text, even where all of its letters
  * happen to be in the alphabet (the reference shows "Ã©" as a broken byte). */
 static grace_status show_token(const grace_tokenizer *tok, gr_searcher *searcher, const gr_token *token, gr_buf *text, gr_shown *out) {
@@ -116,10 +133,10 @@ static grace_status show_token(const grace_tokenizer *tok, gr_searcher *searcher
     GR_TRY(gr_detokenize_token(tok->detokenizer, searcher, token->text, token->n, false, text, &out->byte));
     if (gr_detokenizer_byte_level(tok->detokenizer) && !token->added)
         text->n = start + gr_bytes_of_token(token->text, token->n, text->data + start);
-    GR_CHECK(text->n - start <= GR_TOKEN_BYTES_MAX, GRACE_ERR_LIMIT, "tokenizer.json: token %d has %zu bytes, at most %d are read",
-             (int)(token - tok->vocab.tokens), text->n - start, GR_TOKEN_BYTES_MAX);
+    GR_TRY(check_length(tok, token, text->n - start));
     out->start = start;
     out->n = (uint32_t)(text->n - start);
+    if (gr_detokenizer_minds_first(tok->detokenizer)) GR_TRY(check_first(tok, searcher, token, text));
 done:
     return st;
 }

@@ -5,7 +5,10 @@
 
 #include "text/unicode.h"
 
-enum { DEPTH_MAX = 8 };
+enum { DEPTH_MAX = 8, STAGES_MAX = 64 };
+
+/* What a text may grow to: compatible forms take 11 times as much at most, a mark for a space 3 times. */
+static size_t grown_max(size_t n) { return 64 * n + 65536; }
 
 typedef enum kind { UNICODE, LOWERCASE, STRIP, PREPEND, REPLACE } kind;
 
@@ -91,6 +94,7 @@ static grace_status read_stage(gr_normalizer *normalizer, const gr_json *json, i
         for (size_t i = 0; i < gr_json_length(parts); i++) GR_TRY(read_stage(normalizer, gr_json_at(parts, i), depth + 1));
         return st;
     }
+    GR_CHECK(normalizer->n_stages < STAGES_MAX, GRACE_ERR_LIMIT, "%s: more than %d in sequence", where, STAGES_MAX);
     stage *stages = realloc(normalizer->stages, (normalizer->n_stages + 1) * sizeof *stages);
     GR_CHECK(stages, GRACE_ERR_MEMORY, "no memory for %zu normalizers", normalizer->n_stages + 1);
     normalizer->stages = stages;
@@ -229,13 +233,13 @@ static grace_status strip(const stage *s, const char *text, size_t n, gr_buf *ou
     return gr_buf_append(out, text + start, start < end ? end - start : 0);
 }
 
-static grace_status run_stage(const stage *s, gr_searcher *searcher, const char *text, size_t n, gr_buf *out) {
+static grace_status run_stage(const stage *s, gr_searcher *searcher, const char *text, size_t n, size_t n_max, gr_buf *out) {
     grace_status st = GRACE_OK;
     switch (s->kind) {
     case UNICODE: return to_form(s->form, text, n, out);
     case LOWERCASE: return to_lowercase(text, n, out);
     case STRIP: return strip(s, text, n, out);
-    case REPLACE: return gr_pattern_replace(s->pattern, searcher, text, n, s->content, out);
+    case REPLACE: return gr_pattern_replace(s->pattern, searcher, text, n, s->content, n_max, out);
     case PREPEND: break;
     }
     if (n > 0) GR_TRY(gr_buf_append(out, s->content, strlen(s->content)));
@@ -248,10 +252,11 @@ done:
 grace_status gr_normalize(const gr_normalizer *normalizer, gr_searcher *searcher, const char *text, size_t n, gr_buf *out) {
     grace_status st = GRACE_OK;
     gr_buf texts[2] = {{0}, {0}};
+    const size_t n_max = grown_max(n);
     for (size_t i = 0; i < normalizer->n_stages; i++) {
         gr_buf *next = i + 1 == normalizer->n_stages ? out : &texts[i % 2];
         if (next != out) next->n = 0;
-        GR_TRY(run_stage(&normalizer->stages[i], searcher, text, n, next));
+        GR_TRY(run_stage(&normalizer->stages[i], searcher, text, n, n_max, next));
         text = next->data;
         n = next->n;
     }

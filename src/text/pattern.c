@@ -12,6 +12,7 @@ enum {
     STEPS_BASE = 10000,     /* allowed search steps: base + per byte; the published patterns need under four a byte, on runs of spaces */
     STEPS_PER_BYTE = 16,
     HEAP_KIB_MAX = 64 * 1024,
+    REGEX_MAX = 16 * 1024,  /* bytes; the published patterns have under 500 */
 };
 
 /* Oniguruma's \w in properties; PCRE2's leaves out marks and joiners. */
@@ -209,6 +210,7 @@ done:
 
 grace_status gr_pattern_regex(const char *regex, gr_pattern **out) {
     gr_buf text = {0};
+    if (strlen(regex) > REGEX_MAX) return gr_fail(GRACE_ERR_LIMIT, "a pattern of %zu bytes, at most %d are read", strlen(regex), REGEX_MAX);
     grace_status st = translate(regex, &text);
     /* ^ and $ stand at every line in Oniguruma: MULTILINE. \C would cut characters in two. */
     if (!st) st = compile(text.data, text.n, PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C, out);
@@ -297,16 +299,18 @@ done:
     return st;
 }
 
-grace_status gr_pattern_replace(const gr_pattern *pattern, gr_searcher *searcher, const char *text, size_t n, const char *content, gr_buf *out) {
+grace_status gr_pattern_replace(const gr_pattern *pattern, gr_searcher *searcher, const char *text, size_t n, const char *content, size_t n_max,
+                                gr_buf *out) {
     grace_status st = GRACE_OK;
     gr_matches matches = gr_matches_of(pattern, text, n);
-    size_t last = 0, start, end;
+    size_t last = 0, start, end, before = out->n;
     bool found;
     for (;;) {
         GR_TRY(gr_matches_next(&matches, searcher, &found, &start, &end));
         if (!found) break;
         GR_TRY(gr_buf_append(out, text + last, start - last));
         GR_TRY(gr_buf_append(out, content, strlen(content)));
+        GR_CHECK(out->n - before <= n_max, GRACE_ERR_LIMIT, "%zu bytes of text grow to more than %zu by what is put in place of matches", n, n_max);
         last = end;
     }
     GR_TRY(gr_buf_append(out, text + last, n - last));

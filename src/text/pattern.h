@@ -10,7 +10,7 @@
 
 typedef struct gr_pattern gr_pattern;       /* immutable: any number of threads may search with it */
 
-/* Fails with UNSUPPORTED naming the construct or what PCRE2 said about it. */
+/* Fails with UNSUPPORTED naming the construct or what PCRE2 said about it, LIMIT over 16 KiB. */
 grace_status gr_pattern_regex(const char *regex, gr_pattern **out);
 grace_status gr_pattern_literal(const char *text, gr_pattern **out);
 /* The member "pattern" of json: {"Regex": ...} or {"String": ...}. where names json in messages. */
@@ -32,7 +32,8 @@ typedef struct gr_matches { const gr_pattern *pattern; const char *text; size_t 
 static inline gr_matches gr_matches_of(const gr_pattern *pattern, const char *text, size_t n) { return (gr_matches){pattern, text, n, 0, 0, false}; }
 grace_status gr_matches_next(gr_matches *matches, gr_searcher *searcher, bool *found, size_t *start, size_t *end);
 
-/* Append text [n] with content in place of every match. */
-grace_status gr_pattern_replace(const gr_pattern *pattern, gr_searcher *searcher, const char *text, size_t n, const char *content, gr_buf *out);
+/* Append text [n] with content in place of every match. Fails with LIMIT when that grows beyond n_max bytes. */
+grace_status gr_pattern_replace(const gr_pattern *pattern, gr_searcher *searcher, const char *text, size_t n, const char *content, size_t n_max,
+                                gr_buf *out);
 
 #endif

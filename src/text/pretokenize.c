@@ -6,7 +6,7 @@
 
 #include "text/unicode.h"
 
-enum { DEPTH_MAX = 8 };
+enum { DEPTH_MAX = 8, STAGES_MAX = 64 };
 
 /* Which of match and gap join which; what invert swaps is the meaning of match. */
 typedef enum behavior { ISOLATED, REMOVED, MERGED_WITH_PREVIOUS, MERGED_WITH_NEXT, CONTIGUOUS } behavior;
@@ -43,6 +43,7 @@ static const char gpt2_regex[] = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?
 
 static grace_status add_stage(gr_pretokenizer *pre, stage added) {
     grace_status st = GRACE_OK;
+    GR_CHECK(pre->n_stages < STAGES_MAX, GRACE_ERR_LIMIT, "tokenizer.json: pre_tokenizer: more than %d in sequence", STAGES_MAX);
     stage *stages = realloc(pre->stages, (pre->n_stages + 1) * sizeof *stages);
     GR_CHECK(stages, GRACE_ERR_MEMORY, "no memory for %zu pre-tokenizers", pre->n_stages + 1);
     pre->stages = stages;

@@ -2,6 +2,13 @@
 
 #include <string.h>
 
+enum { WRAP_MAX = 1024 };       /* tokens on a side: a text of ids can be named again and again, so a small file could ask for many */
+
+static grace_status push(gr_ids *ids, int32_t id) {
+    if (ids->n == WRAP_MAX) return gr_fail(GRACE_ERR_LIMIT, "tokenizer.json: post_processor: more than %d tokens on a side of the text", WRAP_MAX);
+    return gr_ids_push(ids, id);
+}
+
 static grace_status add_special(const gr_json *json, const char *name, int32_t n_tokens, gr_ids *out) {
     static const char where[] = "tokenizer.json: post_processor TemplateProcessing";
     grace_status st = GRACE_OK;
@@ -12,7 +19,7 @@ static grace_status add_special(const gr_json *json, const char *name, int32_t n
     GR_TRY(gr_json_array(special, where, "ids", &ids));
     for (size_t i = 0; i < gr_json_length(ids); i++) {
         GR_TRY(gr_json_int_at(ids, where, i, 0, n_tokens - 1, &id));
-        GR_TRY(gr_ids_push(out, (int32_t)id));
+        GR_TRY(push(out, (int32_t)id));
     }
 done:
     return st;
@@ -21,8 +28,8 @@ done:
 /* Processors run one after the other, each around what the ones before made. */
 static grace_status wrap(gr_wrapping *w, gr_ids *before, const gr_ids *after) {
     grace_status st = GRACE_OK;
-    for (size_t i = 0; i < w->before.n; i++) GR_TRY(gr_ids_push(before, w->before.data[i]));
-    for (size_t i = 0; i < after->n; i++) GR_TRY(gr_ids_push(&w->after, after->data[i]));
+    for (size_t i = 0; i < w->before.n; i++) GR_TRY(push(before, w->before.data[i]));
+    for (size_t i = 0; i < after->n; i++) GR_TRY(push(&w->after, after->data[i]));
     gr_ids old = w->before;
     w->before = *before;
     *before = old;

@@ -36,7 +36,8 @@ static const char *segments(fixture *f, const char *text) {
     for (size_t i = 0; i < out.n; i++) {
         if (i) line[n++] = '|';
         if (out.data[i].id >= 0) n += (size_t)sprintf(line + n, "%d:", (int)out.data[i].id);
-        n += (size_t)sprintf(line + n, "%.*s", (int)(out.data[i].end - out.data[i].start), text + out.data[i].start);
+        bool covered = out.data[i].end < out.data[i].start;         /* by the white space of a token before */
+        n += (size_t)sprintf(line + n, "%.*s", covered ? 0 : (int)(out.data[i].end - out.data[i].start), text + out.data[i].start);
     }
     free(out.data);
     return line;
@@ -75,6 +76,62 @@ static void a_token_of_white_space_is_found_where_another_swallowed_it(void **st
     (void)state;
     gr_added tokens[] = {{.text = "<m>", .rstrip = true}, {.text = "  "}};
     CHECK(tokens, "<m>   x", "0:<m>   |1:  | x");
+}
+
+/* As the reference says it, walking over white space anew for every token. */
+static void expect_swallowed(const gr_added *tokens, const char *text, size_t n, char *line) {
+    size_t covered = 0, used = 0;
+    line[0] = 0;
+    for (size_t at = 0; at < n;) {
+        const gr_added *token = tokens;
+        while (token->text && strncmp(text + at, token->text, token->n) != 0) token++;
+        size_t from = at, to = at + token->n;
+        at = token->text ? to : at + 1;
+        if (!token->text) continue;
+        while (token->lstrip && from > covered && text[from - 1] == ' ') from--;
+        if (token->lstrip && from < covered) from = covered;
+        while (token->rstrip && to < n && text[to] == ' ') to++;
+        if (covered < from) used += (size_t)sprintf(line + used, "%s%.*s", used ? "|" : "", (int)(from - covered), text + covered);
+        used += (size_t)sprintf(line + used, "%s%d:%.*s", used ? "|" : "", (int)token->id, (int)(to > from ? to - from : 0), text + from);
+        covered = to;
+    }
+    if (covered < n) sprintf(line + used, "%s%.*s", used ? "|" : "", (int)(n - covered), text + covered);
+}
+
+static void swallowed_space_equals_walking_over_it_for_every_token(void **state) {
+    (void)state;
+    uint64_t seed = 99;
+    print_message("seed %llu\n", (unsigned long long)seed);
+    gr_rng rng = gr_rng_seed(seed);
+    gr_added tokens[] = {{.text = "   ", .lstrip = true}, {.text = "l", .lstrip = true}, {.text = "r", .rstrip = true},
+                         {.text = "b", .lstrip = true, .rstrip = true}, {.text = "  n"}, {0}};
+    fixture f;
+    setup(&f, tokens, sizeof tokens / sizeof *tokens - 1);
+    for (int round = 0; round < 3000; round++) {
+        char text[24], expected[256];
+        size_t n = gr_rng_below(&rng, 20);
+        for (size_t i = 0; i < n; i++) text[i] = "    lrbnx"[gr_rng_below(&rng, 9)];
+        text[n] = 0;
+        expect_swallowed(tokens, text, n, expected);
+        assert_string_equal(segments(&f, text), expected);
+    }
+    teardown(&f);
+}
+
+/* A walk for every token would take hours. */
+static void a_megabyte_of_blanks_is_walked_over_once(void **state) {
+    (void)state;
+    enum { N = 1 << 20 };
+    static char text[N];
+    gr_added tokens[] = {{.text = " ", .lstrip = true, .rstrip = true}, {.text = "\t"}};
+    fixture f;
+    gr_segments out = {0};
+    setup(&f, tokens, 2);
+    for (size_t i = 0; i < N; i++) text[i] = i % 3 == 2 ? '\t' : ' ';
+    assert_int_equal(gr_added_split(&f.set, &f.searcher, text, 0, N, &out), GRACE_OK);
+    assert_int_equal(out.n, N);
+    free(out.data);
+    teardown(&f);
 }
 
 static void a_single_word_stands_between_non_words(void **state) {
@@ -136,6 +193,8 @@ int main(void) {
         cmocka_unit_test(the_leftmost_wins_then_the_longest),
         cmocka_unit_test(white_space_beside_a_token_is_swallowed_on_request),
         cmocka_unit_test(a_token_of_white_space_is_found_where_another_swallowed_it),
+        cmocka_unit_test(swallowed_space_equals_walking_over_it_for_every_token),
+        cmocka_unit_test(a_megabyte_of_blanks_is_walked_over_once),
         cmocka_unit_test(a_single_word_stands_between_non_words),
         cmocka_unit_test(a_segment_is_searched_as_if_it_stood_alone),
         cmocka_unit_test(the_search_equals_trying_every_token_everywhere),

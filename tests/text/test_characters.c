@@ -303,6 +303,41 @@ static void a_character_is_shown_once_its_bytes_are_complete(void **state) {
     grace_tokenizer_close(tok);
 }
 
+/* Behind others a mark shows a blank; first in a text nothing, for which this decoder puts more than a piece holds. */
+static void a_token_that_shows_too_much_at_the_start_of_a_text_is_refused(void **state) {
+    (void)state;
+    static const char head[] = "{\"type\":\"Sequence\",\"decoders\":[" METASPACE("always") ",{\"type\":\"Replace\",\"pattern\":{\"Regex\":\"^$\"},\"content\":\"";
+    char decoder[8192];
+    snprintf(decoder, sizeof decoder, "%s%0*d\"}]}", head, 1021, 0);
+    gr_buf json = json_of(&(spec){.decoder = decoder});
+    grace_tokenizer *tok = NULL;
+    assert_int_equal(gr_tokenizer_parse(json.data, json.n, &tok), GRACE_ERR_LIMIT);
+    assert_string_equal(grace_last_error(), "tokenizer.json: token 262 has 1021 bytes, at most 1020 are read");
+    gr_buf_free(&json);
+    snprintf(decoder, sizeof decoder, "%s%0*d\"}]}", head, 1020, 0);
+    tok = open_ok(&(spec){.decoder = decoder});
+    grace_decoder dec = {0};
+    char piece[GRACE_PIECE_MAX];
+    size_t n;
+    assert_int_equal(grace_decoder_next(&dec, tok, M, 0, piece, &n), GRACE_OK);
+    assert_int_equal(n, 1020);
+    grace_tokenizer_close(tok);
+}
+
+static void a_decoder_that_makes_a_token_grow_without_end_is_refused(void **state) {
+    (void)state;
+    gr_buf decoder = {0};
+    gr_buf_printf(&decoder, "{\"type\":\"Sequence\",\"decoders\":[" METASPACE("never"));
+    for (int i = 0; i < 24; i++) gr_buf_printf(&decoder, ",{\"type\":\"Replace\",\"pattern\":{\"String\":\"b\"},\"content\":\"bb\"}");
+    gr_buf_printf(&decoder, "]}");
+    gr_buf json = json_of(&(spec){.decoder = decoder.data});
+    grace_tokenizer *tok = NULL;
+    assert_int_equal(gr_tokenizer_parse(json.data, json.n, &tok), GRACE_ERR_LIMIT);
+    assert_non_null(strstr(grace_last_error(), "grow to more than 65536"));
+    assert_null(tok);
+    gr_buf_free(&decoder), gr_buf_free(&json);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(spaces_become_marks_and_the_text_gets_one_in_front),
@@ -321,6 +356,8 @@ int main(void) {
         cmocka_unit_test(malformed_decoders_are_named),
         cmocka_unit_test(streamed_pieces_join_to_the_decoded_text),
         cmocka_unit_test(a_character_is_shown_once_its_bytes_are_complete),
+        cmocka_unit_test(a_token_that_shows_too_much_at_the_start_of_a_text_is_refused),
+        cmocka_unit_test(a_decoder_that_makes_a_token_grow_without_end_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

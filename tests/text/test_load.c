@@ -160,6 +160,21 @@ static void processors_in_a_sequence_wrap_one_another(void **state) {
     grace_tokenizer_close(tok);
 }
 
+/* A list of ids named again and again: a file of a megabyte could ask for a terabyte. */
+static void no_more_tokens_than_a_text_ever_has_stand_beside_it(void **state) {
+    (void)state;
+    gr_buf post = {0};
+    for (int round = 0; round < 2; round++) {
+        post.n = 0;
+        gr_buf_printf(&post, "{\"type\":\"TemplateProcessing\",\"special_tokens\":{" BOTH "},\"single\":[");
+        for (int i = 0; i < 512 + round; i++) gr_buf_printf(&post, SPECIAL("[E]") ",");
+        gr_buf_printf(&post, TEXT "]}");
+        if (round) check_status(&(byte_level){.added = two_added, .post = post.data}, GRACE_ERR_LIMIT, "more than 1024 tokens on a side");
+        else grace_tokenizer_close(open_ok(&(byte_level){.added = two_added, .post = post.data}));
+    }
+    gr_buf_free(&post);
+}
+
 static void processors_that_are_not_supported_are_named(void **state) {
     (void)state;
     check_status(&(byte_level){.post = "{\"type\":\"RobertaProcessing\"}"}, GRACE_ERR_UNSUPPORTED, "post_processor: type 'RobertaProcessing'");
@@ -201,6 +216,7 @@ int main(void) {
         cmocka_unit_test(a_token_too_long_for_streaming_is_refused),
         cmocka_unit_test(a_template_puts_its_tokens_around_the_text),
         cmocka_unit_test(processors_in_a_sequence_wrap_one_another),
+        cmocka_unit_test(no_more_tokens_than_a_text_ever_has_stand_beside_it),
         cmocka_unit_test(processors_that_are_not_supported_are_named),
         cmocka_unit_test(a_missing_directory_is_an_io_error_with_its_path),
         cmocka_unit_test(a_file_cut_anywhere_is_refused),

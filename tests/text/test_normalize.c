@@ -127,6 +127,32 @@ static void what_is_malformed_or_unknown_is_named(void **state) {
     check_refused(SEQUENCE(SEQUENCE(SEQUENCE(SEQUENCE(SEQUENCE(SEQUENCE(SEQUENCE(SEQUENCE(SEQUENCE(""))))))))), GRACE_ERR_LIMIT, "nested");
 }
 
+static gr_buf many(const char *part, int n) {
+    gr_buf json = {0};
+    gr_buf_printf(&json, "{\"type\":\"Sequence\",\"normalizers\":[");
+    for (int i = 0; i < n; i++) gr_buf_printf(&json, "%s%s", i ? "," : "", part);
+    gr_buf_printf(&json, "]}");
+    return json;
+}
+
+/* 24 doublings: a few bytes of tokenizer.json could ask for any memory. */
+static void a_text_that_grows_without_end_is_refused(void **state) {
+    (void)state;
+    gr_buf json = many(REPLACE("String", "a", "aa"), 24), out = {0};
+    gr_normalizer *normalizer = NULL;
+    gr_searcher searcher = {0};
+    assert_int_equal(build(json.data, &normalizer), GRACE_OK);
+    assert_int_equal(gr_searcher_open(&searcher), GRACE_OK);
+    assert_int_equal(gr_normalize(normalizer, &searcher, "a", 1, &out), GRACE_ERR_LIMIT);
+    assert_non_null(strstr(grace_last_error(), "grow to more than 65600"));
+    gr_searcher_close(&searcher);
+    gr_normalizer_free(normalizer);
+    gr_buf_free(&json), gr_buf_free(&out);
+    json = many("{\"type\":\"NFC\"}", 65);
+    check_refused(json.data, GRACE_ERR_LIMIT, "more than 64 in sequence");
+    gr_buf_free(&json);
+}
+
 static void what_changes_nothing_is_no_normalizer(void **state) {
     (void)state;
     gr_normalizer *normalizer = NULL;
@@ -181,6 +207,7 @@ int main(void) {
         cmocka_unit_test(matches_are_replaced_one_after_the_other),
         cmocka_unit_test(stages_work_on_what_the_ones_before_made),
         cmocka_unit_test(what_is_malformed_or_unknown_is_named),
+        cmocka_unit_test(a_text_that_grows_without_end_is_refused),
         cmocka_unit_test(what_changes_nothing_is_no_normalizer),
         cmocka_unit_test(a_tokenizer_that_asks_for_nfc_sees_composed_text),
         cmocka_unit_test(added_tokens_are_found_before_text_is_normalised),

@@ -108,6 +108,19 @@ static void a_broken_pattern_is_an_error_with_its_place(void **state) {
     }
 }
 
+static void a_pattern_longer_than_any_in_use_is_refused_before_it_is_read(void **state) {
+    (void)state;
+    enum { N = 16 * 1024 + 1 };
+    char regex[N + 1];
+    gr_pattern *pattern = NULL;
+    memset(regex, 'a', N);
+    regex[N] = 0;
+    assert_int_equal(gr_pattern_regex(regex, &pattern), GRACE_ERR_LIMIT);
+    assert_non_null(strstr(grace_last_error(), "16385 bytes, at most 16384"));
+    assert_int_equal(gr_pattern_regex(regex + 1, &pattern), GRACE_OK);
+    gr_pattern_free(pattern);
+}
+
 static void a_literal_is_searched_as_written(void **state) {
     (void)state;
     gr_pattern *pattern = NULL;
@@ -169,6 +182,7 @@ int main(void) {
         cmocka_unit_test(classes_are_copied_with_their_brackets),
         cmocka_unit_test(what_means_something_else_in_pcre_is_refused_by_name),
         cmocka_unit_test(a_broken_pattern_is_an_error_with_its_place),
+        cmocka_unit_test(a_pattern_longer_than_any_in_use_is_refused_before_it_is_read),
         cmocka_unit_test(a_literal_is_searched_as_written),
         cmocka_unit_test(a_pattern_that_explodes_ends_with_an_error),
         cmocka_unit_test(long_runs_are_within_the_limit),
