@@ -7,10 +7,16 @@ enum { DEPTH_MAX = 1000 };           /* of nodes being evaluated: nesting, and m
 
 static bool same(gr_tv a, gr_tv b) { return a.n == b.n && memcmp(a.text, b.text, a.n) == 0; }
 
-static gr_tr_variable *find_in(const gr_tr_scope *s, gr_tv name) {
-    for (gr_tr_variable *v = s->first; v; v = v->next)
-        if (same(v->name, name)) return v;
-    return NULL;
+/* *out is NULL when there is none. */
+static grace_status find_in(gr_tr *r, const gr_tr_scope *s, gr_tv name, gr_tr_variable **out) {
+    size_t n = 0, n_bytes = 0;
+    gr_tr_variable *v = s->first;
+    for (; v; v = v->next, n++) {
+        if (v->name.n == name.n) n_bytes += name.n;
+        if (same(v->name, name)) break;
+    }
+    *out = v;
+    return gr_tv_spend(&r->heap, n / 8 + n_bytes / 64);
 }
 
 grace_status gr_tr_open_scope(gr_tr *r, gr_tr_scope *parent, gr_tr_scope **saved) {
@@ -25,7 +31,8 @@ grace_status gr_tr_open_scope(gr_tr *r, gr_tr_scope *parent, gr_tr_scope **saved
 
 grace_status gr_tr_assign(gr_tr *r, gr_tv name, gr_tv value) {
     grace_status st = GRACE_OK;
-    gr_tr_variable *v = find_in(r->here, name);
+    gr_tr_variable *v;
+    GR_TRY(find_in(r, r->here, name, &v));
     if (!v) {
         GR_TRY(gr_tv_alloc(&r->heap, 1, sizeof *v, &v));
         v->name = name;
@@ -38,16 +45,15 @@ done:
 }
 
 static grace_status look_up(gr_tr *r, gr_tv name, gr_tv *out) {
-    for (const gr_tr_scope *s = r->here; s; s = s->parent) {
-        const gr_tr_variable *v = find_in(s, name);
-        if (!v) continue;
-        *out = v->value;
-        return GRACE_OK;
-    }
+    grace_status st = GRACE_OK;
+    gr_tr_variable *v = NULL;
+    for (const gr_tr_scope *s = r->here; s && !v; s = s->parent) GR_TRY(find_in(r, s, name, &v));
+    if (v) return *out = v->value, GRACE_OK;
     const gr_tv_builtin *builtin = gr_tv_global(name.text, name.n);
     if (!builtin) return gr_tv_undefined(&r->heap, out, "'%.*s' is undefined", (int)name.n, name.text);
     *out = (gr_tv){.kind = GR_TV_BUILTIN, .builtin = builtin};
-    return GRACE_OK;
+done:
+    return st;
 }
 
 /* ---- expressions ---- */
@@ -148,6 +154,7 @@ static grace_status bind_parameters(gr_tr *r, const gr_tv_macro *macro, const gr
     for (const gr_tn *p = macro->node->b; p; p = p->next, position++) {
         const gr_tv *named = named_argument(args, p->value);
         gr_tv value;
+        GR_TRY(gr_tv_spend(&r->heap, args->n_named / 8));
         if (position < args->n) value = args->items[position];
         else if (named) value = *named, n_used++;
         else if (p->a) GR_TRY(gr_tr_eval(r, p->a, &value));

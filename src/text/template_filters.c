@@ -157,7 +157,7 @@ static grace_status length(const gr_tv_call *call, gr_tv *out) {
     size_t n = 0;
     grace_status st = gr_tv_length(call->self, &n);
     *out = gr_tv_int((int64_t)n);
-    return st;
+    return st ? st : gr_tv_spend(call->heap, call->self.kind == GR_TV_STRING ? call->self.n / 64 : 0);
 }
 
 static grace_status list(const gr_tv_call *call, gr_tv *out) {

@@ -23,23 +23,26 @@ static size_t char_before(gr_tv text, size_t at) {
 }
 
 grace_status gr_tv_strip(gr_tv_heap *heap, gr_tv text, gr_tv characters, bool left, bool right, gr_tv *out) {
+    grace_status st = GRACE_OK;
     size_t first = 0, last = text.n, n;
     uint32_t cp;
     bool spaces = characters.kind == GR_TV_ABSENT || characters.kind == GR_TV_NONE;
-    if (!spaces && characters.kind != GR_TV_STRING) return gr_fail(GRACE_ERR_FORMAT, "strip takes a str, found a %s", gr_tv_kind_name(characters));
-    while (left && first < last) {
+    GR_CHECK(spaces || characters.kind == GR_TV_STRING, GRACE_ERR_FORMAT, "strip takes a str, found a %s", gr_tv_kind_name(characters));
+    for (; left && first < last; first += n) {
+        GR_TRY(gr_tv_spend(heap, characters.n / 64));
         n = gr_tv_char_at(text, first, &cp);
         if (spaces ? !gr_tv_is_space(cp) : !has_char(characters, text, first, n)) break;
-        first += n;
     }
-    while (right && last > first) {
-        size_t at = char_before(text, last);
+    for (size_t at; right && last > first; last = at) {
+        GR_TRY(gr_tv_spend(heap, characters.n / 64));
+        at = char_before(text, last);
         n = gr_tv_char_at(text, at, &cp);
         if (spaces ? !gr_tv_is_space(cp) : !has_char(characters, text, at, n)) break;
-        last = at;
     }
     *out = gr_tv_text(text.text + first, last - first);
-    return gr_tv_spend(heap, (text.n - (last - first)) / 64);
+    GR_TRY(gr_tv_spend(heap, (text.n - (last - first)) / 64));
+done:
+    return st;
 }
 
 static const char *find(const char *from, const char *end, gr_tv what) {
@@ -236,34 +239,40 @@ static grace_status titles(const gr_tv_call *c, gr_tv *out) { return gr_tv_recas
 static grace_status capitalizes(const gr_tv_call *c, gr_tv *out) { return gr_tv_recase(c->heap, c->self, GR_TV_CAPITALIZE, out); }
 static grace_status splits_lines(const gr_tv_call *c, gr_tv *out) { return gr_tv_split_lines(c->heap, c->self, out); }
 
-static bool has_end(gr_tv text, gr_tv part, bool start) {
-    return part.kind == GR_TV_STRING && part.n <= text.n && (part.n == 0 || memcmp(text.text + (start ? 0 : text.n - part.n), part.text, part.n) == 0);
+static grace_status has_end(gr_tv_heap *heap, gr_tv text, gr_tv part, bool start, bool *out) {
+    bool fits = part.kind == GR_TV_STRING && part.n <= text.n;
+    *out = fits && (part.n == 0 || memcmp(text.text + (start ? 0 : text.n - part.n), part.text, part.n) == 0);
+    return gr_tv_spend(heap, fits ? part.n / 64 : 0);
 }
 
 /* One string, or a tuple of which one is enough. */
 static grace_status has_ends(const gr_tv_call *call, bool start, gr_tv *out) {
+    grace_status st = GRACE_OK;
     gr_tv what = call->arg[0];
     bool found = false;
-    if (what.kind != GR_TV_STRING && what.kind != GR_TV_TUPLE)
-        return gr_fail(GRACE_ERR_FORMAT, "%s takes a str or a tuple, found a %s", start ? "startswith" : "endswith", gr_tv_kind_name(what));
-    for (size_t i = 0; what.kind == GR_TV_TUPLE && i < what.list->n; i++) found |= has_end(call->self, what.list->items[i], start);
-    *out = gr_tv_bool(found || has_end(call->self, what, start));
-    return GRACE_OK;
+    GR_CHECK(what.kind == GR_TV_STRING || what.kind == GR_TV_TUPLE, GRACE_ERR_FORMAT, "%s takes a str or a tuple, found a %s",
+             start ? "startswith" : "endswith", gr_tv_kind_name(what));
+    if (what.kind == GR_TV_STRING) GR_TRY(has_end(call->heap, call->self, what, start, &found));
+    else GR_TRY(gr_tv_spend(call->heap, what.list->n / 8));
+    for (size_t i = 0; what.kind == GR_TV_TUPLE && i < what.list->n && !found; i++) GR_TRY(has_end(call->heap, call->self, what.list->items[i], start, &found));
+    *out = gr_tv_bool(found);
+done:
+    return st;
 }
 
 static grace_status starts(const gr_tv_call *call, gr_tv *out) { return has_ends(call, true, out); }
 static grace_status ends(const gr_tv_call *call, gr_tv *out) { return has_ends(call, false, out); }
 
-static grace_status removes_prefix(const gr_tv_call *call, gr_tv *out) {
-    size_t n = has_end(call->self, call->arg[0], true) ? call->arg[0].n : 0;
-    *out = gr_tv_text(call->self.text + n, call->self.n - n);
-    return GRACE_OK;
+static grace_status removes(const gr_tv_call *call, bool start, gr_tv *out) {
+    bool found = false;
+    grace_status st = has_end(call->heap, call->self, call->arg[0], start, &found);
+    size_t n = found ? call->arg[0].n : 0;
+    *out = gr_tv_text(call->self.text + (start ? n : 0), call->self.n - n);
+    return st;
 }
 
-static grace_status removes_suffix(const gr_tv_call *call, gr_tv *out) {
-    *out = gr_tv_text(call->self.text, call->self.n - (has_end(call->self, call->arg[0], false) ? call->arg[0].n : 0));
-    return GRACE_OK;
-}
+static grace_status removes_prefix(const gr_tv_call *call, gr_tv *out) { return removes(call, true, out); }
+static grace_status removes_suffix(const gr_tv_call *call, gr_tv *out) { return removes(call, false, out); }
 
 static grace_status finds(const gr_tv_call *call, gr_tv *out) {
     gr_tv text = call->self, what = call->arg[0];

@@ -217,7 +217,7 @@ static grace_status next_in_order(gr_tv_heap *heap, const gr_tv_dict *dict, cons
         if (best < dict->n) GR_TRY(gr_tv_order(heap, dict->keys[i], dict->keys[best], &sign));
         if (sign < 0) best = i;
     }
-    GR_ASSERT(best < dict->n);
+    GR_CHECK(best < dict->n, GRACE_ERR_FORMAT, "tojson: sort_keys: a key that is no number (nan) has no place in order");
     *out = best;
 done:
     return st;

@@ -114,8 +114,10 @@ grace_status gr_tv_get(gr_tv_heap *heap, const gr_tv_dict *dict, gr_tv key, cons
     GR_TRY(gr_tv_spend(heap, dict->n / 8));
     for (size_t i = 0; i < dict->n; i++) {
         const gr_tv *have = &dict->keys[i];
-        if (key.kind == GR_TV_STRING) equal = have->kind == GR_TV_STRING && same_text(*have, key);
-        else GR_TRY(gr_tv_equal(heap, *have, key, &equal));
+        if (key.kind == GR_TV_STRING) {
+            if (have->n == key.n) GR_TRY(gr_tv_spend(heap, key.n / 64));
+            equal = have->kind == GR_TV_STRING && same_text(*have, key);
+        } else GR_TRY(gr_tv_equal(heap, *have, key, &equal));
         if (!equal) continue;
         *out = &dict->values[i];
         break;

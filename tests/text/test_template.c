@@ -4,6 +4,7 @@
 #include <setjmp.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "text/template.h"
@@ -118,6 +119,36 @@ static void a_template_that_does_not_end_is_stopped(void **state) {
                  GRACE_ERR_LIMIT, "steps");
 }
 
+/* Each line walks over far more than its nodes: what an operation looks at is paid for, not only what it makes. */
+static void work_without_output_is_paid_for(void **state) {
+    (void)state;
+    static const char *const bodies[] = {"x.startswith(x)", "x.endswith(('b', x))", "x.removeprefix(x)", "x.removesuffix(x)", "x|length", "d[x]",
+                                         "('b' * 60).strip(x ~ 'b')"};
+    for (size_t i = 0; i < sizeof bodies / sizeof *bodies; i++) {
+        char text[256];
+        snprintf(text, sizeof text, "{%% set x = 'a' * 60000 %%}{%% set d = {x: 1} %%}{%% for i in range(999) %%}{%% set b = %s %%}{%% endfor %%}", bodies[i]);
+        refuses_with(text, GRACE_ERR_LIMIT, "steps");
+    }
+}
+
+static void names_are_looked_up_for_steps_too(void **state) {
+    (void)state;
+    gr_buf text = {0};
+    for (int i = 0; i < 4000; i++) gr_buf_printf(&text, "{%% set a%d = 1 %%}", i);
+    gr_buf_printf(&text, "{%% for i in range(999) %%}{{ nothing }}{%% endfor %%}");
+    gr_template_limits limits = {1200000, 1 << 26, 1 << 16};       /* 4000 assignments look at 8 million names, 999 look-ups at 4 million */
+    gr_buf out = {0};
+    assert_int_equal(render_within(text.data, NULL, &limits, &out), GRACE_ERR_LIMIT);
+    assert_non_null(strstr(grace_last_error(), "steps"));
+    gr_buf_free(&text), gr_buf_free(&out);
+}
+
+static void keys_without_an_order_are_not_sorted(void **state) {
+    (void)state;
+    refuses_with("{{ {'nan'|float: 1, 2: 3}|tojson(sort_keys=true) }}", GRACE_ERR_FORMAT, "(nan) has no place in order");
+    refuses_with("{{ {1: 1, 'a': 3}|tojson(sort_keys=true) }}", GRACE_ERR_FORMAT, "have no order");
+}
+
 static void deep_nesting_is_refused_when_parsed(void **state) {
     (void)state;
     static const char *const parts[][3] = {{"{{", "(", ")"}, {"", "{% if x %}", "{% endif %}"}, {"{{", " not", ""}, {"{{", "-", ""}, {"{{ x", "[x", "]"}};
@@ -149,6 +180,9 @@ int main(void) {
         cmocka_unit_test(the_date_is_that_of_the_caller),
         cmocka_unit_test(errors_name_the_line_and_what_was_found),
         cmocka_unit_test(a_template_that_does_not_end_is_stopped),
+        cmocka_unit_test(work_without_output_is_paid_for),
+        cmocka_unit_test(names_are_looked_up_for_steps_too),
+        cmocka_unit_test(keys_without_an_order_are_not_sorted),
         cmocka_unit_test(deep_nesting_is_refused_when_parsed),
         cmocka_unit_test(output_is_kept_as_it_was_when_a_rendering_fails),
     };
