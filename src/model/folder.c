@@ -297,7 +297,7 @@ static void make_random(gr_folder *folder, const char *name, int32_t n_dims, con
     folder->n_needed += out->rows * out->cols;
 }
 
-static grace_status need(gr_folder *folder, const char *name, int32_t n_dims, const int64_t *shape, grace_tensor *out) {
+static grace_status need(gr_folder *folder, const char *name, int32_t n_dims, const int64_t *shape, bool plain, grace_tensor *out) {
     grace_status st = GRACE_OK;
     entry *e = NULL;
     if (folder->random) {
@@ -305,7 +305,7 @@ static grace_status need(gr_folder *folder, const char *name, int32_t n_dims, co
         return st;
     }
     GR_TRY(need_entry(folder, name, n_dims, shape, &e));
-    if (n_dims == 2 && !strcmp(e->tensor->dtype, "F8_E4M3")) GR_TRY(view_fp8(folder, e, shape, out));
+    if (!plain && n_dims == 2 && !strcmp(e->tensor->dtype, "F8_E4M3")) GR_TRY(view_fp8(folder, e, shape, out));
     else GR_TRY(view(e, out));
     count_needed(folder, e, out->rows * out->cols);
 done:
@@ -318,7 +318,7 @@ grace_status gr_folder_vector(gr_folder *folder, int64_t n, grace_tensor *out, c
     va_start(args, format);
     vsnprintf(name, sizeof name, format, args);
     va_end(args);
-    return need(folder, name, 1, &n, out);
+    return need(folder, name, 1, &n, true, out);
 }
 
 grace_status gr_folder_matrix(gr_folder *folder, int64_t rows, int64_t cols, grace_tensor *out, const char *format, ...) {
@@ -328,7 +328,17 @@ grace_status gr_folder_matrix(gr_folder *folder, int64_t rows, int64_t cols, gra
     va_start(args, format);
     vsnprintf(name, sizeof name, format, args);
     va_end(args);
-    return need(folder, name, 2, shape, out);
+    return need(folder, name, 2, shape, false, out);
+}
+
+grace_status gr_folder_plain(gr_folder *folder, int64_t rows, int64_t cols, grace_tensor *out, const char *format, ...) {
+    const int64_t shape[] = {rows, cols};
+    char name[NAME_MAX_BYTES];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(name, sizeof name, format, args);
+    va_end(args);
+    return need(folder, name, 2, shape, true, out);
 }
 
 grace_status gr_folder_stack(gr_folder *folder, int64_t n, int64_t rows, int64_t cols, grace_tensor *out, const char *format, ...) {
@@ -338,7 +348,7 @@ grace_status gr_folder_stack(gr_folder *folder, int64_t n, int64_t rows, int64_t
     va_start(args, format);
     vsnprintf(name, sizeof name, format, args);
     va_end(args);
-    return need(folder, name, 3, shape, out);
+    return need(folder, name, 3, shape, true, out);
 }
 
 grace_status gr_folder_mxfp4(gr_folder *folder, int64_t n, int64_t rows, int64_t cols, grace_tensor *out, const char *format, ...) {
@@ -350,7 +360,7 @@ grace_status gr_folder_mxfp4(gr_folder *folder, int64_t n, int64_t rows, int64_t
     va_start(args, format);
     vsnprintf(name, sizeof name, format, args);
     va_end(args);
-    if (folder->random) return need(folder, name, 3, (const int64_t[]){n, rows, cols}, out);
+    if (folder->random) return need(folder, name, 3, (const int64_t[]){n, rows, cols}, true, out);
     GR_CHECK(cols % 32 == 0, GRACE_ERR_UNSUPPORTED, "%s: '%s' has rows of %lld values, no multiple of 32", folder->dir, name, (long long)cols);
     snprintf(part, sizeof part, "%s_blocks", name);
     GR_TRY(need_bytes(folder, part, "U8", 4, shape, &blocks));

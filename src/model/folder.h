@@ -26,6 +26,9 @@ bool gr_folder_has(const gr_folder *folder, const char *format, ...) __attribute
 grace_status gr_folder_vector(gr_folder *folder, int64_t n, grace_tensor *out, const char *format, ...) __attribute__((format(printf, 4, 5)));
 grace_status gr_folder_matrix(gr_folder *folder, int64_t rows, int64_t cols, grace_tensor *out, const char *format, ...)
     __attribute__((format(printf, 5, 6)));
+/* A matrix that no checkpoint has in fp8 and that is read row by row or as it lies in the file: a router, biases of all experts. */
+grace_status gr_folder_plain(gr_folder *folder, int64_t rows, int64_t cols, grace_tensor *out, const char *format, ...)
+    __attribute__((format(printf, 5, 6)));
 
 /* n matrices in one tensor [n, rows, cols]: *out has n * rows rows. */
 grace_status gr_folder_stack(gr_folder *folder, int64_t n, int64_t rows, int64_t cols, grace_tensor *out, const char *format, ...)
@@ -35,7 +38,7 @@ grace_status gr_folder_mxfp4(gr_folder *folder, int64_t n, int64_t rows, int64_t
     __attribute__((format(printf, 6, 7)));
 
 int64_t gr_folder_n_bytes(const gr_folder *folder);         /* of all tensors; of a random folder's, of those that were asked for */
-int64_t gr_folder_n_needed(const gr_folder *folder);        /* values of all tensors that gr_folder_vector, _matrix, _stack and _mxfp4 gave out */
+int64_t gr_folder_n_needed(const gr_folder *folder);        /* values of all tensors that gr_folder_vector, _matrix, _plain, _stack and _mxfp4 gave out */
 void gr_folder_log_unneeded(const gr_folder *folder);       /* how many were not given out, and the first of them */
 
 #endif

@@ -40,7 +40,7 @@ static grace_status resolve_attention(gr_folder *f, const grace_model_info *info
     GR_TRY(gr_resolve_heads(f, info, layer, true, out));
     GR_TRY(gr_folder_vector(f, info->hidden, &out->o_bias, "model.layers.%d.self_attn.o_proj.bias", layer));
     GR_TRY(gr_folder_vector(f, info->n_heads, &out->sinks, "model.layers.%d.self_attn.sinks", layer));
-    GR_TRY(gr_folder_matrix(f, info->n_experts, info->hidden, &out->router, "model.layers.%d.mlp.router.weight", layer));
+    GR_TRY(gr_folder_plain(f, info->n_experts, info->hidden, &out->router, "model.layers.%d.mlp.router.weight", layer));
     GR_TRY(gr_folder_vector(f, info->n_experts, &out->router_bias, "model.layers.%d.mlp.router.bias", layer));
 done:
     return st;
@@ -81,8 +81,8 @@ static grace_status resolve_experts(gr_folder *f, const grace_model_info *info, 
     int32_t n = info->n_experts;
     GR_TRY(resolve_stack(f, n, 2 * (int64_t)info->expert_width, info->hidden, layer, "gate_up_proj", &gate_up));
     GR_TRY(resolve_stack(f, n, info->hidden, info->expert_width, layer, "down_proj", &down));
-    GR_TRY(gr_folder_matrix(f, n, 2 * (int64_t)info->expert_width, &gate_up_bias, "model.layers.%d.mlp.experts.gate_up_proj_bias", layer));
-    GR_TRY(gr_folder_matrix(f, n, info->hidden, &down_bias, "model.layers.%d.mlp.experts.down_proj_bias", layer));
+    GR_TRY(gr_folder_plain(f, n, 2 * (int64_t)info->expert_width, &gate_up_bias, "model.layers.%d.mlp.experts.gate_up_proj_bias", layer));
+    GR_TRY(gr_folder_plain(f, n, info->hidden, &down_bias, "model.layers.%d.mlp.experts.down_proj_bias", layer));
     for (int32_t e = 0; e < n; e++) {
         const grace_tensor both = matrix_of(&gate_up, n, e), row = gr_tensor_rows(&gate_up_bias, e, 1), both_bias = transposed(&row);
         const grace_tensor gate_bias = every_other(&both_bias, 0), up_bias = every_other(&both_bias, 1);

@@ -66,7 +66,7 @@ done:
 grace_status gr_resolve_experts(gr_folder *f, const char *at, const char *const names[3], const grace_model_info *info, gr_layer_tensors *out) {
     grace_status st = GRACE_OK;
     char expert[160];
-    GR_TRY(gr_folder_matrix(f, info->n_experts, info->hidden, &out->router, "%sgate.weight", at));
+    GR_TRY(gr_folder_plain(f, info->n_experts, info->hidden, &out->router, "%sgate.weight", at));
     if (gr_folder_has(f, "%sexperts.gate_up_proj", at)) return resolve_fused(f, at, info, out->experts);
     for (int32_t e = 0; e < info->n_experts; e++) {
         snprintf(expert, sizeof expert, "%sexperts.%d.", at, e);

@@ -2,6 +2,7 @@
 #ifndef GR_TESTS_MODEL_FOLDERS_H
 #define GR_TESTS_MODEL_FOLDERS_H
 #include "base/file.h"
+#include "model/safetensors.h"
 #include "support/tiny_model.h"
 
 static char dir[64];        /* of the running test */
@@ -66,6 +67,40 @@ static inline void edit(const char *name, const char *from, const char *to) {
     gr_file_unmap(&file);
     write_bytes(name, out.data, out.n);
     gr_buf_free(&out);
+}
+
+static inline void describe(gr_buf *header, const char *name, const char *dtype, const char *shape, size_t begin, size_t end) {
+    assert_int_equal(gr_buf_printf(header, "%s\"%s\":{\"dtype\":\"%s\",\"shape\":%s,\"data_offsets\":[%zu,%zu]}", header->n ? "," : "{", name, dtype, shape,
+                                   begin, end), GRACE_OK);
+}
+
+/* A matrix [rows, cols] of at most 128 x 128 in a shard becomes zeros of fp8, with its scale; its bytes are the last of the file. */
+static inline void make_fp8(const char *shard_name, const char *name, int rows, int cols) {
+    gr_shard shard;
+    gr_buf header = {0}, data = {0}, file = {0};
+    char scale[160], shape[64];
+    snprintf(scale, sizeof scale, "%s_scale_inv", name);
+    assert_int_equal(gr_shard_open(path_of(shard_name), &shard), GRACE_OK);
+    describe(&header, scale, "F32", "[1,1]", 0, 4);
+    append(&data, "\0\0\0", 4);
+    for (int32_t i = 0; i < shard.n_tensors; i++) {
+        const gr_shard_tensor *t = &shard.tensors[i];
+        if (!strcmp(t->name, name)) continue;
+        snprintf(shape, sizeof shape, t->n_dims == 1 ? "[%d]" : t->n_dims == 2 ? "[%d,%d]" : "[%d,%d,%d]", (int)t->shape[0], (int)t->shape[1], (int)t->shape[2]);
+        describe(&header, t->name, t->dtype, shape, data.n, data.n + t->n_bytes);
+        append(&data, t->data, t->n_bytes);
+    }
+    gr_shard_close(&shard);
+    snprintf(shape, sizeof shape, "[%d,%d]", rows, cols);
+    describe(&header, name, "F8_E4M3", shape, data.n, data.n + (size_t)(rows * cols));
+    for (int i = 0; i < rows * cols; i++) append(&data, "", 1);
+    append(&header, "}", 1);
+    while (header.n % 8) append(&header, " ", 1);
+    append(&file, &(uint64_t){header.n}, 8);
+    append(&file, header.data, header.n);
+    append(&file, data.data, data.n);
+    write_bytes(shard_name, file.data, file.n);
+    gr_buf_free(&header), gr_buf_free(&data), gr_buf_free(&file);
 }
 
 /* The last failure had this code and its sentence has all these parts (the last is NULL). */

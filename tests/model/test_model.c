@@ -302,6 +302,17 @@ static void a_dtype_the_engine_cannot_compute_with_is_refused_by_name(void **sta
     assert_fails(open_and_close(dir), GRACE_ERR_UNSUPPORTED, "model.layers.1.mlp.experts.3.up_proj.weight", "I16", "BF16");
 }
 
+/* The fingerprint reads a router as it lies in the file: twice as many bytes as fp8 has ended behind the file. */
+static void a_router_in_fp8_is_refused(void **state) {
+    (void)state;
+    gr_tiny_model_options opt = gr_tiny_model_defaults();
+    assert_int_equal(gr_tiny_model_write(dir, &opt), 0);
+    make_fp8("model.safetensors", "model.layers.1.self_attn.q_proj.weight", opt.hidden, opt.hidden);
+    assert_int_equal(open_and_close(dir), GRACE_OK);
+    make_fp8("model.safetensors", "model.layers.1.mlp.gate.weight", opt.n_experts, opt.hidden);
+    assert_fails(open_and_close(dir), GRACE_ERR_UNSUPPORTED, "'model.layers.1.mlp.gate.weight' has dtype F8_E4M3, expected F32, BF16 or F16");
+}
+
 #define IN_DIR(test) cmocka_unit_test_setup_teardown(test, enter, leave)
 
 int main(void) {
@@ -318,6 +329,7 @@ int main(void) {
         IN_DIR(tensors_beyond_the_network_are_left_alone_and_not_counted),
         IN_DIR(a_folder_that_is_no_model_says_what_is_missing),
         IN_DIR(a_dtype_the_engine_cannot_compute_with_is_refused_by_name),
+        IN_DIR(a_router_in_fp8_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
