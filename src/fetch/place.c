@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -59,7 +60,16 @@ done:
 }
 
 grace_status gr_place_existing(const gr_place *place, int *fd) { return open_regular(place, place->name, O_RDONLY, fd); }
-grace_status gr_place_partial(const gr_place *place, int *fd) { return open_regular(place, place->partial, O_RDWR | O_CREAT, fd); }
+
+/* Locked as long as it is open: two downloads would write through each other's bytes. */
+grace_status gr_place_partial(const gr_place *place, int *fd) {
+    grace_status st = open_regular(place, place->partial, O_RDWR | O_CREAT, fd);
+    if (st || flock(*fd, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK) return st;
+    close(*fd);
+    *fd = -1;
+    return gr_fail(GRACE_ERR_IO, "%s: another process is downloading it", place->partial);
+}
+
 
 grace_status gr_place_finish(const gr_place *place, int fd) {
     grace_status st = GRACE_OK;

@@ -13,7 +13,7 @@ grace_status gr_place_open(const char *root, const char *name, gr_place *out);
 void gr_place_close(gr_place *place);
 /* The file that is there, for reading: *fd is -1 when there is none. */
 grace_status gr_place_existing(const gr_place *place, int *fd);
-grace_status gr_place_partial(const gr_place *place, int *fd);      /* for writing and reading; made when not there */
+grace_status gr_place_partial(const gr_place *place, int *fd);      /* for writing and reading; made when not there; IO while another has it */
 grace_status gr_place_finish(const gr_place *place, int fd);        /* synced, renamed over the file */
 
 #endif

@@ -202,17 +202,18 @@ done:
     return st;
 }
 
-/* Until the partial file has its size; each try goes on where the last one ended. */
+/* Until the partial file has its size; each try goes on where the last one ended, or begins again where the server wants that: progress is what goes
+ * beyond what all tries before had. */
 static grace_status complete(job *j, const char *address, sink *s) {
     grace_status st = GRACE_OK;
     patience p = {0};
+    int64_t most = s->at;
     while (s->at < s->size) {
         gr_http_reply reply = {0};
-        int64_t before = s->n_new;
         s->begun = false;
         st = gr_http_get(j->http, address, s->at, keep_bytes, s, &reply);
         if (st && st != GRACE_ERR_COMM) goto done;
-        if (s->n_new > before) p.n_failed = 0;
+        if (s->at > most) p.n_failed = 0, most = s->at;
         if (s->at == s->size) break;
         if (!st && reply.status == 416) {          /* nothing to go on from, says the server: from the beginning */
             GR_CHECK(s->at > 0, GRACE_ERR_MISMATCH, "%s: the server says 416", s->name);

@@ -32,6 +32,7 @@ typedef enum misbehaviour {
     REDIRECT_LOOP, REDIRECT_TO_FILE,
     WRONG_BYTE,         /* one byte of the large file is another */
     NO_RANGES,          /* 200 with everything, whatever is asked for */
+    CUT_NO_RANGES,      /* the same, and every reply ends after 100,000 bytes */
     WRONG_RANGE,        /* 206 from one byte further than asked */
     RANGE_REFUSED,      /* 416 to any range */
     MISSING,            /* 404 for files */
@@ -87,7 +88,7 @@ static void hub_stall(int to, const char *status, const char *headers, const cha
 
 static void hub_send_file(int to, const char *request, const char *body, size_t n_body, bool big) {
     const char *asked = strstr(request, "Range: bytes=");
-    size_t first = asked && hub.how != NO_RANGES ? (size_t)atoll(asked + 13) : 0, n = n_body - first;
+    size_t first = asked && hub.how != NO_RANGES && hub.how != CUT_NO_RANGES ? (size_t)atoll(asked + 13) : 0, n = n_body - first;
     char headers[128] = "";
     char *changed = NULL;
     hub.n_files++;
@@ -105,7 +106,7 @@ static void hub_send_file(int to, const char *request, const char *body, size_t 
     }
     const char *status = first > 0 ? "206 Partial Content" : "200 OK";
     if (big && hub.how == STALL) hub_stall(to, status, headers, body + first, n);
-    else if (big && hub.how == CUT) hub_reply(to, status, headers, body + first, n, n < 100000 ? n : 100000);
+    else if (big && (hub.how == CUT || hub.how == CUT_NO_RANGES)) hub_reply(to, status, headers, body + first, n, n < 100000 ? n : 100000);
     else if (big && hub.how == CUT_AT_ONCE) hub_reply(to, status, headers, body, n, 0);
     else if (big && hub.how == SHORT) hub_reply(to, status, headers, body + first, first ? 0 : n / 2, first ? 0 : n / 2);
     else hub_reply(to, status, headers, body + first, n, n);

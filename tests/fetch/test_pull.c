@@ -6,6 +6,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 
 #include "base/file.h"
@@ -19,8 +20,8 @@ static char notes[4096];
 
 static void keep_note(void *user, const char *sentence) {
     (void)user;
-    strncat(notes, sentence, sizeof notes - strlen(notes) - 2);
-    strcat(notes, "\n");
+    size_t n = strlen(notes);
+    snprintf(notes + n, sizeof notes - n, "%s\n", sentence);
 }
 
 static char *path_of(const char *name) {
@@ -218,7 +219,7 @@ static void the_token_opens_a_closed_repository(void **state) {
 static void a_server_that_never_delivers_is_given_up(void **state) {
     (void)state;
     static const struct { misbehaviour how; grace_status status; const char *part; } all[] = {
-        {CUT_AT_ONCE, GRACE_ERR_COMM, "2 times without progress"}, {SHORT, GRACE_ERR_COMM, "of the 300000 bytes it lists"},
+        {CUT_AT_ONCE, GRACE_ERR_COMM, "2 times without progress"}, {CUT_NO_RANGES, GRACE_ERR_COMM, "2 times without progress"}, {SHORT, GRACE_ERR_COMM, "of the 300000 bytes it lists"},
         {LONG, GRACE_ERR_FORMAT, "more than the 300000 bytes it lists"}, {BUSY_FOREVER, GRACE_ERR_COMM, "the server says 503, 2 times without progress"},
         {BUSY_FOR_DAYS, GRACE_ERR_COMM, "asks to wait 200000 s, at most 300 are waited"},
         {REDIRECT_LOOP, GRACE_ERR_UNSUPPORTED, "redirected more than 8 times"},
@@ -234,6 +235,19 @@ static void a_server_that_never_delivers_is_given_up(void **state) {
     empty_folder();
     leave_partial(hub.big, 1000);
     fails(GRACE_ERR_FORMAT, "asked for bytes from 1000, got them from 1001");
+}
+
+static void two_downloads_do_not_write_one_file(void **state) {
+    (void)state;
+    behave(WELL);
+    empty_folder();
+    leave_partial(hub.big, 1000);
+    int fd = open(path_of(BIG ".partial"), O_RDWR);
+    assert_int_equal(flock(fd, LOCK_EX), 0);
+    fails(GRACE_ERR_IO, "big.safetensors.partial: another process is downloading it");
+    has_content(BIG ".partial", hub.big, 1000);
+    close(fd);
+    succeeds();
 }
 
 static void names_that_leave_the_folder_are_refused(void **state) {
@@ -321,7 +335,7 @@ int main(void) {
         cmocka_unit_test(a_busy_server_is_asked_again),              cmocka_unit_test(redirects_are_followed_without_the_token),
         cmocka_unit_test(the_token_opens_a_closed_repository),       cmocka_unit_test(a_server_that_never_delivers_is_given_up),
         cmocka_unit_test(names_that_leave_the_folder_are_refused),   cmocka_unit_test(links_in_the_folder_are_not_followed),
-        cmocka_unit_test(patterns_choose_files),
+        cmocka_unit_test(patterns_choose_files),                     cmocka_unit_test(two_downloads_do_not_write_one_file),
         cmocka_unit_test(pickled_weights_alone_are_refused),         cmocka_unit_test(odd_repositories_are_not_asked_for),
     };
     return cmocka_run_group_tests(tests, enter, leave);
