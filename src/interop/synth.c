@@ -8,6 +8,7 @@
 
 #include "base/memory.h"
 #include "base/rng.h"
+#include "plan/tables.h"
 
 /* Two experts: how far the tokens made are from what is wanted, and what a difference weighs. */
 typedef struct cell { float excess, weight; } cell;
@@ -266,6 +267,7 @@ grace_status gr_synth_layer(const char *where, const double *load, int32_t n_exp
     layer l = {.load = load, .n = n_experts, .n_tokens = n_tokens, .top_k = top_k, .chosen = chosen, .pairs = pairs, .n_pairs = n_pairs,
                .rng = gr_rng_seed(seed)};
     size_t n_choices = (size_t)n_tokens * (size_t)top_k;
+    GR_CHECK(n_experts <= GR_PLAN_EXPERTS_MAX, GRACE_ERR_LIMIT, "%s: %d experts, tokens are made for at most %d", where, n_experts, GR_PLAN_EXPERTS_MAX);
     GR_ASSERT(top_k >= 1 && top_k <= 256 && top_k <= n_experts && n_tokens >= 1 && n_choices <= INT32_MAX && n_pairs <= INT32_MAX);
     GR_CALLOC(l.target, n_experts);
     GR_CALLOC(l.quota, n_experts);

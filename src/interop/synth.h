@@ -16,7 +16,8 @@ typedef struct gr_synth_fit { double load_error_max, listed_error_sum, listed_su
  *    each choice, half of them anywhere, half for a listed pair that comes too seldom. Before it, two sweeps of trades without looking; after it,
  *    tokens are shuffled, so that their numbers say nothing. Trades keep every load.
  *   load     [n_experts] sum > 0, none above sum / top_k     chosen   [n_tokens, top_k], at most 2^31 - 1 ids
- * fit is added to. Same input and seed, same tokens. Fails with FORMAT (a load above the number of tokens), MEMORY. WHERE names the layer. */
+ * fit is added to. Same input and seed, same tokens. Fails with FORMAT (a load above the number of tokens), LIMIT
+ * (experts beyond what plans take: the pairs of 65536 would take 32 GiB), MEMORY. WHERE names the layer. */
 grace_status gr_synth_layer(const char *where, const double *load, int32_t n_experts, const gr_pair *pairs, size_t n_pairs, int32_t n_tokens,
                             int32_t top_k, int32_t n_sweeps, uint64_t seed, uint16_t *chosen, gr_synth_fit *fit);
 

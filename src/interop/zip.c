@@ -123,6 +123,14 @@ static int by_name(const void *a, const void *b) {
     return compare_names(x->name, x->name_n, y->name, y->name_n);
 }
 
+/* Stored entries have their bytes to themselves: a small file whose entries share them would be long to read. */
+static grace_status check_apart(const reader *r, const gr_zip *zip) {
+    uint64_t sum = 0;
+    for (size_t i = 0; i < zip->n_entries; i++) sum += zip->entries[i].n;       /* each at most n, and there are fewer than n */
+    if (sum <= r->n) return GRACE_OK;
+    return gr_fail(GRACE_ERR_FORMAT, "%s: ZIP entries of %" PRIu64 " bytes in a file of %zu: they overlap", r->where, sum, r->n);
+}
+
 static grace_status check_unique(const reader *r, const gr_zip *zip) {
     for (size_t i = 1; i < zip->n_entries; i++)
         if (by_name(&zip->entries[i - 1], &zip->entries[i]) == 0)
@@ -140,6 +148,7 @@ grace_status gr_zip_open(const char *where, const void *bytes, size_t n, gr_zip 
     const unsigned char *p = r.bytes + r.at;
     for (size_t left = (size_t)r.size, used = 0; zip.n_entries < r.n_entries; zip.n_entries++, p += used, left -= used)
         GR_TRY(read_entry(&r, p, left, &used, &zip.entries[zip.n_entries]));
+    GR_TRY(check_apart(&r, &zip));
     qsort(zip.entries, zip.n_entries, sizeof *zip.entries, by_name);
     GR_TRY(check_unique(&r, &zip));
     *out = zip, zip.entries = NULL;

@@ -137,6 +137,10 @@ static void loads_that_cannot_be_are_refused(void **state) {
     assert_failed(gr_synth_layer("l", much, 3, NULL, 0, 6, 2, 3, 1, made, &fit), GRACE_ERR_FORMAT,
                   "expert 0 has load 9, but 12 loads of top-2 come from 6 tokens");
     assert_failed(gr_synth_layer("l", one, 3, NULL, 0, 6, 2, 3, 1, made, &fit), GRACE_ERR_FORMAT, "expert 0 has load 5");
+    double *many = calloc(65536, sizeof *many);
+    many[0] = many[1] = many[2] = 1;
+    assert_failed(gr_synth_layer("l", many, 65536, NULL, 0, 1, 2, 3, 1, made, &fit), GRACE_ERR_LIMIT, "l: 65536 experts, tokens are made for at most 4096");
+    free(many);
 }
 
 int main(void) {

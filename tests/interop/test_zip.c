@@ -94,6 +94,20 @@ static void what_we_do_not_unpack_is_refused(void **state) {
 }
 
 /* Places, sizes and counts that point outside. offset: from the start of the directory, or of the end record. */
+static void entries_that_share_their_bytes_are_refused(void **state) {
+    (void)state;
+    packer z = {0};
+    gr_zip zip = {0};
+    char data[1001];
+    memset(data, 'x', 1000), data[1000] = 0;
+    add(&z, "a", data, 0, false);
+    unsigned char *second = z.directory + z.n_directory;
+    add(&z, "b", "", 0, false);
+    gr_put_le32(second + 20, 1000), gr_put_le32(second + 24, 1000), gr_put_le32(second + 42, 0);       /* sizes and place of a */
+    finish(&z);
+    assert_failed(gr_zip_open("z", z.bytes, z.n, &zip), GRACE_ERR_FORMAT, "entries of 2000 bytes in a file of ");
+}
+
 static void numbers_that_point_outside_are_refused(void **state) {
     (void)state;
     static const struct { bool in_end; size_t offset; uint32_t value; int size; const char *part; } cases[] = {
@@ -118,6 +132,7 @@ int main(void) {
         cmocka_unit_test(no_entries_are_fine),
         cmocka_unit_test(files_of_torch_are_read),
         cmocka_unit_test(what_we_do_not_unpack_is_refused),
+        cmocka_unit_test(entries_that_share_their_bytes_are_refused),
         cmocka_unit_test(numbers_that_point_outside_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
