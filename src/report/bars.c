@@ -1,4 +1,5 @@
 /* Horizontal bars: names stay readable at any length and the eye compares lengths from one line. */
+#include <float.h>
 #include <math.h>
 #include <stdio.h>
 
@@ -33,11 +34,11 @@ static double value_room(const gr_bar_chart *chart) {
     return 14 + 7.2 * most;
 }
 
-/* The longest bar with its whisker fills the plot. */
+/* The longest bar with its whisker fills the plot, unless it is so short that a scale would be infinite. */
 static double largest(const gr_bar_chart *chart) {
     double most = 0;
     for (int32_t i = 0; i < chart->n_bars; i++) most = fmax(most, total_of(chart, i) + spread_of(chart, i));
-    return most > 0 ? most : 1;
+    return most > DBL_MIN * 1e6 ? most : 1;
 }
 
 static gr_colour colour_of(const gr_bar_chart *chart, int32_t bar, int32_t series) {

@@ -35,7 +35,7 @@ static grace_status read_phase(const gr_json *row, const char *where, const char
     if (!phase) goto done;
     GR_TRY(gr_read_real(phase, where, "ms", &t->ms));
     GR_TRY(gr_read_real_or_none(phase, where, "floor_ms", &t->floor_ms));
-    if (t->floor_ms <= 0) t->floor_ms = NAN;        /* of nothing there are no multiples */
+    if (t->floor_ms < 1e-9) t->floor_ms = NAN;      /* of nothing, or less than a picosecond, there are no multiples */
 done:
     return st;
 }
