@@ -64,12 +64,12 @@ void gr_file_forget(const void *bytes, size_t n) {
     if (first < end) madvise((char *)bytes + (first - (uintptr_t)bytes), end - first, MADV_DONTNEED);
 }
 
-static grace_status write_all(int fd, const char *path, const char *bytes, size_t n) {
-    while (n > 0) {
-        ssize_t done = write(fd, bytes, n);
+grace_status gr_file_write(const char *path, int fd, const void *bytes, size_t n) {
+    for (const char *p = bytes; n > 0;) {
+        ssize_t done = write(fd, p, n);
         if (done < 0 && errno == EINTR) continue;
-        if (done <= 0) return gr_fail(GRACE_ERR_IO, "%s: cannot write: %s", path, strerror(errno));
-        bytes += done;
+        if (done <= 0) return gr_fail(GRACE_ERR_IO, "%s: cannot write: %s", path, done < 0 ? strerror(errno) : "no room");
+        p += done;
         n -= (size_t)done;
     }
     return GRACE_OK;
@@ -80,14 +80,14 @@ static grace_status write_through(const char *path, const void *bytes, size_t n)
     grace_status st = GRACE_OK;
     int fd = open(path, O_WRONLY | O_CLOEXEC);
     GR_CHECK(fd >= 0, GRACE_ERR_IO, "%s: cannot write: %s", path, strerror(errno));
-    GR_TRY(write_all(fd, path, bytes, n));
+    GR_TRY(gr_file_write(path, fd, bytes, n));
 done:
     if (fd >= 0) close(fd);
     return st;
 }
 
-/* What open() would give a new file. The mask can only be read by setting it; 077 leaks nothing to a thread that opens in between. */
-static mode_t new_file_mode(void) {
+/* The mask can only be read by setting it; 077 leaks nothing to a thread that opens in between. */
+mode_t gr_file_new_mode(void) {
     mode_t mask = umask(077);
     umask(mask);
     return 0666 & ~mask;
@@ -100,7 +100,7 @@ static grace_status write_beside_and_rename(const char *path, mode_t mode, const
     GR_CHECK(length > 0 && (size_t)length < sizeof temporary, GRACE_ERR_LIMIT, "%s: path is longer than %d bytes", path, PATH_MAX);
     fd = mkostemp(temporary, O_CLOEXEC);
     GR_CHECK(fd >= 0, GRACE_ERR_IO, "%s: cannot create: %s", path, strerror(errno));
-    GR_TRY(write_all(fd, path, bytes, n));
+    GR_TRY(gr_file_write(path, fd, bytes, n));
     GR_CHECK(fchmod(fd, mode) == 0 && fsync(fd) == 0, GRACE_ERR_IO, "%s: cannot write: %s", path, strerror(errno));
     GR_CHECK(rename(temporary, path) == 0, GRACE_ERR_IO, "%s: cannot replace: %s", path, strerror(errno));
 done:
@@ -112,7 +112,7 @@ done:
 grace_status gr_file_replace(const char *path, const void *bytes, size_t n) {
     struct stat info;
     char target[PATH_MAX];
-    if (stat(path, &info)) return write_beside_and_rename(path, new_file_mode(), bytes, n);
+    if (stat(path, &info)) return write_beside_and_rename(path, gr_file_new_mode(), bytes, n);
     if (!S_ISREG(info.st_mode)) return write_through(path, bytes, n);
     if (!realpath(path, target)) return gr_fail(GRACE_ERR_IO, "%s: %s", path, strerror(errno));      /* links stay links */
     return write_beside_and_rename(target, info.st_mode & 07777, bytes, n);

@@ -3,6 +3,7 @@
 #define GR_BASE_FILE_H
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "base/status.h"
 
@@ -18,6 +19,11 @@ void gr_file_forget(const void *bytes, size_t n);
 grace_status gr_file_open(const char *path, int *out, size_t *n);
 /* n bytes from byte `at` on. Fails with IO, also when the file ends before. */
 grace_status gr_file_read_at(const char *path, int fd, uint64_t at, void *to, size_t n);
+
+/* All n bytes to fd, which PATH names in messages. Fails with IO. */
+grace_status gr_file_write(const char *path, int fd, const void *bytes, size_t n);
+/* The permissions open() would give a new file: 0666 less the umask. */
+mode_t gr_file_new_mode(void);
 
 /* PATH gets exactly these bytes or stays as it was: written beside it, synced, renamed. Links are followed, permissions kept;
  * devices and pipes are written to. Fails with IO, LIMIT. */

@@ -237,9 +237,20 @@ void gr_json_set_null(gr_json *object, const char *key) { gr_json_set(object, ke
 
 static json_t *real_value(double value) { return isfinite(value) ? json_real(value) : json_null(); }
 
+/* A file's name need not be UTF-8, and is not worth losing what is written with it. */
+static json_t *ascii_of(const char *value) {
+    char *copy = strdup(value);
+    for (char *c = copy; c && *c; c++)
+        if ((unsigned char)*c >= 0x80) *c = '?';
+    json_t *text = copy ? json_string(copy) : NULL;
+    free(copy);
+    return text;
+}
+
 static json_t *string_value(const char *value) {
-    json_t *text = value ? json_string(value) : NULL;
-    return text ? text : json_null();
+    if (!value) return json_null();
+    json_t *text = json_string(value);
+    return text ? text : ascii_of(value);
 }
 
 void gr_json_set_real(gr_json *object, const char *key, double value) { gr_json_set(object, key, real_value(value)); }

@@ -57,7 +57,7 @@ void gr_json_set(gr_json *object, const char *key, gr_json *value);     /* takes
 void gr_json_set_int(gr_json *object, const char *key, int64_t value);
 void gr_json_set_real(gr_json *object, const char *key, double value);  /* NaN and infinity become null */
 void gr_json_set_bool(gr_json *object, const char *key, bool value);
-void gr_json_set_string(gr_json *object, const char *key, const char *value);   /* NULL and invalid UTF-8 become null */
+void gr_json_set_string(gr_json *object, const char *key, const char *value);   /* NULL becomes null; of invalid UTF-8 the ASCII stays, with '?' */
 void gr_json_set_null(gr_json *object, const char *key);
 void gr_json_set_hex(gr_json *object, const char *key, uint64_t value); /* "0123456789abcdef" */
 void gr_json_set_ints(gr_json *object, const char *key, const int32_t *values, size_t n);

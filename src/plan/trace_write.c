@@ -11,6 +11,7 @@
 #include <unistd.h>
 #include <zstd.h>
 
+#include "base/file.h"
 #include "base/half.h"
 #include "base/json.h"
 #include "base/memory.h"
@@ -46,16 +47,7 @@ struct grace_trace_writer {
 
 /* ---- bytes to the file ---- */
 
-static grace_status write_bytes(grace_trace_writer *w, const void *bytes, size_t n) {
-    for (const char *p = bytes; n > 0;) {
-        ssize_t done = write(w->fd, p, n);
-        if (done < 0 && errno == EINTR) continue;
-        if (done <= 0) return gr_fail(GRACE_ERR_IO, "%s: cannot write: %s", w->temporary, done < 0 ? strerror(errno) : "no room");
-        p += done;
-        n -= (size_t)done;
-    }
-    return GRACE_OK;
-}
+static grace_status write_bytes(grace_trace_writer *w, const void *bytes, size_t n) { return gr_file_write(w->temporary, w->fd, bytes, n); }
 
 static grace_status write_block(grace_trace_writer *w, char type, const void *raw, size_t raw_bytes, int32_t n_items) {
     grace_status st = GRACE_OK;
@@ -109,9 +101,10 @@ static grace_status write_totals(grace_trace_writer *w) {
 
 /* ---- header ---- */
 
-/* The builder turns text that is not UTF-8 into null; a trace must not lose a name that way. */
-static grace_status check_text(const char *path, const char *what, const gr_json *value) {
-    if (gr_json_kind_of(value) == GR_JSON_STRING) return GRACE_OK;
+/* The builder changes text that is not UTF-8; a trace keeps its names. */
+static grace_status check_text(const char *path, const char *what, const char *text, const gr_json *value) {
+    const char *kept = NULL;
+    if (gr_json_is_string(value, &kept, NULL) && strcmp(kept, text) == 0) return GRACE_OK;
     return gr_fail(GRACE_ERR_ARG, "%s: %s is not UTF-8 text", path, what);
 }
 
@@ -133,8 +126,8 @@ static grace_status header_text(const char *path, const grace_trace_info *info, 
     for (int32_t d = 0; d < n_domains; d++) gr_json_push_string(names, domains[d]);
     gr_json_set(header, "domains", names);
     GR_TRY(gr_json_write(header, 0, text, n));
-    GR_TRY(check_text(path, "the model's name", gr_json_get(header, "model")));
-    for (int32_t d = 0; d < n_domains; d++) GR_TRY(check_text(path, "a domain's name", gr_json_at(names, (size_t)d)));
+    GR_TRY(check_text(path, "the model's name", info->model, gr_json_get(header, "model")));
+    for (int32_t d = 0; d < n_domains; d++) GR_TRY(check_text(path, "a domain's name", domains[d], gr_json_at(names, (size_t)d)));
     GR_CHECK(*n <= GR_TRACE_HEADER_MAX, GRACE_ERR_LIMIT, "%s: the header has %zu bytes, at most %d are allowed", path, *n, GR_TRACE_HEADER_MAX);
 done:
     gr_json_free(header);
@@ -212,7 +205,7 @@ static grace_status open_temporary(grace_trace_writer *w) {
     snprintf(w->temporary, size, "%s.XXXXXX%s", w->path, suffix);
     w->fd = mkostemps(w->temporary, (int)strlen(suffix), O_CLOEXEC);
     GR_CHECK(w->fd >= 0, GRACE_ERR_IO, "%s: cannot create: %s", w->path, strerror(errno));
-    GR_CHECK(fchmod(w->fd, 0644) == 0, GRACE_ERR_IO, "%s: cannot set its mode: %s", w->temporary, strerror(errno));
+    GR_CHECK(fchmod(w->fd, gr_file_new_mode()) == 0, GRACE_ERR_IO, "%s: cannot set its mode: %s", w->temporary, strerror(errno));
 done:
     return st;
 }

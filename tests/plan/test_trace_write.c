@@ -8,6 +8,7 @@
 #include <math.h>
 #include <signal.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 
 #include "base/hash.h"
@@ -102,6 +103,21 @@ static void an_empty_recording_is_a_valid_trace(void **state) {
     assert_false(truncated);
     assert_int_equal(grace_trace_n_tokens(t) + grace_trace_n_sequences(t) + grace_trace_n_segments(t) + grace_trace_n_domains(t), 0);
     grace_trace_close(t);
+    scratch_free(folder);
+}
+
+/* It holds what people asked the model. */
+static void a_recording_is_as_private_as_the_umask_says(void **state) {
+    (void)state;
+    char *folder = scratch_new();
+    struct stat info;
+    grace_trace_writer *w = NULL;
+    const mode_t before = umask(077);
+    assert_int_equal(grace_trace_create(in(folder, "t"), &tiny, NULL, 0, &w), GRACE_OK);
+    assert_int_equal(grace_trace_finish(w), GRACE_OK);
+    umask(before);
+    assert_int_equal(stat(in(folder, "t"), &info), 0);
+    assert_int_equal(info.st_mode & 0777, 0600);
     scratch_free(folder);
 }
 
@@ -294,6 +310,7 @@ int main(void) {
         cmocka_unit_test(a_segment_over_several_blocks_comes_back_as_one),
         cmocka_unit_test(many_sequences_survive_the_block_of_sequences),
         cmocka_unit_test(an_empty_recording_is_a_valid_trace),
+        cmocka_unit_test(a_recording_is_as_private_as_the_umask_says),
         cmocka_unit_test(path_is_untouched_until_finish_and_after_abandon),
         cmocka_unit_test(a_process_that_dies_leaves_its_whole_blocks),
         cmocka_unit_test(a_write_that_fails_is_told_and_leaves_no_file),
