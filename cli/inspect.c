@@ -2,6 +2,7 @@
 #include <inttypes.h>
 #include <limits.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -52,6 +53,14 @@ static void print_number(const char *key, double number) {
     printf("\n");
 }
 
+/* What a file calls itself and its parts. */
+static void print_text(const char *key, const char *text) {
+    char *shown = strdup(text);
+    if (shown) gr_printable(shown);
+    printf("%-18s %s\n", key, shown ? shown : "");
+    free(shown);
+}
+
 grace_status gr_print_facts(const gr_inspect_options *a, gr_json *facts) {
     if (a->json) return gr_print_json(facts);
     for (const gr_json_member *m = gr_json_first(facts); m; m = gr_json_next(facts, m)) {
@@ -59,10 +68,10 @@ grace_status gr_print_facts(const gr_inspect_options *a, gr_json *facts) {
         const char *text;
         double number;
         bool truth;
-        if (gr_json_is_string(v, &text, NULL)) printf("%-18s %s\n", gr_json_key(m), text);
+        if (gr_json_is_string(v, &text, NULL)) print_text(gr_json_key(m), text);
         else if (gr_json_is_bool(v, &truth)) printf("%-18s %s\n", gr_json_key(m), truth ? "yes" : "no");
         else if (gr_json_is_real(v, &number)) print_number(gr_json_key(m), number);
-        for (size_t i = 0; gr_json_is_string(gr_json_at(v, i), &text, NULL); i++) printf("%-18s %s\n", i ? "" : gr_json_key(m), text);
+        for (size_t i = 0; gr_json_is_string(gr_json_at(v, i), &text, NULL); i++) print_text(i ? "" : gr_json_key(m), text);
     }
     gr_json_free(facts);
     return GRACE_OK;

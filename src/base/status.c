@@ -15,10 +15,14 @@ const char *grace_status_name(grace_status status) {
     return (size_t)status < sizeof names / sizeof *names ? names[status] : "unknown status";
 }
 
-/* A sentence quotes what files and servers say, and is read on a terminal: it stays one line and moves no cursor. */
-static void remember(char *text) {
+void gr_printable(char *text) {
     for (char *c = text; *c; c++)
         if ((unsigned char)*c < 0x20 || *c == 0x7f) *c = '?';
+}
+
+/* A sentence quotes what files and servers say. */
+static void remember(char *text) {
+    gr_printable(text);
     memcpy(last_error, text, sizeof last_error);
 }
 

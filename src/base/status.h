@@ -22,6 +22,8 @@ static inline grace_status gr_failed(grace_status status) {
 
 /* Put "prefix: " before the last sentence, for callers that know more (a file name, a rank). */
 grace_status gr_fail_in(grace_status status, const char *format, ...) __attribute__((format(printf, 2, 3)));
+/* Text of files and servers that is shown on a terminal stays one line and moves no cursor: control characters become '?'. */
+void gr_printable(char *text);
 GR_NORETURN void gr_assert_failed(const char *file, int line, const char *condition);
 #ifdef __cplusplus
 }

@@ -98,6 +98,7 @@ void gr_table_put(gr_table *table, const char *format, ...) {
     int n = vsnprintf(text, sizeof text, format, args);
     va_end(args);
     if (n >= CELL_BYTES) cut_at_character(text);
+    gr_printable(text);
     table->st = add_cell(table, text, strlen(text));
 }
 

@@ -1,6 +1,7 @@
 /* From text to a report: profile, inspect, plan, run, bench ladder, report. Each step reads what the one before wrote. */
 #include <math.h>
 
+#include "base/file.h"
 #include "program.h"
 
 static void profile_writes_a_trace(void **state) {
@@ -79,6 +80,19 @@ static void plans_of_every_kind_are_made(void **state) {
         GRACE(0, "inspect", "kind.json");
         assert_non_null(strstr(last.out, "moe_layers"));
     }
+}
+
+static void a_plan_that_names_itself_badly_moves_no_cursor(void **state) {
+    (void)state;
+    size_t n = 0;
+    char *text = read_file("chain.json", &n), *at = strstr(text, "\"planner\": \"grace\"");
+    assert_non_null(at);
+    memcpy(at, "\"planner\":\"\\u001b\"", strlen("\"planner\": \"grace\""));        /* as long as it was */
+    assert_int_equal(gr_file_replace("bad-name.json", text, n), GRACE_OK);
+    free(text);
+    GRACE(0, "inspect", "bad-name.json");
+    assert_non_null(strstr(last.out, "planner            ?\n"));
+    assert_null(strchr(last.out, 0x1b));
 }
 
 /* What each of them looks like is the business of tests/interop. */
@@ -292,6 +306,7 @@ int main(void) {
         cmocka_unit_test(plan_reads_the_trace),
         cmocka_unit_test(the_same_trace_gives_the_same_plan),
         cmocka_unit_test(plans_of_every_kind_are_made),
+        cmocka_unit_test(a_plan_that_names_itself_badly_moves_no_cursor),
         cmocka_unit_test(plans_are_written_for_other_engines),
         cmocka_unit_test(a_plan_is_measured_on_other_tokens_than_its_own),
         cmocka_unit_test(a_trace_of_a_run_can_be_planned),

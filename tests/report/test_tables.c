@@ -84,6 +84,13 @@ static void cells_never_put_are_empty_and_rows_keep_their_mark(void **state) {
     gr_table_free(table);
 }
 
+static void a_name_moves_no_cursor(void **state) {
+    (void)state;
+    gr_table *table = sample("a\x1b[2Jb\nc\x7f");
+    assert_string_equal(gr_table_cell(table, 0, 0), "a?[2Jb?c?");
+    gr_table_free(table);
+}
+
 static void a_cell_too_long_is_cut_between_characters(void **state) {
     (void)state;
     char text[1500] = "x";
@@ -121,6 +128,7 @@ int main(void) {
         cmocka_unit_test(utf8_names_do_not_shift_the_columns_behind_them),
         cmocka_unit_test(a_wide_table_gives_way_in_its_first_column),
         cmocka_unit_test(cells_never_put_are_empty_and_rows_keep_their_mark),
+        cmocka_unit_test(a_name_moves_no_cursor),
         cmocka_unit_test(a_cell_too_long_is_cut_between_characters),
         cmocka_unit_test(many_rows_fit),
     };
