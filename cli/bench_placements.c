@@ -37,6 +37,7 @@ typedef struct arguments {
 
 static error_t parse(int key, char *arg, struct argp_state *state) {
     arguments *a = state->input;
+    char end;
     switch (key) {
     case KEY_CLUSTER:
         if (grace_cluster_parse(arg, &a->cluster)) argp_error(state, "--cluster: %s", grace_last_error());
@@ -44,7 +45,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case KEY_RATES: a->rates = arg; break;
     case KEY_SHAPE: a->shape = arg; break;
     case KEY_WORKLOAD:
-        if (sscanf(arg, "%d,%d,%d", &a->workload.sequences, &a->workload.prefill, &a->workload.decode) != 3 || a->workload.sequences < 1 ||
+        if (sscanf(arg, "%9d,%9d,%9d%c", &a->workload.sequences, &a->workload.prefill, &a->workload.decode, &end) != 3 || a->workload.sequences < 1 ||
             a->workload.prefill < 1 || a->workload.decode < 0)
             argp_error(state, "--workload: expected sequences, prompt tokens and decode steps, as in 256,128,16, found '%s'", arg);
         break;

@@ -45,7 +45,7 @@ typedef struct arguments {
 
 static void parse_workload(struct argp_state *state, const char *text, grace_workload *w) {
     char end;
-    if (sscanf(text, "%d,%d,%d%c", &w->sequences, &w->prefill, &w->decode, &end) != 3 || w->sequences < 1 || w->prefill < 0 || w->decode < 0)
+    if (sscanf(text, "%9d,%9d,%9d%c", &w->sequences, &w->prefill, &w->decode, &end) != 3 || w->sequences < 1 || w->prefill < 0 || w->decode < 0)
         argp_error(state, "--workload: expected SEQUENCES,PREFILL,DECODE, found '%s'", text);
 }
 
@@ -141,7 +141,7 @@ static int32_t tile_of_name(const char *name, grace_cluster cluster) {
     char end;
     if (strcmp(name, "contiguous") == 0) return grace_cluster_ranks(cluster);
     if (strcmp(name, "replicate-node") == 0) return cluster.gpus_per_node;
-    return sscanf(name, "tiled:%d%c", &tile, &end) == 1 ? tile : 0;
+    return sscanf(name, "tiled:%9d%c", &tile, &end) == 1 ? tile : 0;
 }
 
 static bool is_file(const char *name) { return strcmp(name, "contiguous") && strcmp(name, "replicate-node") && strncmp(name, "tiled:", 6); }

@@ -76,6 +76,10 @@ static void what_does_not_fit_is_told(void **state) {
     complains_of_usage("expected a trace or --synthetic");
     GRACE(64, "sim", PROFILED, "--workload", "1,2");
     complains_of_usage("--workload: expected SEQUENCES,PREFILL,DECODE, found '1,2'");
+    GRACE(64, "sim", PROFILED, "--workload", "4294967297,1,2");        /* as an int it would be 1 */
+    complains_of_usage("found '4294967297,1,2'");
+    GRACE(64, "bench", "placements", PROFILED, "--workload", "1,2,3,4");
+    complains_of_usage("found '1,2,3,4'");
     GRACE(64, "sim", "--synthetic", "expert=3");
     complains_of_usage("--synthetic: expected experts");
     GRACE(1, "sim", PROFILED, "--rates", "h100");
