@@ -219,7 +219,8 @@ static void the_token_opens_a_closed_repository(void **state) {
 static void a_server_that_never_delivers_is_given_up(void **state) {
     (void)state;
     static const struct { misbehaviour how; grace_status status; const char *part; } all[] = {
-        {CUT_AT_ONCE, GRACE_ERR_COMM, "2 times without progress"}, {CUT_NO_RANGES, GRACE_ERR_COMM, "2 times without progress"}, {SHORT, GRACE_ERR_COMM, "of the 300000 bytes it lists"},
+        {CUT_AT_ONCE, GRACE_ERR_COMM, "2 times without progress"}, {CUT_NO_RANGES, GRACE_ERR_COMM, "2 times without progress"},
+        {SHORT, GRACE_ERR_COMM, "of the 300000 bytes it lists"},
         {LONG, GRACE_ERR_FORMAT, "more than the 300000 bytes it lists"}, {BUSY_FOREVER, GRACE_ERR_COMM, "the server says 503, 2 times without progress"},
         {BUSY_FOR_DAYS, GRACE_ERR_COMM, "asks to wait 200000 s, at most 300 are waited"},
         {REDIRECT_LOOP, GRACE_ERR_UNSUPPORTED, "redirected more than 8 times"},

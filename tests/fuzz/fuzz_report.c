@@ -11,7 +11,8 @@
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
 
 static void check_coordinates(const char *page) {
-    static const char *const attributes[] = {"x", "y", "x1", "y1", "x2", "y2", "cx", "cy", "width", "height", "points"}, *const wrong[] = {"nan", "-nan", "inf", "-inf"};
+    static const char *const attributes[] = {"x", "y", "x1", "y1", "x2", "y2", "cx", "cy", "width", "height", "points"};
+    static const char *const wrong[] = {"nan", "-nan", "inf", "-inf"};
     char text[32];
     for (size_t a = 0; a < sizeof attributes / sizeof *attributes; a++)
         for (size_t w = 0; w < sizeof wrong / sizeof *wrong; w++) {

@@ -86,7 +86,8 @@ static inline void make_fp8(const char *shard_name, const char *name, int rows, 
     for (int32_t i = 0; i < shard.n_tensors; i++) {
         const gr_shard_tensor *t = &shard.tensors[i];
         if (!strcmp(t->name, name)) continue;
-        snprintf(shape, sizeof shape, t->n_dims == 1 ? "[%d]" : t->n_dims == 2 ? "[%d,%d]" : "[%d,%d,%d]", (int)t->shape[0], (int)t->shape[1], (int)t->shape[2]);
+        const char *format = t->n_dims == 1 ? "[%d]" : t->n_dims == 2 ? "[%d,%d]" : "[%d,%d,%d]";
+        snprintf(shape, sizeof shape, format, (int)t->shape[0], (int)t->shape[1], (int)t->shape[2]);
         describe(&header, t->name, t->dtype, shape, data.n, data.n + t->n_bytes);
         append(&data, t->data, t->n_bytes);
     }

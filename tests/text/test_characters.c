@@ -306,7 +306,8 @@ static void a_character_is_shown_once_its_bytes_are_complete(void **state) {
 /* Behind others a mark shows a blank; first in a text nothing, for which this decoder puts more than a piece holds. */
 static void a_token_that_shows_too_much_at_the_start_of_a_text_is_refused(void **state) {
     (void)state;
-    static const char head[] = "{\"type\":\"Sequence\",\"decoders\":[" METASPACE("always") ",{\"type\":\"Replace\",\"pattern\":{\"Regex\":\"^$\"},\"content\":\"";
+    static const char head[] = "{\"type\":\"Sequence\",\"decoders\":[" METASPACE("always") ","
+                               "{\"type\":\"Replace\",\"pattern\":{\"Regex\":\"^$\"},\"content\":\"";
     char decoder[8192];
     snprintf(decoder, sizeof decoder, "%s%0*d\"}]}", head, 1021, 0);
     gr_buf json = json_of(&(spec){.decoder = decoder});
