@@ -254,7 +254,7 @@ static void move_best_first(drift *d) {
             const change *c = &d->layers[l].best;
             if (c->gain > LEAST && c->n_moves <= left && (best < 0 || c->gain > d->layers[best].best.gain)) best = l;
         }
-        if (best < 0) break;
+        if (best < 0 || gr_auto_late(d->a)) break;
         layer_state *ls = &d->layers[best];
         if (still_fits(d, &ls->best)) {
             bool done = apply(d, ls, ls->best);

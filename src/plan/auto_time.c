@@ -3,6 +3,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/parallel.h"
@@ -23,6 +24,7 @@ typedef struct race {
     grace_cluster cluster;
     int64_t slots_of_rank;
     int32_t n, n_searched, n_searches;
+    double deadline_us;         /* 0: none */
     candidate items[CANDIDATES_MAX];
 } race;
 
@@ -90,13 +92,21 @@ static void tell_share(void *context, double done) {
     r->opt->progress(r->opt->progress_context, (r->n_searched + done) / r->n_searches);
 }
 
+static bool is_late(const race *r) { return r->deadline_us > 0 && gr_now_us() > r->deadline_us; }
+
+/* Searches still to come share what is left of the time, and begin only while there is some; 0 would be no limit. */
+static double time_of_search(const race *r) {
+    double left_s = (r->deadline_us - gr_now_us()) * 1e-6;
+    return r->deadline_us > 0 ? fmax(1e-6, left_s / fmax(1, r->n_searches - r->n_searched)) : 0;
+}
+
 /* A planner that cannot have this memory or this cluster does not take part. */
 static grace_status enter(race *r, grace_planner planner, double balance) {
     grace_status st = GRACE_OK;
     grace_plan_options opt = *r->opt;
     candidate c = {0};
     const grace_trace_info *info = &r->profile->info;
-    opt.planner = planner, opt.balance = balance, opt.objective = NULL, opt.slots_per_rank = 0;
+    opt.planner = planner, opt.balance = balance, opt.objective = NULL, opt.slots_per_rank = 0, opt.time_limit_s = time_of_search(r);
     if (opt.progress) opt.progress = tell_share, opt.progress_context = r;
     opt.equal_slots = opt.equal_slots && planner == GRACE_PLANNER_AUTO;
     opt.memory = (double)r->slots_of_rank * grace_cluster_ranks(r->cluster) / ((double)info->n_layers * info->n_experts);
@@ -131,7 +141,8 @@ static grace_status enter_all(race *r) {
     grace_status st = GRACE_OK;
     double bounds[CANDIDATES_MAX];
     r->n_searches = list_bounds(r, bounds);
-    for (; r->n_searched < r->n_searches; r->n_searched++) GR_TRY(enter(r, GRACE_PLANNER_AUTO, bounds[r->n_searched]));
+    for (; r->n_searched < r->n_searches && !(r->n > 0 && is_late(r)); r->n_searched++) GR_TRY(enter(r, GRACE_PLANNER_AUTO, bounds[r->n_searched]));
+    if (r->opt->progress && r->n_searched < r->n_searches) r->opt->progress(r->opt->progress_context, 1);
     for (int planner = 0; planner < GRACE_N_PLANNERS; planner++)
         if (planner != GRACE_PLANNER_AUTO) GR_TRY(enter(r, (grace_planner)planner, 1.1));
 done:
@@ -214,6 +225,7 @@ done:
 grace_status gr_plan_auto_time(const grace_profile *profile, const grace_plan_options *opt, grace_plan *plan) {
     grace_status st = GRACE_OK;
     race r = {.profile = profile, .opt = opt, .cluster = plan->cluster};
+    if (opt->time_limit_s > 0) r.deadline_us = gr_now_us() + opt->time_limit_s * 1e6;
     GR_TRY(grace_shape_check(&opt->objective->shape, plan->n_layers, plan->n_experts, plan->top_k));
     GR_TRY(gr_auto_check_bundles(profile, opt->bundles));
     GR_TRY(gr_slot_budget(profile, plan->cluster, opt, &r.slots_of_rank));

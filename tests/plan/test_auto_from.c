@@ -105,6 +105,17 @@ static void without_moves_every_copy_stays_where_it_is(void **state) {
     grace_plan_free(before), grace_plan_free(after), day_close(&yesterday), day_close(&today);
 }
 
+static void without_time_every_copy_stays_where_it_is_too(void **state) {
+    (void)state;
+    day d = day_open(1);
+    grace_plan *before = scattered(&d, 1), *after = NULL;
+    grace_plan_options opt = grace_plan_defaults();
+    opt.planner = GRACE_PLANNER_AUTO, opt.bundles = d.bundles, opt.from = before, opt.time_limit_s = 1e-9;
+    assert_int_equal(grace_plan_build(d.profile, (grace_cluster){2, 2}, &opt, &after), GRACE_OK);
+    assert_int_equal(n_new_copies(before, after), 0);
+    grace_plan_free(before), grace_plan_free(after), day_close(&d);
+}
+
 static void plans_for_something_else_or_too_large_are_refused(void **state) {
     (void)state;
     day d = day_open(1);
@@ -123,6 +134,7 @@ int main(void) {
         cmocka_unit_test(no_more_copies_move_than_told_and_memory_is_kept),
         cmocka_unit_test(moves_win_rows_and_more_moves_win_more),
         cmocka_unit_test(without_moves_every_copy_stays_where_it_is),
+        cmocka_unit_test(without_time_every_copy_stays_where_it_is_too),
         cmocka_unit_test(plans_for_something_else_or_too_large_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -113,6 +113,21 @@ static void progress_rises_through_all_searches(void **state) {
     world_close(&w);
 }
 
+/* The first search gives a plan; without time for them the others do not begin. */
+static void all_searches_share_one_time_limit(void **state) {
+    (void)state;
+    world w;
+    grace_plan *plan = NULL;
+    told t = {0};
+    world_open(1, &w);
+    w.opt.memory = 1.25, w.opt.progress = hear, w.opt.progress_context = &t, w.opt.time_limit_s = 1e-9;
+    assert_int_equal(grace_plan_build(w.profile, (grace_cluster){2, 2}, &w.opt, &plan), GRACE_OK);
+    assert_true(t.n < 2 * 3 && !t.falls && t.last == 1);
+    claim_plan(plan, 1);
+    grace_plan_free(plan);
+    world_close(&w);
+}
+
 static void objectives_that_fit_nothing_are_refused(void **state) {
     (void)state;
     world w;
@@ -133,6 +148,7 @@ int main(void) {
         cmocka_unit_test(with_memory_for_it_nothing_crosses_a_slow_wire),
         cmocka_unit_test(the_same_options_give_the_same_plan),
         cmocka_unit_test(progress_rises_through_all_searches),
+        cmocka_unit_test(all_searches_share_one_time_limit),
         cmocka_unit_test(objectives_that_fit_nothing_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
