@@ -37,7 +37,7 @@ grace_status gr_slot_budget(const grace_profile *profile, grace_cluster cluster,
     GR_CHECK(slots * n_ranks >= n_all, GRACE_ERR_LIMIT,
              "plan: %" PRId64 " slots on each of %" PRId64 " ranks cannot hold %" PRId64 " experts in all layers: %" PRId64 " a rank are missing", slots,
              n_ranks, n_all, (n_all + n_ranks - 1) / n_ranks - slots);
-    *slots_of_rank = slots;
+    *slots_of_rank = slots < n_all ? slots : n_all;        /* a rank holds no expert twice */
 done:
     return st;
 }

@@ -340,6 +340,29 @@ static void every_planner_leaves_ranks_empty_when_told_so(void **state) {
     }
 }
 
+/* A rank holds no expert twice, so that more slots than experts are of no use. */
+static void memory_beyond_all_experts_on_every_rank_changes_nothing(void **state) {
+    (void)state;
+    gr_rng rng = gr_rng_seed(9);
+    trace_case c = {2, 16, 3, 8, 20, 1, 1};
+    grace_trace *t = make_trace(&rng, &c);
+    grace_profile *profile = NULL;
+    grace_plan_options opt = grace_plan_defaults();
+    grace_bundles *bundles = NULL;
+    assert_int_equal(grace_profile_build(t, NULL, &profile), GRACE_OK);
+    assert_int_equal(grace_bundles_build(t, NULL, false, 100, &bundles), GRACE_OK);
+    opt.bundles = bundles;
+    for (opt.planner = GRACE_PLANNER_EPLB; opt.planner <= GRACE_PLANNER_AUTO; opt.planner++) {
+        opt.memory = 4;
+        grace_plan *all = build(profile, CLUSTER_2X2, &opt, 0);
+        opt.memory = 100;
+        grace_plan *more = build(profile, CLUSTER_2X2, &opt, 0);
+        assert_true(same_plans(all, more));
+        grace_plan_free(all), grace_plan_free(more);
+    }
+    grace_profile_free(profile), grace_bundles_free(bundles), grace_trace_close(t);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_planner_gives_a_valid_plan_for_every_cluster),
@@ -354,6 +377,7 @@ int main(void) {
         cmocka_unit_test(plans_carry_what_they_were_made_from),
         cmocka_unit_test(profiles_that_cannot_be_are_refused),
         cmocka_unit_test(every_planner_leaves_ranks_empty_when_told_so),
+        cmocka_unit_test(memory_beyond_all_experts_on_every_rank_changes_nothing),
         cmocka_unit_test(options_that_cannot_be_are_refused),
         cmocka_unit_test(a_plan_for_another_run_is_refused_with_both_sides),
     };
