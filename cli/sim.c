@@ -1,4 +1,5 @@
 /* grace sim: what plans would move, compute and take, on any cluster, from recorded or made-up routing. */
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -63,7 +64,9 @@ static void parse_made_up(struct argp_state *state, const char *text, grace_synt
         else if (strcmp(name, "zipf") == 0) s->zipf = value;
         else if (strcmp(name, "seed") == 0) s->seed = (uint64_t)value;
         else argp_error(state, "--synthetic: expected experts, top_k, layers, zipf or seed, found '%s'", name);
+        if (strcmp(name, "zipf") && value != floor(value)) argp_error(state, "--synthetic: expected a whole number of %s, found %g", name, value);
     }
+    if (s->n_layers < 1) argp_error(state, "--synthetic: expected at least 1 layer, found %d", s->n_layers);
 }
 
 static void check_together(struct argp_state *state, arguments *a) {

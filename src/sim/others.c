@@ -23,28 +23,33 @@ typedef struct job {
 
 /* ---- one node ---- */
 
-static void count_loads(const grace_routing *r, const grace_workload *w, double *load) {
-    int32_t experts[256], n_tokens = w->prefill + w->decode, n = w->sequences < 256 ? w->sequences : 256;
+static grace_status count_loads(const grace_routing *r, const grace_workload *w, double *load) {
+    grace_status st = GRACE_OK;
+    int32_t *experts = NULL, n_tokens = w->prefill + w->decode, n = w->sequences < 256 ? w->sequences : 256;
+    GR_CALLOC(experts, r->info.top_k);
     for (int32_t s = 0; s < n; s++)
         for (int32_t p = 0; p < n_tokens; p += 1 + n_tokens / 64)
             for (int32_t l = 0; l < r->info.n_layers; l++) {
                 gr_routing_experts(r, gr_routing_token(r, s, p, n_tokens), l, experts);
                 for (int32_t j = 0; j < r->info.top_k; j++) load[l * r->info.n_experts + experts[j]]++;
             }
+done:
+    free(experts);
+    return st;
 }
 
-/* Balanced by load where every rank can have as many experts; else contiguous. */
+/* Balanced by load where every rank can have as many experts; else contiguous, with empty ranks where there are more of them than experts. */
 static grace_status plan_node(job *j) {
     grace_status st = GRACE_OK;
     const grace_trace_info *i = &j->routing->info;
     grace_cluster node = {1, j->cluster.gpus_per_node};
     grace_profile profile = {.info = *i, .n_tokens = 1};
     grace_plan_options opt = grace_plan_defaults();
-    if (i->n_experts % node.gpus_per_node) return grace_plan_contiguous(i->n_layers, i->n_experts, i->top_k, node, &j->node_plan);
     GR_CALLOC(profile.load, (size_t)i->n_layers * (size_t)i->n_experts);
     GR_CALLOC(profile.affinity, (size_t)i->n_layers * (size_t)i->n_experts * (size_t)i->n_experts);
-    count_loads(j->routing, j->workload, profile.load);
-    opt.planner = GRACE_PLANNER_EPLB, opt.slots_per_rank = i->n_experts / node.gpus_per_node;
+    GR_TRY(count_loads(j->routing, j->workload, profile.load));
+    opt.planner = i->n_experts % node.gpus_per_node ? GRACE_PLANNER_CONTIGUOUS : GRACE_PLANNER_EPLB;
+    opt.slots_per_rank = i->n_experts / node.gpus_per_node, opt.empty_ranks = true;
     GR_TRY(grace_plan_build(&profile, node, &opt, &j->node_plan));
 done:
     free(profile.load), free(profile.affinity);

@@ -79,7 +79,7 @@ grace_status gr_schedule_workload(const grace_routing *r, const grace_workload *
     grace_status st = GRACE_OK;
     *s = (gr_schedule){0};
     GR_TRY(check_workload(w));
-    int64_t most = (int64_t)((w->sequences + n_ranks - 1) / n_ranks) * w->prefill, chunk = w->chunk ? w->chunk : most ? most : 1;
+    int64_t most = ((int64_t)w->sequences + n_ranks - 1) / n_ranks * w->prefill, chunk = w->chunk ? w->chunk : most ? most : 1;
     GR_TRY(schedule_alloc(n_ranks, (int64_t)w->sequences * (w->prefill + w->decode), (int32_t)((most + chunk - 1) / chunk) + w->decode, s));
     for (int64_t from = 0, first = 0; from < most; from += chunk, first = s->n_rows) {
         for (int32_t rank = 0; rank < n_ranks; rank++) add_prompts(s, r, w, rank, from, from + chunk < most ? from + chunk : most);

@@ -82,6 +82,10 @@ static void what_does_not_fit_is_told(void **state) {
     complains_of_usage("found '1,2,3,4'");
     GRACE(64, "sim", "--synthetic", "expert=3");
     complains_of_usage("--synthetic: expected experts");
+    GRACE(64, "sim", "--synthetic", "experts=8.5");
+    complains_of_usage("--synthetic: expected a whole number of experts, found 8.5");
+    GRACE(64, "sim", "--synthetic", "layers=0");
+    complains_of_usage("--synthetic: expected at least 1 layer, found 0");
     GRACE(1, "sim", PROFILED, "--rates", "h100");
     complains("rates 'h100': expected a file, or one of h200-1g");
     GRACE(1, "sim", PROFILED, "--shape", "qwen3-30b-a3b");

@@ -10,13 +10,15 @@
 
 typedef struct world { grace_routing *routing; grace_shape shape; grace_rates rates; } world;
 
-static world open_world(void) {
-    grace_synthetic how = {.n_layers = 4, .n_experts = 16, .top_k = 2, .seed = 3};
-    world w = {.shape = grace_shape_assumed(4, 16, 2)};
+static world open_made_up(int32_t n_layers, int32_t n_experts, int32_t top_k) {
+    grace_synthetic how = {.n_layers = n_layers, .n_experts = n_experts, .top_k = top_k, .seed = 3};
+    world w = {.shape = grace_shape_assumed(n_layers, n_experts, top_k)};
     assert_int_equal(grace_routing_made_up(&how, &w.routing), GRACE_OK);
     assert_int_equal(grace_rates_load("h200-25g", &w.rates), GRACE_OK);
     return w;
 }
+
+static world open_world(void) { return open_made_up(4, 16, 2); }
 
 static void on_one_node_pipeline_and_replicas_are_that_node(void **state) {
     (void)state;
@@ -61,6 +63,30 @@ static void memory_is_the_model_split_as_each_splits_it(void **state) {
     grace_routing_free(w.routing);
 }
 
+/* Ranks beyond the experts hold none: the slowest of the others has what it has on a node of 5. */
+static void a_node_with_more_ranks_than_experts_is_priced_too(void **state) {
+    (void)state;
+    world w = open_made_up(1, 5, 2);
+    grace_workload load = {.sequences = 40, .prefill = 1};
+    grace_other_price full[GRACE_N_OTHERS], spare[GRACE_N_OTHERS];
+    w.rates.flop_s = 1;                                 /* nothing but experts counts */
+    w.shape.dense_params = w.shape.head_params = w.shape.attention_values = 0;
+    assert_int_equal(grace_price_others(w.routing, (grace_cluster){2, 5}, &load, &w.shape, &w.rates, full), GRACE_OK);
+    assert_int_equal(grace_price_others(w.routing, (grace_cluster){2, 8}, &load, &w.shape, &w.rates, spare), GRACE_OK);
+    double a = full[GRACE_OTHER_REPLICATE_NODE].prefill_s, b = spare[GRACE_OTHER_REPLICATE_NODE].prefill_s;
+    assert_true(a > 0 && fabs(a - b) < 1e-9 * a);
+    grace_routing_free(w.routing);
+}
+
+static void tokens_may_choose_any_number_of_experts(void **state) {
+    (void)state;
+    world w = open_made_up(1, 640, 320);
+    grace_workload load = {.sequences = 2, .prefill = 1};
+    grace_other_price p[GRACE_N_OTHERS];
+    assert_int_equal(grace_price_others(w.routing, (grace_cluster){2, 2}, &load, &w.shape, &w.rates, p), GRACE_OK);
+    grace_routing_free(w.routing);
+}
+
 static void a_shape_of_another_model_is_refused(void **state) {
     (void)state;
     world w = open_world();
@@ -76,6 +102,8 @@ int main(void) {
         cmocka_unit_test(on_one_node_pipeline_and_replicas_are_that_node),
         cmocka_unit_test(a_wire_ten_times_slower_costs_each_what_it_sends),
         cmocka_unit_test(memory_is_the_model_split_as_each_splits_it),
+        cmocka_unit_test(a_node_with_more_ranks_than_experts_is_priced_too),
+        cmocka_unit_test(tokens_may_choose_any_number_of_experts),
         cmocka_unit_test(a_shape_of_another_model_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -204,6 +204,8 @@ static void what_does_not_fit_together_is_refused(void **state) {
     assert_int_equal(grace_sim_run(routing, &opt, &sim), GRACE_ERR_ARG);         /* nor steps in made-up routing */
     w.prefill = 1 << 20, opt.workload = &w;
     assert_int_equal(grace_sim_run(routing, &opt, &sim), GRACE_ERR_LIMIT);
+    w.sequences = INT32_MAX, w.prefill = 1;
+    assert_int_equal(grace_sim_run(routing, &opt, &sim), GRACE_ERR_LIMIT);
     assert_null(sim);
     grace_plan_free(plan);
     grace_routing_free(routing);
