@@ -131,6 +131,7 @@ grace_status gr_loads_parse_json(const char *where, const char *text, size_t n, 
     gr_json *root = NULL;
     gr_loads loads = {0};
     GR_TRY(gr_json_parse(where, text, n, &root));
+    GR_CHECK(!gr_json_get(root, "grace_plan"), GRACE_ERR_FORMAT, "%s: expected routing to plan from (a trace, or arrays of loads), found a plan", where);
     GR_CHECK(gr_json_kind_of(root) == GR_JSON_ARRAY, GRACE_ERR_FORMAT, "%s: expected an array of arrays of loads, found %s", where,
              gr_json_kind_name(root));
     GR_TRY(gr_loads_alloc(where, (int64_t)gr_json_length(root), (int64_t)gr_json_length(gr_json_at(root, 0)), &loads));

@@ -90,7 +90,7 @@ static grace_status check_affinity(const double *affinity, int32_t layer, int32_
 static grace_status check_profile(const grace_profile *profile, int32_t n_ranks, bool empty_ranks) {
     grace_status st = GRACE_OK;
     int32_t n = profile->info.n_experts, n_layers = profile->info.n_layers;
-    GR_CHECK(n_ranks <= n || empty_ranks, GRACE_ERR_LIMIT, "%d ranks for %d experts: expected at least one for each, unless ranks may host none",
+    GR_CHECK(n_ranks <= n || empty_ranks, GRACE_ERR_LIMIT, "%d ranks for %d experts: expected at least one for each, unless ranks may host none (--allow-empty-ranks)",
              n_ranks, n);
     GR_TRY(check_values("load", profile->load, (size_t)n_layers * n));
     GR_TRY(check_values("affinity", profile->affinity, (size_t)n_layers * n * n));
@@ -317,7 +317,8 @@ grace_status grace_plan_check(const grace_plan *plan, uint64_t fingerprint, int3
                               grace_cluster cluster) {
     grace_status st = GRACE_OK;
     GR_CHECK(plan->cluster.n_nodes == cluster.n_nodes && plan->cluster.gpus_per_node == cluster.gpus_per_node, GRACE_ERR_MISMATCH,
-             "plan is for cluster %s, this run has %s", gr_cluster_text(plan->cluster).text, gr_cluster_text(cluster).text);
+             "plan is for cluster %s, this run has %s (--ranks %dx%d starts what the plan is for)", gr_cluster_text(plan->cluster).text,
+             gr_cluster_text(cluster).text, plan->cluster.n_nodes, plan->cluster.gpus_per_node);
     GR_CHECK(plan->n_layers == n_layers && plan->n_experts == n_experts && plan->top_k == top_k, GRACE_ERR_MISMATCH,
              "plan is for %d MoE layers of %d experts, top-%d; the model has %d of %d, top-%d", plan->n_layers, plan->n_experts, plan->top_k, n_layers,
              n_experts, top_k);

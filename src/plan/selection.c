@@ -69,7 +69,11 @@ static grace_status mark_domain(const grace_trace *head, const char *name, bool 
     bool found = false;
     for (int32_t d = 0; d < head->n_domains; d++)
         if (strcmp(head->domains[d], name) == 0) found = wanted[d + 1] = true;
-    return found ? GRACE_OK : gr_fail(GRACE_ERR_ARG, "the trace has no domain '%s'", name);
+    if (found) return GRACE_OK;
+    char has[512] = "";
+    for (int32_t d = 0, n = 0; d < head->n_domains && n < (int32_t)sizeof has; d++)
+        n += snprintf(has + n, sizeof has - (size_t)n, "%s%s", d ? ", " : "", head->domains[d]);
+    return gr_fail(GRACE_ERR_ARG, "the trace has no domain '%s'; it has %s", name, has[0] ? has : "none");
 }
 
 grace_status gr_selection_resolve(const grace_selection *which, const grace_trace *head, bool **wanted) {

@@ -44,6 +44,7 @@ static void eplb_weights_are_rows_of_loads(void **state) {
     assert_true(loads.n_layers == 2 && loads.n_experts == 3 && loads.load[1] == 132.5 && loads.load[5] == 0);
     gr_loads_free(&loads);
     static const struct { const char *text, *part; } cases[] = {
+        {"{\"grace_plan\": 1}", "expected routing to plan from (a trace, or arrays of loads), found a plan"},
         {"{}", "expected an array of arrays of loads, found an object"}, {"[]", "found 0 of 0"}, {"[1]", "found 1 of 0"},
         {"[[1],[]]", "row 1: expected an array of 1 loads"},
         {"[[1,2],{\"a\":1,\"b\":2}]", "row 1: expected an array of 2 loads, found an object"}, {"[[1],[\"2\"]]", "expected a number, found a string"},

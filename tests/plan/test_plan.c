@@ -288,7 +288,7 @@ static void a_plan_for_another_run_is_refused_with_both_sides(void **state) {
     assert_int_equal(grace_plan_check(plan, 0xabc, 8, NULL, 64, 8, CLUSTER_2X2), GRACE_OK);
     assert_int_equal(grace_plan_check(plan, 0, 8, NULL, 64, 8, CLUSTER_2X2), GRACE_OK);
     assert_int_equal(grace_plan_check(plan, 0xabc, 8, NULL, 64, 8, (grace_cluster){1, 4}), GRACE_ERR_MISMATCH);
-    assert_string_equal(grace_last_error(), "plan is for cluster node:2 gpu:2, this run has node:1 gpu:4");
+    assert_string_equal(grace_last_error(), "plan is for cluster node:2 gpu:2, this run has node:1 gpu:4 (--ranks 2x2 starts what the plan is for)");
     assert_int_equal(grace_plan_check(plan, 0xabc, 16, NULL, 64, 8, CLUSTER_2X2), GRACE_ERR_MISMATCH);
     assert_string_equal(grace_last_error(), "plan is for 8 MoE layers of 64 experts, top-8; the model has 16 of 64, top-8");
     assert_int_equal(grace_plan_check(plan, 0xabc, 8, NULL, 60, 8, CLUSTER_2X2), GRACE_ERR_MISMATCH);
