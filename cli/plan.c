@@ -217,7 +217,9 @@ static void print_table(const arguments *a, const grace_plan *plan, const figure
     if (f->has_costs) gr_plan_costs_print(&f->costs);
     if (f->decode.tokens > 0) gr_plan_decode_print(&f->decode);
     if (f->tested_on.n_tokens > 0) print_test(f);
-    printf("layer  slots  replicas  max/mean load before -> after\n");
+    if (a->format == FORMAT_SGLANG)
+        printf("for SGLang: --init-expert-location %s --ep-num-redundant-experts %d\n", a->output, plan->layers[0].n_slots - plan->n_experts);
+    printf("layer  slots  replicas  max/mean load before -> after copies\n");
     for (int32_t l = 0; l < plan->n_layers; l++) {
         double before, after;
         spread(plan->layers[l].load_before, grace_cluster_ranks(plan->cluster), &before);

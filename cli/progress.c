@@ -21,7 +21,7 @@ void gr_progress_update(gr_progress *p, double done) {
     int filled = (int)(share * BAR);
     p->shown_us = now;
     fprintf(stderr, "\r%s [%.*s%*s] %3.0f %%  ", p->label, filled, "########################", BAR - filled, "", 100 * share);
-    if (p->unit) fprintf(stderr, "%.0f %s/s  ", rate, p->unit);
+    if (p->unit && rate >= 1) fprintf(stderr, "%.0f %s/s  ", rate, p->unit);
     fprintf(stderr, "%.0f s left \x1b[K", elapsed * 1e-6 * (1 - share) / share);
 }
 

@@ -157,6 +157,7 @@ static void print_header(const gr_sim_output *o) {
            o->synthetic ? " (synthetic)" : "", o->options.shape->name, gr_exchange_name(o->options.exchange), gr_route_name(o->options.route),
            o->options.exact ? ", exact" : "", r->name, r->cross.bytes_s * 1e-6, r->intra.bytes_s * 1e-9);
     if (w) printf("%d sequences of %d + %d tokens; ", w->sequences, w->prefill, w->decode);
+    else printf("the trace's own steps, all of its prompts and generated tokens (--workload for others); ");
     printf("rows a token dispatches in a layer; times predicted, ms (total: s)\n\n");
     printf("%-28s %6s %6s  %5s  %9s %8s %8s %8s %8s %8s  %8s %8s %8s %8s  %9s\n", "plan", "cross", "intra", "load", "prefill", "cross", "intra", "latency",
            "experts", "dense", "step", "cross", "latency", "experts", "total s");

@@ -104,6 +104,7 @@ static void plans_are_written_for_other_engines(void **state) {
         GRACE(0, "plan", "chain.trace", "--equal-slots", "--format", formats[i], "-o", "foreign");
         free(read_file("foreign", &n));
         assert_true(n > 1000);
+        assert_int_equal(strstr(last.out, "for SGLang: --init-expert-location foreign --ep-num-redundant-experts ") != NULL, i == 0);
         assert_int_equal(remove("foreign"), 0);
     }
     GRACE(1, "plan", "chain.trace", "--format", "flat", "-o", "foreign");
