@@ -88,6 +88,7 @@ static grace_status report(const arguments *a) {
     if (st) goto done;
     GR_TRY(gr_file_replace(a->output, page.data, page.n));
     st = a->json ? print_json(a, page.n) : print_table(doc);
+    if (!st && !a->json && a->inputs.trace) gr_report_plans_tell(&a->inputs, a->output);
 done:
     gr_buf_free(&page);
     gr_json_free(doc);

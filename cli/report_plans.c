@@ -58,6 +58,22 @@ done:
     return st;
 }
 
+/* Of the folder that all files are under, '/' included: tables would cut long paths where they begin to differ. */
+static size_t common_folder(const gr_report_plans *r) {
+    size_t folder = 0;
+    for (size_t i = 0; r->files[0][i]; i++) {
+        for (int32_t f = 1; f < r->n; f++)
+            if (r->files[f][i] != r->files[0][i]) return folder;
+        if (r->files[0][i] == '/') folder = i + 1;
+    }
+    return folder;
+}
+
+void gr_report_plans_tell(const gr_report_plans *r, const char *page) {
+    printf("rows: a token and layer; prefill, decode: predicted for %s, %d sequences of %d + %d tokens; %s says what each column is\n", r->rates,
+           workload.sequences, workload.prefill, workload.decode, page);
+}
+
 grace_status gr_report_plans_build(const gr_report_plans *r, gr_json **out) {
     grace_status st = GRACE_OK;
     gr_unit u = {0};
@@ -75,7 +91,7 @@ grace_status gr_report_plans_build(const gr_report_plans *r, gr_json **out) {
     GR_TRY(choose_prices(r, &p));
     describe_tokens(r, &u, plans, tokens, sizeof tokens);
     gr_placements_open(&p, "Placements", tokens);
-    for (int32_t i = 0; i < r->n; i++) GR_TRY(gr_placements_add(&p, r->files[i], plans[i], i == r->n - 1));
+    for (int32_t i = 0; i < r->n; i++) GR_TRY(gr_placements_add(&p, r->files[i] + common_folder(r), plans[i], i == r->n - 1));
     *out = gr_json_share(p.doc);
 done:
     gr_placements_close(&p);

@@ -13,6 +13,9 @@ typedef struct gr_report_plans {
     const char *rates, *shape;                  /* shape NULL: assumed from the number of experts */
 } gr_report_plans;
 
+/* A line to go under the table: what the predicted times are of. */
+void gr_report_plans_tell(const gr_report_plans *r, const char *page);
+
 /* Fails as reading plans and traces does, MISMATCH (plans that do not go together). The caller frees. */
 grace_status gr_report_plans_build(const gr_report_plans *r, gr_json **out);
 

@@ -1,6 +1,7 @@
 #include "sim_json.h"
 
 #include <stdio.h>
+#include <string.h>
 
 #include "cli.h"
 #include "plan/cluster.h"
@@ -143,7 +144,8 @@ gr_json *gr_sim_json(const gr_sim_output *o) {
 static void print_plan(const gr_sim_plan *p) {
     const grace_sim *s = p->sim;
     double steps = s->n_steps_decode ? s->n_steps_decode : 1;
-    printf("%-28.28s %6.3f %6.3f  %5.2f  %9.3f %8.3f %8.3f %8.3f %8.3f %8.3f  %8.3f %8.3f %8.3f %8.3f  %9.3f\n", p->name,
+    size_t length = strlen(p->name);        /* of a long path the end is shown: it tells plans apart */
+    printf("%-28s %6.3f %6.3f  %5.2f  %9.3f %8.3f %8.3f %8.3f %8.3f %8.3f  %8.3f %8.3f %8.3f %8.3f  %9.3f\n", p->name + (length > 28 ? length - 28 : 0),
            gr_sim_rows_per_token(s, GRACE_LINK_CROSS), gr_sim_rows_per_token(s, GRACE_LINK_INTRA), s->load_max_over_mean, 1e3 * s->prefill.total,
            1e3 * s->prefill.cross, 1e3 * s->prefill.intra, 1e3 * s->prefill.latency, 1e3 * s->prefill.experts, 1e3 * s->prefill.dense,
            1e3 * s->decode.total / steps, 1e3 * s->decode.cross / steps, 1e3 * s->decode.latency / steps, 1e3 * s->decode.experts / steps,

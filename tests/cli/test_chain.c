@@ -231,6 +231,8 @@ static void report_draws_the_ladder(void **state) {
     assert_null(strstr(last.out, " no\n"));
 }
 
+#define LONG_WAY "./././././././././././././././././"
+
 static void report_draws_plans_on_tokens_not_seen(void **state) {
     (void)state;
     size_t n;
@@ -238,10 +240,15 @@ static void report_draws_plans_on_tokens_not_seen(void **state) {
     GRACE(0, "plan", "chain.trace", "--train", "even", "-o", "paper.json", "--json");
     GRACE(0, "report", "plain.json", "paper.json", "--trace", "chain.trace", "--test", "odd", "-o", "plans.html");
     assert_non_null(strstr(last.out, "plain.json")), assert_non_null(strstr(last.out, "paper.json"));
+    assert_non_null(strstr(last.out, "predicted for h200-25g, 256 sequences of 128 + 16 tokens; plans.html says"));
     char *page = read_file("plans.html", &n);
     assert_non_null(strstr(page, "odd of chain.trace"));
     assert_null(strstr(page, "planned from"));
     free(page);
+    GRACE(0, "report", LONG_WAY "plain.json", LONG_WAY "paper.json", "--trace", "chain.trace", "--test", "odd", "-o", "plans.html");
+    assert_non_null(strstr(last.out, "\nplain.json ")), assert_non_null(strstr(last.out, "\npaper.json "));
+    GRACE(0, "sim", "chain.trace", "--plan", LONG_WAY "plain.json");
+    assert_non_null(strstr(last.out, "/plain.json "));
     GRACE(0, "report", "paper.json", "--trace", "chain.trace", "-o", "plans.html");        /* all tokens: the page says that some were planned from */
     page = read_file("plans.html", &n);
     assert_non_null(strstr(page, "some are those planned from: paper.json"));
