@@ -114,7 +114,7 @@ gr_json *gr_token_saves_json(const grace_token_saves *v) {
     return o;
 }
 
-static grace_status read_node(const gr_json *value, const char *where, int32_t node, grace_token_saves *v) {
+static grace_status check_node(const gr_json *value, const char *where, int32_t node, const grace_token_saves *v) {
     grace_status st = GRACE_OK;
     const char *text;
     size_t n;
@@ -123,12 +123,17 @@ static grace_status read_node(const gr_json *value, const char *where, int32_t n
     GR_CHECK(n == 2 * (size_t)v->vocab && strspn(text, digits) == n, GRACE_ERR_FORMAT,
              "%s: 'saved' of node %d: expected %zu hex digits, found %zu bytes, %zu of them hex digits at the start", where, node, 2 * (size_t)v->vocab, n,
              strspn(text, digits));
+done:
+    return st;
+}
+
+static void read_node(const gr_json *value, int32_t node, grace_token_saves *v) {
+    const char *text = "";
+    gr_json_is_string(value, &text, NULL);
     for (int32_t id = 0; id < v->vocab; id++) {
         int byte = (int)((strchr(digits, text[2 * id]) - digits) * 16 + (strchr(digits, text[2 * id + 1]) - digits));
         v->saved[(size_t)id * (size_t)v->n_nodes + (size_t)node] = (int8_t)(byte < 128 ? byte : byte - 256);
     }
-done:
-    return st;
 }
 
 grace_status gr_token_saves_read(const gr_json *root, const char *plan_where, grace_plan *plan) {
@@ -148,12 +153,9 @@ grace_status gr_token_saves_read(const gr_json *root, const char *plan_where, gr
     GR_CHECK(gr_json_length(nodes) == (size_t)v.n_nodes, GRACE_ERR_FORMAT, "%s: 'saved': expected a string for each of %d nodes, found %zu", where, v.n_nodes,
              gr_json_length(nodes));
     v.vocab = (int32_t)vocab, v.scale = (float)scale;
-    const char *first = NULL;
-    size_t n = 0;
-    GR_CHECK(gr_json_is_string(gr_json_at(nodes, 0), &first, &n) && n == 2 * (size_t)vocab, GRACE_ERR_FORMAT, "%s: 'saved': expected %zu hex digits a node",
-             where, 2 * (size_t)vocab);
+    for (int32_t node = 0; node < v.n_nodes; node++) GR_TRY(check_node(gr_json_at(nodes, (size_t)node), where, node, &v));    /* before memory is taken */
     GR_ARENA_ARRAY(plan->memory, v.saved, (size_t)v.vocab * (size_t)v.n_nodes);
-    for (int32_t node = 0; node < v.n_nodes; node++) GR_TRY(read_node(gr_json_at(nodes, (size_t)node), where, node, &v));
+    for (int32_t node = 0; node < v.n_nodes; node++) read_node(gr_json_at(nodes, (size_t)node), node, &v);
     plan->token_saves = v;
 done:
     return st;

@@ -3,6 +3,7 @@
 #include <setjmp.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include <sys/resource.h>
 
 #include <float.h>
 #include <unistd.h>
@@ -217,6 +218,27 @@ static void bad_headers_are_refused_with_expected_and_found(void **state) {
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) assert_edit_refused(&cases[i]);
 }
 
+/* 128 KiB of digits for the first of 8192 nodes, nothing for the others: a table for all would take half a GiB. */
+static void a_table_of_savings_takes_no_memory_its_text_does_not_have(void **state) {
+    (void)state;
+    enum { VOCAB = 1 << 16, NODES = 8192, MIB = 1024 };
+    struct rusage before, after;
+    gr_buf text = {0};
+    char small[2048];
+    grace_plan *plan = NULL;
+    edit("node:1 gpu:2", "node:8192 gpu:1", small, sizeof small);
+    const char *at = strstr(small, "\"n_layers\"");
+    gr_buf_printf(&text, "%.*s\"token_saves\": {\"vocab\": %d, \"scale\": 1, \"saved\": [\"%0*d\"", (int)(at - small), small, VOCAB, 2 * VOCAB, 0);
+    for (int i = 1; i < NODES; i++) gr_buf_printf(&text, ",\"\"");
+    gr_buf_printf(&text, "]}, %s", at);
+    getrusage(RUSAGE_SELF, &before);
+    assert_int_equal(parse(text.data, text.n, &plan), GRACE_ERR_FORMAT);
+    getrusage(RUSAGE_SELF, &after);
+    assert_non_null(strstr(grace_last_error(), "'saved' of node 1: expected 131072 hex digits, found 0 bytes"));
+    assert_true(after.ru_maxrss - before.ru_maxrss < 256 * MIB);
+    gr_buf_free(&text);
+}
+
 #define SAVES(text) "\"token_saves\": " text ", \"n_layers\": 1"
 static void what_token_ids_save_is_read_or_refused(void **state) {
     (void)state;
@@ -225,8 +247,8 @@ static void what_token_ids_save_is_read_or_refused(void **state) {
         {"\"n_layers\": 1", SAVES("{\"vocab\": 0}"), "token_saves: 'vocab': expected 1 to 16777216, found 0", GRACE_ERR_FORMAT},
         {"\"n_layers\": 1", SAVES("{\"vocab\": 2, \"scale\": -1}"), "'scale': expected 0 to 1e9, found -1", GRACE_ERR_FORMAT},
         {"\"n_layers\": 1", SAVES("{\"vocab\": 2, \"scale\": 1, \"saved\": []}"), "expected a string for each of 1 nodes, found 0", GRACE_ERR_FORMAT},
-        {"\"n_layers\": 1", SAVES("{\"vocab\": 2, \"scale\": 1, \"saved\": [7]}"), "expected 4 hex digits a node", GRACE_ERR_FORMAT},
-        {"\"n_layers\": 1", SAVES("{\"vocab\": 2, \"scale\": 1, \"saved\": [\"01ff0\"]}"), "expected 4 hex digits a node", GRACE_ERR_FORMAT},
+        {"\"n_layers\": 1", SAVES("{\"vocab\": 2, \"scale\": 1, \"saved\": [7]}"), "'saved' of node 0: expected a string, found an integer", GRACE_ERR_FORMAT},
+        {"\"n_layers\": 1", SAVES("{\"vocab\": 2, \"scale\": 1, \"saved\": [\"01ff0\"]}"), "'saved' of node 0: expected 4 hex digits, found 5 bytes", GRACE_ERR_FORMAT},
         {"\"n_layers\": 1", SAVES("{\"vocab\": 2, \"scale\": 1, \"saved\": [\"01FF\"]}"), "2 of them hex digits at the start", GRACE_ERR_FORMAT},
     };
     char text[2048];
@@ -308,6 +330,7 @@ int main(void) {
         cmocka_unit_test(files_come_back_and_a_table_is_a_line),
         cmocka_unit_test(a_missing_file_is_an_io_error),
         cmocka_unit_test(bad_headers_are_refused_with_expected_and_found),
+        cmocka_unit_test(a_table_of_savings_takes_no_memory_its_text_does_not_have),
         cmocka_unit_test(what_token_ids_save_is_read_or_refused),
         cmocka_unit_test(bad_layers_are_refused_with_expected_and_found),
         cmocka_unit_test(a_text_cut_short_anywhere_is_refused),
