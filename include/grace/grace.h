@@ -12,7 +12,8 @@
  *     grace_engine_run(engine);                          // all ranks step together until nothing is left
  *     const grace_result *res = grace_engine_result(engine, 0);
  *
- * All calls are "one thread at a time" unless their comment says more. */
+ * All calls are "one thread at a time" unless their comment says more. Numbers in files have a decimal point: a program that calls setlocale() leaves
+ * LC_NUMERIC at "C". Files that are open are mapped or read as they go: they may be replaced, but not shortened. */
 #ifndef GRACE_GRACE_H
 #define GRACE_GRACE_H
 #define GRACE_VERSION "0.1.0"
