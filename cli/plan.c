@@ -211,7 +211,8 @@ static void print_table(const arguments *a, const grace_plan *plan, const figure
            plan->cluster.gpus_per_node, plan->n_layers, plan->n_experts, n_secondary(plan), f->planning_us * 1e-3);
     print_origin("planned from", &plan->planned_from);
     if (plan->token_saves.vocab > 0) printf("homes: what %d token ids save on each node\n", plan->token_saves.vocab);
-    printf("affinity kept inside a GPU %.1f %%, inside a node %.1f %%", 100 * f->inside_gpu, 100 * f->inside_node);
+    if (f->has_costs) printf("affinity kept inside a GPU %.1f %%, inside a node %.1f %%", 100 * f->inside_gpu, 100 * f->inside_node);
+    else printf("loads only: nothing is known of which experts fire together");
     if (plan->r >= 0) printf("; ratio %.3f%s", plan->r, plan->n_knee ? " (the knee)" : "");
     printf("\n");
     if (f->has_costs) gr_plan_costs_print(&f->costs);
@@ -244,8 +245,10 @@ static grace_status print_json(const arguments *a, const grace_plan *plan, const
     gr_json_set_string(o, "planner", plan->planner);
     gr_json_set_int(o, "replicas", n_secondary(plan));
     gr_json_set_real(o, "ratio", plan->r);
-    gr_json_set_real(o, "affinity_inside_gpu", f->inside_gpu);
-    gr_json_set_real(o, "affinity_inside_node", f->inside_node);
+    if (f->has_costs) {
+        gr_json_set_real(o, "affinity_inside_gpu", f->inside_gpu);
+        gr_json_set_real(o, "affinity_inside_node", f->inside_node);
+    }
     gr_json_set_real(o, "planning_us", f->planning_us);
     gr_json_set(o, "planned_from", gr_origin_json(&plan->planned_from));
     if (f->has_costs) gr_json_set(o, "costs", gr_plan_costs_json(&f->costs));

@@ -112,6 +112,19 @@ static void plans_are_written_for_other_engines(void **state) {
     assert_int_equal(n_files("foreign*"), 0);
 }
 
+static void a_plan_from_loads_alone_claims_nothing_of_affinity(void **state) {
+    (void)state;
+    static const char loads[] = "[[5, 1, 1, 1, 3, 1, 1, 1], [1, 1, 4, 1, 1, 2, 1, 1]]";
+    write_file("loads.json", loads, sizeof loads - 1);
+    GRACE(0, "plan", "loads.json", "-o", "from_loads.json");
+    assert_non_null(strstr(last.out, "loads only: nothing is known of which experts fire together"));
+    assert_null(strstr(last.out, "affinity"));
+    GRACE(0, "plan", "loads.json", "-o", "from_loads.json", "--json");
+    gr_json *o = printed_json();
+    assert_null(gr_json_get(o, "affinity_inside_gpu"));
+    gr_json_free(o);
+}
+
 static void a_plan_is_measured_on_other_tokens_than_its_own(void **state) {
     (void)state;
     GRACE(0, "plan", "chain.trace", "--train", "even", "--test", "odd", "-o", "half.json", "--json");
@@ -316,6 +329,7 @@ int main(void) {
         cmocka_unit_test(plans_of_every_kind_are_made),
         cmocka_unit_test(a_plan_that_names_itself_badly_moves_no_cursor),
         cmocka_unit_test(plans_are_written_for_other_engines),
+        cmocka_unit_test(a_plan_from_loads_alone_claims_nothing_of_affinity),
         cmocka_unit_test(a_plan_is_measured_on_other_tokens_than_its_own),
         cmocka_unit_test(a_trace_of_a_run_can_be_planned),
         cmocka_unit_test(one_request_says_the_same_wherever_it_lives),
