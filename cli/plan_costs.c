@@ -51,8 +51,8 @@ static void print_step(const char *name, const grace_seconds *s) {
 void gr_plan_costs_print(const gr_plan_costs *c) {
     printf("on these tokens: %.4f rows a token and layer between nodes, %.4f inside; load max/mean %.3f (worst layer %.3f), std %.3f of the mean "
            "(by chance %.3f)\n", c->q.rows.cross, c->q.rows.intra, c->q.load, c->q.load_worst, c->q.load_std, c->q.load_floor);
-    printf("copies: %d on the rank with most, %.1f MB, as much as the KV cache of %.0f tokens (sizes %s); slots %.3f x the model, fullest rank %.3f x its share\n",
-           c->n_copies, c->copy_bytes * 1e-6, c->kv_tokens, c->shape, c->q.total, c->q.fullest);
+    printf("copies: %d on the rank with most, %.1f MB, as much as the KV cache of %.0f tokens (sizes %s); slots %.3f x the model, "
+           "fullest rank %.3f x its share\n", c->n_copies, c->copy_bytes * 1e-6, c->kv_tokens, c->shape, c->q.total, c->q.fullest);
     if (!c->priced) return;
     printf("predicted for %s, %d sequences of %d tokens:\n", c->rates, GR_PLAN_SEQUENCES, GR_PLAN_PROMPT);
     print_step("prefill", &c->prefill.step);

@@ -90,8 +90,8 @@ static grace_status check_affinity(const double *affinity, int32_t layer, int32_
 static grace_status check_profile(const grace_profile *profile, int32_t n_ranks, bool empty_ranks) {
     grace_status st = GRACE_OK;
     int32_t n = profile->info.n_experts, n_layers = profile->info.n_layers;
-    GR_CHECK(n_ranks <= n || empty_ranks, GRACE_ERR_LIMIT, "%d ranks for %d experts: expected at least one for each, unless ranks may host none (--allow-empty-ranks)",
-             n_ranks, n);
+    GR_CHECK(n_ranks <= n || empty_ranks, GRACE_ERR_LIMIT,
+             "%d ranks for %d experts: expected at least one for each, unless ranks may host none (--allow-empty-ranks)", n_ranks, n);
     GR_TRY(check_values("load", profile->load, (size_t)n_layers * n));
     GR_TRY(check_values("affinity", profile->affinity, (size_t)n_layers * n * n));
     for (int32_t l = 0; l < n_layers; l++) GR_TRY(check_affinity(profile->affinity + (size_t)l * n * n, l, n));
