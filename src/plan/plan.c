@@ -324,7 +324,8 @@ grace_status grace_plan_check(const grace_plan *plan, uint64_t fingerprint, int3
              n_experts, top_k);
     GR_TRY(gr_layer_ids_agree("plan", plan->layer_ids, layer_ids, n_layers));
     GR_CHECK(plan->fingerprint == 0 || fingerprint == 0 || plan->fingerprint == fingerprint, GRACE_ERR_MISMATCH,
-             "plan was made for model %016" PRIx64 ", this model is %016" PRIx64, plan->fingerprint, fingerprint);
+             "plan was made for model %016" PRIx64 ", this model is %016" PRIx64 "%s%s", plan->fingerprint, fingerprint,
+             plan->planned_from.file[0] ? "; it was planned from " : "", plan->planned_from.file);
 done:
     return st;
 }

@@ -295,6 +295,9 @@ static void a_plan_for_another_run_is_refused_with_both_sides(void **state) {
     assert_int_equal(grace_plan_check(plan, 0xabc, 8, NULL, 64, 6, CLUSTER_2X2), GRACE_ERR_MISMATCH);
     assert_int_equal(grace_plan_check(plan, 0xdef, 8, NULL, 64, 8, CLUSTER_2X2), GRACE_ERR_MISMATCH);
     assert_string_equal(grace_last_error(), "plan was made for model 0000000000000abc, this model is 0000000000000def");
+    snprintf(plan->planned_from.file, sizeof plan->planned_from.file, "other.trace");
+    assert_int_equal(grace_plan_check(plan, 0xdef, 8, NULL, 64, 8, CLUSTER_2X2), GRACE_ERR_MISMATCH);
+    assert_non_null(strstr(grace_last_error(), "this model is 0000000000000def; it was planned from other.trace"));
     plan->fingerprint = 0;
     assert_int_equal(grace_plan_check(plan, 0xdef, 8, NULL, 64, 8, CLUSTER_2X2), GRACE_OK);
     grace_plan_free(plan);
