@@ -24,8 +24,10 @@ static void drop(hall *h, int i) {
     memmove(h->guests + i, h->guests + i + 1, (size_t)(--h->n_guests - i) * sizeof *h->guests);
 }
 
+/* As many as there is room for, and one when there is none: whoever comes is heard before it can be the one that goes. */
 static void let_in(hall *h, int listener) {
-    for (int fd, on = 1; (fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0;) {
+    const int room = h->n_guests < GUESTS_MAX ? GUESTS_MAX - h->n_guests : 1;
+    for (int i = 0, fd, on = 1; i < room && (fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC)) >= 0; i++) {
         if (h->n_guests == GUESTS_MAX) drop(h, 0);
         (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
         h->guests[h->n_guests++] = (guest){.fd = fd};
@@ -115,8 +117,8 @@ grace_status gr_tcp_gather(const gr_tcp_gate *g, int *fd, gr_tcp_hello *hello) {
             goto done;
         }
         await(g, &h);
-        let_in(&h, g->listener);
         GR_TRY(hear_all(g, &h, fd, hello));
+        let_in(&h, g->listener);
     }
 done:
     while (h.n_guests > 0) drop(&h, 0);

@@ -173,12 +173,9 @@ static void without_rank_0_the_others_say_where_it_should_be(void **state) {
 static void a_port_that_is_taken_is_said_at_once(void **state) {
     (void)state;
     job j = new_job();
-    struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons((uint16_t)j.port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    int fd = socket(AF_INET, SOCK_STREAM, 0);
-    assert_true(bind(fd, (struct sockaddr *)&a, sizeof a) == 0 && listen(fd, 1) == 0);
+    assert_int_equal(listen(j.held, 1), 0);
     start(&j, 0, 2, far_s, meet);
     end_all(&j);
-    close(fd);
     ended(&j, 0, 1, "Address already in use");
     soon(&j);
 }
@@ -241,6 +238,24 @@ static void strangers_are_sent_away_and_the_job_starts(void **state) {
     ended(&j, 0, 0, "a connection from 127.0.0.1 was refused: a rank of another job");
     ended(&j, 0, 0, "a connection from 127.0.0.1 was refused: not the words of a rank");
     ended(&j, 2, 0, "");
+    soon(&j);
+}
+
+/* Rank 0 stands still while they come, so that all wait at its door at once. */
+static void a_rank_is_heard_before_the_crowd_behind_it(void **state) {
+    (void)state;
+    int fd[100];
+    job j = new_job();
+    start(&j, 0, 2, far_s, meet);
+    close(call(j.port));
+    kill(j.rank[0].pid, SIGSTOP);
+    start(&j, 1, 2, far_s, meet);
+    usleep(500000);
+    for (int i = 0; i < 100; i++) fd[i] = call(j.port);
+    kill(j.rank[0].pid, SIGCONT);
+    end_all(&j);
+    for (int i = 0; i < 100; i++) close(fd[i]);
+    ended_well(&j);
     soon(&j);
 }
 
@@ -309,6 +324,7 @@ int main(void) {
         cmocka_unit_test(ranks_of_jobs_of_two_sizes_both_say_so),
         cmocka_unit_test(two_processes_of_one_rank_end_the_job),
         cmocka_unit_test(strangers_are_sent_away_and_the_job_starts),
+        cmocka_unit_test(a_rank_is_heard_before_the_crowd_behind_it),
         cmocka_unit_test(a_rank_that_gives_up_ends_the_others),
         cmocka_unit_test(sigterm_leaves_a_last_line),
         cmocka_unit_test(after_a_job_a_process_may_join_another),
