@@ -111,6 +111,10 @@ static void begin(end *e, gr_line_frame f) {
     e->is_going = true;
 }
 
+static void left_before(gr_line *l, int32_t p, int64_t message) {
+    fail(l, "rank %d is gone (it said goodbye before %s %u)", l->peers[p], way_names[way_of(message)], number_of(message));
+}
+
 /* The next message, if its box is filled. The peer answers each, so one that said goodbye has no more to come to it. */
 static void look_into_box(lane *v, int32_t p) {
     end *e = &v->ends[p];
@@ -123,7 +127,7 @@ static void look_into_box(lane *v, int32_t p) {
     if (gr_line_expect(&f, way, number, &v->boxes.room[way])) return fail(l, "this rank %s", grace_last_error());
     e->n_begun++;
     begin(e, f);
-    if (e->is_over) fail(l, "rank %d is gone (it said goodbye before %s %u)", l->peers[p], way_names[way], number);
+    if (e->is_over) left_before(l, p, e->n_begun - 1);
 }
 
 /* What is left of it. */
@@ -137,6 +141,18 @@ static size_t pieces_left(const lane *v, int32_t p, struct iovec piece[2]) {
     return n;
 }
 
+static void nap(void) { nanosleep(&(struct timespec){.tv_nsec = NAP_MIN_US * 1000}, NULL); }
+
+/* The receiver comes to the same end, behind the peer's last words, which tell more than our socket does. While we close it no longer tells. */
+static void cannot_send(lane *v, int32_t p, const char *reason) {
+    const end *e = &v->ends[p];
+    gr_line *l = v->line;
+    const double since_us = gr_now_us();
+    while (!e->is_over && !has_failed(l) && !l->ends_sending && !is_late(l, since_us)) nap();
+    if (e->is_over && !l->ends_sending) left_before(l, p, e->n_begun - 1);
+    else fail(l, "rank %d is gone (%s)", l->peers[p], reason);
+}
+
 /* As much as the connection takes; whether it took something. */
 static bool send_some(lane *v, int32_t p) {
     end *e = &v->ends[p];
@@ -144,7 +160,7 @@ static bool send_some(lane *v, int32_t p) {
     struct iovec piece[2];
     const struct msghdr message = {.msg_iov = piece, .msg_iovlen = pieces_left(v, p, piece)};
     const ssize_t k = sendmsg(e->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
-    if (k < 0 && !would_block()) return fail(l, "rank %d is gone (%s)", l->peers[p], strerror(errno)), false;
+    if (k < 0 && !would_block()) return cannot_send(v, p, strerror(errno)), false;
     if (k < 0) {
         if (is_late(l, e->gone_us)) fail(l, "rank %d has taken nothing of a message for %g s", l->peers[p], l->deadline_s);
         return false;
@@ -191,7 +207,7 @@ static void hand_over(lane *v, double until_us) {
     for (int32_t p = 0; p < v->line->n_peers; p++)
         for (int left = 1; left > 0 && !v->ends[p].is_over && !has_failed(v->line) && gr_now_us() < until_us;)
             if (ioctl(v->ends[p].fd, SIOCOUTQ, &left) != 0) left = 0;
-            else if (left > 0) nanosleep(&(struct timespec){.tv_nsec = NAP_MIN_US * 1000}, NULL);
+            else if (left > 0) nap();
 }
 
 /* Also to one that said it first: it may still listen, and must not take our end for a failure. */

@@ -25,7 +25,7 @@ static const double far_s = 60, near_s = 1;
 typedef grace_status (*act)(gr_comm *c);        /* what a rank does; its failure is printed, and its exit code 1 */
 
 typedef struct one { pid_t pid; int from, code; char said[2048]; } one;
-typedef struct job { int n, port; double started_us; one rank[RANKS_MAX]; } job;
+typedef struct job { int n, port, held; double started_us; one rank[RANKS_MAX]; } job;
 
 static inline int port_of(int fd) {
     struct sockaddr_in a;
@@ -34,13 +34,15 @@ static inline int port_of(int fd) {
     return ntohs(a.sin_port);
 }
 
+/* Its port stays bound, so that the system gives it to nobody else; since it does not listen there, rank 0 may. Until the next job. */
 static inline job new_job(void) {
+    static int held = -1;
     struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    int fd = socket(AF_INET, SOCK_STREAM, 0);
-    assert_int_equal(bind(fd, (struct sockaddr *)&a, sizeof a), 0);
-    job j = {.port = port_of(fd), .started_us = gr_now_us()};
-    close(fd);
-    return j;
+    if (held >= 0) close(held);
+    held = socket(AF_INET, SOCK_STREAM, 0);
+    assert_int_equal(setsockopt(held, SOL_SOCKET, SO_REUSEADDR, &(int){1}, sizeof(int)), 0);
+    assert_int_equal(bind(held, (struct sockaddr *)&a, sizeof a), 0);
+    return (job){.port = port_of(held), .started_us = gr_now_us(), .held = held};
 }
 
 static inline void set_number(const char *name, int value) {

@@ -161,6 +161,42 @@ static void a_peer_that_closes_and_owes_a_message_is_named_at_once(void **state)
     }
 }
 
+/* Rank 1 says goodbye with rank 0's message untaken and closes: its last words and the end of the connection are there at once, and a sender that still
+ * had much to give sees the end when the words may lie unread. */
+static grace_status leave_without_a_look(gr_comm *c) {
+    grace_status st = GRACE_OK;
+    int *fd = NULL;
+    GR_TRY(connect_alone(c, &fd));
+    usleep(50000);
+    for (int i = LANES - 1; i >= 0; i--)
+        GR_TRY(gr_tcp_send_all(fd[i], &(gr_line_frame){.kind = GR_LINE_BYE}, sizeof(gr_line_frame), gr_now_us() + 1e6 * SOON_S));
+done:
+    for (int i = 0; fd && i < LANES; i++) close(fd[i]);
+    free(fd);
+    return st;
+}
+
+static grace_status send_much_to_one_that_leaves(gr_comm *c) {
+    if (c->rank == 1) return leave_without_a_look(c);
+    ends *t;
+    grace_status st = open_to_all(c, large_rooms, far_s, &t);
+    if (!st) raise_flag(t->out[0][GR_LINE_THERE][0].head, 1, 1, large_rooms[GR_LINE_THERE].n_bytes, 1);
+    if (!st) st = await_flag(t, t->in[0][GR_LINE_THERE][0].head, 1);
+    return close_ends(t, st);
+}
+
+static void a_goodbye_is_heard_when_what_was_sent_is_not_taken(void **state) {
+    (void)state;
+    for (int i = 0; i < 30; i++) {
+        job j = new_job();
+        start_all(&j, 2, far_s, send_much_to_one_that_leaves);
+        end_all(&j);
+        ended(&j, 0, 1, "rank 0: rank 1 is gone (it said goodbye ");
+        ended(&j, 1, 0, "");
+        soon(&j);
+    }
+}
+
 /* ---- closing ---- */
 
 /* Rank 0 closes with much in its outbox. Rank 1, whose machine holds little, takes most of it, says goodbye when the rest has left the outbox, and only then
@@ -230,6 +266,7 @@ int main(void) {
         cmocka_unit_test(a_peer_that_takes_nothing_is_named_at_the_deadline),
         cmocka_unit_test(a_head_that_lies_ends_the_line_and_is_quoted),
         cmocka_unit_test(a_peer_that_closes_and_owes_a_message_is_named_at_once),
+        cmocka_unit_test(a_goodbye_is_heard_when_what_was_sent_is_not_taken),
         cmocka_unit_test(a_peer_that_speaks_while_a_line_closes_still_gets_everything),
         cmocka_unit_test(a_box_that_says_more_than_it_holds_is_not_sent),
     };

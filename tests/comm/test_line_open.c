@@ -228,6 +228,7 @@ static void lines_open_in_a_crowd_of_strangers(void **state) {
 static grace_status open_without_rank_2(gr_comm *c) {
     ends *t;
     if (c->rank == 2) return usleep(1500000), GRACE_OK;
+    c->deadline_s = near_s;
     grace_status st = open_to_all(c, rooms, near_s, &t);
     return close_ends(t, st);
 }
@@ -235,7 +236,7 @@ static grace_status open_without_rank_2(gr_comm *c) {
 static void a_rank_that_never_opens_is_named_at_the_deadline(void **state) {
     (void)state;
     job j = new_job();
-    start_all(&j, 3, near_s, open_without_rank_2);
+    start_all(&j, 3, far_s, open_without_rank_2);
     end_all(&j);
     for (int r = 0; r < 2; r++) ended(&j, r, 1, "rank 2");
     soon(&j);
@@ -245,14 +246,14 @@ static grace_status die_while_opening(gr_comm *c) {
     ends *t;
     last_wait = 3;                      /* after "made", "prepared", and who listens where */
     if (c->rank == 1) slow_down(c);
-    grace_status st = open_to_all(c, rooms, near_s / 2, &t);
+    grace_status st = open_to_all(c, rooms, near_s, &t);
     return close_ends(t, st);
 }
 
 static void a_rank_that_dies_while_lines_open_is_named_at_the_deadline(void **state) {
     (void)state;
     job j = new_job();
-    start_all(&j, 3, near_s, die_while_opening);
+    start_all(&j, 3, far_s, die_while_opening);
     end_all(&j);
     ended(&j, 1, -SIGKILL, "");
     for (int r = 0; r < 3; r += 2) ended(&j, r, 1, "rank 1");

@@ -22,6 +22,7 @@ static grace_status meet_with_much(gr_comm *c, int signal_of_1) {
     gr_request *request = NULL;
     grace_status st = meet(c);
     for (int r = 0; r < c->n_ranks; r++) rows[r] = ROWS;
+    if (signal_of_1 == SIGSTOP) c->deadline_s = near_s;
     gr_comm_at("dispatch", 5);
     if (!st) st = gr_comm_alltoallv_start(c, &(gr_xfer){.send = send, .send_rows = rows, .recv = recv, .recv_rows = rows, .row_bytes = ROW}, &request);
     if (c->rank == 1 && signal_of_1) raise(signal_of_1);
@@ -138,7 +139,7 @@ static void a_killed_rank_ends_the_others_at_once(void **state) {
 static void a_silent_rank_is_named_at_the_deadline(void **state) {
     (void)state;
     job j = new_job();
-    start_all(&j, 3, near_s, stop_in_the_middle);
+    start_all(&j, 3, far_s, stop_in_the_middle);
     end_one(&j.rank[0]);
     end_one(&j.rank[2]);
     kill(j.rank[1].pid, SIGKILL);
@@ -153,7 +154,8 @@ static void a_rank_that_never_starts_is_named_by_all(void **state) {
     (void)state;
     char sentence[128];
     job j = new_job();
-    for (int r = 0; r < 2; r++) start(&j, r, 4, near_s, meet);
+    start(&j, 1, 4, far_s, meet);       /* knocks until rank 0, which waits a second, opens */
+    start(&j, 0, 4, near_s, meet);
     end_all(&j);
     snprintf(sentence, sizeof sentence, "rank 0: rendezvous at 127.0.0.1:%d: ranks 2, 3 of 4 missing after 1 s", j.port);
     for (int r = 0; r < 2; r++) ended(&j, r, 1, sentence);

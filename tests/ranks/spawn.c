@@ -9,13 +9,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* A port nobody uses now. */
-static int free_port(void) {
+/* A port nobody uses, and the system gives to nobody else: it stays bound here. Since this process does not listen there, rank 0 may. */
+static int hold_port(void) {
     struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t n = sizeof a;
-    int fd = socket(AF_INET, SOCK_STREAM, 0);
-    if (fd < 0 || bind(fd, (struct sockaddr *)&a, n) != 0 || getsockname(fd, (struct sockaddr *)&a, &n) != 0) return -1;
-    close(fd);
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), on = 1;
+    if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) != 0) return -1;
+    if (bind(fd, (struct sockaddr *)&a, n) != 0 || getsockname(fd, (struct sockaddr *)&a, &n) != 0) return -1;
     return ntohs(a.sin_port);
 }
 
@@ -36,7 +36,7 @@ static pid_t start(int rank, char **argv) {
 }
 
 int main(int argc, char **argv) {
-    int n_ranks = argc > 2 ? atoi(argv[1]) : 0, port = free_port(), first = 0, status = 0;
+    int n_ranks = argc > 2 ? atoi(argv[1]) : 0, port = hold_port(), first = 0, status = 0;
     if (n_ranks < 1 || port < 0) return fprintf(stderr, "usage: spawn N PROGRAM ARGS\n"), 2;
     set_number("WORLD_SIZE", n_ranks);
     setenv("MASTER_ADDR", "127.0.0.1", 1);
