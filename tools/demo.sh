@@ -52,4 +52,7 @@ echo "3. ladder: $sequences sequences of the odd documents, 64 tokens of prompt 
     --repeat "$repeat" --commit "$commit" --command "./run demo$changes" -o "$out/ladder.json" "${texts[@]}"
 "$grace" report "$out/ladder.json" -o "$out/report.html" >/dev/null
 echo
+if [ -z "$wire" ]; then
+    echo "times are of memory shared by all ranks, where moving rows costs next to nothing: a slow link (--wire 1gbit, as root) gives rows a price"
+fi
 echo "report: $out/report.html   numbers: $out/ladder.json   plans: $out/plans/   ($(($(date +%s) - start)) s)"

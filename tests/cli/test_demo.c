@@ -7,6 +7,7 @@ static void climbs_the_ladder(void **state) {
                                  "out", NULL};
     ends_with(0, words);
     assert_non_null(strstr(last.out, "7 of 7 rungs give the logits of one process bit for bit"));
+    assert_non_null(strstr(last.out, "times are of memory shared by all ranks"));
     assert_int_equal(n_files("out/report.html"), 1);
     assert_int_equal(n_files("out/plans/rung-*.json"), 7);
 }
