@@ -71,9 +71,28 @@ static bool would_block(void) { return errno == EAGAIN || errno == EINTR; }
 
 static bool read_link(tcp_job *job, int32_t peer);
 
+static bool skip(int fd, uint64_t n) {
+    char waste[4096];
+    for (ssize_t k; n > 0; n -= (uint64_t)k)
+        if ((k = recv(fd, waste, n < sizeof waste ? n : sizeof waste, 0)) <= 0) return false;
+    return true;
+}
+
+/* Rows of transfers we have not started may stand before a farewell; they are not wanted any more. */
+static void skip_ahead(tcp_job *job, int32_t peer) {
+    tcp_link *l = &job->link[peer];
+    gr_tcp_frame f;
+    while (!job->broken && l->n_head == GR_TCP_FRAME && !l->in.first) {
+        if (gr_tcp_read_frame(l->head, GR_TCP_FRAME, &f) != GRACE_OK || !skip(l->fd, f.n_bytes)) return;
+        l->n_head = 0;
+        (void)read_link(job, peer);
+    }
+}
+
 /* A peer that takes nothing more may have said why: its farewell tells more than our socket does. */
 static void cannot_send(tcp_job *job, int32_t peer, const char *reason) {
     (void)read_link(job, peer);
+    skip_ahead(job, peer);
     if (!job->broken && job->link[peer].fd >= 0) lost(job, peer, reason);
 }
 

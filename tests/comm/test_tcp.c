@@ -243,6 +243,35 @@ static void strangers_are_sent_away_and_the_job_starts(void **state) {
     soon(&j);
 }
 
+/* Rank 1 takes nothing of a transfer that sockets do not hold, and ends the job with the rows of the next one before its farewell. */
+static grace_status end_behind_rows(gr_comm *c) {
+    enum { MUCH = 64 << 20 };
+    char *bytes = calloc(MUCH, 1);
+    int32_t none[2] = {0, 0}, much[2] = {c->rank == 1, c->rank == 0}, few[2] = {1, 0};
+    gr_request *first = NULL, *second = NULL;
+    gr_xfer x = {.send = bytes, .recv = bytes, .row_bytes = MUCH, .send_rows = c->rank == 0 ? much : none, .recv_rows = c->rank == 1 ? much : none};
+    grace_status st = meet(c);
+    if (!st) st = gr_comm_alltoallv_start(c, &x, &first);
+    if (!st && c->rank == 1) {
+        st = gr_comm_alltoallv_start(c, &(gr_xfer){.send = bytes, .recv = bytes, .row_bytes = 8000, .send_rows = few, .recv_rows = none}, &second);
+        usleep(100000);
+        grace_comm_abort(c, 1);
+        if (!st) st = gr_fail(GRACE_ERR_NUMERIC, "a number went bad");
+    } else if (!st) st = gr_comm_wait(c, first);
+    free(bytes);
+    return st;
+}
+
+static void a_farewell_is_heard_behind_rows_nobody_wants_yet(void **state) {
+    (void)state;
+    job j = new_job();
+    start_all(&j, 2, far_s, end_behind_rows);
+    end_all(&j);
+    ended(&j, 1, 1, "a number went bad");
+    ended(&j, 0, 1, "rank 1 has ended the job");
+    soon(&j);
+}
+
 /* Rank 0 stands still while they come, so that all wait at its door at once. */
 static void a_rank_is_heard_before_the_crowd_behind_it(void **state) {
     (void)state;
@@ -326,6 +355,7 @@ int main(void) {
         cmocka_unit_test(ranks_of_jobs_of_two_sizes_both_say_so),
         cmocka_unit_test(two_processes_of_one_rank_end_the_job),
         cmocka_unit_test(strangers_are_sent_away_and_the_job_starts),
+        cmocka_unit_test(a_farewell_is_heard_behind_rows_nobody_wants_yet),
         cmocka_unit_test(a_rank_is_heard_before_the_crowd_behind_it),
         cmocka_unit_test(a_rank_that_gives_up_ends_the_others),
         cmocka_unit_test(sigterm_leaves_a_last_line),
