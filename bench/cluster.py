@@ -1,5 +1,5 @@
 """Ranks on one machine for the benchmarks: a process a GPU, as torchrun would start them; two nodes by bench/nodes.sh.  Standard library only."""
-import os, signal, socket, subprocess, sys, tempfile, time
+import os, re, signal, socket, subprocess, sys, tempfile, time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PATIENCE_S = 20             # that the other ranks get once one has failed
@@ -97,7 +97,15 @@ def run_ranks(layout, words, limit_s, link=None, gpus=0, env=None, mpirun=False)
     return run(of_two_nodes(layout, words, env, link, gpus) if layout.nodes > 1 else of_one_node(layout, words, env), limit_s)
 
 
+def telling(errors):
+    """The first line that is no warning and no part of a trace of calls; else the first."""
+    lines = [re.sub(r"^\[rank\d+\]: ?", "", l) for l in errors.splitlines() if l.strip() and not l.startswith(("nodes: ", "wire: "))]
+    causes = [l for l in lines if not re.match(r"\s|Traceback |\[W", l) and "warning" not in l.lower()]
+    return (causes or lines or [""])[0]
+
+
 def run(starts, limit_s):
+    """(output of the first, error output of all, what went wrong or None)."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         processes = []
         try:
@@ -109,5 +117,5 @@ def run(starts, limit_s):
             end(processes)
         out.seek(0), err.seek(0)
         text, errors = out.read().decode(errors="replace"), err.read().decode(errors="replace")
-    lines = [l for l in errors.strip().splitlines() if not l.startswith(("nodes: ", "wire: "))]
-    return text, errors, wrong and ("%s: %s" % (wrong, lines[0]) if lines else wrong)
+    cause = telling(errors)
+    return text, errors, wrong and ("%s: %s" % (wrong, cause) if cause else wrong)

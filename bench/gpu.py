@@ -13,7 +13,7 @@ docs/gpu-bench.md says more.
 import argparse, csv, datetime, json, os, re, subprocess, sys, time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-import floor
+import cluster, floor
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PARTS = ("rates", "kernels", "engine", "peers")
@@ -73,10 +73,15 @@ class Results:
         s.write()
 
     def write(s):
-        for path, text in ((s.path, json.dumps(s.doc, indent=1) + "\n"), (os.path.splitext(s.path)[0] + ".md", s.table(s.doc))):
-            with open(path + ".partial", "w") as f:
-                f.write(text)
-            os.replace(path + ".partial", path)
+        """The numbers first: a table that cannot be made of them loses none."""
+        replace(s.path, json.dumps(s.doc, indent=1) + "\n")
+        replace(os.path.splitext(s.path)[0] + ".md", s.table(s.doc))
+
+
+def replace(path, text):
+    with open(path + ".partial", "w") as f:
+        f.write(text)
+    os.replace(path + ".partial", path)
 
 
 def output_of(words):
@@ -100,18 +105,14 @@ class Run:
     def left(s):
         return s.end - time.time()
 
+    def limit(s):
+        return max(1, s.left())
+
     def run(s, words, env=None):
-        """(output, what went wrong or None): at most for the time that is left."""
+        """(output, what went wrong or None). It and what it started end at the limit."""
         print("+ " + " ".join(words), file=sys.stderr, flush=True)
-        p = subprocess.Popen(words, cwd=ROOT, env=dict(os.environ, **(env or {})), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        try:
-            out, err = p.communicate(timeout=max(1, s.left()))
-        except subprocess.TimeoutExpired:
-            p.kill()
-            out, err = p.communicate()
-            return out.decode(errors="replace"), "stopped at the time limit"
-        lines = err.decode(errors="replace").strip().splitlines()
-        return out.decode(errors="replace"), None if p.returncode == 0 else (lines or ["exit code %d" % p.returncode])[-1]
+        out, _, wrong = cluster.run([(words, dict(os.environ, **(env or {})))], s.limit())
+        return out, wrong
 
 
 # ---- parts ----

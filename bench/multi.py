@@ -11,7 +11,7 @@ the paper's Table 1 and ours), layers (one MoE layer at full shape), models (the
 Results go into --output, a JSON file that is rewritten after every row and keeps what other runs put there, and beside it as tables (.md).
 docs/multi-bench.md defines every number.
 """
-import argparse, json, os, re, shutil, sys, time
+import argparse, json, os, re, shutil, signal, sys, time, traceback
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import cluster, floor, gpu, multi_table
@@ -121,6 +121,9 @@ class Run(gpu.Run):
             row.update(json.loads(out))
         except ValueError:
             row["error"] = wrong or "no JSON: %s" % out[:200]
+        if wrong and "error" not in row:
+            row["ended"] = wrong        # measured, but a rank did not end well
+            print("%s: %s, after its numbers were there" % (layout.name, wrong), flush=True)
         return row
 
 
@@ -209,7 +212,7 @@ def link_gbit(r):
 
 def rates_of(r, doc):
     known, link = doc.get("rates", {}), doc.get("link", {})
-    if not r.a.tflops and known.get("device") != r.origin["device"]:
+    if not r.a.tflops and (known.get("device") != r.origin["device"] or "product_tflops" not in known):
         return None
     tflops, hbm = (r.a.tflops, r.a.hbm) if r.a.tflops else (known["product_tflops"], known["read_tb_s"])
     return floor.Rates(tflops, hbm, known.get("peer_gb_s") or 450, link_gbit(r), lat_eth=link.get("latency_us", 30) * 1e-6)
@@ -295,11 +298,11 @@ def whole_model(r, results, model, layout, name, workload, rung, section, repeat
     return row
 
 
-def hung(row):
+def hung(row, where):
     """What waited once for a rank until its deadline would wait again."""
     if "error" not in row or row.get("wall_s", 0) < HUNG_S:
         return False
-    print("%s: took %.0f s to fail: what else would run there is left out" % (row["layout"], row["wall_s"]), flush=True)
+    print("%s: took %.0f s to fail: what else would run there is left out" % (where, row["wall_s"]), flush=True)
     return True
 
 
@@ -309,7 +312,7 @@ def measure_models(r, results, models):
             for name in r.a.workloads:
                 if r.left() < 12:
                     return print("engine: no time left for %s %s %s" % (model, layout.name, name))
-                if hung(whole_model(r, results, model, layout, name, gpu.WORKLOADS[name], OURS, "engine", r.a.repeat)):
+                if hung(whole_model(r, results, model, layout, name, gpu.WORKLOADS[name], OURS, "engine", r.a.repeat), layout.name):
                     break
 
 
@@ -327,36 +330,47 @@ def measure_exchange(r, results):
     if not os.path.exists(os.path.join(ROOT, program)):
         return print("exchange: %s is not built" % program)
     start = time.time()
-    out, _, wrong = cluster.run([([program], dict(os.environ, **cluster.SAFE))], r.limit())
+    out, wrong = r.run([program], dict(cluster.SAFE, CUDA_VISIBLE_DEVICES=",".join(map(str, range(r.a.gpus)))))
     rows = [dict(json.loads(l), **r.origin) for l in out.splitlines() if l.startswith("{")]
     if wrong:
         print("exchange: %s" % wrong)
-    if rows:
-        results.doc["exchange"] = rows
-        results.write()
-        print("exchange: %d rows in %.1f s" % (len(rows), time.time() - start), flush=True)
+    for row in rows:
+        results.put("exchange", row, ("gpus", "rows"))
+    print("exchange: %d rows in %.1f s" % (len(rows), time.time() - start), flush=True)
+
+
+def exchange_of(rung):
+    return rung[2][rung[2].index("--exchange") + 1]
 
 
 def measure_ladder(r, results):
-    """First the whole model on every rung, then its MoE layers alone."""
-    name, model = "%d x %d + %d" % r.a.ladder, r.a.models[0]
+    """First the whole model on every rung, then its MoE layers alone. An exchange that hung on a layout is left out there, the others are not."""
+    name, model, stuck = "%d x %d + %d" % r.a.ladder, r.a.models[0], set()
     for layout in [l for l in r.a.layouts if l.nodes > 1] or r.a.layouts:
         for rung in RUNGS:
             if "packed" in rung[0] and r.a.device == "cpu":
                 continue        # rows of CPUs are not packed
+            where = "%s %s" % (layout.name, exchange_of(rung))
+            if where in stuck:
+                continue
             if r.left() < 12:
                 return print("ladder: no time left for %s %s" % (layout.name, rung[0]))
-            if hung(whole_model(r, results, model, layout, name, r.a.ladder, rung, "ladder", r.a.repeat)):
-                break
-        for row in results.doc["ladder"]:
+            if hung(whole_model(r, results, model, layout, name, r.a.ladder, rung, "ladder", r.a.repeat), where):
+                stuck.add(where)
+        for row in results.doc.get("ladder", []):
             if (row["model"], row["layout"], row["workload"]) != (model, layout.name, name) or "error" in row:
                 continue
             if MODELS[model][0] is None or r.left() < 12:
                 break
             rung = next(rung for rung in RUNGS if rung[0] == row["rung"])
+            where = "%s %s" % (layout.name, exchange_of(rung))
+            if where in stuck:
+                continue
             row["moe_layer"] = one_layer(r, results, layout, model, r.a.ladder[:2] + (1,), "prefill", rung, r.a.repeat)
             results.write()
             print("ladder %s %s: MoE layer %s" % (layout.name, row["rung"], row["moe_layer"].get("error") or "%.4f ms" % row["moe_layer"]["ms"]), flush=True)
+            if hung(row["moe_layer"], where):
+                stuck.add(where)
 
 
 def one_layer(r, results, layout, model, workload, phase, rung, repeat, stages=False):
@@ -367,7 +381,7 @@ def one_layer(r, results, layout, model, workload, phase, rung, repeat, stages=F
     words += ["--plan", path] if layout.ranks > 1 else []
     words += ["--stages"] if stages else []
     got = {"error": "plan: " + wrong} if wrong else r.engine(layout, words)
-    row = {k: got[k] for k in ("error", "command", "wall_s", "exchange", "route") if k in got}
+    row = {k: got[k] for k in ("error", "ended", "command", "wall_s", "exchange", "route") if k in got}
     if "error" not in row:
         add_floors(r, results.doc, got, model, layer_shape(model), layout, workload)
         n, times = moe_layers(model), ("ms", "ms_low", "ms_high", "floor_ms", "floor_link_ms", "link_ms")
@@ -400,7 +414,7 @@ def measure_layers(r, results):
             row = dict(r.origin, model=model, layout=layout.name, tokens=tokens, **one_layer(r, results, layout, model, workload, phase, OURS, 5, stages=True))
             results.put("layers", row, ("model", "layout", "tokens"))
             print("layer %s %s, %d tokens a GPU: %s" % (layout.name, model, tokens, row.get("error") or "%.4f ms" % row["ms"]), flush=True)
-            if hung(row):
+            if hung(row, layout.name):
                 break
 
 
@@ -453,11 +467,24 @@ def measure_peers(r, results):
                 row["prefill_ms"], row["step_ms"])), flush=True)
 
 
+def measure_part(part, measure, r, results):
+    """Whether it went well: what goes wrong in one part costs no other."""
+    try:
+        measure(r, results)
+        return True
+    except Exception:
+        traceback.print_exc()
+        print("%s: failed" % part, flush=True)
+        return False
+
+
 def main():
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))     # by way of `finally`, which ends the ranks
     a = arguments()
     r, results = Run(a), gpu.Results(os.path.abspath(a.output), "grace_multi_bench", multi_table.markdown)
     if not r.link.burst:
         r.link.burst = results.doc.get("link", {}).get("burst") if results.doc.get("link", {}).get("rate") == a.rate else None
+    failed = []
     measures = (measure_rates, measure_engine, measure_exchange, measure_ladder, measure_layers, measure_other_models, measure_peers)
     for part, measure in zip(PARTS, measures):
         if part not in a.parts:
@@ -466,10 +493,12 @@ def main():
         if r.left() < 5:
             print("%s: no time left" % part)
             continue
-        measure(r, results)
+        if not measure_part(part, measure, r, results):
+            failed.append(part)
         print("%s: %.0f s" % (part, time.time() - start), flush=True)
     results.write()
     print("results: %s and .md" % a.output)
+    sys.exit("failed: %s" % ", ".join(failed) if failed else 0)
 
 
 if __name__ == "__main__":

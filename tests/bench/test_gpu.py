@@ -1,5 +1,5 @@
 """bench/gpu.py and bench/floor.py: rows in the results file, their table, the floor, what the driver does with a program that fails. No GPU is needed."""
-import json, os, sys, tempfile, unittest
+import json, os, sys, tempfile, time, unittest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.dont_write_bytecode = True
@@ -49,13 +49,15 @@ class Driver(unittest.TestCase):
                      "| olmoe, rows 16 | 12.5 | 10.0 | 1.25 | 3 TFLOP/s |", "G, commit abc, today"):
             self.assertIn(part, text)
 
-    def test_a_program_that_fails_leaves_its_last_line_and_one_that_hangs_is_stopped(self):
+    def test_a_program_that_fails_leaves_its_words_and_one_that_hangs_is_stopped_with_what_it_started(self):
         class Arguments:
-            budget, device, commit = 3, "cpu", "abc"
+            budget, device, commit = 1, "cpu", "abc"
         run = gpu.Run(Arguments)
         self.assertEqual((run.origin["commit"], run.origin["device"]), ("abc", "cpu"))
-        self.assertEqual(run.run([sys.executable, "-c", "import sys; print('out'); sys.exit('no memory')"]), ("out\n", "no memory"))
-        self.assertEqual(run.run([sys.executable, "-c", "import time; time.sleep(60)"])[1], "stopped at the time limit")
+        self.assertEqual(run.run([sys.executable, "-c", "import sys; print('out'); sys.exit('no memory')"]), ("out\n", "exit code 1: no memory"))
+        start = time.time()
+        self.assertEqual(run.run(["bash", "-c", "sleep 60 & sleep 60"])[1], "stopped at its time limit of 1 s")
+        self.assertLess(time.time() - start, 30)
 
     def test_the_replayed_routing_hits_what_its_tokens_name(self):
         folder = os.path.join(self.folder.name, "routing")

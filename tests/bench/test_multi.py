@@ -1,6 +1,7 @@
 """bench/multi.py, cluster.py, multi_table.py: ranks and their environment, failures and time limits, files made on the way, tables; and, with grace as the first
 argument, the driver from end to end on two ranks of a CPU."""
-import json, os, sys, tempfile, time, unittest
+import io, json, os, sys, tempfile, time, unittest
+from contextlib import redirect_stderr, redirect_stdout
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.dont_write_bytecode = True
@@ -32,6 +33,11 @@ class Ranks(unittest.TestCase):
         cluster.PATIENCE_S = kept
         self.assertEqual((out, wrong), ("", "exit code 1: no memory"))
         self.assertLess(time.time() - start, 30)
+
+    def test_a_cause_is_told_before_warnings_and_traces_of_calls(self):
+        text = "nodes: 2 nodes\n[r0/4] warning: slow\nTraceback (most recent call last):\n  File x\n[rank1]: RuntimeError: out of memory\nlast\n"
+        self.assertEqual(cluster.telling(text), "RuntimeError: out of memory")
+        self.assertEqual((cluster.telling("a warning\n"), cluster.telling("nodes: 2 nodes\n")), ("a warning", ""))
 
     def test_ranks_that_hang_are_ended_at_the_limit(self):
         self.assertEqual(cluster.run_ranks(cluster.Layout("1x2"), python("time.sleep(60)"), 0.3)[2], "stopped at its time limit of 0 s")
@@ -108,8 +114,8 @@ class Tables(unittest.TestCase):
 
 
     def test_exchanges_are_listed_and_two_of_them_were_aimed_at(self):
-        text = multi_table.markdown({"exchange": [dict(ORIGIN, rows=n, us=12.5, gb_s=333.0) for n in (16, 64, 4096)]})
-        for part in ("| 16 | 12.5 | 333 |", "64 rows a GPU, us | 20 | 12.5 |", "| 300 | 333 |"):
+        text = multi_table.markdown({"exchange": [dict(ORIGIN, gpus=g, rows=n, us=12.5, gb_s=333.0) for g in (2, 4) for n in (16, 64, 4096)]})
+        for part in ("| 2 | 16 | 12.5 | 333 |", "| 4 | 16 | 12.5 | 333 |", "4 GPUs, 64 rows each, us | 20 | 12.5 |", "| 300 | 333 |"):
             self.assertIn(part, text)
 
 
@@ -121,6 +127,118 @@ class Floors(unittest.TestCase):
             alone, whole = (floor.workload(shape, rates, 2, 1, 128, 64, 1)["prefill"]["serial_ms"] for shape in (multi.layer_shape(model), c))
             self.assertLess(alone, whole)
             self.assertGreater(alone, floor.workload(c, rates, 2, 1, 128, 64, 1)["prefill"]["nvl_ms"])
+
+
+class Driver(unittest.TestCase):
+    """All parts on four GPUs, with programs that answer at once: which are started, what is kept when some of them fail."""
+
+    def setUp(self):
+        self.folder = tempfile.TemporaryDirectory()
+        self.started, self.kept = [], (cluster.run, multi.ROOT, gpu.ROOT, sys.argv)
+        self.path, build = (os.path.join(self.folder.name, n) for n in ("multi.json", "build"))
+        multi.ROOT = self.folder.name           # files made on the way
+        os.symlink(os.path.join(ROOT, "bench"), os.path.join(self.folder.name, "bench"))
+        os.mkdir(build)
+        for program in ("bench_gpu_rates", "bench_gpu_exchange"):
+            open(os.path.join(build, program), "w").close()
+        sys.argv = ["multi.py", "--gpus", "4", "--build", build, "-o", self.path, "--burst", "128kb"]
+        cluster.run = self.answer
+        self.wrong = lambda words: None
+
+    def tearDown(self):
+        cluster.run, multi.ROOT, gpu.ROOT, sys.argv = self.kept
+        self.folder.cleanup()
+
+    def answer(self, starts, limit_s):
+        words, env = starts[0]
+        self.started.append((words, env, len(starts), limit_s))
+        said = {"bench_gpu_rates": {"read_tb_s": 3.0, "product_tflops": 700.0}, "peer_rate.py": {"peer_gb_s": 390.0, "direct": True},
+                "bench_gpu_exchange": {"rows": 64, "us": 20.0, "gb_s": 1.0, "gpus": 4},
+                "nodes.sh": {"rate": "25gbit", "burst": "256kb", "gbit_s": 23.9, "of_rate": 1.0, "latency_us": 10.0, "mib_us": 334.0, "mib_us_at_rate": 335.5,
+                             "shaped": True}}
+        wrong = self.wrong(words)
+        if wrong:
+            return "", wrong, wrong
+        for name, line in said.items():
+            if words[-1].endswith(name) or words[0].endswith(name) and "--test" in words:
+                return json.dumps(line) + "\n", "", None
+        if "plan" in words:
+            return "", "", None
+        stages = {k: 1.0 for k in ("attention", "gate", "dispatch", "experts", "combine", "logits")}
+        timed = dict(phase(8.0, 100, 4), stages={"steps": 4, "ms": 9.0, "time_us": stages} if "--stages" in words else None)
+        timed = {k: v for k, v in timed.items() if v}
+        return json.dumps({"prefill": timed, "decode": timed, "decode_tokens": 4, "stats": {"load_std": 1.0}}), "", None
+
+    def main(self):
+        with redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()), self.assertRaises(SystemExit) as ended:
+            multi.main()
+        with open(self.path) as f:
+            return json.load(f), out.getvalue(), ended.exception.code
+
+    def runs(self):
+        """(words before grace's own, its words, environment, how many processes)"""
+        return [(w[:w.index("--")] if "--" in w else [], w, env, n) for w, env, n, _ in self.started if "bench" in w and "gpu" in w]
+
+    def test_every_part_runs_as_one_node_and_as_two_of_two_gpus_each(self):
+        doc, _, code = self.main()
+        self.assertEqual(code, 0)
+        self.assertEqual({(r["model"], r["layout"]) for r in doc["engine"]}, {(m, l) for m in gpu.MODELS for l in ("1x4", "2x2")})
+        self.assertEqual([(r["layout"], r["rung"], r["moe_layer"]["phase"]) for r in doc["ladder"]], [("2x2", rung[0], "prefill") for rung in multi.RUNGS])
+        self.assertEqual({(r["layout"], r["tokens"]) for r in doc["layers"]}, {(l, t) for l in ("1x4", "2x2") for t in (64, 4096, 8192)})
+        self.assertEqual([(r["gpus"], r["rows"]) for r in doc["exchange"]], [(4, 64)])
+        for nodes, words, env, n in self.runs():
+            layout = words[words.index("--nodes") + 1] + "x%d" % (2 if nodes else 4)
+            self.assertIn(layout, ("1x4", "2x2"))
+            self.assertIn("-%s-" % layout, words[words.index("--plan") + 1])
+            if nodes:                           # a half of the GPUs each: bench/nodes.sh
+                self.assertEqual(nodes[1:], ["--per-node", "2", "--gpus", "4", "--patience", "20", "--rate", "25gbit", "--burst", "128kb"])
+            else:                               # a process a GPU, and all see all of them
+                self.assertEqual((n, env["WORLD_SIZE"], "CUDA_VISIBLE_DEVICES" in env), (4, "4", "CUDA_VISIBLE_DEVICES" in os.environ))
+        self.assertTrue(all(limit <= multi.RUN_LIMIT_S for _, _, _, limit in self.started))
+
+    def test_floors_are_those_of_four_gpus(self):
+        doc, _, _ = self.main()
+        for r in doc["engine"]:
+            nodes = int(r["layout"][0])
+            rates = floor.Rates(700.0, 3.0, 390.0, 25.0)
+            hit = [h / 4 for h in gpu.experts_hit(multi.MODELS[r["model"]][1], gpu.WORKLOADS["i"], odd=True)]
+            w = floor.workload(floor.MODELS[multi.MODELS[r["model"]][0]], rates, 4, nodes, *gpu.WORKLOADS["i"], experts_hit=hit)
+            self.assertAlmostEqual(r["decode"]["floor_ms"], w["decode"]["serial_ms"])
+            self.assertEqual("link_ratio" in r["prefill"] and r["prefill"]["link_ms"] != 4.0, nodes == 2)
+        with open(self.path[:-4] + "md") as f:
+            self.assertIn("MoE layer over its floor: olmoe-1b-7b, 1x4, 64 tokens a GPU | 2.0 |", f.read())
+
+    def test_what_fails_is_kept_beside_what_does_not(self):
+        self.wrong = lambda words: "exit code 1: no memory" if "--nodes" in words and words[words.index("--nodes") + 1] == "2" else None
+        doc, _, code = self.main()
+        self.assertEqual(code, 0)
+        for r in doc["engine"] + doc["layers"]:
+            self.assertEqual(r.get("error"), "exit code 1: no memory" if r["layout"] == "2x2" else None)
+        self.assertEqual({r["error"] for r in doc["ladder"]}, {"exit code 1: no memory"})
+
+    def test_without_rates_there_are_times_without_floors(self):
+        self.wrong = lambda words: "no GPU" if words[-1].endswith("bench_gpu_rates") else None
+        doc, _, code = self.main()
+        self.assertEqual((code, {r["decode"].get("floor_ms") for r in doc["engine"]}), (0, {None}))
+
+    def test_an_exchange_that_hangs_costs_its_own_rungs_alone(self):
+        self.wrong = lambda words: "stopped at its time limit of 150 s" if "flat" in words else None
+        kept, multi.HUNG_S = multi.HUNG_S, 0
+        doc, out, _ = self.main()
+        multi.HUNG_S = kept
+        self.assertEqual([r["rung"] for r in doc["ladder"] if "error" in r], ["uniform + flat (Occult)"])
+        self.assertEqual(len(doc["ladder"]), len(multi.RUNGS))
+        self.assertIn("2x2 flat: took 0 s to fail", out)
+
+    def test_a_part_that_breaks_costs_no_other_and_a_later_call_adds_to_what_is_there(self):
+        sys.argv += ["--parts", "rates,exchange,layers", "--layouts", "1x4"]
+        kept, multi.layer_model = multi.layer_model, None
+        doc, out, code = self.main()
+        multi.layer_model = kept
+        self.assertEqual((code, "layers" in doc, len(doc["exchange"])), ("failed: layers", False, 1))
+        sys.argv[-3] = "layers"
+        doc, _, code = self.main()
+        self.assertEqual((code, len(doc["layers"]), len(doc["exchange"]), "floor_ms" in doc["layers"][0]), (0, 3, 1, True))
 
 
 @unittest.skipUnless(GRACE, "grace is not named")
