@@ -1,7 +1,7 @@
-/* The exchange between GPUs, all that is the host's of it, on 1x3, 1x4, 2x2, 3x1, 4x1 and 2x4 ranks without a GPU: a process a rank over tcp, memory and kernels
- * by support/fake_gpu.h, lines and staged wires as they are. Rows of small integers come home with the sums of their experts whatever the plan, exchange, wire
- * and number of rows; rows and loads are counted as they must be; memory is what was announced; what fails on one rank while it opens fails on all, and leaves
- * nothing behind. */
+/* The exchange between GPUs, all that is the host's of it, on 1x3, 1x4, 2x2, 3x1, 4x1 and 2x4 ranks without a GPU: a process a rank over tcp, memory
+ * and kernels by support/fake_gpu.h, lines and staged wires as they are. Rows of small integers come home with the sums of their experts whatever the
+ * plan, exchange, wire and number of rows; rows and loads are counted as they must be; memory is what was announced; what fails on one rank while it
+ * opens fails on all, and leaves nothing behind. */
 #include "comm/job.h"
 
 #include "base/half.h"
@@ -190,8 +190,8 @@ static void check_home(const scene *s, const step_rows *r, int32_t layer, int32_
                 expected += c->weight[j] * result_of(pl->expert_of_slot[c->slot[j]], value_of(s->comm->rank, i, h));
             }
             if (expected == found) continue;
-            fprintf(stderr, "seed %llu, %d rows of %d, layer %d, row %d, value %d: expected %g, found %g\n", (unsigned long long)s->seed, r->n, r->n_most, layer,
-                    i, h, (double)expected, (double)found);
+            fprintf(stderr, "seed %llu, %d rows of %d, layer %d, row %d, value %d: expected %g, found %g\n", (unsigned long long)s->seed, r->n, r->n_most,
+                    layer, i, h, (double)expected, (double)found);
             exit(2);
         }
 }
@@ -400,7 +400,7 @@ done:
     return st;
 }
 
-static void a_rank_that_does_not_come_is_named_by_those_that_wait_for_it(void **state) {
+static void a_rank_that_does_not_come_ends_the_others(void **state) {
     (void)state;
     const grace_cluster of_four[] = {{1, 4}, {2, 2}, {4, 1}};
     job jobs[3];
@@ -410,8 +410,10 @@ static void a_rank_that_does_not_come_is_named_by_those_that_wait_for_it(void **
     }
     for (int i = 0; i < 3; i++) {
         end_all(&jobs[i]);
-        for (int r = 0; r < 3; r++) ended(&jobs[i], r, 1, "of MoE layer 0");
-        if (of_four[i].gpus_per_node > 1) ended(&jobs[i], 2, 1, "nothing came from rank 3");    /* its neighbour waits in the node */
+        for (int r = 0; r < 3; r++) {
+            ended(&jobs[i], r, 1, "of MoE layer 0");
+            if (of_four[i].n_nodes == 1) ended(&jobs[i], r, 1, "nothing came from rank 3");     /* between nodes some wait for one that waits for it */
+        }
         ended(&jobs[i], 3, 0, "");
     }
 }
@@ -421,7 +423,7 @@ int main(void) {
         cmocka_unit_test(rows_come_home_and_are_counted_on_every_cluster),
         cmocka_unit_test(what_one_rank_cannot_open_fails_on_all_and_leaves_nothing),
         cmocka_unit_test(ranks_share_a_gpu_where_each_is_a_node),
-        cmocka_unit_test(a_rank_that_does_not_come_is_named_by_those_that_wait_for_it),
+        cmocka_unit_test(a_rank_that_does_not_come_ends_the_others),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
