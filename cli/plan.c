@@ -206,6 +206,12 @@ static void print_test(const figures *f) {
     if (f->decode_test.tokens > 0) gr_plan_decode_print(&f->decode_test);
 }
 
+static void print_sglang(const char *path, const grace_plan *plan) {
+    size_t n = strlen(path);
+    printf("for SGLang: --init-expert-location %s --ep-num-redundant-experts %d\n", path, plan->layers[0].n_slots - plan->n_experts);
+    if (n < 5 || strcmp(path + n - 5, ".json") != 0) printf("SGLang reads a file only if its name ends in .json: rename this one\n");
+}
+
 static void print_table(const arguments *a, const grace_plan *plan, const figures *f) {
     printf("%s: %s for node:%d gpu:%d, %d layers, %d experts, %d replicas, %.0f ms\n", a->output, plan->planner, plan->cluster.n_nodes,
            plan->cluster.gpus_per_node, plan->n_layers, plan->n_experts, n_secondary(plan), f->planning_us * 1e-3);
@@ -218,8 +224,7 @@ static void print_table(const arguments *a, const grace_plan *plan, const figure
     if (f->has_costs) gr_plan_costs_print(&f->costs);
     if (f->decode.tokens > 0) gr_plan_decode_print(&f->decode);
     if (f->tested_on.n_tokens > 0) print_test(f);
-    if (a->format == FORMAT_SGLANG)
-        printf("for SGLang: --init-expert-location %s --ep-num-redundant-experts %d\n", a->output, plan->layers[0].n_slots - plan->n_experts);
+    if (a->format == FORMAT_SGLANG) print_sglang(a->output, plan);
     printf("layer  slots  replicas  max/mean load before -> after copies\n");
     for (int32_t l = 0; l < plan->n_layers; l++) {
         double before, after;

@@ -105,6 +105,7 @@ static void plans_are_written_for_other_engines(void **state) {
         free(read_file("foreign", &n));
         assert_true(n > 1000);
         assert_int_equal(strstr(last.out, "for SGLang: --init-expert-location foreign --ep-num-redundant-experts ") != NULL, i == 0);
+        assert_int_equal(strstr(last.out, "SGLang reads a file only if its name ends in .json") != NULL, i == 0);
         assert_int_equal(remove("foreign"), 0);
     }
     GRACE(1, "plan", "chain.trace", "--format", "flat", "-o", "foreign");
