@@ -203,17 +203,19 @@ static void a_goodbye_is_heard_when_what_was_sent_is_not_taken(void **state) {
  * takes the rest. */
 static grace_status take_slowly(gr_comm *c) {
     grace_status st = GRACE_OK;
-    int *fd = NULL, little = 16384;
+    int *fd = NULL, little = 131072;        /* some segments: with less, TCP waits for its timers, for ever longer */
+    const double until_us = gr_now_us() + 1e6 * far_s;
     const size_t n = sizeof(gr_line_frame) + (size_t)large_rooms[GR_LINE_THERE].n_bytes, most = n - 400000;
     char *bytes = malloc(n);
     GR_ASSERT(bytes);
     GR_TRY(connect_alone(c, &fd));
     (void)setsockopt(fd[0], SOL_SOCKET, SO_RCVBUF, &little, sizeof little);
-    GR_TRY(gr_tcp_recv_all(fd[0], bytes, most, gr_now_us() + 1e6 * SOON_S));
+    GR_TRY(grace_comm_agree(c, GRACE_OK));
+    GR_TRY(gr_tcp_recv_all(fd[0], bytes, most, until_us));
     usleep(200000);
-    GR_TRY(gr_tcp_send_all(fd[0], &(gr_line_frame){.kind = GR_LINE_BYE}, sizeof(gr_line_frame), gr_now_us() + 1e6 * SOON_S));
+    GR_TRY(gr_tcp_send_all(fd[0], &(gr_line_frame){.kind = GR_LINE_BYE}, sizeof(gr_line_frame), until_us));
     usleep(100000);
-    GR_TRY(gr_tcp_recv_all(fd[0], bytes + most, n - most, gr_now_us() + 1e6 * SOON_S));
+    GR_TRY(gr_tcp_recv_all(fd[0], bytes + most, n - most, until_us));
 done:
     for (int i = 0; fd && i < LANES; i++) close(fd[i]);
     free(fd);
@@ -225,6 +227,7 @@ static grace_status close_at_once(gr_comm *c) {
     if (c->rank == 1) return take_slowly(c);
     ends *t;
     grace_status st = open_to_all(c, large_rooms, far_s, &t);
+    if (!st) st = grace_comm_agree(c, GRACE_OK);        /* rank 1's machine holds little from the first byte on */
     if (!st) raise_flag(t->out[0][GR_LINE_THERE][0].head, 1, 1, large_rooms[GR_LINE_THERE].n_bytes, 1);
     return close_ends(t, st);
 }
@@ -235,7 +238,6 @@ static void a_peer_that_speaks_while_a_line_closes_still_gets_everything(void **
     start_all(&j, 2, far_s, close_at_once);
     end_all(&j);
     ended(&j, 1, 0, "");
-    soon(&j);
 }
 
 /* ---- our own mistakes ---- */
