@@ -312,43 +312,42 @@ done:
     return st;
 }
 
-grace_status gr_folder_vector(gr_folder *folder, int64_t n, grace_tensor *out, const char *format, ...) {
+static grace_status need_named(gr_folder *folder, int32_t n_dims, const int64_t *shape, bool plain, grace_tensor *out, const char *format, va_list args) {
     char name[NAME_MAX_BYTES];
+    vsnprintf(name, sizeof name, format, args);
+    return need(folder, name, n_dims, shape, plain, out);
+}
+
+grace_status gr_folder_vector(gr_folder *folder, int64_t n, grace_tensor *out, const char *format, ...) {
     va_list args;
     va_start(args, format);
-    vsnprintf(name, sizeof name, format, args);
+    grace_status st = need_named(folder, 1, &n, true, out, format, args);
     va_end(args);
-    return need(folder, name, 1, &n, true, out);
+    return st;
 }
 
 grace_status gr_folder_matrix(gr_folder *folder, int64_t rows, int64_t cols, grace_tensor *out, const char *format, ...) {
-    const int64_t shape[] = {rows, cols};
-    char name[NAME_MAX_BYTES];
     va_list args;
     va_start(args, format);
-    vsnprintf(name, sizeof name, format, args);
+    grace_status st = need_named(folder, 2, (const int64_t[]){rows, cols}, false, out, format, args);
     va_end(args);
-    return need(folder, name, 2, shape, false, out);
+    return st;
 }
 
 grace_status gr_folder_plain(gr_folder *folder, int64_t rows, int64_t cols, grace_tensor *out, const char *format, ...) {
-    const int64_t shape[] = {rows, cols};
-    char name[NAME_MAX_BYTES];
     va_list args;
     va_start(args, format);
-    vsnprintf(name, sizeof name, format, args);
+    grace_status st = need_named(folder, 2, (const int64_t[]){rows, cols}, true, out, format, args);
     va_end(args);
-    return need(folder, name, 2, shape, true, out);
+    return st;
 }
 
 grace_status gr_folder_stack(gr_folder *folder, int64_t n, int64_t rows, int64_t cols, grace_tensor *out, const char *format, ...) {
-    const int64_t shape[] = {n, rows, cols};
-    char name[NAME_MAX_BYTES];
     va_list args;
     va_start(args, format);
-    vsnprintf(name, sizeof name, format, args);
+    grace_status st = need_named(folder, 3, (const int64_t[]){n, rows, cols}, true, out, format, args);
     va_end(args);
-    return need(folder, name, 3, shape, true, out);
+    return st;
 }
 
 grace_status gr_folder_mxfp4(gr_folder *folder, int64_t n, int64_t rows, int64_t cols, grace_tensor *out, const char *format, ...) {
