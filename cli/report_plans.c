@@ -91,7 +91,8 @@ grace_status gr_report_plans_build(const gr_report_plans *r, gr_json **out) {
     GR_TRY(choose_prices(r, &p));
     describe_tokens(r, &u, plans, tokens, sizeof tokens);
     gr_placements_open(&p, "Placements", tokens);
-    for (int32_t i = 0; i < r->n; i++) GR_TRY(gr_placements_add(&p, r->files[i] + common_folder(r), plans[i], i == r->n - 1));
+    const size_t folder = common_folder(r);
+    for (int32_t i = 0; i < r->n; i++) GR_TRY(gr_placements_add(&p, r->files[i] + folder, plans[i], i == r->n - 1));
     *out = gr_json_share(p.doc);
 done:
     gr_placements_close(&p);

@@ -70,7 +70,6 @@ grace_status gr_place_partial(const gr_place *place, int *fd) {
     return gr_fail(GRACE_ERR_IO, "%s: another process is downloading it", place->partial);
 }
 
-
 grace_status gr_place_finish(const gr_place *place, int fd) {
     grace_status st = GRACE_OK;
     GR_CHECK(fsync(fd) == 0, GRACE_ERR_IO, "%s: cannot write: %s", place->partial, strerror(errno));

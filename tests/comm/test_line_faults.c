@@ -72,6 +72,11 @@ done:
     return st;
 }
 
+static void hang_up(int *fd) {
+    for (int i = 0; fd && i < LANES; i++) close(fd[i]);
+    free(fd);
+}
+
 /* The lie, until rank 0 hangs up. */
 static grace_status tell_it(gr_comm *c) {
     grace_status st = GRACE_OK;
@@ -81,8 +86,7 @@ static grace_status tell_it(gr_comm *c) {
     GR_CHECK(send(fd[0], &told->frame, told->n_bytes, MSG_NOSIGNAL) == (ssize_t)told->n_bytes, GRACE_ERR_COMM, "not sent");
     for (struct pollfd p = {.fd = fd[0], .events = POLLIN}; poll(&p, 1, 1000 * SOON_S) == 1 && recv(fd[0], &answer, 1, 0) > 0;) {}
 done:
-    for (int i = 0; fd && i < LANES; i++) close(fd[i]);
-    free(fd);
+    hang_up(fd);
     return st;
 }
 
@@ -171,8 +175,7 @@ static grace_status leave_without_a_look(gr_comm *c) {
     for (int i = LANES - 1; i >= 0; i--)
         GR_TRY(gr_tcp_send_all(fd[i], &(gr_line_frame){.kind = GR_LINE_BYE}, sizeof(gr_line_frame), gr_now_us() + 1e6 * SOON_S));
 done:
-    for (int i = 0; fd && i < LANES; i++) close(fd[i]);
-    free(fd);
+    hang_up(fd);
     return st;
 }
 
@@ -217,8 +220,7 @@ static grace_status take_slowly(gr_comm *c) {
     usleep(100000);
     GR_TRY(gr_tcp_recv_all(fd[0], bytes + most, n - most, until_us));
 done:
-    for (int i = 0; fd && i < LANES; i++) close(fd[i]);
-    free(fd);
+    hang_up(fd);
     free(bytes);
     return st;
 }
