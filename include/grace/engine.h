@@ -31,7 +31,7 @@ void grace_comm_abort(grace_comm *comm, int exit_code);
 
 /* ---- engine ---- */
 /* TAR_ENTRY: as TAR, but in another node the copy is chosen anew for the GPU where the row enters it: there, else in that node by weight.
- * JOINT: a token's copies are chosen together, preferring nodes, then GPUs, that it visits anyway (src/run/joint.h). */
+ * JOINT: a token's copies are chosen together, preferring nodes, then GPUs, that it visits anyway (src/compute/joint.h). */
 typedef enum grace_route { GRACE_ROUTE_PRIMARY, GRACE_ROUTE_WRR, GRACE_ROUTE_TAR, GRACE_ROUTE_TAR_ENTRY, GRACE_ROUTE_JOINT, GRACE_N_ROUTES } grace_route;
 typedef enum grace_exchange { GRACE_EXCHANGE_PER_EXPERT, GRACE_EXCHANGE_FLAT, GRACE_EXCHANGE_HSC } grace_exchange;
 /* Where new requests live: request i on rank i mod D; or, chosen at the next step for all that were submitted since the last, where the plan's token_saves

@@ -12,7 +12,6 @@
 
 uint64_t gr_hash64(const void *bytes, size_t n, uint64_t seed);     /* XXH3, 64 bits; chain by passing the last hash as seed */
 
-/* docs/adr/0003: the router's turn is (mix32(sequence, layer, expert) + position) mod 64. Integers only: CPU, GPU and simulator agree. */
 GR_HOST_DEVICE static inline uint32_t gr_mix32(uint32_t a, uint32_t b, uint32_t c) {
     uint32_t h = a * 0x9E3779B1u ^ (b + 0x7F4A7C15u) * 0x85EBCA77u ^ (c + 0x165667B1u) * 0xC2B2AE3Du;
     h ^= h >> 16;

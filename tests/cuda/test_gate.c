@@ -14,8 +14,6 @@
 #include "cuda/device.h"
 #include "plan/turns.h"
 
-_Static_assert((int)GR_CUDA_GATE_TURNS == (int)GR_TURNS, "pick tables have a slot for every turn of the router");
-
 static int n_failed;
 static gr_compute *cpu;
 

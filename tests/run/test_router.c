@@ -256,11 +256,11 @@ static void count_rows(const grace_plan *plan, int32_t layer, int32_t home, cons
 
 static void joint_agrees_with_its_text_and_visits_fewer_places_than_tar(void **state) {
     (void)state;
-    static const grace_cluster clusters[] = {{1, 1}, {1, 4}, {2, 2}, {4, 2}, {4, 4}, {3, 1}};
+    static const grace_cluster clusters[] = {{1, 1}, {1, 4}, {2, 2}, {4, 2}, {4, 4}, {3, 1}, {8, 8}, {1, 16}};
     int32_t cross[2] = {0}, intra[2] = {0}, moved = 0;
-    for (uint64_t seed = 0; seed < 60; seed++) {
+    for (uint64_t seed = 0; seed < 80; seed++) {
         gr_rng rng = gr_rng_seed(seed);
-        gr_random_plan_options opt = {2, JOINT_EXPERTS, JOINT_K, clusters[seed % 6], gr_rng_uniform(&rng) * 0.6, 0.3};
+        gr_random_plan_options opt = {2, JOINT_EXPERTS, JOINT_K, clusters[seed % 8], gr_rng_uniform(&rng) * 0.6, 0.3};
         grace_plan *plan = gr_random_plan(&opt, &rng);
         int32_t rank = (int32_t)gr_rng_below(&rng, (uint64_t)grace_cluster_ranks(opt.cluster));
         gr_router *joint = NULL, *tar = NULL;
@@ -280,7 +280,7 @@ static void joint_agrees_with_its_text_and_visits_fewer_places_than_tar(void **s
         gr_router_free(joint), gr_router_free(tar);
         grace_plan_free(plan);
     }
-    print_message("60 plans: cross-node rows %d under tar, %d joint; inside nodes %d, %d; %d choices differ\n", cross[0], cross[1], intra[0], intra[1], moved);
+    print_message("80 plans: cross-node rows %d under tar, %d joint; inside nodes %d, %d; %d choices differ\n", cross[0], cross[1], intra[0], intra[1], moved);
     assert_true(cross[1] < cross[0] && intra[1] < intra[0] && moved > 0);
 }
 

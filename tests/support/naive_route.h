@@ -91,7 +91,7 @@ static inline int32_t naive_slot(const grace_plan *plan, int32_t layer, int32_t 
     return slots[naive_host(weight, n, turn)];
 }
 
-/* ---- joint, from the text of src/run/joint.h ---- */
+/* ---- joint, from the text of src/compute/joint.h ---- */
 
 /* One choice of places for n experts. can [n][n_places]: where an expert has a copy; free_place [n_places]; order: places from the first on. */
 static inline void naive_places(int32_t n, int32_t n_places, bool can[][64], const bool *free_place, const int32_t *order, const int32_t *vote,

@@ -11,7 +11,7 @@
 extern "C" {
 #endif
 
-enum { GR_CUDA_GATE_EXPERTS_MAX = 256, GR_CUDA_GATE_TOP_K_MAX = 16, GR_CUDA_GATE_TURNS = 64 };
+enum { GR_CUDA_GATE_EXPERTS_MAX = 256, GR_CUDA_GATE_TOP_K_MAX = 16 };
 
 /* One layer's gate. Pointers are device memory. */
 typedef struct gr_cuda_gate {
@@ -19,7 +19,7 @@ typedef struct gr_cuda_gate {
     grace_gate rule;
     const float *bias;              /* [n_experts] of logits; NULL: none */
     const float *correction;        /* [n_experts] of choices; NULL: none */
-    const int32_t *pick;            /* [n_experts, GR_CUDA_GATE_TURNS] the slot for a turn; NULL: an expert's slot is its id */
+    const int32_t *pick;            /* [n_experts, GR_TURNS] the slot for a turn; NULL: an expert's slot is its id */
     int32_t layer;                  /* what the turn depends on, beside sequence, expert and position */
 } gr_cuda_gate;
 

@@ -4,7 +4,7 @@
 #define GR_COMPUTE_CUDA_GATE_CHOICE_CUH
 #include <math.h>
 
-#include "base/hash.h"
+#include "base/turn.h"
 #include "compute/cuda/gate.h"
 #include "compute/cuda/lanes.cuh"
 
@@ -154,8 +154,7 @@ __device__ inline float scaled(const gr_cuda_gate &g, float weight) {
 
 // Where pick has the slot of an expert for a row.
 __device__ inline const int32_t *pick_of(const gr_cuda_gate &g, const rows &r, int32_t row, int32_t expert) {
-    const uint32_t turn = gr_mix32((uint32_t)r.sequence[row], (uint32_t)g.layer, (uint32_t)expert) + (uint32_t)r.position[row];
-    return g.pick + expert * GR_CUDA_GATE_TURNS + turn % GR_CUDA_GATE_TURNS;
+    return g.pick + expert * GR_TURNS + gr_router_turn(r.sequence[row], g.layer, expert, r.position[row]);
 }
 
 // A whole warp. Logits may have been written by other blocks of this launch: read where they meet.

@@ -1,17 +1,15 @@
 // Rows of a table: 6 bytes a choice read, 12 written; a launch's time.
-#include "base/hash.h"
+#include "base/turn.h"
 #include "compute/cuda/cuda.h"
 #include "compute/cuda/pdl.cuh"
 #include "compute/cuda/trace_gate.h"
 
 namespace {
 
-enum { THREADS = 256, TURNS = 64 };        // GR_TURNS
+enum { THREADS = 256 };
 
 __device__ int32_t slot_of(const gr_place &p, const gr_step_rows &rows, int32_t row, int32_t expert) {
-    if (!p.pick) return expert;
-    const uint32_t turn = gr_mix32((uint32_t)rows.sequence[row], (uint32_t)p.layer, (uint32_t)expert) + (uint32_t)rows.position[row];
-    return p.pick[expert * TURNS + (int32_t)(turn % TURNS)];
+    return p.pick ? p.pick[expert * GR_TURNS + gr_router_turn(rows.sequence[row], p.layer, expert, rows.position[row])] : expert;
 }
 
 // A thread a choice. What it reads came to the device before the step began, so it is read under the gate. Agrees with cpu_recall() and gr_router_place().
