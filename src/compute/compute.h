@@ -15,6 +15,7 @@
 #include <stdint.h>
 
 #include "base/status.h"
+#include "compute/joint.h"
 #include "model/weights.h"
 
 typedef struct gr_compute gr_compute;
@@ -190,6 +191,8 @@ typedef struct gr_compute_ops {
                          int32_t *ids, float *weights);
     /* After `gate`, in place of what it chose (and placed): the choices of rows->recorded in recorded layer `layer`. place as gate's router has it. */
     grace_status (*recall)(gr_compute *c, const gr_recorded *r, int32_t layer, const gr_place *place, const gr_step_rows *rows, int32_t *ids, float *weights);
+    /* packs only. After both, of policy joint: slots [rows->n, top_k] that they placed become what compute/joint.h chooses; below 0: padding. */
+    grace_status (*joint)(gr_compute *c, const gr_joint_tables *t, const gr_step_rows *rows, int32_t top_k, const int32_t *ids, int32_t *slots);
     /* packs only. The pairs of slots [n_rows, top_k] (below 0: none) by slot; valid until the next call. */
     grace_status (*group)(gr_compute *c, const int32_t *slots, int32_t n_rows, int32_t top_k, int32_t n_slots, const gr_pairs **out);
     /* packs only. x[i] += sum over the choices of row i of weight * in[its pair], in order of choice. */

@@ -124,9 +124,13 @@ done:
 
 /* ---- MoE layers ---- */
 
+static const gr_router *router_of(const gr_network *net, const gr_step *step) {
+    return step->decode && net->decode_router ? net->decode_router : net->router;
+}
+
 /* This layer's tables of a backend that places. */
 static const int32_t *picks_of(const gr_network *net, const gr_step *step, int32_t moe) {
-    const int64_t layer = (int64_t)net->info->n_experts * GR_TURNS, phase = step->decode && net->decode_router ? net->info->n_moe_layers * layer : 0;
+    const int64_t layer = (int64_t)net->info->n_experts * GR_TURNS, phase = router_of(net, step) == net->router ? 0 : net->info->n_moe_layers * layer;
     return net->pick + phase + moe * layer;
 }
 
@@ -153,18 +157,29 @@ done:
     return st;
 }
 
-static gr_route place(gr_network *net, const gr_step *step, int32_t moe) {
+/* On a backend that places, choice by choice: what policy joint makes of that. */
+static grace_status place_jointly(gr_network *net, const gr_step *step, int32_t moe) {
+    const gr_joint *joint = &router_of(net, step)->joint;
+    const int64_t before = choices_before(net);
+    if (!joint->plan || !gr_joint_has_choice(joint, moe)) return GRACE_OK;
+    const gr_joint_tables t = gr_joint_of_layer(joint, joint == &net->router->joint ? net->joint : net->decode_joint, moe);
+    return net->compute->ops->joint(net->compute, &t, &net->part->rows, net->info->top_k, net->experts + before, net->slots + before);
+}
+
+static grace_status place(gr_network *net, const gr_step *step, int32_t moe, gr_route *out) {
+    grace_status st = GRACE_OK;
     const grace_plan_layer *pl = &net->plan->layers[moe];
-    const int32_t first = pl->first_slot[net->comm->rank], n_slots = pl->first_slot[net->comm->rank + 1] - first;
+    const int32_t first = pl->first_slot[net->comm->rank], n_slots = pl->first_slot[net->comm->rank + 1] - first, top_k = net->info->top_k;
     const int64_t before = choices_before(net);
     const gr_step *here = &net->part->step;
     double mark = gr_now_us();
-    const gr_router *router = step->decode && net->decode_router ? net->decode_router : net->router;
-    if (!net->pick)
-        gr_router_place(router, moe, here->n_rows, net->info->top_k, net->experts + before, here->sequence, here->position, net->slots + before);
+    if (net->pick) GR_TRY(place_jointly(net, step, moe));
+    else gr_router_place(router_of(net, step), moe, here->n_rows, top_k, net->experts + before, here->sequence, here->position, net->slots + before);
     lap(net, &mark, GRACE_TIME_ROUTE);      /* the exchange adds the time of its lists */
-    return (gr_route){.layer = moe, .n_rows = n_here(net), .slot = net->slots + before, .weight = net->weights + before, .rank_of_slot = pl->rank_of_slot,
+    *out = (gr_route){.layer = moe, .n_rows = n_here(net), .slot = net->slots + before, .weight = net->weights + before, .rank_of_slot = pl->rank_of_slot,
                       .n_slots_all = pl->n_slots, .first_slot = first, .n_slots = n_slots};
+done:
+    return st;
 }
 
 /* Whether the shared expert is computed with the routed ones: where no row leaves, and the backend does it. */
@@ -206,7 +221,7 @@ static grace_status route_rows(gr_network *net, const gr_step *step, int32_t l) 
     gr_route route;
     gr_comm_at("gate", l);
     GR_TRY(gate(net, step, &net->w.layers[l], moe));
-    route = place(net, step, moe);
+    GR_TRY(place(net, step, moe, &route));
     gr_comm_at("dispatch", l);
     GR_TRY(gr_exchange_build(net->exchange, &route));
     queued(net, GRACE_TIME_DISPATCH);

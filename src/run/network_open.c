@@ -86,12 +86,24 @@ done:
     return st;
 }
 
+static grace_status upload_joint(gr_network *net, const gr_router *router, int32_t **out) {
+    grace_status st = GRACE_OK;
+    if (!router || !router->joint.plan) goto done;
+    const size_t n = router->joint.first[net->info->n_moe_layers];
+    GR_TRY(alloc_bytes(net, out, (int64_t)n, sizeof **out));
+    GR_TRY(net->compute->ops->upload(net->compute, *out, router->joint.tables, n * sizeof **out));
+done:
+    return st;
+}
+
 /* A backend that packs places rows itself, by these tables. */
-static grace_status upload_picks(gr_network *net) {
+static grace_status upload_tables(gr_network *net) {
     grace_status st = GRACE_OK;
     const gr_compute_ops *ops = net->compute->ops;
     const size_t n = (size_t)net->info->n_moe_layers * (size_t)net->info->n_experts * GR_TURNS;
     if (!ops->packs) goto done;
+    GR_TRY(upload_joint(net, net->router, &net->joint));
+    GR_TRY(upload_joint(net, net->decode_router, &net->decode_joint));
     GR_TRY(alloc_bytes(net, (void **)&net->pick, net->decode_router ? 2 * (int64_t)n : (int64_t)n, sizeof *net->pick));
     GR_TRY(ops->upload(net->compute, net->pick, net->router->pick, n * sizeof *net->pick));
     if (net->decode_router) GR_TRY(ops->upload(net->compute, net->pick + n, net->decode_router->pick, n * sizeof *net->pick));
@@ -159,8 +171,6 @@ static grace_status open_cuda(gr_network *net, const grace_model *model, const g
     const gr_cuda_options cuda = {.info = m, .n_rows_max = opt->n_tokens_max, .kv_tokens = opt->kv_tokens, .exact = opt->exact, .kernels = opt->kernels,
                                   .n_ranks = blocks_met(net->comm, opt->exchange), .local_rank = net->machine_rank,
                                   .n_draws_max = opt->n_tokens_max < LOGITS_THERE ? opt->n_tokens_max : LOGITS_THERE};
-    GR_CHECK(net->comm->n_ranks == 1 || opt->route != GRACE_ROUTE_JOINT, GRACE_ERR_UNSUPPORTED,
-             "route joint on several GPUs: they place each choice by itself, from tables; expected primary, wrr, tar or tar-entry");
     GR_TRY(gr_compute_cuda_open(&cuda, &net->compute));
     net->makes_keys = net->w.makes_keys = makes_keys(net);
     GR_TRY(check_room(net, model, opt));
@@ -189,7 +199,7 @@ static grace_status open_local(gr_network *net, const grace_model *model, const 
         GR_TRY(gr_plan_of_decode(net->plan, &net->decode_plan));
         GR_TRY(gr_router_build(net->decode_plan, net->comm->rank, opt->route, &net->decode_router));
     }
-    GR_TRY(upload_picks(net));
+    GR_TRY(upload_tables(net));
     if (opt->route_trace) GR_TRY(gr_trace_gate_open(net->compute, opt->route_trace, &opt->route_tokens, net->info, &net->trace_gate));
 done:
     return st;
@@ -275,7 +285,8 @@ void gr_network_close(gr_network *net) {
     if (net->compute) {
         const gr_compute_ops *ops = net->compute->ops;
         void *const all[] = {net->x, net->h, net->q, net->info->kv_rank ? net->k : NULL, net->attn, net->logits, net->q_a, net->q_latent, net->attn_latent,
-                             net->experts, net->slots, net->weights, net->pick, net->drawn_there, net->step_block.there, net->draw_block.there};
+                             net->experts, net->slots, net->weights, net->pick, net->joint, net->decode_joint, net->drawn_there, net->step_block.there,
+                             net->draw_block.there};
         for (size_t i = 0; i < sizeof all / sizeof *all; i++)
             if (all[i]) ops->release(net->compute, all[i]);
         gr_trace_gate_close(net->trace_gate);

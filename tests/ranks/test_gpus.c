@@ -114,7 +114,7 @@ static void check_near(gr_comm *comm, const gr_random_requests *all, const grace
 typedef struct scene { uint64_t seed; gr_comm *comm; grace_plan *plan; gr_random_requests all; answer alone; grace_engine_options opt; } scene;
 
 static void name_case(const gr_comm *comm, const grace_engine_options *opt, uint64_t seed) {
-    static const char *const exchanges[] = {"per-expert", "flat", "hsc"}, *const routes[] = {"primary", "wrr", "tar", "tar-entry"};
+    static const char *const exchanges[] = {"per-expert", "flat", "hsc"}, *const routes[] = {"primary", "wrr", "tar", "tar-entry", "joint"};
     snprintf(case_name, sizeof case_name, "rank %d of %d, %d nodes, %s, %s, between nodes %s, turns from %d rows, seed %llu", comm->rank, comm->n_ranks,
              comm->n_nodes, exchanges[opt->exchange], routes[opt->route], opt->wire ? opt->wire : "auto", opt->turns_from, (unsigned long long)seed);
 }
@@ -142,7 +142,6 @@ static scene scene_new(gr_comm *comm, grace_exchange kind, uint64_t seed) {
     snprintf(case_name, sizeof case_name, "rank %d by itself, seed %llu", comm->rank, (unsigned long long)seed);
     grace_engine_close(run_seen(s.opt, &s.all, "alone", &s.alone));
     s.opt.comm = comm, s.opt.plan = s.plan, s.opt.exchange = kind, s.opt.route = (grace_route)(seed % GRACE_N_ROUTES);
-    if (s.opt.route == GRACE_ROUTE_JOINT) s.opt.route = GRACE_ROUTE_TAR;        /* the device places by tables */
     return s;
 }
 
@@ -225,7 +224,11 @@ static void skew_to_the_extreme_gives_one_gpu_s_bits(void **state) {
     const int32_t n_ranks = ranks_comm(1)->n_ranks;
     for (int32_t n_nodes = 1; n_nodes <= n_ranks; n_nodes++)
         for (int kind = GRACE_EXCHANGE_PER_EXPERT; kind <= GRACE_EXCHANGE_HSC && fits(n_ranks, n_nodes); kind++)
-            for (int how = 0; how < N_SKEWS; how++) skew_check(ranks_comm(n_nodes), on_gpu(), (grace_exchange)kind, (skew)how);
+            for (int how = 0; how < N_SKEWS; how++) {
+                grace_engine_options opt = on_gpu();
+                opt.route = kind % 2 ? GRACE_ROUTE_JOINT : GRACE_ROUTE_TAR;
+                skew_check(ranks_comm(n_nodes), opt, (grace_exchange)kind, (skew)how);
+            }
 }
 
 /* Steps of generated tokens are replayed, those with prompts are not. Over NCCL, where a prompt is long, its step's rows do not go as whole blocks, so
@@ -245,7 +248,7 @@ static void soak_over(gr_comm *comm, const char *wire, bool hosts_take_part) {
     opt.exact = true, opt.n_tokens_max = 1200, opt.kv_tokens = 16384;
     snprintf(case_name, sizeof case_name, "soak, rank %d of %d, %d nodes, %s", comm->rank, n_ranks, n_nodes, wire);
     int32_t *expected = soak_alone(comm, &work, &o, &opt);
-    opt.comm = comm, opt.plan = plan, opt.wire = wire;
+    opt.comm = comm, opt.plan = plan, opt.wire = wire, opt.route = n_nodes > 1 ? GRACE_ROUTE_JOINT : GRACE_ROUTE_TAR;
     assert_ok(grace_engine_open(model, &opt, &engine));
     gr_engine_drop_hashes(engine);
     const gr_cuda *cuda = gr_cuda_of(gr_engine_network(engine)->compute);

@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "compute/cuda/gate.h"
+#include "compute/cuda/joint.h"
 #include "compute/cuda/rows.h"
 #include "compute/cuda/sample.h"
 #include "compute/cuda/trace_gate.h"
@@ -327,6 +328,10 @@ static grace_status cuda_recall(gr_compute *base, const gr_recorded *r, int32_t 
     return gr_cuda_recall(r, layer, place, rows, ids, weights, gr_cuda_of(base)->stream);
 }
 
+static grace_status cuda_joint(gr_compute *base, const gr_joint_tables *t, const gr_step_rows *rows, int32_t top_k, const int32_t *ids, int32_t *slots) {
+    return gr_cuda_joint(t, rows, top_k, ids, slots, gr_cuda_of(base)->stream);
+}
+
 /* A row or two, where nothing asks for the sums' usual order. */
 static bool singles_pay(const gr_cuda *c, int32_t n_rows, int32_t top_k) {
     return !c->opt.exact && (c->kernels == GR_CUDA_KERNELS_AUTO || c->kernels == GR_CUDA_KERNELS_HOPPER) && n_rows <= GR_CUDA_ONE_ROWS &&
@@ -408,8 +413,8 @@ static const gr_compute_ops cuda_ops = {
     .weight_close = gr_cuda_weight_close, .mlps_open = gr_cuda_mlps_open, .mlps_close = gr_cuda_mlps_close, .padded = cuda_padded,
     .replay = cuda_replay, .record = cuda_record, .mark = cuda_mark, .begin = cuda_begin, .embed = cuda_embed, .norm = cuda_norm, .linear = cuda_linear,
     .norm_linear = cuda_norm_linear, .linear_add = cuda_linear_add, .logits = cuda_logits, .linear_heads = cuda_linear_heads,
-    .attention = cuda_attention, .gate = cuda_gate, .recall = cuda_recall, .group = cuda_group, .combine = cuda_combine,
-    .takes_shared = cuda_takes_shared, .scale_rows = cuda_scale_rows, .experts = cuda_experts, .gather = cuda_gather, .add = cuda_add,
+    .attention = cuda_attention, .gate = cuda_gate, .recall = cuda_recall, .joint = cuda_joint, .group = cuda_group,
+    .combine = cuda_combine, .takes_shared = cuda_takes_shared, .scale_rows = cuda_scale_rows, .experts = cuda_experts, .gather = cuda_gather, .add = cuda_add,
     .sample = cuda_sample, .free = cuda_free,
 };
 
