@@ -1,4 +1,4 @@
-"""Ranks on one machine for the benchmarks: a process a GPU, as torchrun would start them; two nodes by bench/nodes.sh.  Standard library only."""
+"""Ranks on one machine for the benchmarks: a process a GPU, as torchrun would start them; several nodes by bench/nodes.sh.  Standard library only."""
 import os, re, signal, socket, subprocess, sys, tempfile, time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -7,18 +7,18 @@ SAFE = {"NCCL_NVLS_ENABLE": "0", "TORCH_SYMM_MEM_DISABLE_MULTICAST": "1", "NVSHM
 
 
 class Layout:
-    """NODESxGPUS of a node, such as 2x1. More than one node: they are joined by a link."""
+    """NODESxGPUS of a node, such as 2x1. More than one node: they are joined by links."""
 
     def __init__(s, text):
         a, x, b = text.partition("x")
-        if not (x and a.isdigit() and b.isdigit() and int(a) in (1, 2) and int(b) > 0):
-            raise ValueError("expected 1xGPUS or 2xGPUS, found '%s'" % text)
+        if not (x and a.isdigit() and b.isdigit() and int(a) > 0 and int(b) > 0):
+            raise ValueError("expected NODESxGPUS such as 2x1, found '%s'" % text)
         s.nodes, s.per_node, s.name = int(a), int(b), text
         s.ranks = s.nodes * s.per_node
 
 
 class Link:
-    """What joins two nodes; burst None: nobody has tried yet which one fills it."""
+    """What joins nodes; burst None: nobody has tried yet which one fills it."""
 
     def __init__(s, rate, burst=None):
         s.rate, s.burst = rate, burst
@@ -41,8 +41,9 @@ def of_one_node(layout, words, env):
     return [(words, dict(base, RANK=str(r), LOCAL_RANK=str(r))) for r in range(layout.ranks)]
 
 
-def of_two_nodes(layout, words, env, link, gpus):
-    nodes = [os.path.join(ROOT, "bench", "nodes.sh"), "--per-node", str(layout.per_node), "--gpus", str(gpus), "--patience", str(PATIENCE_S)]
+def of_nodes(layout, words, env, link, gpus):
+    nodes = [os.path.join(ROOT, "bench", "nodes.sh"), "--nodes", str(layout.nodes), "--per-node", str(layout.per_node), "--gpus", str(gpus),
+             "--patience", str(PATIENCE_S)]
     return [(nodes + link.words() + ["--"] + words, env)]
 
 
@@ -77,7 +78,7 @@ def wait_all(processes, limit_s):
 
 
 def under_mpirun(layout, words, link, gpus):
-    """The command that starts its ranks with MPI instead; each sees its node's half of the GPUs."""
+    """The command that starts its ranks with MPI instead, on one node or two; each sees its node's half of the GPUs."""
     if layout.nodes == 1:
         return words + ["--ranks", layout.name]
     own = 'n=$(hostname); n=${n##*-}; export NCCL_HOSTID=node-$n NCCL_SOCKET_IFNAME=wire0; '
@@ -94,7 +95,7 @@ def run_ranks(layout, words, limit_s, link=None, gpus=0, env=None, mpirun=False)
     print("+ %s: %s" % (layout.name, " ".join(words)), file=sys.stderr, flush=True)
     if mpirun and layout.ranks > 1:
         return run([(under_mpirun(layout, words, link, gpus), env)], limit_s)
-    return run(of_two_nodes(layout, words, env, link, gpus) if layout.nodes > 1 else of_one_node(layout, words, env), limit_s)
+    return run(of_nodes(layout, words, env, link, gpus) if layout.nodes > 1 else of_one_node(layout, words, env), limit_s)
 
 
 def telling(errors):

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Several GPUs, everything that is measured on them: whole models, layers, exchanges and the paper's ladder, on one node and on two nodes joined by a link,
+"""Several GPUs, everything that is measured on them: whole models, layers, exchanges and the paper's ladder, on one node and on several joined by links,
 beside the floor and beside peers.  Standard library only; the peers need PyTorch and transformers.
 
   ./run bench multi [OPTIONS]                          all of it, most important first; or, in pieces that fit a time limit:
@@ -48,15 +48,16 @@ def arguments():
     ap.add_argument("--parts", default=",".join(PARTS))
     ap.add_argument("--models", default=",".join(gpu.MODELS), help="folders of models/configs, the most important first; tiny-olmoe to try the driver")
     ap.add_argument("--workloads", default="i", help="of whole models; i: 256 prompts of 128 tokens, 16 steps; ii: 512 of 64, 32; one: 1 of 128, 64")
-    ap.add_argument("--layouts", help="NODESxGPUS of a node, e.g. 1x4,2x2 (default: all GPUs as one node and as two)")
+    ap.add_argument("--layouts", help="NODESxGPUS of a node, e.g. 1x4,2x2,4x1 (default: all GPUs as one node and as two)")
     ap.add_argument("--gpus", type=int, help="GPUs of this machine, or ranks with --device cpu (default: what nvidia-smi lists)")
-    ap.add_argument("--rate", default="25gbit", help="of the link between two nodes, as tc writes it")
+    ap.add_argument("--rate", default="25gbit", help="of a node's link, each way, as tc writes it")
     ap.add_argument("--burst", help="of its shaper (default: tried, bench/nodes.sh)")
     ap.add_argument("--repeat", type=int, default=3, help="of whole models and rungs")
     ap.add_argument("--ladder", default="256,32,8", metavar="BATCH,PREFILL,DECODE", help="the ladder's workload")
     ap.add_argument("--tokens", default="64,4096,8192", help="a GPU, of the layers part")
     ap.add_argument("--device", default="cuda", help="of the engine; cpu to try the driver")
-    ap.add_argument("--launcher", choices=("ranks", "mpirun"), default="ranks", help="how ours starts: as torchrun would (default), or under mpirun")
+    ap.add_argument("--launcher", choices=("ranks", "mpirun"), default="ranks",
+                    help="how ours starts: as torchrun would (default), or under mpirun (two nodes at most)")
     ap.add_argument("--grace", default="", metavar="OPTIONS", help="further options of grace bench gpu")
     ap.add_argument("--tflops", type=float, help="the floor's rates, instead of measured ones")
     ap.add_argument("--hbm", type=float, help="TB/s")
@@ -72,7 +73,7 @@ def arguments():
             ap.error("--%s: expected %s, found %s" % (what, ", ".join(known), ", ".join(wrong)))
     if a.gpus is None:
         a.gpus = len([l for l in gpu.output_of(["nvidia-smi", "-L"]).splitlines() if l.startswith("GPU ")])
-    if a.gpus < 2 or a.gpus % 2:
+    if a.gpus < 2 or a.gpus % 2 and not a.layouts:
         ap.error("expected an even number of GPUs, found %d (--gpus; with --device cpu: of ranks)" % a.gpus)
     try:
         a.layouts = [cluster.Layout(l) for l in (a.layouts or "1x%d,2x%d" % (a.gpus, a.gpus // 2)).split(",")]
@@ -85,15 +86,17 @@ def arguments():
         ap.error("--rate: expected a rate such as 25gbit, found '%s'" % a.rate)
     if any(l.ranks > a.gpus for l in a.layouts):
         ap.error("--layouts: more ranks than the %d GPUs" % a.gpus)
+    if a.launcher == "mpirun" and any(l.nodes > 2 for l in a.layouts):
+        ap.error("--launcher mpirun: expected layouts of at most two nodes")
     return a
 
 
 class Run(gpu.Run):
-    """Beside its time limit and origin: the link, once it is known, and where files made on the way go."""
+    """Beside its time limit and origin: the links by number of nodes, their bursts once they are known, and where files made on the way go."""
 
     def __init__(s, a):
         super().__init__(a)
-        s.link = cluster.Link(a.rate, a.burst)
+        s.links = {n: cluster.Link(a.rate, a.burst) for n in sorted({l.nodes for l in a.layouts if l.nodes > 1})}
         s.origin["gpus"] = a.gpus
         s.work = os.path.join(ROOT, "out", "multi")
         os.makedirs(s.work, exist_ok=True)
@@ -105,7 +108,7 @@ class Run(gpu.Run):
     def ranks(s, layout, words, env=None, mpirun=False):
         """(output of rank 0, what went wrong or None, seconds). What ranks say otherwise is kept in out/multi/log.txt."""
         start = time.time()
-        out, errors, wrong = cluster.run_ranks(layout, words, s.limit(), s.link, s.a.gpus if s.a.device == "cuda" else 0, env, mpirun)
+        out, errors, wrong = cluster.run_ranks(layout, words, s.limit(), s.links.get(layout.nodes), s.a.gpus if s.a.device == "cuda" else 0, env, mpirun)
         with open(os.path.join(s.work, "log.txt"), "a") as f:
             f.write("+ %s: %s\n%s%s\n" % (layout.name, " ".join(words), errors, wrong or ""))
         return out, wrong, round(time.time() - start, 1)
@@ -156,14 +159,14 @@ def routing(r, model):
     return target
 
 
-def rates_file(r, doc):
+def rates_file(r, doc, layout):
     """What grace plan --rates reads, of this machine as it was measured."""
-    rates, link = rates_of(r, doc), doc.get("link", {})
+    rates = rates_of(r, doc, layout)
     if not rates:
         return None
     path = os.path.join(r.work, "rates.json")
     with open(path, "w") as f:
-        json.dump({"grace_rates": 1, "name": "measured here", "cross": {"bytes_per_s": rates.eth, "latency_us": link.get("latency_us", 30)},
+        json.dump({"grace_rates": 1, "name": "measured here", "cross": {"bytes_per_s": rates.eth, "latency_us": rates.lat_eth * 1e6},
                    "intra": {"bytes_per_s": rates.nvl, "latency_us": 3}, "flop_per_s": rates.flops, "memory_bytes_per_s": rates.hbm, "value_bytes": 2,
                    "dispatch_rounds": 1, "combine_rounds": 1}, f)
     return path
@@ -172,7 +175,7 @@ def rates_file(r, doc):
 def plan(r, results, trace, layout, words, tokens_a_gpu):
     """(file, what went wrong or None). From the even sequences; what runs has the odd ones."""
     if "--phases" in words:
-        rates = rates_file(r, results.doc) or "h200-25g"
+        rates = rates_file(r, results.doc, layout) or "h200-25g"
         words = [w for w in words if w != "--phases"] + ["--rates", rates, "--decode-tokens", str(tokens_a_gpu)]
     name = "-".join([os.path.basename(trace), layout.name] + [os.path.basename(w).lstrip("-") for w in words]) + ".json"
     path = os.path.join(r.work, "plans", name)
@@ -210,8 +213,8 @@ def link_gbit(r):
     return float(r.a.rate[:-4]) * {"gbit": 1, "mbit": 1e-3, "kbit": 1e-6}[r.a.rate[-4:]]
 
 
-def rates_of(r, doc):
-    known, link = doc.get("rates", {}), doc.get("link", {})
+def rates_of(r, doc, layout):
+    known, link = doc.get("rates", {}), doc.get(multi_table.link_name(layout.nodes), {})
     if not r.a.tflops and (known.get("device") != r.origin["device"] or "product_tflops" not in known):
         return None
     tflops, hbm = (r.a.tflops, r.a.hbm) if r.a.tflops else (known["product_tflops"], known["read_tb_s"])
@@ -219,8 +222,9 @@ def rates_of(r, doc):
 
 
 def add_floors(r, doc, row, model, shape, layout, workload):
-    """To prefill and decode: the floor and the multiple of it; of two nodes, what the link alone takes for the bytes that were counted, at its line rate."""
-    rates = rates_of(r, doc)
+    """To prefill and decode: the floor and the multiple of it; of several nodes, what a node's link alone takes, at its line rate, for its mean share of
+    the bytes that were counted."""
+    rates = rates_of(r, doc, layout)
     if rates and shape:
         hit = [h / layout.ranks for h in gpu.experts_hit(MODELS[model][1], workload, odd=True)]
         w = floor.workload(shape, rates, layout.ranks, layout.nodes, *workload, experts_hit=hit)
@@ -230,8 +234,8 @@ def add_floors(r, doc, row, model, shape, layout, workload):
                 row[phase].update(floor_ms=w[phase]["serial_ms"], floor_link_ms=w[phase]["eth_ms"], ratio=row[phase]["ms"] / w[phase]["serial_ms"])
     for phase in ("prefill", "decode"):
         counts = row.get(phase, {}).get("counts")
-        if layout.nodes == 2 and counts:
-            one_way = counts["bytes_wire_cross_node"] / 2 / max(1, counts["steps"] if phase == "decode" else 1)
+        if layout.nodes > 1 and counts:
+            one_way = counts["bytes_wire_cross_node"] / layout.nodes / max(1, counts["steps"] if phase == "decode" else 1)
             link_ms = 8e-6 * one_way / link_gbit(r)
             row[phase].update(link_ms=link_ms, link_ratio=row[phase]["ms"] / link_ms if link_ms else None)
 
@@ -246,15 +250,17 @@ def measure_rates(r, results):
             print("rates: %s" % wrong)
         else:
             results.doc.setdefault("rates", dict(r.origin)).update(json.loads(out))
-    if any(l.nodes > 1 for l in r.a.layouts):
-        out, wrong = r.run(["bench/nodes.sh", "--test", "--rate", r.a.rate, "--gpus", "0"])
+    for nodes, link in r.links.items():
+        name = multi_table.link_name(nodes)
+        out, wrong = r.run(["bench/nodes.sh", "--test", "--nodes", str(nodes), "--rate", r.a.rate, "--gpus", "0"])
         if wrong:
-            print("rates: the link: %s" % wrong)
+            print("rates: %s: %s" % (name, wrong))
         if out.startswith("{"):         # also of one that is not shaped as it should be: the tables say so
-            results.doc["link"] = dict(r.origin, **json.loads(out))
-            r.link.burst = r.a.burst or results.doc["link"]["burst"]
+            results.doc[name] = dict(r.origin, **json.loads(out))
+            link.burst = r.a.burst or results.doc[name]["burst"]
     results.write()
-    print("rates: %s" % json.dumps({k: v for part in ("rates", "link") for k, v in results.doc.get(part, {}).items() if k not in r.origin}), flush=True)
+    for part in ["rates"] + [multi_table.link_name(n) for n in r.links]:
+        print("%s: %s" % (part, json.dumps({k: v for k, v in results.doc.get(part, {}).items() if k not in r.origin})), flush=True)
 
 
 def bench_words(r, model, workload, repeat):
@@ -450,7 +456,7 @@ def measure_peers(r, results):
             continue
         words = ["--models", known[0], "--tokens", ",".join(map(str, r.a.tokens)), "--trace", os.path.join(ROOT, MODELS[names[known[0]]][1], "topk.u8"),
                  "--budget", "%.0f" % min(60, r.left() - 10)]
-        rates = rates_of(r, results.doc)
+        rates = rates_of(r, results.doc, layout)
         if rates:
             words += ["--tflops", "%g" % (rates.flops / 1e12), "--hbm", "%g" % (rates.hbm / 1e12), "--peer", "%g" % (rates.nvl / 1e9)]
         for row in peer_rows(r, layout, "torch_ep.py", words):
@@ -482,8 +488,9 @@ def main():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))     # by way of `finally`, which ends the ranks
     a = arguments()
     r, results = Run(a), gpu.Results(os.path.abspath(a.output), "grace_multi_bench", multi_table.markdown)
-    if not r.link.burst:
-        r.link.burst = results.doc.get("link", {}).get("burst") if results.doc.get("link", {}).get("rate") == a.rate else None
+    for nodes, link in r.links.items():
+        known = results.doc.get(multi_table.link_name(nodes), {})
+        link.burst = link.burst or (known.get("burst") if known.get("rate") == a.rate else None)
     failed = []
     measures = (measure_rates, measure_engine, measure_exchange, measure_ladder, measure_layers, measure_other_models, measure_peers)
     for part, measure in zip(PARTS, measures):

@@ -5,6 +5,15 @@ def number(x):
     return "" if x is None else "%.4g" % x
 
 
+def nodes_of(row):
+    return int(row["layout"].partition("x")[0])
+
+
+def link_name(nodes):
+    """Of what was measured of a link: between two nodes, which are joined directly, or through the switch of more."""
+    return "link" if nodes <= 2 else "link_of_%d_nodes" % nodes
+
+
 def cell(phase):
     """Median, spread, and the multiple of the floor."""
     if not phase:
@@ -44,8 +53,8 @@ def engine_table(doc):
                      peer_cell(peer.get("prefill_ms"), pre), cell(dec), number(dec.get("link_ms")), peer_cell(peer.get("step_ms"), dec),
                      "%.0f" % dec["tokens_s"] if dec else ""])
     head = ["model", "nodes x GPUs", "workload", "prefill", "link ms", "transformers", "decode step", "link ms", "transformers", "decode tokens/s"]
-    return ["## Whole models", "", "Median [quartiles] and, in parentheses, the multiple of the floor. Link: what the bytes counted take at the link's "
-            "line rate.", ""] + table(head, rows)
+    return ["## Whole models", "", "Median [quartiles] and, in parentheses, the multiple of the floor. Link: what a node's mean share of the "
+            "bytes counted takes at the link's line rate.", ""] + table(head, rows)
 
 
 def versus(value, base):
@@ -93,7 +102,7 @@ def ladder_rows(rows):
 
 def ladder_table(doc):
     lines = ["## The ladder", "", "Rows, bytes and idle are of one prefill and its steps. Idle: (token, expert) pairs the GPUs waited for. Exchange: on GPUs "
-             "what the bytes between nodes take at the link's line rate, on CPUs the measured time of dispatch and combine.", ""]
+             "what a node's mean share of the bytes between nodes takes at the link's line rate, on CPUs the measured time of dispatch and combine.", ""]
     groups = sorted({(r["model"], r["layout"], r["workload"]) for r in doc["ladder"]})
     for g in groups:
         rows = [r for r in doc["ladder"] if (r["model"], r["layout"], r["workload"]) == g]
@@ -148,12 +157,12 @@ def plain_table(title, rows, leave=("date", "commit", "device")):
 # ---- what was aimed at ----
 
 def layers_aimed(doc):
-    """Of a layer: the floor on one node, PyTorch on two."""
+    """Of a layer: the floor on one node, PyTorch on several."""
     for r in doc.get("layers", []):
         if "ms" not in r:
             continue
         case = "%s, %s, %d tokens a GPU" % (r["model"], r["layout"], r["tokens"])
-        one_node = r["layout"].startswith("1x")
+        one_node = nodes_of(r) == 1
         if one_node and r["tokens"] in (64, 4096) and r.get("floor_ms"):
             yield "MoE layer over its floor: " + case, "2.0" if r["tokens"] == 64 else "1.4", "%.2f" % (r["ms"] / r["floor_ms"])
         for mode, name, aim in (("a2a", "all-to-all", "5"), ("agrs", "all-gather", "2.3")):
@@ -163,20 +172,20 @@ def layers_aimed(doc):
 
 
 def models_aimed(doc):
-    latency_ms = 1e-3 * doc.get("link", {}).get("latency_us", 0)
     for r in doc.get("engine", []):
         if "error" in r:
             continue
         case = "%s, %s, %s" % (r["model"], r["layout"], r["workload"])
-        if r["layout"].startswith("1x") and r["decode"].get("ratio"):
+        if nodes_of(r) == 1 and r["decode"].get("ratio"):
             yield "decode step over its floor: " + case, "1.5", "%.2f" % r["decode"]["ratio"]
         if r["prefill"].get("link_ratio"):
             yield "prefill over its bytes at line rate: " + case, "1.15", "%.2f" % r["prefill"]["link_ratio"]
         if r["decode"].get("link_ms") and r.get("moe_layers"):
+            latency_ms = 1e-3 * doc.get(link_name(nodes_of(r)), {}).get("latency_us", 0)
             least = r["decode"]["link_ms"] + 2 * r["moe_layers"] * latency_ms
             yield "decode step over its bytes and 2 latencies a layer: " + case, "1.15", "%.2f" % (r["decode"]["ms"] / least)
         peer = peer_of(doc, r)
-        if "step_ms" in peer and r["layout"].startswith("2x"):
+        if "step_ms" in peer and nodes_of(r) > 1:
             theirs = peer["prefill_ms"] + r["decode_tokens"] * peer["step_ms"]
             yield "transformers over ours, end to end: " + case, "1", "%.2f" % (theirs / end_to_end(r))
 
@@ -208,14 +217,18 @@ def aims_table(doc):
 
 # ---- all ----
 
+def link_line(name, link):
+    return ("- %s: %s, burst %s: %.2f Gbit/s of payload (%.1f %% of the rate with headers), %.1f us one way; 1 MiB after silence %.0f us (%.0f at the rate)%s" % (
+        name.replace("_", " "), link["rate"], link["burst"], link["gbit_s"], 100 * link["of_rate"], link["latency_us"], link["mib_us"],
+        link["mib_us_at_rate"], "" if link["shaped"] else ": NOT SHAPED as it should be"))
+
+
 def rates_lines(doc):
-    lines, rates, link = [], doc.get("rates"), doc.get("link")
+    lines, rates = [], doc.get("rates")
     if rates and "read_tb_s" in rates:
         lines.append("- %s: %.2f TB/s read, %.0f TFLOP/s in bf16; %s GB/s from GPU to GPU" % (rates["device"], rates["read_tb_s"], rates["product_tflops"],
                                                                                           rates.get("peer_gb_s", "?")))
-    if link:
-        lines.append("- link: %s, burst %s: %.2f Gbit/s of payload (%.1f %% of the rate with headers), %.1f us one way; 1 MiB after silence %.0f us (%.0f at the "
-                     "rate)" % (link["rate"], link["burst"], link["gbit_s"], 100 * link["of_rate"], link["latency_us"], link["mib_us"], link["mib_us_at_rate"]) + ("" if link["shaped"] else ": NOT SHAPED as it should be"))
+    lines += [link_line(name, doc[name]) for name in sorted(doc) if name.startswith("link")]
     return ["Measured rates:", ""] + lines + [""] if lines else []
 
 

@@ -1,31 +1,32 @@
 #!/usr/bin/env bash
-# Two nodes on one machine: network namespaces joined by a link of a given rate, a half of the machine's GPUs for each.
+# Two or more nodes on one machine: network namespaces joined by links of a given rate, an equal share of the machine's GPUs for each.
 #
 #   bench/nodes.sh [OPTIONS] -- COMMAND ARGS...    COMMAND once a rank, as torchrun would start it
 #   bench/nodes.sh --test [OPTIONS]                only measure the link; one JSON line
 #
+#   --nodes N         how many (default 2). Two are joined directly, more by a switch that sends to no node faster than the rate
 #   --per-node G      ranks of a node (default 1); rank r is local rank r % G of node r / G
 #   --gpus N          GPUs of the machine (default: as many as nvidia-smi lists); with none, CUDA_VISIBLE_DEVICES is left alone
-#   --rate RATE       each way, as tc writes it (default 25gbit)
+#   --rate RATE       of each node, each way, as tc writes it (default 25gbit)
 #   --burst SIZE      of tc tbf; default: the smallest from 128kb to 1mb (at most 10gbit: 16kb to 256kb) that reaches 95 % of the rate, as
 #                     tried now, or, if none does, the one that carries most. Given, the link is not measured
 #   --patience S      seconds that other ranks get once a rank has failed (default 60)
 #
-# The link is measured by bench/link.py, and a link that is not shaped (1 MiB after 10 ms of silence in less than 0.9 x 1 MiB / rate) is an
-# error. A rank finds RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, NODE_RANK, MASTER_ADDR, MASTER_PORT, NCCL_HOSTID, NCCL_SOCKET_IFNAME,
-# GLOO_SOCKET_IFNAME and, of its node, the GPUs in CUDA_VISIBLE_DEVICES and a host name of its own. Output is the ranks' own; the exit code is
-# that of the rank that failed first, or 0. At the end, after a failure and after Ctrl-C too, nothing stays. Needs root, iproute2, util-linux,
-# python3; builds on tools/wire.sh.
+# The link from node 0 to node 1 is measured by bench/link.py, and one that is not shaped (1 MiB after 10 ms of silence in less than
+# 0.9 x 1 MiB / rate) is an error. A rank finds RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, NODE_RANK, MASTER_ADDR, MASTER_PORT,
+# NCCL_HOSTID, NCCL_SOCKET_IFNAME, GLOO_SOCKET_IFNAME and, of its node, the GPUs in CUDA_VISIBLE_DEVICES and a host name of its own. Output is
+# the ranks' own; the exit code is that of the rank that failed first, or 0. At the end, after a failure and after Ctrl-C too, nothing stays.
+# Needs root, iproute2, util-linux, python3; builds on tools/wire.sh.
 set -u
 
 here=$(cd "$(dirname "$0")" && pwd)
 wire=$here/../tools/wire.sh
-rate=25gbit burst='' per_node=1 gpus='' patience=60 only_test=0
-name=$$ pids=() interrupted=0
-address=(10.77.0.1 10.77.0.2) link_port=29411
+rate=25gbit burst='' nodes=2 per_node=1 gpus='' patience=60 only_test=0
+name=$$ pids=() interrupted=0 link_port=29411
 
 say() { printf 'nodes: %s\n' "$*" >&2; }
 die() { say "$*"; exit 2; }
+address() { echo "10.77.0.$(($1 + 1))"; }    # NODE
 in_node() { local node=$1; shift; ip netns exec "grace-$name-$node" "$@"; }
 
 options() {
@@ -33,6 +34,7 @@ options() {
         case $1 in
             --rate) rate=${2:?} ; shift 2 ;;
             --burst) burst=${2:?} ; shift 2 ;;
+            --nodes) nodes=${2:?} ; shift 2 ;;
             --per-node) per_node=${2:?} ; shift 2 ;;
             --gpus) gpus=${2:?} ; shift 2 ;;
             --patience) patience=${2:?} ; shift 2 ;;
@@ -44,10 +46,11 @@ options() {
         esac
     done
     command=("$@")
+    [[ $nodes =~ ^([2-9]|[1-9][0-9])$ ]] || die "--nodes: expected a number from 2 to 99, found '$nodes'"
     [[ $per_node =~ ^[1-9][0-9]*$ ]] || die "--per-node: expected a number from 1, found '$per_node'"
     [ -n "$gpus" ] || gpus=$(nvidia-smi -L 2>/dev/null | grep -c '^GPU ')
     [[ $gpus =~ ^[0-9]+$ ]] || die "--gpus: expected a number, found '$gpus'"
-    [ "$gpus" -eq 0 ] || [ "$gpus" -ge $((2 * per_node)) ] || die "2 nodes of $per_node ranks need $((2 * per_node)) GPUs, here are $gpus"
+    [ "$gpus" -eq 0 ] || [ "$gpus" -ge $((nodes * per_node)) ] || die "$nodes nodes of $per_node ranks need $((nodes * per_node)) GPUs, here are $gpus"
     [ $only_test -eq 1 ] || [ ${#command[@]} -gt 0 ] || die "no command given (--help)"
 }
 
@@ -61,13 +64,6 @@ clean() {
 
 # ---- the link ----
 
-shape() {  # BURST
-    local node
-    for node in 0 1; do
-        tc -n "grace-$name-$node" qdisc change dev wire0 root tbf rate "$rate" burst "$1" latency 50ms || die "tc does not take rate $rate, burst $1"
-    done
-}
-
 measured() { sed -n "s/.*\"$1\": \([^,}]*\).*/\1/p" <<<"$2"; }    # NAME LINE
 more() { awk "BEGIN { exit !($1 >= $2) }"; }
 
@@ -76,13 +72,15 @@ bursts() {
     echo 16kb 32kb 64kb 128kb 256kb
 }
 
+links() { "$wire" "$1" --nodes "$nodes" --rate "$rate" --burst "$2" "$name" || exit 2; }    # up or shape, BURST
+
 # The smallest burst that fills the link, else, said aloud, the one that carried most; its line of numbers is left in $line.
 measure_link() {
     local server best=0 candidate this
     in_node 1 python3 "$here/link.py" serve $link_port & server=$!
     for candidate in $(bursts); do
-        shape "$candidate"
-        this=$(in_node 0 python3 "$here/link.py" measure "${address[1]}" $link_port "$rate" "$candidate") || die "the link could not be measured"
+        links shape "$candidate"
+        this=$(in_node 0 python3 "$here/link.py" measure "$(address 1)" $link_port "$rate" "$candidate") || die "the link could not be measured"
         say "burst $candidate: $(measured of_rate "$this") of $rate"
         if more "$(measured of_rate "$this")" "$best"; then best=$(measured of_rate "$this") line=$this burst=$candidate; fi
         if more "$best" 0.95; then break; fi
@@ -90,7 +88,7 @@ measure_link() {
     kill $server
     wait $server 2>/dev/null
     more "$best" 0.95 || say "no burst reaches 95 % of $rate on this machine, now: $burst carries $best"
-    shape "$burst"
+    links shape "$burst"
 }
 
 check_shape() {
@@ -100,14 +98,14 @@ check_shape() {
 
 set_up_link() {
     "$wire" sweep
-    "$wire" up --rate "$rate" --burst "${burst:-256kb}" "$name" || exit 2
+    links up "${burst:-256kb}"
     [ -n "$burst" ] || measure_link
 }
 
 # ---- ranks ----
 
-gpus_of() {  # NODE: its half, as a list
-    local each=$((gpus / 2))
+gpus_of() {  # NODE: its share, as a list
+    local each=$((gpus / nodes))
     seq -s, $(($1 * each)) $(($1 * each + each - 1))
 }
 
@@ -115,8 +113,8 @@ start_rank() {  # RANK PORT
     local node=$(($1 / per_node)) visible=()
     [ "$gpus" -eq 0 ] || visible=("CUDA_VISIBLE_DEVICES=$(gpus_of $node)")
     # shellcheck disable=SC2016  # the inner shell's $
-    exec ip netns exec "grace-$name-$node" env RANK="$1" WORLD_SIZE=$((2 * per_node)) LOCAL_RANK=$(($1 % per_node)) LOCAL_WORLD_SIZE="$per_node" NODE_RANK=$node \
-        MASTER_ADDR="${address[0]}" MASTER_PORT="$2" NCCL_HOSTID="grace-node-$node" NCCL_SOCKET_IFNAME=wire0 GLOO_SOCKET_IFNAME=wire0 NCCL_IB_DISABLE=1 \
+    exec ip netns exec "grace-$name-$node" env RANK="$1" WORLD_SIZE=$((nodes * per_node)) LOCAL_RANK=$(($1 % per_node)) LOCAL_WORLD_SIZE="$per_node" NODE_RANK=$node \
+        MASTER_ADDR="$(address 0)" MASTER_PORT="$2" NCCL_HOSTID="grace-node-$node" NCCL_SOCKET_IFNAME=wire0 GLOO_SOCKET_IFNAME=wire0 NCCL_IB_DISABLE=1 \
         NCCL_NVLS_ENABLE=0 TORCH_SYMM_MEM_DISABLE_MULTICAST=1 NVSHMEM_DISABLE_NVLS=1 NCCL_SOCKET_NTHREADS="${NCCL_SOCKET_NTHREADS:-4}" \
         NCCL_NSOCKS_PERTHREAD="${NCCL_NSOCKS_PERTHREAD:-4}" "${visible[@]}" \
         unshare --uts bash -c 'echo "grace-node-$NODE_RANK" >/proc/sys/kernel/hostname; exec "$@"' bash "${command[@]}"
@@ -125,8 +123,8 @@ start_rank() {  # RANK PORT
 # The first failure starts the patience with the others; who outlasts it is told to end, and 3 seconds later is not asked any more.
 run_ranks() {
     local rank rc code=0 end='' port=$((29500 + RANDOM % 1000))
-    say "2 nodes x $per_node ranks, $rate each way, burst $burst"
-    for ((rank = 0; rank < 2 * per_node; rank++)); do
+    say "$nodes nodes x $per_node ranks, $rate each way, burst $burst"
+    for ((rank = 0; rank < nodes * per_node; rank++)); do
         start_rank "$rank" "$port" & pids+=($!)
     done
     while [ ${#pids[@]} -gt 0 ] && [ $interrupted -eq 0 ]; do

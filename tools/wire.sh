@@ -1,10 +1,14 @@
 #!/bin/sh
-# Two nodes on one machine: network namespaces joined by a veth pair whose rate is limited in both directions.
+# Nodes on one machine: network namespaces joined by links whose rate is limited in both directions.
 #
-#   tools/wire.sh run [--rate 1gbit] [--burst 128kb] [--nodes 2] [--per-node 2] -- PROGRAM ARGS...
-#   tools/wire.sh up [--rate ...] NAME      build the two namespaces grace-NAME-0 and grace-NAME-1 and leave them
-#   tools/wire.sh down NAME                 remove them
-#   tools/wire.sh sweep                     remove what runs that died have left
+#   tools/wire.sh run [--rate 1gbit] [--burst 128kb] [--per-node 2] -- PROGRAM ARGS...     under mpirun, on two nodes
+#   tools/wire.sh up [--rate ...] [--burst ...] [--nodes 2] NAME    build the namespaces grace-NAME-0, grace-NAME-1, ... and leave them
+#   tools/wire.sh shape [the same] NAME                             give their links another rate and burst
+#   tools/wire.sh down NAME                                         remove them
+#   tools/wire.sh sweep                                             remove what runs that died have left
+#
+# Two nodes share a veth pair; each end limits what it sends. More nodes hang on a bridge in a namespace of its own, grace-NAME-switch, which limits what it
+# sends to each of them as well: no node sends or receives faster than the rate, whoever it talks with, and any two have the link that two alone have.
 #
 # `run` starts mpirun in the first namespace; its launch agent enters the second. Each namespace has its own host name, because Open MPI
 # tells nodes apart by it (ranks of one node share memory, others must use the wire). Addresses exist inside the namespaces only.
@@ -26,47 +30,73 @@ need_root() {
     done
 }
 
-# Everything still running inside ends with the namespace.
-remove_namespace() {
-    ip netns list 2>/dev/null | grep -q "^$1\( \|\$\)" || return 0
-    ip netns pids "$1" 2>/dev/null | xargs -r kill -9 2>/dev/null
-    ip netns del "$1" 2>/dev/null
-}
+all_nodes() { seq 0 $((nodes - 1)); }
 
+# Everything still running inside ends with the namespaces.
 down() {
-    remove_namespace "grace-$1-0"
-    remove_namespace "grace-$1-1"
+    ip netns list 2>/dev/null | sed -nE "s/^(grace-$1-([0-9]+|switch))( .*)?\$/\1/p" | while read -r namespace; do
+        ip netns pids "$namespace" 2>/dev/null | xargs -r kill -9 2>/dev/null
+        ip netns del "$namespace" 2>/dev/null
+    done
     rm -rf "${TMPDIR:-/tmp}/grace-wire-$1"
 }
 
 # A run is named after its process: no process, no run.
 sweep() {
-    ip netns list 2>/dev/null | sed -n 's/^grace-\([0-9][0-9]*\)-[01].*/\1/p' | sort -u | while read -r pid; do
+    ip netns list 2>/dev/null | sed -nE 's/^grace-([0-9]+)-([0-9]+|switch)( .*)?$/\1/p' | sort -u | while read -r pid; do
         [ -d "/proc/$pid" ] || { echo "wire: removing what run $pid left" >&2; down "$pid"; }
     done
 }
 
 # reno, because it is everywhere and fills the link both ways at once; another host default (bbr) reaches half of it here.
 setup_end() {   # namespace, address
-    ip netns exec "$1" sh -c 'echo reno > /proc/sys/net/ipv4/tcp_congestion_control' && ip -n "$1" link set lo up && ip -n "$1" address add "$2/24" dev wire0 && ip -n "$1" link set wire0 up &&
-        tc -n "$1" qdisc add dev wire0 root tbf rate "$rate" burst "$burst" latency 50ms
+    ip netns exec "$1" sh -c 'echo reno > /proc/sys/net/ipv4/tcp_congestion_control' && ip -n "$1" link set lo up && ip -n "$1" address add "$2/24" dev wire0 &&
+        ip -n "$1" link set wire0 up
 }
 
-# A fresh end carries rows at once, but says so a little later: until then some programs (NCCL) take it for dead.
-wait_for_link() {
+limit() { tc -n "$1" qdisc replace dev "$2" root tbf rate "$rate" burst "$burst" latency 50ms; }    # namespace, device
+
+shape() {
+    for node in $(all_nodes); do
+        limit "grace-$1-$node" wire0 || die "tc does not take rate $rate, burst $burst"
+        [ "$nodes" -eq 2 ] || limit "grace-$1-switch" "wire$node" || die "tc does not take rate $rate, burst $burst"
+    done
+}
+
+# A fresh end carries rows at once, but says so a little later: until then some programs (NCCL) take it for dead. A bridge waits for that.
+wait_for_link() {   # namespace, device, what it has to say
     n=0
-    until ip -n "$1" link show wire0 | grep -q 'state UP'; do
+    until ip -d -n "$1" link show "$2" | grep -q "$3"; do
         n=$((n + 1))
-        [ $n -lt 100 ] || die "the link of $1 does not come up"
+        [ $n -lt 100 ] || die "the link $2 of $1 does not come up"
         sleep 0.05
     done
 }
 
+# A day until it forgets who is where: what is for a node it does not know goes to all, at the cost of their links.
+plug_into_switch() {
+    switch=grace-$1-switch
+    { ip netns add "$switch" && ip -n "$switch" link add switch type bridge ageing_time 8640000 && ip -n "$switch" link set switch up; } ||
+        die "cannot create a bridge"
+    for node in $(all_nodes); do
+        { ip -n "grace-$1-$node" link add wire0 type veth peer name "wire$node" netns "$switch" && ip -n "$switch" link set "wire$node" master switch up; } ||
+            die "cannot create the link of node $node"
+    done
+}
+
 up() {
-    { ip netns add "grace-$1-0" && ip netns add "grace-$1-1"; } || die "cannot create network namespaces here"
-    ip -n "grace-$1-0" link add wire0 type veth peer name wire0 netns "grace-$1-1" || die "cannot create a veth pair"
-    { setup_end "grace-$1-0" 10.77.0.1 && setup_end "grace-$1-1" 10.77.0.2; } || die "cannot set up a link of rate $rate and burst $burst"
-    for node in 0 1; do wait_for_link "grace-$1-$node"; done
+    for node in $(all_nodes); do ip netns add "grace-$1-$node" || die "cannot create network namespaces here"; done
+    if [ "$nodes" -eq 2 ]; then
+        ip -n "grace-$1-0" link add wire0 type veth peer name wire0 netns "grace-$1-1" || die "cannot create a veth pair"
+    else
+        plug_into_switch "$1"
+    fi
+    for node in $(all_nodes); do setup_end "grace-$1-$node" "10.77.0.$((node + 1))" || die "cannot set up the link of node $node"; done
+    shape "$1"
+    for node in $(all_nodes); do
+        wait_for_link "grace-$1-$node" wire0 'state UP'
+        [ "$nodes" -eq 2 ] || wait_for_link "grace-$1-switch" "wire$node" 'state forwarding'
+    done
 }
 
 # enter.sh I COMMAND...: in namespace I with host name grace-node-I, and names that resolve without a server.
@@ -125,13 +155,14 @@ while [ $# -gt 0 ]; do
     esac
 done
 case $per_node in *[!0-9]*|''|0) die "--per-node: expected a number from 1, found '$per_node'" ;; esac
-[ "$nodes" = 2 ] || die "--nodes: a wire joins 2 nodes, found '$nodes'"
+case $nodes in [2-9]|[1-9][0-9]) ;; *) die "--nodes: expected a number from 2 to 99, found '$nodes'" ;; esac
 
 case $command in
-    run)   [ $# -gt 0 ] || die "run: no program given" ; need_root ; run "$@" ;;
+    run)   [ $# -gt 0 ] || die "run: no program given" ; [ "$nodes" = 2 ] || die "run: a wire joins 2 nodes, found $nodes" ; need_root ; run "$@" ;;
     up)    [ $# -eq 1 ] || die "up: expected one name" ; need_root ; up "$1" ;;
+    shape) [ $# -eq 1 ] || die "shape: expected one name" ; need_root ; shape "$1" ;;
     down)  [ $# -eq 1 ] || die "down: expected one name" ; need_root ; down "$1" ;;
     sweep) need_root ; sweep ;;
     help|-h|--help) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p;}' "$0" ;;
-    *)     die "unknown command '$command' (run, up, down, sweep)" ;;
+    *)     die "unknown command '$command' (run, up, shape, down, sweep)" ;;
 esac

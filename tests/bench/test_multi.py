@@ -43,7 +43,7 @@ class Ranks(unittest.TestCase):
         self.assertEqual(cluster.run_ranks(cluster.Layout("1x2"), python("time.sleep(60)"), 0.3)[2], "stopped at its time limit of 0 s")
 
     def test_layouts_that_are_none(self):
-        for text in ("2", "3x1", "1x0", "x2", "1x", "ax2", "2x-1"):
+        for text in ("2", "0x1", "1x0", "x2", "1x", "ax2", "2x-1"):
             with self.assertRaises(ValueError):
                 cluster.Layout(text)
 
@@ -161,6 +161,8 @@ class Driver(unittest.TestCase):
             return "", wrong, wrong
         for name, line in said.items():
             if words[-1].endswith(name) or words[0].endswith(name) and "--test" in words:
+                if "--nodes" in words:
+                    line = dict(line, latency_us=10.0 if words[words.index("--nodes") + 1] == "2" else 40.0)
                 return json.dumps(line) + "\n", "", None
         if "plan" in words:
             return "", "", None
@@ -191,10 +193,41 @@ class Driver(unittest.TestCase):
             self.assertIn(layout, ("1x4", "2x2"))
             self.assertIn("-%s-" % layout, words[words.index("--plan") + 1])
             if nodes:                           # a half of the GPUs each: bench/nodes.sh
-                self.assertEqual(nodes[1:], ["--per-node", "2", "--gpus", "4", "--patience", "20", "--rate", "25gbit", "--burst", "128kb"])
+                self.assertEqual(nodes[1:], ["--nodes", "2", "--per-node", "2", "--gpus", "4", "--patience", "20", "--rate", "25gbit", "--burst", "128kb"])
             else:                               # a process a GPU, and all see all of them
                 self.assertEqual((n, env["WORLD_SIZE"], "CUDA_VISIBLE_DEVICES" in env), (4, "4", "CUDA_VISIBLE_DEVICES" in os.environ))
         self.assertTrue(all(limit <= multi.RUN_LIMIT_S for _, _, _, limit in self.started))
+
+    def test_four_nodes_have_a_link_of_their_own_and_a_quarter_of_the_bytes_each(self):
+        sys.argv += ["--layouts", "4x1,2x2", "--parts", "rates,engine,ladder"]
+        doc, _, code = self.main()
+        self.assertEqual((code, doc["link"]["latency_us"], doc["link_of_4_nodes"]["latency_us"]), (0, 10.0, 40.0))
+        self.assertEqual({r["layout"] for r in doc["ladder"]}, {"2x2", "4x1"})
+        for nodes, words, _, _ in self.runs():
+            n = words[len(words) - words[::-1].index("--nodes")]      # of grace
+            self.assertEqual(nodes[1:5], ["--nodes", n, "--per-node", str(4 // int(n))])
+            self.assertIn("-%sx%d-" % (n, 4 // int(n)), words[words.index("--plan") + 1])
+        for r in doc["engine"]:
+            n = int(r["layout"][0])
+            for name, steps in (("prefill", 1), ("decode", 4)):
+                self.assertAlmostEqual(r[name]["link_ms"], 100 * 4096 / n / steps / (25e9 / 8) * 1e3)
+            aimed = dict(row[::2] for row in multi_table.models_aimed({"engine": [r], "link": doc["link"], "link_of_4_nodes": doc["link_of_4_nodes"]}))
+            least = r["decode"]["link_ms"] + 2 * r["moe_layers"] * {2: 0.01, 4: 0.04}[n]
+            self.assertEqual(aimed["decode step over its bytes and 2 latencies a layer: %s, %s, i" % (r["model"], r["layout"])], "%.2f" % (8.0 / least))
+        with open(self.path[:-4] + "md") as f:
+            self.assertIn("- link of 4 nodes: 25gbit, burst 256kb: ", f.read())
+
+    def test_layouts_that_cannot_be_started(self):
+        for words in (["--layouts", "5x1"], ["--layouts", "4x1", "--launcher", "mpirun"], ["--gpus", "3"]):
+            with redirect_stderr(io.StringIO()) as said, self.assertRaises(SystemExit):
+                sys.argv, kept = sys.argv + words, sys.argv
+                try:
+                    multi.arguments()
+                finally:
+                    sys.argv = kept
+            self.assertIn("expected" if words[-1] != "5x1" else "more ranks than the 4 GPUs", said.getvalue())
+        sys.argv += ["--gpus", "3", "--layouts", "3x1"]
+        self.assertEqual([l.ranks for l in multi.arguments().layouts], [3])
 
     def test_floors_are_those_of_four_gpus(self):
         doc, _, _ = self.main()
