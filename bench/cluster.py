@@ -78,7 +78,7 @@ def wait_all(processes, limit_s):
 
 
 def under_mpirun(layout, words, link, gpus):
-    """The command that starts its ranks with MPI instead, on one node or two; each sees its node's half of the GPUs."""
+    """The command that starts its ranks with MPI instead, on one node or two; each sees its node's share of the GPUs."""
     if layout.nodes == 1:
         return words + ["--ranks", layout.name]
     own = 'n=$(hostname); n=${n##*-}; export NCCL_HOSTID=node-$n NCCL_SOCKET_IFNAME=wire0; '
