@@ -78,6 +78,17 @@ typedef struct gr_mlp {
 /* MLPs of one shape, opened together: as cpu computes with them, or packed by the backend; the other is NULL. */
 typedef struct gr_mlps { int32_t n; gr_mlp *slots; void *packed; } gr_mlps;
 
+/* An MLP of every row: a dense layer's, or the expert that all tokens use. */
+typedef struct gr_mlp_rows {
+    const gr_mlps *mlp;                 /* one */
+    float swiglu_limit;                 /* grace_model_info */
+    const gr_weight *gate;              /* [1, hidden]; NULL: none */
+    int32_t n_rows;
+    const void *in;                     /* [n_rows, hidden] */
+    void *between;                      /* [n_rows, hidden] scratch */
+    void *x;                            /* [n_rows, hidden]; neither of these */
+} gr_mlp_rows;
+
 /* Which pairs (row, slot) are computed, grouped by slot: by lists of the host, or, on a backend whose rows stay there, by what its `group` made. */
 typedef struct gr_pairs gr_pairs;
 
@@ -88,11 +99,10 @@ typedef struct gr_experts {
     const void *packed;
     float swiglu_limit;                 /* grace_model_info */
     const int32_t *first_pair;          /* [n_slots + 1] */
-    const int32_t *row_of_pair;         /* [n_pairs] */
-    const gr_pairs *pairs;              /* packed: in place of these two; NULL: one slot, all n_rows rows in their order */
+    const int32_t *row_of_pair;         /* [n_pairs]; NULL: every row is the pair of its number */
+    const gr_pairs *pairs;              /* packed: in place of these two */
     const void *shared;                 /* packed, with pairs, where takes_shared() says so: an MLP of every row; `combine` adds it. NULL: none */
-    int32_t n_rows;                     /* with packed */
-    const void *in;                     /* [n_rows, hidden] */
+    const void *in;                     /* [rows, hidden] */
     void *out;                          /* [n_pairs, hidden] */
 } gr_experts;
 
@@ -199,17 +209,15 @@ typedef struct gr_compute_ops {
     grace_status (*combine)(gr_compute *c, const gr_pairs *pairs, const float *weights, const void *in, int32_t width, void *x);
     /* packs only. Whether `experts` of so many rows takes a shared MLP along, which is less work than the two apart. */
     bool (*takes_shared)(gr_compute *c, const gr_mlps *shared, int32_t n_rows, int32_t top_k);
-    /* y[i] *= sigmoid(w x[i]), w [1, hidden], y [n_rows, hidden] */
-    grace_status (*scale_rows)(gr_compute *c, const gr_weight *w, const void *x, int32_t n_rows, void *y);
     grace_status (*experts)(gr_compute *c, const gr_experts *e);
+    /* x[i] += MLP(in[i]), times sigmoid(gate in[i]) where there is a gate */
+    grace_status (*mlp)(gr_compute *c, const gr_mlp_rows *m);
     /* out[i] = in[index[i]], rows of `width` elements */
     grace_status (*gather)(gr_compute *c, const void *in, const int32_t *index, int32_t n_rows, int32_t width, void *out);
     /* cpu only. out[i] (+)= sum over j in [first[i], first[i+1]) of weight[j] * in[index[j]], in that order, starting from 0, plain multiply then
      * add; weight NULL: all 1; then one addition to out[i] when accumulate. */
     grace_status (*sum_rows)(gr_compute *c, const float *in, const int32_t *first, const int32_t *index, const float *weight,
                              int32_t n_rows, int32_t width, bool accumulate, float *out);
-    /* x[i] += y[i] */
-    grace_status (*add)(gr_compute *c, void *x, const void *y, int64_t n);
     /* One id from each of n rows of logits [n, vocab]: by temperature 0 the largest; else softmax(logits / temperature) cut to top_k (0: not), then to
      * top_p, drawn by u. */
     grace_status (*sample)(gr_compute *c, const float *logits, int32_t n, int32_t vocab, const gr_draws *draws, int32_t *ids);

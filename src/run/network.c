@@ -101,16 +101,9 @@ done:
 
 /* x += MLP(rows), for every row; with a gate, as far as it lets it. */
 static grace_status add_mlp(gr_network *net, const gr_mlps *mlp, const gr_weight *gate, const void *rows) {
-    grace_status st = GRACE_OK;
-    const gr_compute_ops *ops = net->compute->ops;
-    const int32_t n = n_here(net), pairs[2] = {0, n};
-    const gr_experts e = {.n_slots = 1, .slots = mlp->slots, .packed = mlp->packed, .swiglu_limit = net->info->swiglu_limit, .first_pair = pairs,
-                          .row_of_pair = net->own_rows, .n_rows = n, .in = rows, .out = net->h};
-    GR_TRY(ops->experts(net->compute, &e));
-    if (gate) GR_TRY(ops->scale_rows(net->compute, gate, rows, n, net->h));
-    GR_TRY(ops->add(net->compute, x_here(net), net->h, (int64_t)n * net->info->hidden));
-done:
-    return st;
+    const gr_mlp_rows m = {.mlp = mlp, .swiglu_limit = net->info->swiglu_limit, .gate = gate, .n_rows = n_here(net), .in = rows, .between = net->h,
+                           .x = x_here(net)};
+    return net->compute->ops->mlp(net->compute, &m);
 }
 
 static grace_status dense(gr_network *net, const gr_layer *layer) {
@@ -192,7 +185,7 @@ static bool shared_rides(const gr_network *net, const gr_layer *layer) {
 static grace_status run_experts(gr_network *net, const gr_layer *layer, int32_t moe, const gr_arrived *arrived) {
     double mark = gr_now_us();
     gr_experts e = {.n_slots = layer->slots.n, .slots = layer->slots.slots, .packed = layer->slots.packed, .swiglu_limit = net->info->swiglu_limit,
-                    .first_pair = arrived->first_pair, .row_of_pair = arrived->row_of_pair, .pairs = arrived->pairs, .n_rows = arrived->n_rows,
+                    .first_pair = arrived->first_pair, .row_of_pair = arrived->row_of_pair, .pairs = arrived->pairs,
                     .shared = shared_rides(net, layer) ? layer->shared.packed : NULL, .in = arrived->rows, .out = arrived->results};
     grace_status st = net->compute->ops->experts(net->compute, &e);
     net->step_load[moe] = arrived->n_pairs;

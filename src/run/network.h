@@ -69,7 +69,6 @@ typedef struct gr_network {
     int32_t *pick;                      /* [layers, experts, turns] the router's tables, and those of decode steps behind them; NULL: rows are placed here */
     int32_t *joint, *decode_joint;      /* the routers' tables of policy joint, likewise */
     /* host memory */
-    int32_t *own_rows;                  /* [rows] 0, 1, ...: the rows of an MLP that every token uses */
     int32_t *drawn;                     /* [n_logits_max] ids */
     float *logits_here;                 /* a copy of logits, where they are not in host memory */
     void *seen;                         /* likewise for on_gate and on_stream */

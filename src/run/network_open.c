@@ -78,8 +78,6 @@ static grace_status alloc_buffers(gr_network *net) {
     GR_TRY(alloc_logits(net));
     GR_TRY(alloc_choices(net, rows));
     GR_TRY(alloc_block(net, &net->step_block, (int64_t)rows * GR_STEP_BYTES));
-    GR_CALLOC(net->own_rows, rows);
-    for (int32_t i = 0; i < rows; i++) net->own_rows[i] = i;
     GR_CALLOC(net->step_load, m->n_moe_layers);
     GR_CALLOC(net->step_expert_us, m->n_moe_layers);
 done:
@@ -293,7 +291,7 @@ void gr_network_close(gr_network *net) {
         gr_weights_close(&net->w);
         ops->free(net->compute);
     }
-    void *const here[] = {net->own_rows, net->drawn, net->logits_here, net->seen, net->step_block.host, net->draw_block.host};
+    void *const here[] = {net->drawn, net->logits_here, net->seen, net->step_block.host, net->draw_block.host};
     for (size_t i = 0; i < sizeof here / sizeof *here; i++) free(here[i]);
     free(net->step_load);
     free(net->step_expert_us);

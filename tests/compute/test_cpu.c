@@ -159,21 +159,6 @@ static void sum_rows_adds_in_list_order_with_two_roundings(void **state) {
     close_all(&all);
 }
 
-static void add_adds(void **state) {
-    (void)state;
-    enum { N = 1003 };
-    gr_rng rng = seeded(54);
-    many all = open_all();
-    float *x = random_floats(&rng, N), *y = random_floats(&rng, N), out[N];
-    FOR_EACH_BACKEND(c, all) {
-        memcpy(out, x, sizeof out);
-        assert_int_equal(c->ops->add(c, out, y, N), GRACE_OK);
-        for (int i = 0; i < N; i++) assert_true(out[i] == x[i] + y[i]);
-    }
-    free(x), free(y);
-    close_all(&all);
-}
-
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(an_unknown_level_or_thread_count_is_refused),
@@ -184,7 +169,6 @@ int main(void) {
         cmocka_unit_test(norm_agrees_with_double_in_place_and_row_by_row),
         cmocka_unit_test(gather_copies_rows),
         cmocka_unit_test(sum_rows_adds_in_list_order_with_two_roundings),
-        cmocka_unit_test(add_adds),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

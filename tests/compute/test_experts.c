@@ -181,6 +181,47 @@ static void clamped_experts_with_biases_agree_with_double_on_every_backend(void 
     close_all(&all);
 }
 
+/* Of every row in its order; by how much a gate lets it through is known in double. */
+static void an_mlp_of_every_row_adds_what_its_gate_lets_through(void **state) {
+    (void)state;
+    enum { WIDTH = 21, HIDDEN = 37, ROWS = 9, N = ROWS * HIDDEN };
+    const int32_t pairs[1] = {ROWS};
+    gr_rng rng = seeded(26);
+    many all = open_all();
+    expert_case e = build_case(&rng, pairs, 1, ROWS, WIDTH, HIDDEN, GRACE_F16);
+    matrix open = random_matrix(&rng, 1, HIDDEN, GRACE_F16);
+    float *x = random_floats(&rng, N), between[N], plain[N], gated[N], first[N];
+    for (int i = 0; i < ROWS; i++) e.row_of_pair[i] = i;
+    FOR_EACH_BACKEND(c, all) {
+        gr_mlp mlp = {.gate = open_weight(c, &e.gate[0]), .up = open_weight(c, &e.up[0]), .down = open_weight(c, &e.down[0])};
+        gr_weight *gate = open_weight(c, &open);
+        const gr_mlps one = {1, &mlp, NULL};
+        gr_mlp_rows m = {.mlp = &one, .n_rows = ROWS, .in = e.in, .between = between, .x = plain};
+        float *y = run_case(c, &e, e.first_pair, e.row_of_pair);
+        memcpy(plain, x, sizeof plain), memcpy(gated, x, sizeof gated);
+        assert_int_equal(c->ops->mlp(c, &m), GRACE_OK);
+        for (int i = 0; i < N; i++) assert_true(plain[i] == x[i] + y[i]);
+        m.gate = gate, m.x = gated;
+        assert_int_equal(c->ops->mlp(c, &m), GRACE_OK);
+        if (c == all.c[0]) memcpy(first, gated, sizeof first);
+        assert_same_bits(gated, first, N, gr_compute_cpu_simd(c));
+        for (int row = 0; row < ROWS; row++) {
+            double z = 0;
+            for (int i = 0; i < HIDDEN; i++) z += (double)e.in[row * HIDDEN + i] * open.value[i];
+            for (int i = row * HIDDEN; i < (row + 1) * HIDDEN; i++) {
+                const double part = (double)y[i] / (1 + exp(-z)), wanted = (double)x[i] + part;
+                assert_close((double)gated[i], wanted, 1e-5 * fabs(part) + (double)EPS_F32 * fabs(wanted) + 1e-7, "gated", i);
+            }
+        }
+        free(y);
+        c->ops->weight_close(c, mlp.gate), c->ops->weight_close(c, mlp.up), c->ops->weight_close(c, mlp.down), c->ops->weight_close(c, gate);
+    }
+    free(x);
+    free_matrix(&open);
+    free_case(&e);
+    close_all(&all);
+}
+
 static void experts_of_another_shape_are_refused(void **state) {
     (void)state;
     gr_rng rng = seeded(24);
@@ -206,6 +247,7 @@ int main(void) {
         cmocka_unit_test(a_pair_alone_equals_the_pair_in_a_batch),
         cmocka_unit_test(no_pairs_and_no_slots_are_fine),
         cmocka_unit_test(clamped_experts_with_biases_agree_with_double_on_every_backend),
+        cmocka_unit_test(an_mlp_of_every_row_adds_what_its_gate_lets_through),
         cmocka_unit_test(experts_of_another_shape_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -207,38 +207,10 @@ static void a_stack_is_its_parts_side_by_side(void **state) {
     close_all(&all);
 }
 
-static void a_gate_scales_every_row(void **state) {
-    (void)state;
-    enum { ROWS = 9, WIDTH = 37 };
-    gr_rng rng = seeded(16);
-    many all = open_all();
-    matrix m = random_matrix(&rng, 1, WIDTH, GRACE_F16);
-    float *x = random_floats(&rng, ROWS * WIDTH), *y = malloc(sizeof(float) * ROWS * WIDTH), *first = malloc(sizeof(float) * ROWS * WIDTH);
-    FOR_EACH_BACKEND(c, all) {
-        gr_weight *w = open_weight(c, &m);
-        memcpy(y, x, sizeof(float) * ROWS * WIDTH);
-        assert_int_equal(c->ops->scale_rows(c, w, x, ROWS, y), GRACE_OK);
-        if (c == all.c[0]) memcpy(first, y, sizeof(float) * ROWS * WIDTH);
-        assert_same_bits(y, first, ROWS * WIDTH, gr_compute_cpu_simd(c));
-        c->ops->weight_close(c, w);
-    }
-    for (int row = 0; row < ROWS; row++) {
-        double z = 0;
-        for (int i = 0; i < WIDTH; i++) z += (double)x[row * WIDTH + i] * m.value[i];
-        for (int i = 0; i < WIDTH; i++) {
-            const double wanted = (double)x[row * WIDTH + i] / (1 + exp(-z));
-            assert_close((double)first[row * WIDTH + i], wanted, 1e-5 * fabs(wanted) + 1e-7, "scale_rows", i);
-        }
-    }
-    free(x), free(y), free(first);
-    free_matrix(&m);
-    close_all(&all);
-}
-
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_head_meets_its_own_piece_and_carries_the_rest),
-        cmocka_unit_test(a_stack_is_its_parts_side_by_side), cmocka_unit_test(a_gate_scales_every_row),
+        cmocka_unit_test(a_stack_is_its_parts_side_by_side),
         cmocka_unit_test(every_level_and_thread_count_adds_in_the_stated_order),
         cmocka_unit_test(the_models_shapes_add_in_the_stated_order),
         cmocka_unit_test(a_row_alone_equals_the_row_in_a_batch),

@@ -197,11 +197,11 @@ done:
     return st;
 }
 
-static grace_status run_expert(gr_compute *c, const bench_data *d, int32_t set, const int32_t *pairs, int32_t rows) {
+static grace_status run_expert(gr_compute *c, const bench_data *d, int32_t set, int32_t rows) {
     gr_weight *const *w = d->weights.weights + 3 * (set % d->weights.n);
     const gr_mlp mlp = {.gate = w[0], .up = w[1], .down = w[2]};
     const int32_t first_pair[] = {0, rows};
-    const gr_experts e = {.n_slots = 1, .slots = &mlp, .first_pair = first_pair, .row_of_pair = pairs, .in = d->in, .out = d->out};
+    const gr_experts e = {.n_slots = 1, .slots = &mlp, .first_pair = first_pair, .in = d->in, .out = d->out};
     return c->ops->experts(c, &e);
 }
 
@@ -209,20 +209,16 @@ grace_status gr_bench_experts(gr_compute *c, int32_t rows, int32_t width, int32_
     grace_status st = GRACE_OK;
     const int32_t shapes[][2] = {{width, hidden}, {width, hidden}, {hidden, width}};
     bench_data d = {0};
-    int32_t *row_of_pair = NULL;
     GR_TRY(bench_data_build(c, shapes, 3, rows, hidden, hidden, rotate_bytes, repeats, &d));
-    GR_CALLOC(row_of_pair, rows);
-    for (int32_t i = 0; i < rows; i++) row_of_pair[i] = i;
     for (int32_t i = -2; i < repeats; i++) {
         const double start = gr_now_us();
-        GR_TRY(run_expert(c, &d, i + 2, row_of_pair, rows));
+        GR_TRY(run_expert(c, &d, i + 2, rows));
         if (i >= 0) d.us[i] = gr_now_us() - start;
     }
     summarise(d.us, repeats, t);
     t->flops = 6.0 * rows * width * hidden;
     t->weight_bytes = 6.0 * width * hidden;
 done:
-    free(row_of_pair);
     bench_data_free(c, &d);
     return st;
 }

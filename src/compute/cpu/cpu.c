@@ -267,30 +267,6 @@ static grace_status cpu_sum_rows(gr_compute *c, const float *in, const int32_t *
     return GRACE_OK;
 }
 
-typedef struct scale_args { const gr_kernels *k; const gr_weight *w; const float *x; float *y; } scale_args;
-
-static void scale_row(void *args, int64_t row, int32_t thread) {
-    const scale_args *s = args;
-    float by = 0, *y = s->y + row * s->w->cols;
-    gr_tile t = {.w = s->w->vector, .dtype = GRACE_F32, .n_outs = 1, .n_rows = 1, .k = s->w->cols, .x = {s->x + row * s->w->cols}, .out = {&by}};
-    (void)thread;
-    s->k->tile(&t);
-    s->k->sigmoid(&by, 1);
-    for (int32_t i = 0; i < s->w->cols; i++) y[i] *= by;
-}
-
-static grace_status cpu_scale_rows(gr_compute *c, const gr_weight *w, const void *x, int32_t n_rows, void *y) {
-    GR_ASSERT(w->vector);
-    scale_args s = {gr_cpu_of(c)->k, w, x, y};
-    gr_cpu_for(gr_cpu_of(c), n_rows, (int64_t)n_rows * w->cols * 2, scale_row, &s);
-    return GRACE_OK;
-}
-
-static grace_status cpu_add(gr_compute *c, void *x, const void *y, int64_t n) {
-    gr_cpu_of(c)->k->add(x, y, n);
-    return GRACE_OK;
-}
-
 /* ---- opening ---- */
 static void cpu_free(gr_compute *c) {
     if (!c) return;
@@ -319,8 +295,8 @@ static const gr_compute_ops cpu_ops = {
     .mark = cpu_mark, .weight_open = weight_open, .stack_open = stack_open, .weight_close = weight_close, .mlps_open = mlps_open, .mlps_close = mlps_close,
     .padded = cpu_padded, .replay = cpu_replay, .record = cpu_record, .begin = cpu_begin,
     .embed = cpu_embed, .norm = gr_cpu_norm, .linear = gr_cpu_linear, .norm_linear = cpu_norm_linear, .linear_add = gr_cpu_linear_add, .logits = gr_cpu_logits,
-    .linear_heads = gr_cpu_linear_heads, .attention = gr_cpu_attention, .gate = gr_cpu_gate, .recall = cpu_recall, .scale_rows = cpu_scale_rows,
-    .experts = gr_cpu_experts, .gather = cpu_gather, .sum_rows = cpu_sum_rows, .add = cpu_add, .sample = gr_cpu_sample, .free = cpu_free,
+    .linear_heads = gr_cpu_linear_heads, .attention = gr_cpu_attention, .gate = gr_cpu_gate, .recall = cpu_recall,
+    .experts = gr_cpu_experts, .mlp = gr_cpu_mlp, .gather = cpu_gather, .sum_rows = cpu_sum_rows, .sample = gr_cpu_sample, .free = cpu_free,
 };
 
 #ifdef GRACE_X86

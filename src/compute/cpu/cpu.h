@@ -63,6 +63,7 @@ grace_status gr_cpu_linear(gr_compute *c, const gr_weight *w, const void *x, int
 grace_status gr_cpu_linear_add(gr_compute *c, const gr_weight *w, const void *x, int32_t n_rows, void *out);
 grace_status gr_cpu_logits(gr_compute *c, const gr_weight *w, const void *x, int32_t n_rows, float *out);
 grace_status gr_cpu_experts(gr_compute *c, const gr_experts *e);
+grace_status gr_cpu_mlp(gr_compute *c, const gr_mlp_rows *m);
 grace_status gr_cpu_attention(gr_compute *c, const gr_attention *a);
 grace_status gr_cpu_linear_heads(gr_compute *c, const gr_weight *w, int32_t n_heads, int32_t n_kept, const void *x, int32_t n_rows, void *out);
 grace_status gr_cpu_gate(gr_compute *c, const gr_router_weights *router, const grace_gate *rule, const void *x, int32_t n_rows, int32_t top_k,

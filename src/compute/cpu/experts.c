@@ -16,6 +16,8 @@ typedef struct expert_cut { int32_t slot, out, n_outs, pair, pair_end; } expert_
 
 static int32_t least(int32_t a, int32_t b) { return a < b ? a : b; }
 
+static int32_t row_of_pair(const gr_experts *e, int32_t pair) { return e->row_of_pair ? e->row_of_pair[pair] : pair; }
+
 static int32_t slot_of_task(const expert_args *x, int32_t task) {
     int32_t low = 0, high = x->e->n_slots;      /* first_task[low] <= task < first_task[high] */
     while (high - low > 1) {
@@ -58,7 +60,7 @@ static void up_task(void *args, int64_t task, int32_t thread) {
     for (int32_t p = cut.pair; p < cut.pair_end; p += gate.n_rows) {
         gate.n_rows = up.n_rows = least(k->tile_rows, cut.pair_end - p);
         for (int32_t r = 0; r < gate.n_rows; r++) {
-            gate.x[r] = up.x[r] = (const float *)x->e->in + (int64_t)x->e->row_of_pair[p + r] * x->hidden_size;
+            gate.x[r] = up.x[r] = (const float *)x->e->in + (int64_t)row_of_pair(x->e, p + r) * x->hidden_size;
             gate.out[r] = x->hidden + (int64_t)(p + r) * x->width + cut.out;
             up.out[r] = block + r * GR_BLOCK_OUTS_MAX;
         }
@@ -127,6 +129,39 @@ grace_status gr_cpu_experts(gr_compute *c, const gr_experts *e) {
     x.first_task = cpu->tasks.data;
     gr_cpu_for(cpu, cut_pass(&x, cpu->tasks.data, x.width, x.hidden_size), 2 * cost, up_task, &x);
     gr_cpu_for(cpu, cut_pass(&x, cpu->tasks.data, x.hidden_size, x.width), cost, down_task, &x);
+done:
+    return st;
+}
+
+/* ---- an MLP of every row ---- */
+
+typedef struct adding { const gr_kernels *k; const gr_mlp_rows *m; int32_t hidden; } adding;
+
+static void scale(const gr_kernels *k, const gr_weight *gate, const float *in, float *y) {
+    float by = 0;
+    gr_tile t = {.w = gate->vector, .dtype = GRACE_F32, .n_outs = 1, .n_rows = 1, .k = gate->cols, .x = {in}, .out = {&by}};
+    k->tile(&t);
+    k->sigmoid(&by, 1);
+    for (int32_t i = 0; i < gate->cols; i++) y[i] *= by;
+}
+
+static void add_row(void *args, int64_t row, int32_t thread) {
+    const adding *a = args;
+    const int64_t at = row * a->hidden;
+    float *y = (float *)a->m->between + at;
+    (void)thread;
+    if (a->m->gate) scale(a->k, a->m->gate, (const float *)a->m->in + at, y);
+    a->k->add((float *)a->m->x + at, y, a->hidden);
+}
+
+grace_status gr_cpu_mlp(gr_compute *c, const gr_mlp_rows *m) {
+    grace_status st = GRACE_OK;
+    const int32_t pairs[2] = {0, m->n_rows};
+    const gr_experts e = {.n_slots = 1, .slots = m->mlp->slots, .swiglu_limit = m->swiglu_limit, .first_pair = pairs, .in = m->in, .out = m->between};
+    adding a = {gr_cpu_of(c)->k, m, m->mlp->slots->down->rows};
+    GR_ASSERT(!m->gate || m->gate->vector);
+    GR_TRY(gr_cpu_experts(c, &e));
+    gr_cpu_for(gr_cpu_of(c), m->n_rows, (int64_t)m->n_rows * a.hidden * 2, add_row, &a);
 done:
     return st;
 }

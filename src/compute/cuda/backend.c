@@ -238,15 +238,9 @@ static grace_status cuda_linear_heads(gr_compute *base, const gr_weight *w, int3
     return gr_cuda_linear_heads(c->linears, &m, n_heads, n_kept, x, n_heads * piece, piece, n_rows, out, c->stream);
 }
 
-static grace_status cuda_scale_rows(gr_compute *base, const gr_weight *w, const void *x, int32_t n_rows, void *y) {
-    return gr_cuda_scale_rows(w->data, x, n_rows, w->cols, y, gr_cuda_of(base)->stream);
-}
-
 static grace_status cuda_gather(gr_compute *base, const void *in, const int32_t *index, int32_t n_rows, int32_t width, void *out) {
     return gr_cuda_gather(in, index, n_rows, width, out, gr_cuda_of(base)->stream);
 }
-
-static grace_status cuda_add(gr_compute *base, void *x, const void *y, int64_t n) { return gr_cuda_add(x, y, n, gr_cuda_of(base)->stream); }
 
 static grace_status cuda_sample(gr_compute *base, const float *logits, int32_t n, int32_t vocab, const gr_draws *draws, int32_t *ids) {
     gr_cuda *c = gr_cuda_of(base);
@@ -332,12 +326,6 @@ static grace_status cuda_joint(gr_compute *base, const gr_joint_tables *t, const
     return gr_cuda_joint(t, rows, top_k, ids, slots, gr_cuda_of(base)->stream);
 }
 
-/* A row or two, where nothing asks for the sums' usual order. */
-static bool singles_pay(const gr_cuda *c, int32_t n_rows, int32_t top_k) {
-    return !c->opt.exact && (c->kernels == GR_CUDA_KERNELS_AUTO || c->kernels == GR_CUDA_KERNELS_HOPPER) && n_rows <= GR_CUDA_ONE_ROWS &&
-           top_k <= GR_CUDA_ONE_TOP_K && c->info.swiglu_limit == 0;
-}
-
 const gr_pairs *gr_cuda_pairs_for(gr_compute *base, int32_t n_rows, int32_t top_k, int32_t n_slots) {
     gr_cuda *c = gr_cuda_of(base);
     gr_cuda_pairs *p = &c->pairs.pairs;
@@ -348,7 +336,7 @@ const gr_pairs *gr_cuda_pairs_for(gr_compute *base, int32_t n_rows, int32_t top_
 
 static grace_status cuda_group(gr_compute *base, const int32_t *slots, int32_t n_rows, int32_t top_k, int32_t n_slots, const gr_pairs **out) {
     gr_cuda *c = gr_cuda_of(base);
-    if (!singles_pay(c, n_rows, top_k)) {
+    if (!gr_cuda_singles_pay(c, n_rows, top_k)) {
         *out = gr_cuda_pairs_for(base, n_rows, top_k, n_slots);
         return gr_cuda_group(slots, &c->pairs.pairs, c->stream);
     }
@@ -360,24 +348,18 @@ static grace_status cuda_group(gr_compute *base, const int32_t *slots, int32_t n
 
 static bool cuda_takes_shared(gr_compute *base, const gr_mlps *shared, int32_t n_rows, int32_t top_k) {
     const gr_cuda_mlps *m = shared->packed;
-    return singles_pay(gr_cuda_of(base), n_rows, top_k) && gr_cuda_experts_one_fits(m->experts, n_rows, 1);
+    return gr_cuda_singles_pay(gr_cuda_of(base), n_rows, top_k) && gr_cuda_experts_one_fits(m->experts, n_rows, 1);
 }
 
 static grace_status cuda_experts(gr_compute *base, const gr_experts *e) {
     gr_cuda *c = gr_cuda_of(base);
     const gr_cuda_mlps *m = e->packed;
-    const gr_cuda_pairs every = {.n_slots = 1, .n_rows = e->n_rows, .top_k = 1};
-    const gr_cuda_one each = {.n_rows = e->n_rows, .top_k = 1};
+    const gr_cuda_mlps *shared = e->shared;
     if (e->n_slots == 0) return GRACE_OK;
-    if (e->pairs && e->pairs->single) {         /* combine runs them */
-        const gr_cuda_mlps *shared = e->shared;
-        c->pairs.experts = m->experts, c->pairs.in = e->in;
-        c->pairs.one.shared = shared ? shared->experts : NULL, c->pairs.one.shared_act = c->shared_act;
-        return GRACE_OK;
-    }
-    if (e->pairs || !singles_pay(c, e->n_rows, 1))
-        return gr_cuda_experts_run(m->experts, e->pairs ? &e->pairs->pairs : &every, e->in, e->out, c->stream);
-    return gr_cuda_experts_one(m->experts, &each, e->in, NULL, e->out, c->stream);
+    if (!e->pairs->single) return gr_cuda_experts_run(m->experts, &e->pairs->pairs, e->in, e->out, c->stream);
+    c->pairs.experts = m->experts, c->pairs.in = e->in;     /* combine runs them */
+    c->pairs.one.shared = shared ? shared->experts : NULL, c->pairs.one.shared_act = c->shared_act;
+    return GRACE_OK;
 }
 
 static grace_status cuda_combine(gr_compute *base, const gr_pairs *pairs, const float *weights, const void *in, int32_t width, void *x) {
@@ -392,9 +374,8 @@ static grace_status cuda_combine(gr_compute *base, const gr_pairs *pairs, const 
 static void cuda_free(gr_compute *base) {
     if (!base) return;
     gr_cuda *c = gr_cuda_of(base);
-    void *const all[] = {c->act, c->shared_act, c->router_logits, c->router_done, c->sample_scratch, c->flaws, c->pairs.pairs.first_pair,
-                         c->pairs.pairs.row_of_pair,
-                         c->pairs.pairs.pair_of_choice, c->pairs.pairs.scratch};
+    void *const all[] = {c->act, c->shared_act, c->gate_up, c->router_logits, c->router_done, c->sample_scratch, c->flaws, c->pairs.pairs.first_pair,
+                         c->pairs.pairs.row_of_pair, c->pairs.pairs.pair_of_choice, c->pairs.pairs.scratch};
     gr_cuda_drop_replays(base);
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) cudaFree(all[i]);
     gr_cuda_attention_close(c->attention);
@@ -414,7 +395,7 @@ static const gr_compute_ops cuda_ops = {
     .replay = cuda_replay, .record = cuda_record, .mark = cuda_mark, .begin = cuda_begin, .embed = cuda_embed, .norm = cuda_norm, .linear = cuda_linear,
     .norm_linear = cuda_norm_linear, .linear_add = cuda_linear_add, .logits = cuda_logits, .linear_heads = cuda_linear_heads,
     .attention = cuda_attention, .gate = cuda_gate, .recall = cuda_recall, .joint = cuda_joint, .group = cuda_group,
-    .combine = cuda_combine, .takes_shared = cuda_takes_shared, .scale_rows = cuda_scale_rows, .experts = cuda_experts, .gather = cuda_gather, .add = cuda_add,
+    .combine = cuda_combine, .takes_shared = cuda_takes_shared, .experts = cuda_experts, .mlp = gr_cuda_mlp, .gather = cuda_gather,
     .sample = cuda_sample, .free = cuda_free,
 };
 
@@ -443,6 +424,7 @@ static grace_status alloc_scratch(gr_cuda *c) {
     c->act_elements = act_elements(&c->opt);
     GR_TRY(gr_cuda_alloc(&c->act, (size_t)c->act_elements * sizeof(uint16_t), "activations of experts"));
     GR_TRY(gr_cuda_alloc(&c->shared_act, (size_t)GR_CUDA_ONE_ROWS * (size_t)m->shared_width * sizeof(uint16_t), "activations of experts"));
+    GR_TRY(gr_cuda_mlp_open(c));
     GR_TRY(gr_cuda_alloc(&c->router_logits, (size_t)(rows * m->n_experts) * sizeof(float), "router logits"));
     GR_TRY(cuda_alloc(&c->base, (size_t)rows * sizeof(int32_t), (void **)&c->router_done));
     GR_TRY(cuda_alloc(&c->base, GR_CUDA_N_FLAWS * sizeof *c->flaws, (void **)&c->flaws));

@@ -18,6 +18,7 @@ struct gr_weight {
 
 /* gr_mlps.packed */
 typedef struct gr_cuda_mlps {
+    int32_t hidden, width;
     gr_cuda_experts *experts;
     void *gate_up, *down;
     float *gate_up_bias, *down_bias;
@@ -65,6 +66,8 @@ typedef struct gr_cuda {
     void *sample_scratch;
     int32_t *flaws, *flaws_seen;        /* [GR_CUDA_N_FLAWS] row + 1 of the first NaN; on the device, and pinned */
     int32_t width_told;                 /* of MLPs whose kernels were told last */
+    int32_t product_rows;               /* an MLP of more than GR_CUDA_ONE_ROWS rows and at most so many is dense products (mlp.c) */
+    float *gate_up;                     /* [product_rows, 2 * width] of the widest */
     bool wants_lists;                   /* the step's attention lists are not made yet */
     cudaGraphExec_t replays[GR_CUDA_REPLAYS_MAX + 1];
     int64_t n_replayed;                 /* steps, so far */
@@ -75,6 +78,15 @@ typedef struct gr_cuda {
 
 static inline gr_cuda *gr_cuda_of(gr_compute *c) { return (gr_cuda *)c; }
 
+/* Whether kernels may go by the number of rows: nothing asks for one order of sums, for kernels by name, or for a limit. */
+static inline bool gr_cuda_goes_by_rows(const gr_cuda *c) {
+    return !c->opt.exact && (c->kernels == GR_CUDA_KERNELS_AUTO || c->kernels == GR_CUDA_KERNELS_HOPPER) && c->info.swiglu_limit == 0;
+}
+/* Whether these are so few that each streams its experts by itself. */
+static inline bool gr_cuda_singles_pay(const gr_cuda *c, int32_t n_rows, int32_t top_k) {
+    return gr_cuda_goes_by_rows(c) && n_rows <= GR_CUDA_ONE_ROWS && top_k <= GR_CUDA_ONE_TOP_K;
+}
+
 /* Device memory, not cleared; what says what for. MEMORY names the bytes wanted and free. */
 grace_status gr_cuda_alloc(void *out, size_t bytes, const char *what);
 
@@ -83,6 +95,11 @@ void gr_cuda_drop_replays(gr_compute *base);
 
 /* Room for pairs of so many rows, never single: the caller makes them. */
 const gr_pairs *gr_cuda_pairs_for(gr_compute *base, int32_t n_rows, int32_t top_k, int32_t n_slots);
+
+/* ---- mlp.c ---- */
+grace_status gr_cuda_mlp_open(gr_cuda *c);                                  /* its scratch, which cuda_free() frees */
+grace_status gr_cuda_mlp_prepare(gr_cuda *c, const gr_cuda_mlps *m);        /* the products that m will be, if any, are chosen */
+grace_status gr_cuda_mlp(gr_compute *base, const gr_mlp_rows *r);
 
 /* ---- load.c ---- */
 grace_status gr_cuda_weight_open(gr_compute *base, const grace_tensor *t, gr_weight **out);

@@ -306,6 +306,7 @@ grace_status gr_cuda_mlps_open(gr_compute *base, const gr_mlp_tensors *mlps, int
     const int32_t width = (int32_t)mlps[0].gate.rows, hidden = (int32_t)mlps[0].gate.cols;
     GR_CALLOC(m, 1);
     opened.packed = m;
+    m->hidden = hidden, m->width = width;
     GR_TRY(alloc_mlps(&mlps[0], n, m));
     for (int32_t i = 0; i < n; i++) GR_TRY(put_mlp(c, &mlps[i], i, hidden, width, m));
     const int64_t pairs = c->act_elements / width, most = (int64_t)c->opt.n_rows_max * c->opt.n_ranks * c->info.top_k;
@@ -314,6 +315,7 @@ grace_status gr_cuda_mlps_open(gr_compute *base, const gr_mlp_tensors *mlps, int
         .down_bias = m->down_bias, .swiglu_limit = swiglu_limit, .act = c->act, .n_pairs_max = (int32_t)(pairs < most ? pairs : most),
     };
     GR_TRY(gr_cuda_experts_open(&opt, &m->experts));
+    if (n == 1) GR_TRY(gr_cuda_mlp_prepare(c, m));
     tell_kernels(c, width, m->experts);
     *out = opened;
     opened.packed = NULL;

@@ -14,11 +14,13 @@ enum { THREADS = 256, RUN = 4 };
 
 struct place { int64_t row; int32_t at; bool valid; };
 
-// The r-th vector of this thread, as (row, vector of the row).
-__device__ __forceinline__ place place_of(int r, int64_t n_vectors, int32_t per_row) {
-    const int64_t i = (int64_t)blockIdx.x * (THREADS * RUN) + r * THREADS + threadIdx.x;
+// Vector i, as (row, vector of the row); and the r-th of this thread.
+__device__ __forceinline__ place place_at(int64_t i, int64_t n_vectors, int32_t per_row) {
     const int64_t row = i >> 32 ? i / per_row : (uint32_t)i / (uint32_t)per_row;
     return {row, (int32_t)(i - row * per_row), i < n_vectors};
+}
+__device__ __forceinline__ place place_of(int r, int64_t n_vectors, int32_t per_row) {
+    return place_at((int64_t)blockIdx.x * (THREADS * RUN) + r * THREADS + threadIdx.x, n_vectors, per_row);
 }
 
 __global__ __launch_bounds__(THREADS) void copy_rows(const uint4 *from, const int32_t *index, int64_t n_vectors, int32_t per_row, uint4 *to) {
@@ -77,6 +79,21 @@ __global__ __launch_bounds__(THREADS) void add_bias(const float *bias, int64_t n
 
 // The hardware's exp and division: a few units of fp32, far below the rounding to bf16.
 __device__ __forceinline__ float sigmoid_times(float x, float factor) { return __fdividef(factor, 1.0f + __expf(-x)); }
+
+// A vector of act a thread: few rows are not many, and every thread reads 64 bytes for it. Rows of gate_up are 16 floats for each vector of act.
+__global__ __launch_bounds__(THREADS) void swiglu(const float *gate_up, int64_t n_vectors, int32_t per_row, int32_t block, uint4 *act) {
+    const place p = place_at((int64_t)blockIdx.x * THREADS + threadIdx.x, n_vectors, per_row);
+    const int32_t o = p.at * 8;
+    pdl::release_next();
+    pdl::wait();
+    if (!p.valid) return;
+    const float *from = gate_up + p.row * per_row * 16 + o / block * 2 * block + o % block;
+    float gate[8], up[8];
+    lanes::load_eight(from, gate), lanes::load_eight(from + block, up);
+#pragma unroll
+    for (int i = 0; i < 8; i++) gate[i] = sigmoid_times(gate[i], gate[i]) * up[i];
+    act[p.row * per_row + p.at] = lanes::narrow(gate);
+}
 
 // ---- with a sum over the row: a warp a row where VECTORS * 32 vectors hold it, else a block a row of two vectors a thread (rms.cuh) ----
 using rms::NARROW_VECTORS;
@@ -229,6 +246,18 @@ extern "C" grace_status gr_cuda_add_bias(const float *bias, int32_t n_rows, int3
     if (n_rows == 0) return GRACE_OK;
     pdl::launch(add_bias, runs_of(n_vectors), THREADS, 0, stream, true, bias, n_vectors, width / 8, (uint4 *)x, x_step / 8);
     st = gr_cuda_status(cudaGetLastError(), "add_bias");
+done:
+    return st;
+}
+
+extern "C" grace_status gr_cuda_swiglu(const float *gate_up, int32_t n_rows, int32_t width, int32_t block, void *act, gr_cuda_stream stream) {
+    grace_status st = GRACE_OK;
+    const int64_t n_vectors = (int64_t)n_rows * (width / 8);
+    GR_TRY(check_width("activations", width, INT32_MAX));
+    GR_CHECK(block >= 8 && block % 8 == 0 && width % block == 0, GRACE_ERR_ARG, "cuda: activations of width %d in blocks of %d", width, block);
+    if (n_rows == 0) return GRACE_OK;
+    pdl::launch(swiglu, (unsigned)((n_vectors + THREADS - 1) / THREADS), THREADS, 0, stream, true, gate_up, n_vectors, width / 8, block, (uint4 *)act);
+    st = gr_cuda_status(cudaGetLastError(), "swiglu");
 done:
     return st;
 }

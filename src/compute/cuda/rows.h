@@ -28,6 +28,8 @@ grace_status gr_cuda_norm(const float *w, float eps, int32_t n_rows, int32_t wid
 grace_status gr_cuda_add(void *x, const void *y, int64_t n, gr_cuda_stream stream);
 /* x[i] += bias [width], rows x_step elements apart */
 grace_status gr_cuda_add_bias(const float *bias, int32_t n_rows, int32_t width, void *x, int64_t x_step, gr_cuda_stream stream);
+/* act [n_rows, width] = silu(gate) * up of gate_up [n_rows, 2 * width] in fp32: `block` of gate, as many of up, and so on (gr_cuda_gate_up_block()) */
+grace_status gr_cuda_swiglu(const float *gate_up, int32_t n_rows, int32_t width, int32_t block, void *act, gr_cuda_stream stream);
 /* y[i] *= sigmoid(w x[i]); w [hidden] bf16, x and y [n_rows, hidden] */
 grace_status gr_cuda_scale_rows(const void *w, const void *x, int32_t n_rows, int32_t hidden, void *y, gr_cuda_stream stream);
 
