@@ -121,8 +121,8 @@ static void bench(const model &m, const load &w, double read, double product) {
 int main(int argc, char **argv) {
     static const model models[] = {{"olmoe", 16, 16, 128, 128, false}, {"qwen3-30b", 32, 4, 128, 128, false}, {"deepseek-v2-lite", 16, 1, 576, 512, true},
                                    {"deepseek-v2-lite-made", 16, 1, 576, 512, true, 192, 128}};
-    static const load loads[] = {{"decode", 256, 135, 1}, {"decode", 512, 79, 1}, {"decode", 1, 135, 1}, {"decode", 1, 8191, 1}, {"prompt", 256, 0, 128},
-                                 {"prompt", 4, 0, 4096}};
+    static const load loads[] = {{"decode", 64, 143, 1}, {"decode", 256, 135, 1}, {"decode", 512, 79, 1}, {"decode", 1, 135, 1}, {"decode", 1, 8191, 1},
+                                 {"prompt", 256, 0, 128}, {"prompt", 4, 0, 4096}};
     double read = measure_read(), product = measure_product();
     print_ceilings(read, product);
     for (const model &m : models)

@@ -33,8 +33,8 @@ static const struct argp_option options[] = {
     {"kernels", KEY_KERNELS, "KIND", 0, "on cuda: auto (default), hopper, mma or plain", 3},
     {"between", KEY_BETWEEN, "KIND", 0, "on cuda, rows between nodes: sockets, nccl, staged (through host memory), or auto (default): docs/wires.md", 3},
     {"plain-wire", KEY_PLAIN, 0, 0, "on cuda: rows between nodes as they are, not packed bit for bit", 3},
-    {"turns-from", KEY_TURNS, "N", 0, "on cuda, several nodes: rows of a rank in a step from which two halves of them take turns, one travels while the other "
-                                      "is computed (default 1024; 0: never)", 3},
+    {"turns-from", KEY_TURNS, "N", 0, "on cuda, several ranks: rows of a rank in a step from which two halves of them take turns, one travels while the other "
+                                      "is computed; in one node from 8 times as many (default 1024; 0: never)", 3},
     {"simd", KEY_SIMD, "LEVEL", 0, "auto (default), portable, avx2 or avx512; the bits are the same", 3},
     {0, 0, 0, 0, "Output:", 4},
     {"json", KEY_JSON, 0, 0, "print one JSON object", 4},

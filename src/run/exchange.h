@@ -24,7 +24,7 @@ typedef struct gr_exchange_options {
     const grace_plan *plan;         /* borrowed; only of ranks on devices: where slots are */
     const char *wire;               /* between nodes, there: "auto", "nccl", "staged" (comm/wire.h) */
     bool compress;                  /* rows between nodes travel packed, bit for bit */
-    int32_t turns_from;             /* rows of a step from which rows between nodes go in two parts; 0: never */
+    int32_t turns_from;             /* rows of a step from which they go in two parts, on GPUs; 0: never */
 } gr_exchange_options;
 
 /* The rows of one layer on this rank, placed. */
@@ -62,7 +62,7 @@ void gr_exchange_close(gr_exchange *ex);
 grace_status gr_exchange_memory(gr_comm *world, const gr_compute *compute, const gr_exchange_options *opt, int64_t *bytes);
 
 /* Before the first layer of a step: the most rows any rank brings, the same on every rank. Returns in how many parts the step's rows go through the layers:
- * 1, or, where rows wait for wires and are many, 2, which take turns: while the rows of one travel the other computes. By the step's shape alone, and at most
+ * 1, or, on GPUs, where they are many, 2, which take turns: while the rows of one travel the other computes. By the step's shape alone, and at most
  * n_parts_max, the same on every rank. */
 int32_t gr_exchange_step_start(gr_exchange *ex, int32_t n_rows_most, int32_t n_parts_max);
 /* Of two parts each has at most so many rows on any rank. */
@@ -77,7 +77,7 @@ void *gr_exchange_rows(gr_exchange *ex);
 /* The calls of a layer, in this order, on every rank, also with no rows. All collective. Between start and finish rows travel: the time for work that
  * needs none of them. Own rows may be read all the while. Where the backend queues, build and give_back only queue; dispatch_start and combine may wait
  * on the host for what these two queued. */
-grace_status gr_exchange_build(gr_exchange *ex, const gr_route *route);         /* lists of the first stage; counts leave */
+grace_status gr_exchange_build(gr_exchange *ex, const gr_route *route);         /* lists of the first stage; counts leave; on GPUs of one node, rows */
 grace_status gr_exchange_dispatch_start(gr_exchange *ex);                       /* rows leave: those for other nodes, or all in one stage */
 grace_status gr_exchange_dispatch_finish(gr_exchange *ex, gr_arrived *out);     /* rows arrive, once per (token, GPU) */
 grace_status gr_exchange_give_back(gr_exchange *ex);                            /* results are there: made ready to leave */

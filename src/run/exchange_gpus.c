@@ -4,8 +4,9 @@
  *
  *   own rows -> [pack -> leave ->] dispatch -> arrive -> (experts) -> give back -> [pack back -> leave ->] settle own
  *
- * A forwarder's source rows are its own and, behind them, a block a wire of what came over it. Where many rows wait for wires a step has two parts, a
- * lane each, which take turns: the rows of one travel while the other computes. */
+ * A forwarder's source rows are its own and, behind them, a block a wire of what came over it. Where rows are many a step has two parts, a lane each, which
+ * take turns: the rows of one travel while the other computes. What waits for wires waits on the one stream; in a node alone each lane moves its rows on a
+ * stream of its own, by a few processors that the experts leave to it. */
 #include "run/exchange_kinds.h"
 #ifdef GRACE_HAVE_CUDA
 #include <string.h>
@@ -14,14 +15,28 @@
 #include "run/exchange_gpus.h"
 
 enum { B = GRACE_STAGE_NODE, ROWS = GR_GPUS_ROWS, ENTRIES = GR_GPUS_ENTRIES };
+enum { NODE_TURNS = 8 };    /* in a node rows are quick: halves pay from so many times as many rows (docs/performance.md) */
+
+enum { WIRE_BLOCKS = 120 }; /* kernels of a wire's moves find processors while one of ours spins */
+
+/* Two parts in one node: a lane's rows move on its own stream. */
+static bool is_beside(const gr_gpus *ex) { return ex->n_parts > 1 && ex->n_wires == 0; }
+
+static void start_lane(const gr_gpus *ex, gr_gpus_lane *l, int32_t n_rows) {
+    l->block = n_rows * ex->fan;
+    l->stream = is_beside(ex) ? l->own_stream : ex->stream;
+    l->node.blocks_most = is_beside(ex) ? GR_CUDA_SPARED : ex->wire ? WIRE_BLOCKS : 0;
+}
 
 static int32_t gpus_step(gr_exchange *base, int32_t n_rows_most, int32_t n_parts_max) {
     gr_gpus *ex = gr_gpus_of(base);
     ex->in_step = true;
-    ex->n_parts = n_parts_max > 1 && ex->n_lanes > 1 && n_rows_most >= base->opt.turns_from ? 2 : 1;
+    const int64_t from = (int64_t)base->opt.turns_from * (ex->n_wires ? 1 : NODE_TURNS);
+    ex->n_parts = n_parts_max > 1 && ex->n_lanes > 1 && n_rows_most >= from ? 2 : 1;
     gr_gpus_wires_step(ex, n_rows_most);
     base->waits = ex->wire && !ex->padded;
-    for (int32_t i = 0; i < ex->n_parts; i++) ex->lanes[i].block = (ex->n_parts > 1 ? gr_part_rows_most(n_rows_most) : n_rows_most) * ex->fan;
+    gr_cuda_spare(base->compute, is_beside(ex));
+    for (int32_t i = 0; i < ex->n_parts; i++) start_lane(ex, &ex->lanes[i], ex->n_parts > 1 ? gr_part_rows_most(n_rows_most) : n_rows_most);
     ex->lane = &ex->lanes[0];
     return ex->n_parts;
 }
@@ -39,6 +54,37 @@ static void *gpus_rows(gr_exchange *base) {
 
 /* ---- a layer ---- */
 
+/* What is queued next for the lane's rows comes after all that the backend's stream has by now. */
+static grace_status follow(const gr_gpus *ex, const gr_gpus_lane *l) {
+    grace_status st = GRACE_OK;
+    if (l->stream == ex->stream) return st;
+    GR_TRY(gr_cuda_status(cudaEventRecord(l->packed, ex->stream), "event"));
+    GR_TRY(gr_cuda_status(cudaStreamWaitEvent(l->stream, l->packed, 0), "event"));
+done:
+    return st;
+}
+
+/* And the other way round. */
+static grace_status lead(const gr_gpus *ex, const gr_gpus_lane *l) {
+    grace_status st = GRACE_OK;
+    if (l->stream == ex->stream) return st;
+    GR_TRY(gr_cuda_status(cudaEventRecord(l->crossed, l->stream), "event"));
+    GR_TRY(gr_cuda_status(cudaStreamWaitEvent(ex->stream, l->crossed, 0), "event"));
+done:
+    return st;
+}
+
+/* Room for the pairs of n rows. */
+static const gr_pairs *pairs_for(const gr_gpus *ex, gr_gpus_lane *l, int32_t n) {
+    gr_pairs *p = gr_cuda_pairs_for(ex->base.compute, n, ex->top_k, l->route.n_slots);
+    if (l->own_pairs.pairs.first_pair) {
+        gr_cuda_pairs *own = &l->own_pairs.pairs;
+        own->n_rows = n, own->top_k = ex->top_k, own->n_slots = l->route.n_slots, own->spares = p->pairs.spares;
+        p = &l->own_pairs;
+    }
+    return p;
+}
+
 static grace_status gpus_build(gr_exchange *base, const gr_route *route) {
     grace_status st = GRACE_OK;
     gr_gpus *ex = gr_gpus_of(base);
@@ -51,15 +97,17 @@ static grace_status gpus_build(gr_exchange *base, const gr_route *route) {
                                .weight = route->weight, .place_of_slot = ex->tables + table,
                                .n_pairs = ex->load + (l - ex->lanes) * base->opt.plan->n_layers + route->layer};
     l->wires.wire_of_slot = ex->tables + ex->n_slots_all + table;
-    if (ex->fan > 1) GR_TRY(gr_cuda_gather(l->rows, ex->token_of_source, n, base->opt.hidden, gr_gpus_source(ex, 0), ex->stream));
+    GR_TRY(follow(ex, l));
+    if (ex->fan > 1) GR_TRY(gr_cuda_gather(l->rows, ex->token_of_source, n, base->opt.hidden, gr_gpus_source(ex, 0), l->stream));
     if (ex->n_wires) GR_TRY(gr_gpus_pack(ex));
+    else GR_TRY(gr_cuda_dispatch(&l->node, &l->layer, l->stream));
 done:
     return st;
 }
 
 static grace_status gpus_dispatch_start(gr_exchange *base) {
     gr_gpus *ex = gr_gpus_of(base);
-    return ex->n_wires ? gr_gpus_leave(ex) : gr_cuda_dispatch(&ex->lane->node, &ex->lane->layer, ex->stream);
+    return ex->n_wires ? gr_gpus_leave(ex) : GRACE_OK;
 }
 
 static grace_status gpus_dispatch_finish(gr_exchange *base, gr_arrived *out) {
@@ -68,13 +116,14 @@ static grace_status gpus_dispatch_finish(gr_exchange *base, gr_arrived *out) {
     gr_gpus_lane *l = ex->lane;
     const char *area = l->node.area[l->node.me];
     const int32_t n = gr_gpus_sources(ex) * l->node.sizes.n_ranks;
-    l->pairs = gr_cuda_pairs_for(base->compute, n, ex->top_k, l->route.n_slots);
+    l->pairs = pairs_for(ex, l, n);
     if (ex->n_wires) {
         GR_TRY(gr_gpus_come(ex));
         GR_TRY(gr_cuda_dispatch(&l->node, &l->layer, ex->stream));
     }
-    GR_TRY(gr_cuda_arrive(&l->node, &l->layer, &l->pairs->pairs, ex->stream));
-    *out = (gr_arrived){.n_rows = n, .rows = area + l->at.row, .pairs = l->pairs, .results = ex->results};
+    GR_TRY(gr_cuda_arrive(&l->node, &l->layer, &l->pairs->pairs, l->stream));
+    GR_TRY(lead(ex, l));
+    *out = (gr_arrived){.n_rows = n, .rows = area + l->at.row, .pairs = l->pairs, .results = l->results};
 done:
     return st;
 }
@@ -83,7 +132,8 @@ static grace_status gpus_give_back(gr_exchange *base) {
     grace_status st = GRACE_OK;
     gr_gpus *ex = gr_gpus_of(base);
     const gr_gpus_lane *l = ex->lane;
-    GR_TRY(gr_cuda_give_back(&l->node, &l->layer, &l->pairs->pairs, ex->results, ex->stream));
+    GR_TRY(follow(ex, l));
+    GR_TRY(gr_cuda_give_back(&l->node, &l->layer, &l->pairs->pairs, l->results, l->stream));
     if (ex->n_wires) GR_TRY(gr_gpus_pack_back(ex));
 done:
     return st;
@@ -98,7 +148,8 @@ static grace_status gpus_combine(gr_exchange *base, void *y) {
         GR_TRY(gr_gpus_leave_back(ex));
         GR_TRY(gr_gpus_come_back(ex));
     }
-    GR_TRY(gr_cuda_settle_rows(&l->node, &l->layer, &own, ex->stream));
+    GR_TRY(gr_cuda_settle_rows(&l->node, &l->layer, &own, l->stream));
+    GR_TRY(lead(ex, l));
 done:
     return st;
 }

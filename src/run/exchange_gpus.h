@@ -18,7 +18,9 @@ typedef struct gr_gpus_told { int32_t rows, entries; int64_t bytes; } gr_gpus_to
 typedef struct gr_gpus_lane {
     gr_cuda_node node;
     gr_cuda_area at;                    /* in this rank's own area */
-    cudaEvent_t packed, crossed;
+    cudaStream_t stream;                /* of this step's kernels: the backend's, or the lane's own */
+    cudaStream_t own_stream;            /* one node: rows of a part move beside the experts of the other; NULL: none */
+    cudaEvent_t packed, crossed;        /* the backend's stream is as far as what travels next; what travelled is there */
     int32_t block;                      /* source rows a rank brings in this step, and as many of each wire; the same everywhere */
     void *rows;                         /* fan > 1: where the caller puts rows; else in the area */
     /* more than one node */
@@ -42,6 +44,8 @@ typedef struct gr_gpus_lane {
     gr_route route;
     gr_cuda_layer layer;
     const gr_pairs *pairs;
+    gr_pairs own_pairs;                 /* lane 1 of one node: both parts have theirs at once */
+    void *results;                      /* [pairs, hidden] */
 } gr_gpus_lane;
 
 /* What a rank shows the others when it joins them. */
@@ -64,7 +68,6 @@ typedef struct gr_gpus {
     int64_t *table_of_layer;            /* [n_layers] where a layer's begins */
     int64_t n_slots_all;
     int32_t *token_of_source;           /* fan > 1: [n_rows_max * fan] */
-    void *results;                      /* [pairs, hidden] of one part at a time */
     int32_t *load, *load_seen;          /* [GR_PARTS_MAX][n_layers] pairs computed here in the last step; device, pinned */
     int64_t *count, *count_seen, *counted;      /* [4][GR_CUDA_NODE_MAX] of gr_cuda_node; device, pinned, counted before */
     /* more than one node */

@@ -31,7 +31,7 @@ static grace_status set_shape(gr_gpus *ex) {
     ex->fan = copies ? o->top_k : 1;
     ex->top_k = copies ? 1 : o->top_k;
     ex->n_wires = n_wires_of(&ex->base);
-    ex->n_lanes = ex->n_wires > 0 && o->turns_from > 0 ? GR_PARTS_MAX : 1;
+    ex->n_lanes = w->n_ranks > 1 && o->turns_from > 0 ? GR_PARTS_MAX : 1;
     ex->lane = &ex->lanes[0];
     for (int32_t l = 0; l < o->plan->n_layers; l++) ex->n_slots_all += o->plan->layers[l].n_slots;
     GR_CHECK(ex->n_wires <= GR_CUDA_WIRES_MAX, GRACE_ERR_LIMIT, "an exchange with %d ranks of other nodes: at most %d", ex->n_wires, GR_CUDA_WIRES_MAX);
@@ -136,19 +136,34 @@ static void lay_out_wires(gr_gpus *ex, gr_gpus_lane *l) {
     take(ex, &l->bale_state, n * GR_CUDA_BALE_STATE * sizeof *l->bale_state);
 }
 
+/* Pairs and results of a lane's part, where both parts have theirs at once; else the backend's pairs, and room for one part's results at a time. */
+static void lay_out_pairs(gr_gpus *ex, gr_gpus_lane *l) {
+    gr_cuda_pairs *p = &l->own_pairs.pairs;
+    const size_t pairs = (size_t)lane_rows(ex, l) * (size_t)ex->base.opt.top_k * (size_t)ex->base.world->n_ranks;
+    if (l > ex->lanes && ex->n_wires > 0) {
+        l->results = ex->lanes[0].results;
+        return;
+    }
+    take(ex, &l->results, pairs * gr_gpus_row_bytes(ex));
+    if (l == ex->lanes) return;
+    take(ex, &p->first_pair, (GR_CUDA_SLOTS_MAX + 1) * sizeof *p->first_pair);
+    take(ex, &p->row_of_pair, pairs * sizeof *p->row_of_pair);
+    take(ex, &p->pair_of_choice, pairs * sizeof *p->pair_of_choice);
+    take(ex, &p->scratch, (size_t)gr_cuda_group_scratch((int64_t)pairs, GR_CUDA_SLOTS_MAX) * sizeof *p->scratch);
+}
+
 static void lay_out(gr_gpus *ex) {
     const gr_exchange_options *o = &ex->base.opt;
-    const size_t pairs = (size_t)o->n_rows_max * (size_t)o->top_k * (size_t)ex->base.world->n_ranks;
     ex->memory_bytes = 0;
     take(ex, &ex->tables, 2 * (size_t)ex->n_slots_all * sizeof *ex->tables);
     take(ex, &ex->count, 4 * GR_CUDA_NODE_MAX * sizeof *ex->count);
     take(ex, &ex->load, GR_PARTS_MAX * (size_t)o->plan->n_layers * sizeof *ex->load);
-    take(ex, &ex->results, pairs * gr_gpus_row_bytes(ex));
     if (ex->fan > 1) take(ex, &ex->token_of_source, (size_t)o->n_rows_max * (size_t)ex->fan * sizeof *ex->token_of_source);
     if (ex->n_wires > 0) take(ex, &ex->wire_count, (size_t)ex->n_wires * 4 * sizeof *ex->wire_count);
     if (ex->n_wires > 0) take(ex, &ex->line_count, (size_t)ex->n_wires * 12 * sizeof *ex->line_count);
     for (gr_gpus_lane *l = ex->lanes; l < ex->lanes + ex->n_lanes; l++) {
         take(ex, &l->node.epoch, GR_CUDA_EPOCH_BYTES);
+        lay_out_pairs(ex, l);
         if (ex->fan > 1) take(ex, &l->rows, (size_t)lane_rows(ex, l) * gr_gpus_row_bytes(ex));
         lay_out_wires(ex, l);
     }
@@ -206,30 +221,38 @@ done:
     return st;
 }
 
+/* Kernels that move rows go before others that wait for a processor. */
+static grace_status open_stream(cudaStream_t *out) {
+    grace_status st = GRACE_OK;
+    int least, first;
+    GR_TRY(gr_cuda_status(cudaDeviceGetStreamPriorityRange(&least, &first), "stream"));
+    GR_TRY(gr_cuda_status(cudaStreamCreateWithPriority(out, cudaStreamNonBlocking, first), "stream"));
+done:
+    return st;
+}
+
 static grace_status open_lane(gr_gpus *ex, gr_gpus_lane *l) {
     grace_status st = GRACE_OK;
     const size_t n = (size_t)ex->n_wires;
     l->node.deadline_ns = (uint64_t)(1e9 * ex->base.world->deadline_s);
     l->node.count = ex->count;
     GR_TRY(gr_cuda_status(cudaHostGetDevicePointer((void **)&l->node.watch, ex->watch, 0), "pinned memory"));
-    if (n == 0) goto done;
+    GR_TRY(gr_cuda_status(cudaEventCreateWithFlags(&l->packed, cudaEventDisableTiming), "event"));
+    GR_TRY(gr_cuda_status(cudaEventCreateWithFlags(&l->crossed, cudaEventDisableTiming), "event"));
+    if (n == 0) return ex->n_lanes > 1 ? open_stream(&l->own_stream) : GRACE_OK;
     GR_TRY(gr_gpus_pinned(&l->n_packed, n * 2 * sizeof(int32_t)));
     GR_TRY(gr_gpus_pinned(&l->n_packed_bytes, n * sizeof(int64_t)));
     GR_CALLOC(l->n_out, n * 2);
     GR_CALLOC(l->n_in, n * 2);
     GR_CALLOC(l->bytes_out, n);
     GR_CALLOC(l->bytes_in, n);
-    GR_TRY(gr_cuda_status(cudaEventCreateWithFlags(&l->packed, cudaEventDisableTiming), "event"));
-    GR_TRY(gr_cuda_status(cudaEventCreateWithFlags(&l->crossed, cudaEventDisableTiming), "event"));
 done:
     return st;
 }
 
-/* The moves' kernels go before others that wait for a processor: the wire is what a step waits for. */
 static grace_status open_wires(gr_gpus *ex) {
     grace_status st = GRACE_OK;
     const size_t n = (size_t)ex->n_wires;
-    int least, first;
     if (n == 0) goto done;
     GR_TRY(gr_gpus_pinned(&ex->wire_count_seen, n * 4 * sizeof(int64_t)));
     GR_TRY(gr_gpus_pinned(&ex->line_count_seen, n * 12 * sizeof(int64_t)));
@@ -240,8 +263,7 @@ static grace_status open_wires(gr_gpus *ex) {
     GR_CALLOC(ex->one_each, ex->base.world->n_ranks);
     GR_CALLOC(ex->pieces, 3 * n);
     for (size_t i = 0; i < n; i++) ex->one_each[ex->peer[i]] = 1;
-    GR_TRY(gr_cuda_status(cudaDeviceGetStreamPriorityRange(&least, &first), "stream"));
-    GR_TRY(gr_cuda_status(cudaStreamCreateWithPriority(&ex->wire_stream, cudaStreamNonBlocking, first), "stream"));
+    GR_TRY(open_stream(&ex->wire_stream));
 done:
     return st;
 }
@@ -330,6 +352,7 @@ static void close_lane(gr_gpus_lane *l) {
     for (size_t i = 0; i < sizeof here / sizeof *here; i++) free(here[i]);
     if (l->packed) cudaEventDestroy(l->packed);
     if (l->crossed) cudaEventDestroy(l->crossed);
+    if (l->own_stream) cudaStreamDestroy(l->own_stream);
 }
 
 /* The first lane's area is where a rank's memory begins. Memory that another process still has open must not be freed: where all went well, the ranks of a
@@ -350,9 +373,12 @@ void gr_gpus_close(gr_exchange *base) {
                           ex->line_counted};
     const bool is_well = ex->joined && !ex->in_step && !ex->watch->stop;
     if (ex->watch) ex->watch->stop = 1;     /* no wait goes on */
-    gr_cuda_drop_replays(base->compute);    /* a communicator does not end while a graph has its sends */
+    if (is_well) gr_cuda_drop_replays(base->compute);   /* a communicator does not end while a graph has its sends */
     gr_wire_close(ex->wire);
+    gr_cuda_drop_replays(base->compute);    /* of a graph under way that waits for a peer: its moves are aborted first */
     if (ex->stream) cudaStreamSynchronize(ex->stream);
+    for (int32_t i = 0; i < GR_PARTS_MAX; i++)
+        if (ex->lanes[i].own_stream) cudaStreamSynchronize(ex->lanes[i].own_stream);
     gr_line_close(ex->line, is_well);       /* the last message is posted */
     close_areas(ex, is_well);
     gr_meeting_close(ex->meeting);

@@ -172,7 +172,7 @@ static grace_status bring(gr_network *net, const gr_step *step, const gr_draw *d
     const gr_compute_ops *ops = net->compute->ops;
     const int32_t most = ops->padded(net->compute, step->n_rows_most), n = draws && ops->packs ? most : step->n_rows;   /* all ranks replay one size */
     GR_ASSERT(step->n_rows <= step->n_rows_most && (!draws || (step->n_decode == step->n_rows && n <= net->n_logits_max && n <= net->n_rows_max)));
-    net->n_parts = gr_exchange_step_start(net->exchange, most, net->on_stream ? 1 : GR_PARTS_MAX);
+    net->n_parts = gr_exchange_step_start(net->exchange, most, net->on_stream || net->times_stages ? 1 : GR_PARTS_MAX);
     GR_TRY(gr_kv_sync(&net->kv));
     GR_TRY(send_rows(net, step, n));
     if (draws) GR_TRY(send_draws(net, NULL, draws, step->n_rows, n));

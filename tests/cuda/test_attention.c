@@ -1,7 +1,8 @@
 /* Attention on a GPU (compute/cuda/attention*) against double precision on the host. A world is some sequences with random q, k and v for every
  * position; a plan computes all of it in steps: prompts in chunks, then decode rows, mixed, with padding. The turned q and the pages are checked against
  * doubles made of the inputs, the results against doubles made of the device's own q and pages, and results of different plans with each other, bit by
- * bit. Without a GPU it says "skipped". */
+ * bit. A crowd has more units of work than the device has blocks at a time: its results are compared with those of each sequence alone. Without a GPU it
+ * says "skipped". */
 #include <cuda_runtime_api.h>
 #include <math.h>
 #include <stdio.h>
@@ -445,6 +446,110 @@ static void check(config c) {
     run_close(&again), run_close(&plain), world_close(&w), free(p);
 }
 
+/* ---- a crowd: every block walks several units, of all lengths; queries and pages are any, and sequences share pages, since nothing is appended ---- */
+enum { CROWD = 1200, CROWD_PAGES = 400, CROWD_PAGES_MAX = 40 };
+
+typedef struct crowd {
+    const config *c;
+    int32_t first_row[CROWD + 1], *sequence, *position, *decode;       /* of rows, host */
+    int32_t *d_sequence, *d_position, *d_decode, *d_table;
+    void *d_q, *d_k_pages, *d_v_pages;
+    float *d_sinks;
+    size_t out_bytes;
+    gr_cuda_attention *a;
+} crowd;
+
+/* Of 16 sequences one is a prompt's piece, two are padding, and the others decode. */
+static void list_crowd(crowd *w) {
+    static const int32_t positions[] = {0, 14, 15, 16, 62, 63, 64, 143, 254, 255, 256, 299, 599}, pieces[] = {1, 17, 64, 130};
+    gr_rng rng = gr_rng_seed(31);
+    int32_t n = 0;
+    w->sequence = calloc((size_t)CROWD * 130, sizeof *w->sequence), w->position = calloc((size_t)CROWD * 130, sizeof *w->position);
+    w->decode = calloc((size_t)CROWD * 130, sizeof *w->decode);
+    for (int32_t s = 0; s < CROWD; s++) {
+        const bool is_prompt = s % 16 == 3, is_padding = s % 16 == 0 || s % 16 == 9;
+        const int32_t first = positions[gr_rng_below(&rng, sizeof positions / sizeof *positions)] / (is_prompt ? 2 : 1);
+        const int32_t n_rows = is_prompt ? pieces[gr_rng_below(&rng, sizeof pieces / sizeof *pieces)] : 1;
+        for (int32_t i = 0; i < n_rows; i++, n++) w->sequence[n] = is_padding ? -1 : s, w->position[n] = first + i, w->decode[n] = !is_prompt;
+        w->first_row[s + 1] = n;
+    }
+}
+
+static crowd crowd_open(const config *c, const grace_rope *rope) {
+    crowd w = {.c = c};
+    float *sinks;
+    int32_t *table = malloc(sizeof *table * CROWD * CROWD_PAGES_MAX);
+    gr_rng rng = gr_rng_seed(32);
+    list_crowd(&w);
+    for (int32_t i = 0; i < CROWD * CROWD_PAGES_MAX; i++) table[i] = (int32_t)gr_rng_below(&rng, CROWD_PAGES);
+    const int32_t n = w.first_row[CROWD], cells = CROWD_PAGES * GR_KV_PAGE, q_width = c->n_heads * c->key_dim, k_width = c->n_kv_heads * c->key_dim;
+    uint16_t *q = random_rows(33, n, q_width), *k = random_rows(34, cells, k_width), *v = random_rows(35, cells, c->n_kv_heads * c->value_dim);
+    w.d_q = to_device(q, (size_t)n * (size_t)q_width * 2), w.d_k_pages = to_device(k, (size_t)cells * (size_t)k_width * 2);
+    if (!c->latent) w.d_v_pages = to_device(v, (size_t)cells * (size_t)(c->n_kv_heads * c->value_dim) * 2);
+    sinks = random_floats(36, c->n_heads, 0.5f, 2.0f, &w.d_sinks);
+    w.d_sequence = to_device(w.sequence, (size_t)n * 4), w.d_position = to_device(w.position, (size_t)n * 4), w.d_decode = to_device(w.decode, (size_t)n * 4);
+    w.d_table = to_device(table, sizeof *table * CROWD * CROWD_PAGES_MAX);
+    w.out_bytes = (size_t)n * (size_t)(c->n_heads * c->value_dim) * 2;
+    const gr_cuda_attention_sizes sizes = {.n_heads = c->n_heads, .n_kv_heads = c->n_kv_heads, .key_dim = c->key_dim, .value_dim = c->value_dim,
+                                           .latent = c->latent, .n_rows_max = n, .kv_tokens = (int64_t)CROWD * CROWD_PAGES_MAX * GR_KV_PAGE,
+                                           .n_positions = CROWD_PAGES_MAX * GR_KV_PAGE, .rope = rope};
+    must(!gr_cuda_attention_open(&sizes, &w.a), "attention_open");
+    free(q), free(k), free(v), free(sinks), free(table);
+    return w;
+}
+
+static void crowd_close(crowd *w) {
+    void *device[] = {w->d_sequence, w->d_position, w->d_decode, w->d_table, w->d_q, w->d_k_pages, w->d_v_pages, w->d_sinks};
+    for (size_t i = 0; i < sizeof device / sizeof *device; i++) cudaFree(device[i]);
+    gr_cuda_attention_close(w->a);
+    free(w->sequence), free(w->position), free(w->decode);
+}
+
+/* Rows of sequences [first, end) in a step of their own. */
+static void run_of_crowd(const crowd *w, int32_t first, int32_t end, char *d_out) {
+    const config *c = w->c;
+    const size_t row = (size_t)w->first_row[first];
+    gr_cuda_attention_step step = {.n_rows = w->first_row[end] - w->first_row[first], .kv_sequence = w->d_sequence + row, .position = w->d_position + row,
+                                   .decode = w->d_decode + row, .page_table = w->d_table, .pages_max = CROWD_PAGES_MAX};
+    for (int32_t i = w->first_row[first]; i < w->first_row[end]; i++)
+        step.has_prompt = step.has_prompt || !w->decode[i], step.has_decode = step.has_decode || (w->decode[i] && w->sequence[i] >= 0);
+    gr_cuda_attention_layer layer = {.k_pages = w->d_k_pages, .v_pages = w->d_v_pages, .sinks = c->sinks ? w->d_sinks : NULL, .window = c->window,
+                                     .scale = 1.5f / sqrtf((float)c->key_dim), .q_step = (int64_t)c->n_heads * c->key_dim};
+    layer.q = (uint16_t *)w->d_q + row * (size_t)layer.q_step, layer.out = d_out + row * (size_t)(c->n_heads * c->value_dim) * 2;
+    must(!gr_cuda_attention_lists(w->a, &step, NULL), "lists");
+    must(!gr_cuda_attention_run(w->a, &step, &layer, NULL), "run");
+}
+
+/* What each call to run_of_crowd() with `each` sequences leaves, of every `every`-th such; the rest is poison. */
+static uint16_t *results_of_crowd(const crowd *w, int32_t each, int32_t every) {
+    char *d_out = to_device(NULL, w->out_bytes);
+    uint16_t *out = malloc(w->out_bytes);
+    must(cudaMemset(d_out, 0x7F, w->out_bytes) == cudaSuccess, "poison");
+    for (int32_t s = 0; s < CROWD; s += each * every) run_of_crowd(w, s, s + each < CROWD ? s + each : CROWD, d_out);
+    to_host(out, d_out, w->out_bytes);
+    cudaFree(d_out);
+    return out;
+}
+
+static void check_crowd(const config *c, int32_t every) {
+    const grace_rope rope = {.dim = c->rope_dim, .magnitude = 1};
+    crowd w = crowd_open(c, &rope);
+    uint16_t *all = results_of_crowd(&w, CROWD, 1), *again = results_of_crowd(&w, CROWD, 1), *alone = results_of_crowd(&w, 1, every);
+    const size_t width = (size_t)(c->n_heads * c->value_dim);
+    bool there = true, same = true;
+    for (int32_t s = 0; s < CROWD; s++)
+        for (size_t row = (size_t)w.first_row[s]; row < (size_t)w.first_row[s + 1]; row++) {
+            for (size_t i = row * width; i < (row + 1) * width; i++) there = there && (all[i] == 0x7F7F) == (w.sequence[row] < 0);
+            if (s % every || !same || !memcmp(all + row * width, alone + row * width, width * 2)) continue;
+            printf("       sequence %d, position %d%s: not the same alone\n", s, w.position[row], w.decode[row] ? "" : " of a prompt");
+            same = false;
+        }
+    claim(there, "in a crowd every row has a result and padding is left alone", c);
+    claim(!memcmp(all, again, w.out_bytes), "in a crowd the same bits again", c);
+    claim(same, "in a crowd the same bits as alone", c);
+    free(all), free(again), free(alone), crowd_close(&w);
+}
+
 /* ---- bad input ---- */
 static void check_limits(void) {
     const grace_rope rope = {.dim = 16, .magnitude = 1}, odd = {.dim = 6, .magnitude = 1};
@@ -496,7 +601,11 @@ int main(int argc, char **argv) {
     check_limits();
     if (no_gpu("attention")) return n_failed ? 1 : SKIPPED;
     for (size_t i = 0; i < sizeof small / sizeof *small; i++) check(small[i]);
+    for (size_t i = 0; i < sizeof small / sizeof *small && few; i++)
+        if (!small[i].plain && small[i].key_dim < 576) check_crowd(&small[i], 37);
     for (size_t i = 0; i < sizeof all / sizeof *all && !few; i++) check(all[i]);
+    for (size_t i = 0; i < sizeof all / sizeof *all && !few; i++)
+        if (!all[i].plain && all[i].key_dim != 48) check_crowd(&all[i], 1);
     printf("%d failed\n", n_failed);
     return n_failed > 0;
 }

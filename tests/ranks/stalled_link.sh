@@ -15,8 +15,10 @@ job=
 trap '[ -z "$job" ] || kill -TERM $job 2>/dev/null; rm -f "$out"' EXIT
 
 # Its namespaces are named after its process. Minutes of decoding.
+requests=4000
+[ "$device" = cpu ] || requests=60000
 "$nodes" --rate 1gbit --burst 128kb --patience 20 -- "$grace" run --device "$device" --between "$between" --model "$model" --deadline $deadline --threads 1 \
-    --prompt-tokens 16 --requests 4000 --batch-tokens 64 --kv-tokens 16384 -n 100 --ignore-eos --json > "$out" 2>&1 &
+    --prompt-tokens 16 --requests $requests --batch-tokens 64 --kv-tokens 16384 -n 100 --ignore-eos --json > "$out" 2>&1 &
 job=$!
 sleep "$([ "$device" = cpu ] && echo 2 || echo 15)"
 kill -0 $job 2>/dev/null || fail "the ranks ended too soon"

@@ -127,7 +127,7 @@ static bool own_gpus(int32_t n_ranks) {
 /* Rows between nodes in one part, or steps of three rows and more in two, over each kind of wire. */
 static void set_wires(grace_engine_options *opt, uint64_t round) {
     static const char *const wires[] = {"sockets", "nccl", "staged"};
-    opt->turns_from = round % 2 ? 3 : 0;
+    opt->turns_from = round % 2;
     opt->wire = own_gpus(opt->comm->n_ranks) ? wires[round / 2 % 3] : "auto";
 }
 

@@ -51,7 +51,7 @@ static scene scene_new(gr_comm *c, grace_exchange kind, bool exact, const char *
     scene s = {.comm = c, .seed = seed, .plan = gr_random_plan(&shape, &rng)};
     s.opt = (gr_exchange_options){.kind = kind, .exact = exact, .n_rows_max = kind == GRACE_EXCHANGE_PER_EXPERT ? ROWS_MOST / TOP_K : ROWS_MOST,
                                   .n_slots_max = most_slots(s.plan, c->rank), .top_k = TOP_K, .hidden = HIDDEN, .plan = s.plan, .wire = wire,
-                                  .compress = seed % 2, .turns_from = seed / 2 % 2 ? 3 : 0};
+                                  .compress = seed % 2, .turns_from = seed / 2 % 2};
     s.expected = naive_count_new(grace_comm_cluster(c), kind, exact);
     name_fake(c, kind);
     return s;

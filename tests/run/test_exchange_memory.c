@@ -34,12 +34,22 @@ static void in_a_node_it_is_areas_and_results(void **state) {
     (void)state;
     const int64_t p = 4, s = 8192, k = 8, h = 2048;
     gr_exchange_options opt = options(GRACE_EXCHANGE_HSC);
+    opt.turns_from = 0;
     const int64_t rows = p * s * (2 * h + 12 * k), results = s * k * p * 2 * h;
     assert_true(is_near(rows + 2 * p * s * h + results, bytes_of(ranks(1, 4), &opt)));
     opt.exact = true;
     assert_true(is_near(rows + 2 * s * k * h + results, bytes_of(ranks(1, 4), &opt)));
     opt.n_rows_max = 4096;
     assert_true(is_near((rows + 2 * s * k * h + results) / 2, bytes_of(ranks(1, 4), &opt)));
+}
+
+static void turns_in_a_node_take_their_part_of_everything_again(void **state) {
+    (void)state;
+    const gr_exchange_options two = options(GRACE_EXCHANGE_HSC);
+    gr_exchange_options one = two;
+    one.turns_from = 0;
+    const int64_t first = bytes_of(ranks(1, 4), &one), second = bytes_of(ranks(1, 4), &two) - first;
+    assert_true(second > first / 2 && second < first * 5 / 8);      /* half of the rows, and a sixteenth: the cut need not be in the middle */
 }
 
 static void alone_it_is_rows_and_results(void **state) {
@@ -55,7 +65,7 @@ static void what_crosses_nodes_and_its_turns_and_packing_come_on_top(void **stat
     opt.compress = true;
     one.turns_from = 0;
     const int64_t lane = bytes_of(world, &one) - (int64_t)8192 * 8 * 4 * 2048 * 2, second = bytes_of(world, &plain) - bytes_of(world, &one);
-    assert_true(second > lane / 2 && second < lane * 5 / 8);        /* half of the rows, and a sixteenth: the cut need not be in the middle */
+    assert_true(second > lane / 2 && second < lane * 5 / 8);
     assert_true(bytes_of(world, &opt) > bytes_of(world, &plain) + (int64_t)8192 * 2048 * 2 * 2);    /* packed rows of a wire, there and back */
     assert_true(bytes_of(world, &each) > 2 * bytes_of(world, &plain));
 }
@@ -73,6 +83,7 @@ static void more_rows_than_its_lists_can_count_are_refused_at_once(void **state)
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(in_a_node_it_is_areas_and_results),
+        cmocka_unit_test(turns_in_a_node_take_their_part_of_everything_again),
         cmocka_unit_test(alone_it_is_rows_and_results),
         cmocka_unit_test(what_crosses_nodes_and_its_turns_and_packing_come_on_top),
         cmocka_unit_test(more_rows_than_its_lists_can_count_are_refused_at_once),

@@ -189,10 +189,14 @@ gr_compute *fake_compute(void) {
     return &backend.base;
 }
 
+int64_t gr_cuda_group_scratch(int64_t n_choices, int32_t n_slots) { return (void)n_choices, (void)n_slots, 1; }
+
+void gr_cuda_spare(gr_compute *base, bool spares) { (void)base, (void)spares; }
+
 void gr_cuda_drop_replays(gr_compute *base) { (void)base; }
 
 /* Lists of pairs grow to what the backend has room for. */
-const gr_pairs *gr_cuda_pairs_for(gr_compute *base, int32_t n_rows, int32_t top_k, int32_t n_slots) {
+gr_pairs *gr_cuda_pairs_for(gr_compute *base, int32_t n_rows, int32_t top_k, int32_t n_slots) {
     static int32_t first_pair[GR_CUDA_SLOTS_MAX + 1], *row_of_pair, *pair_of_choice;
     static int64_t n_room;
     const int64_t n = (int64_t)n_rows * top_k;
@@ -202,6 +206,6 @@ const gr_pairs *gr_cuda_pairs_for(gr_compute *base, int32_t n_rows, int32_t top_
         row_of_pair = realloc(row_of_pair, (size_t)n * sizeof *row_of_pair), pair_of_choice = realloc(pair_of_choice, (size_t)n * sizeof *pair_of_choice);
         GR_ASSERT(row_of_pair && pair_of_choice);
     }
-    gr_cuda_of(base)->pairs.pairs = (gr_cuda_pairs){n_slots, n_rows, top_k, first_pair, row_of_pair, pair_of_choice, NULL};
+    gr_cuda_of(base)->pairs.pairs = (gr_cuda_pairs){n_slots, n_rows, top_k, first_pair, row_of_pair, pair_of_choice, NULL, false};
     return &gr_cuda_of(base)->pairs;
 }

@@ -169,6 +169,10 @@ done:
     return st;
 }
 
+void gr_cuda_spare(gr_compute *base, bool spares) {
+    gr_cuda_of(base)->spares = spares;
+}
+
 void gr_cuda_drop_replays(gr_compute *base) {
     gr_cuda *c = gr_cuda_of(base);
     for (int32_t i = 0; i <= GR_CUDA_REPLAYS_MAX; i++) {
@@ -326,10 +330,10 @@ static grace_status cuda_joint(gr_compute *base, const gr_joint_tables *t, const
     return gr_cuda_joint(t, rows, top_k, ids, slots, gr_cuda_of(base)->stream);
 }
 
-const gr_pairs *gr_cuda_pairs_for(gr_compute *base, int32_t n_rows, int32_t top_k, int32_t n_slots) {
+gr_pairs *gr_cuda_pairs_for(gr_compute *base, int32_t n_rows, int32_t top_k, int32_t n_slots) {
     gr_cuda *c = gr_cuda_of(base);
     gr_cuda_pairs *p = &c->pairs.pairs;
-    p->n_rows = n_rows, p->top_k = top_k, p->n_slots = n_slots;
+    p->n_rows = n_rows, p->top_k = top_k, p->n_slots = n_slots, p->spares = c->spares;
     c->pairs.single = false;
     return &c->pairs;
 }

@@ -68,6 +68,7 @@ typedef struct gr_cuda {
     int32_t width_told;                 /* of MLPs whose kernels were told last */
     int32_t product_rows;               /* an MLP of more than GR_CUDA_ONE_ROWS rows and at most so many is dense products (mlp.c) */
     float *gate_up;                     /* [product_rows, 2 * width] of the widest */
+    bool spares;                        /* experts leave processors to kernels that move rows beside them */
     bool wants_lists;                   /* the step's attention lists are not made yet */
     cudaGraphExec_t replays[GR_CUDA_REPLAYS_MAX + 1];
     int64_t n_replayed;                 /* steps, so far */
@@ -90,11 +91,14 @@ static inline bool gr_cuda_singles_pay(const gr_cuda *c, int32_t n_rows, int32_t
 /* Device memory, not cleared; what says what for. MEMORY names the bytes wanted and free. */
 grace_status gr_cuda_alloc(void *out, size_t bytes, const char *what);
 
+/* Whether experts and MLPs leave GR_CUDA_SPARED processors from now on to kernels that move rows beside them. */
+void gr_cuda_spare(gr_compute *base, bool spares);
+
 /* Recorded steps are forgotten: what they hold on to (a wire) can then be closed. */
 void gr_cuda_drop_replays(gr_compute *base);
 
 /* Room for pairs of so many rows, never single: the caller makes them. */
-const gr_pairs *gr_cuda_pairs_for(gr_compute *base, int32_t n_rows, int32_t top_k, int32_t n_slots);
+gr_pairs *gr_cuda_pairs_for(gr_compute *base, int32_t n_rows, int32_t top_k, int32_t n_slots);
 
 /* ---- mlp.c ---- */
 grace_status gr_cuda_mlp_open(gr_cuda *c);                                  /* its scratch, which cuda_free() frees */

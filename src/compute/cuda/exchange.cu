@@ -270,7 +270,7 @@ done:
 
 extern "C" grace_status gr_cuda_arrive(const gr_cuda_node *node, const gr_cuda_layer *layer, const gr_cuda_pairs *pairs, gr_cuda_stream stream) {
     const int64_t n_choices = (int64_t)node->sizes.n_ranks * layer->s * node->sizes.top_k, blocks = (n_choices + THREADS - 1) / THREADS;
-    const int32_t n_senders = (int32_t)senders_of(node, layer).blocks;
+    const int32_t n_senders = (int32_t)senders_of(node, layer).blocks, most = blocks_of(node, COPIERS);
     const call c = call_of(node, layer);
     grace_status st = GRACE_OK;
     GR_TRY(check(node, layer, 0, 0));
@@ -280,7 +280,7 @@ extern "C" grace_status gr_cuda_arrive(const gr_cuda_node *node, const gr_cuda_l
         pdl::launch(arrive_and_group, 1, threads, grouping::shared_for(threads, pairs->n_slots), stream, true, c, n_senders, *pairs);
         return gr_cuda_status(cudaGetLastError(), "arrive");
     }
-    pdl::launch(arrive, (unsigned)(blocks < 1 ? 1 : blocks < COPIERS ? blocks : COPIERS), THREADS, 0, stream, true, c, n_senders);
+    pdl::launch(arrive, (unsigned)(blocks < 1 ? 1 : blocks < most ? blocks : most), THREADS, 0, stream, true, c, n_senders);
     GR_TRY(gr_cuda_status(cudaGetLastError(), "arrive"));
     if (pairs) GR_TRY(gr_cuda_group(reinterpret_cast<const int32_t *>(node->area[node->me] + c.at.slot), pairs, stream));
 done:
@@ -301,7 +301,7 @@ done:
 }
 
 extern "C" grace_status gr_cuda_settle_rows(const gr_cuda_node *node, const gr_cuda_layer *layer, const gr_cuda_settle *s, gr_cuda_stream stream) {
-    const cut work = cut_of(s->n, node->sizes.hidden, SUMMED, ADDERS);
+    const cut work = cut_of(s->n, node->sizes.hidden, SUMMED, blocks_of(node, ADDERS));
     const gr_cuda_wires none = {};
     const settling q = {s->first, s->fan, (const uint4 *)s->residual, (uint4 *)s->out, s->wires ? *s->wires : none};
     grace_status st = GRACE_OK;

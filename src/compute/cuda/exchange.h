@@ -67,6 +67,7 @@ typedef struct gr_cuda_node {
     uint32_t *epoch;                    /* device, zeroed: numbers of calls, for the kernels. GR_CUDA_EPOCH_BYTES */
     gr_cuda_watch *watch;               /* as the device addresses it */
     uint64_t deadline_ns;
+    int32_t blocks_most;                /* of each kernel, the same on all ranks of the node; 0: as many as are fastest where nothing else runs */
     int64_t *count;                     /* device [4][GR_CUDA_NODE_MAX], added to by every call: rows dispatched to each rank, their entries (slots), rows given
                                          * back to each rank, their entries */
 } gr_cuda_node;

@@ -21,9 +21,9 @@ enum { BUSY_POLLS = 32, PAUSE_NS = 50, POLLS = 64, LOOK_NS = 1000000 };     // p
 enum { FEW_ROWS = 256 };                                    // of a rank
 enum { IN_FLIGHT = 8, SUMMED = 4 };     // vectors that a lane has on their way; of a row that it sums
 
-// Blocks at most: stores fill the links with few of them; sums read this GPU's memory and take all but what a move between nodes needs. All ranks of a node
-// find the same numbers of blocks, so each knows whose flags to wait for.
-enum { SENDERS = 64, COPIERS = 128, ADDERS = 120 };
+// Blocks at most, alone: stores fill the links with few of them; sums read this GPU's memory and take nearly all processors. All ranks of a node find the same
+// numbers of blocks, so each knows whose flags to wait for.
+enum { SENDERS = 32, COPIERS = 128, ADDERS = 128 };
 
 // Words of node.epoch. dispatch and arrive read the first, give_back and settle the second; each is written while nobody reads it.
 enum { GIVEN = 0 /* the last call whose results this rank gave back */, CALL = 32 /* the call under way, from arrive on */ };
@@ -53,10 +53,17 @@ static inline cut cut_of(int64_t n_rows, int32_t hidden, int32_t at_once, int32_
     return {(int32_t)n_rows, hidden / 8, (int32_t)parts, (unsigned)(blocks < 1 ? 1 : blocks < most_blocks ? blocks : most_blocks)};
 }
 
-static inline cut senders_of(const gr_cuda_node *node, const gr_cuda_layer *layer) { return cut_of(layer->s, node->sizes.hidden, IN_FLIGHT, SENDERS); }
+// Of a kernel that would have so many if it were alone.
+static inline int32_t blocks_of(const gr_cuda_node *node, int32_t alone) {
+    return node->blocks_most > 0 && node->blocks_most < alone ? node->blocks_most : alone;
+}
+
+static inline cut senders_of(const gr_cuda_node *node, const gr_cuda_layer *layer) {
+    return cut_of(layer->s, node->sizes.hidden, IN_FLIGHT, blocks_of(node, SENDERS));
+}
 // Of one source's rows: each block gives to one source, as many blocks to each.
 static inline cut givers_of(const gr_cuda_node *node, const gr_cuda_layer *layer) {
-    return cut_of(layer->s, node->sizes.hidden, SUMMED, ADDERS / node->sizes.n_ranks);
+    return cut_of(layer->s, node->sizes.hidden, SUMMED, (blocks_of(node, ADDERS) + node->sizes.n_ranks - 1) / node->sizes.n_ranks);
 }
 
 // A lane has one vector of a row.

@@ -90,10 +90,11 @@ const char *gr_cuda_experts_kernels(const gr_cuda_experts *e) {
     return names[e->options.kernels];
 }
 
-static gr_cuda_tiles tiles_for(const gr_cuda_experts *e, int64_t n_pairs) {
+static gr_cuda_tiles tiles_for(const gr_cuda_experts *e, int64_t n_pairs, bool spares) {
+    const int32_t n_processors = gr_cuda_processors(e->n_processors, spares);
     const int64_t rows = n_pairs / e->options.n_slots;
     const int64_t many = e->options.kernels == GR_CUDA_KERNELS_HOPPER ? MANY_ROWS_HOPPER : MANY_ROWS_MMA;
-    if (rows < many || n_pairs * e->options.hidden < (int64_t)MANY_TILES * e->n_processors * LARGE_TILE) return GR_CUDA_TILES_SMALL;
+    if (rows < many || n_pairs * e->options.hidden < (int64_t)MANY_TILES * n_processors * LARGE_TILE) return GR_CUDA_TILES_SMALL;
     return GR_CUDA_TILES_LARGE;
 }
 
@@ -104,8 +105,8 @@ grace_status gr_cuda_experts_run(const gr_cuda_experts *e, const gr_cuda_pairs *
     GR_ASSERT(pairs->first_pair || (pairs->n_slots == 1 && pairs->top_k == 1));
     if (n_pairs == 0) return GRACE_OK;
     switch (o->kernels) {
-    case GR_CUDA_KERNELS_HOPPER: return gr_cuda_experts_hopper(e, pairs, rows, y, tiles_for(e, n_pairs), stream);
-    case GR_CUDA_KERNELS_MMA: return gr_cuda_experts_mma(e, pairs, rows, y, tiles_for(e, n_pairs), stream);
+    case GR_CUDA_KERNELS_HOPPER: return gr_cuda_experts_hopper(e, pairs, rows, y, tiles_for(e, n_pairs, pairs->spares), stream);
+    case GR_CUDA_KERNELS_MMA: return gr_cuda_experts_mma(e, pairs, rows, y, tiles_for(e, n_pairs, pairs->spares), stream);
     default: return gr_cuda_experts_plain(e, pairs, rows, y, stream);
     }
 }

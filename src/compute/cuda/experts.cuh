@@ -33,6 +33,10 @@ struct product {
     __device__ __forceinline__ int32_t gate_row(int32_t o) const { return o / block * 2 * block + o % block; }
 };
 
+// The processors a run may have. Where it does not have all, down starts when up is over: blocks that came early would sit on those that are spared.
+struct share { int32_t n_processors; bool all; };
+static inline share share_of(const gr_cuda_experts *e, const gr_cuda_pairs *p) { return {gr_cuda_processors(e->n_processors, p->spares), !p->spares}; }
+
 static inline product up_product(const gr_cuda_experts *e, const gr_cuda_pairs *p, const void *rows) {
     const gr_cuda_experts_options *o = &e->options;
     return {{p->first_pair, p->row_of_pair, p->n_slots, p->n_rows}, (const bf16 *)rows, (const bf16 *)o->gate_up, o->gate_up_bias, (bf16 *)o->act,

@@ -285,7 +285,7 @@ template <class M, bool UP> __device__ void consume(const product &p, M &m, cons
     hopper::wait_stores();
 }
 
-// ---- the kernel: as many blocks as the device has processors; own counts this kernel's claims, from 0, the other kernel's is made 0 ----
+// ---- the kernel: as many blocks as it may have processors; own counts this kernel's claims, from 0, the other kernel's is made 0 ----
 
 template <class M, bool UP>
 __global__ __launch_bounds__(M::THREADS, 1) void grouped_product(const __grid_constant__ CUtensorMap rows, const __grid_constant__ CUtensorMap weights,
@@ -327,7 +327,7 @@ __global__ __launch_bounds__(M::THREADS, 1) void grouped_product(const __grid_co
 
 template <class M, bool UP>
 grace_status launch(const CUtensorMap &rows, const CUtensorMap &weights, const CUtensorMap &outs, const product &p, const gr_cuda_experts *e,
-                    cudaStream_t stream) {
+                    const share &of, cudaStream_t stream) {
     auto kernel = grouped_product<M, UP>;
     const int bytes = sizeof(M);
     static bool ready_on[GR_CUDA_DEVICES_MAX];
@@ -337,14 +337,14 @@ grace_status launch(const CUtensorMap &rows, const CUtensorMap &weights, const C
         if (st) return st;
         ready = true;
     }
-    pdl::launch(kernel, e->n_processors, M::THREADS, bytes, stream, true, rows, weights, outs, p, e->claims + !UP, e->claims + UP);
+    pdl::launch(kernel, of.n_processors, M::THREADS, bytes, stream, UP || of.all, rows, weights, outs, p, e->claims + !UP, e->claims + UP);
     return gr_cuda_status(cudaGetLastError(), "grouped_product");
 }
 
 template <class M>
-grace_status run(const gr_cuda_experts *e, const product &up, const product &down, const CUtensorMap &y_boxes, cudaStream_t stream) {
-    grace_status st = launch<M, true>(e->up_boxes, e->up_boxes, e->act_boxes, up, e, stream);
-    return st ? st : launch<M, false>(e->act_boxes, e->down_boxes, y_boxes, down, e, stream);
+grace_status run(const gr_cuda_experts *e, const product &up, const product &down, const CUtensorMap &y_boxes, const share &of, cudaStream_t stream) {
+    grace_status st = launch<M, true>(e->up_boxes, e->up_boxes, e->act_boxes, up, e, of, stream);
+    return st ? st : launch<M, false>(e->act_boxes, e->down_boxes, y_boxes, down, e, of, stream);
 }
 
 }  // namespace
@@ -352,8 +352,9 @@ grace_status run(const gr_cuda_experts *e, const product &up, const product &dow
 extern "C" grace_status gr_cuda_experts_hopper(const gr_cuda_experts *e, const gr_cuda_pairs *pairs, const void *rows, void *y, gr_cuda_tiles tiles,
                                                cudaStream_t stream) {
     const product up = up_product(e, pairs, rows), down = down_product(e, pairs, y);
+    const share of = share_of(e, pairs);
     CUtensorMap y_boxes = e->act_boxes;         // small tiles store no boxes
-    if (tiles == GR_CUDA_TILES_SMALL) return run<small_tiles>(e, up, down, y_boxes, stream);
+    if (tiles == GR_CUDA_TILES_SMALL) return run<small_tiles>(e, up, down, y_boxes, of, stream);
     grace_status st = gr_cuda_map_open(y, (int64_t)pairs->n_rows * pairs->top_k, e->options.hidden, GR_CUDA_PAIR_BOX_ROWS, &y_boxes);
-    return st ? st : run<large_tiles>(e, up, down, y_boxes, stream);
+    return st ? st : run<large_tiles>(e, up, down, y_boxes, of, stream);
 }

@@ -173,7 +173,7 @@ template <int BM, bool UP> __global__ __launch_bounds__(sizes<BM>::THREADS, BM =
     ampere::copies_wait<0>();
 }
 
-template <int BM, bool UP> grace_status launch(const product &p, int32_t n_processors, cudaStream_t stream) {
+template <int BM, bool UP> grace_status launch(const product &p, const share &of, cudaStream_t stream) {
     const int threads = sizes<BM>::THREADS, bytes = STAGES * sizes<BM>::BYTES;
     auto kernel = mma_product<BM, UP>;
     static int blocks_of[GR_CUDA_DEVICES_MAX];      /* a processor holds */
@@ -183,13 +183,13 @@ template <int BM, bool UP> grace_status launch(const product &p, int32_t n_proce
         if (!st) st = gr_cuda_status(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&n_blocks, kernel, threads, bytes), "blocks of mma_product");
         if (st) return st;
     }
-    pdl::launch(kernel, n_processors * n_blocks, threads, bytes, stream, true, p);
+    pdl::launch(kernel, of.n_processors * n_blocks, threads, bytes, stream, UP || of.all, p);
     return gr_cuda_status(cudaGetLastError(), "mma_product");
 }
 
-template <int BM> grace_status run(const gr_cuda_experts *e, const product &up, const product &down, cudaStream_t stream) {
-    grace_status st = launch<BM, true>(up, e->n_processors, stream);
-    return st ? st : launch<BM, false>(down, e->n_processors, stream);
+template <int BM> grace_status run(const product &up, const product &down, const share &of, cudaStream_t stream) {
+    grace_status st = launch<BM, true>(up, of, stream);
+    return st ? st : launch<BM, false>(down, of, stream);
 }
 
 }  // namespace
@@ -197,5 +197,6 @@ template <int BM> grace_status run(const gr_cuda_experts *e, const product &up, 
 extern "C" grace_status gr_cuda_experts_mma(const gr_cuda_experts *e, const gr_cuda_pairs *pairs, const void *rows, void *y, gr_cuda_tiles tiles,
                                             cudaStream_t stream) {
     const product up = up_product(e, pairs, rows), down = down_product(e, pairs, y);
-    return tiles == GR_CUDA_TILES_SMALL ? run<WARP_ROWS>(e, up, down, stream) : run<2 * WARP_ROWS>(e, up, down, stream);
+    const share of = share_of(e, pairs);
+    return tiles == GR_CUDA_TILES_SMALL ? run<WARP_ROWS>(up, down, of, stream) : run<2 * WARP_ROWS>(up, down, of, stream);
 }

@@ -59,7 +59,7 @@ grace_status gr_cuda_mlp(gr_compute *base, const gr_mlp_rows *r) {
     const gr_cuda_mlps *m = r->mlp->packed;
     const int32_t n = r->n_rows;
     const gr_cuda_one each = {.n_rows = n, .top_k = 1};
-    const gr_cuda_pairs every = {.n_slots = 1, .n_rows = n, .top_k = 1};
+    const gr_cuda_pairs every = {.n_slots = 1, .n_rows = n, .top_k = 1, .spares = c->spares};
     const bool singles = gr_cuda_singles_pay(c, n, 1), products = !singles && products_pay(c, m, n), adds = !r->gate && (singles || products);
     void *out = adds ? r->x : r->between;
     if (singles) GR_TRY(gr_cuda_experts_one(m->experts, &each, r->in, adds ? r->x : NULL, out, c->stream));

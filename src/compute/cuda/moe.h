@@ -2,6 +2,7 @@
  * queues work on the stream, needs no number from the device and waits for nothing. */
 #ifndef GR_COMPUTE_CUDA_MOE_H
 #define GR_COMPUTE_CUDA_MOE_H
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/status.h"
@@ -20,6 +21,7 @@ typedef struct gr_cuda_pairs {
     int32_t *row_of_pair;       /* [n_rows * top_k] by slot, then row, then choice */
     int32_t *pair_of_choice;    /* [n_rows * top_k], -1: none */
     int32_t *scratch;           /* [gr_cuda_group_scratch(n_rows * top_k, n_slots)] */
+    bool spares;                /* gr_cuda_experts_run() leaves processors to kernels that move rows beside it (gr_cuda_processors()) */
 } gr_cuda_pairs;                /* of one slot and one choice all may be NULL: every row is the pair of its number, as an ordinary MLP has it */
 
 int64_t gr_cuda_group_scratch(int64_t n_choices, int32_t n_slots);      /* int32 values */
