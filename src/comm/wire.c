@@ -41,6 +41,10 @@ done:
     return st;
 }
 
+void gr_wire_abort(gr_wire *w) {
+    if (w && w->ops->abort) w->ops->abort(w);
+}
+
 void gr_wire_close(gr_wire *w) {
     if (w) w->ops->close(w);
 }

@@ -50,6 +50,8 @@ bool gr_wire_has_nccl(void);                    /* this build */
 /* Local, never waits: moves that have not ended are aborted. NCCL keeps a communicator as long as there are graphs with moves of it; what is left of
  * one then goes when
  * they do. */
+/* After a failure, before what was recorded with moves is destroyed: those that wait for a peer on the device end. Only close may follow. Accepts NULL. */
+void gr_wire_abort(gr_wire *w);
 void gr_wire_close(gr_wire *w);
 
 #endif

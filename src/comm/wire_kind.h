@@ -7,6 +7,7 @@ typedef struct gr_wire_ops {
     const char *name;
     grace_status (*move)(gr_wire *w, const gr_wire_piece *pieces, int32_t n, struct CUstream_st *stream);
     grace_status (*check)(gr_wire *w);
+    void (*abort)(gr_wire *w);          /* NULL: no move waits on a device for a peer */
     void (*close)(gr_wire *w);          /* frees w */
 } gr_wire_ops;
 

@@ -78,6 +78,8 @@ typedef struct nccl_wire {
     gr_wire base;
     ncclComm_t comm;
     bool in_graphs;                     /* moves were recorded */
+    bool is_ending;                     /* by `ender`, which aborts */
+    pthread_t ender;
     move moves[N_MOVES];                /* move i is moves[i % N_MOVES] */
     int64_t n_begun, n_ended;
     double progress_us;                 /* when one was last seen to have ended */
@@ -204,22 +206,25 @@ static void *destroy(void *comm) { return api.CommDestroy(comm), NULL; }
 /* Ends the kernels of moves whose peer does not come, first of all. */
 static void *abort_moves(void *comm) { return api.CommAbort(comm), NULL; }
 
-/* NCCL waits for the end of graphs that hold moves. Mostly they are gone already; if they come after us, that is left to a thread. Whether such moves are under
- * way is not known: aborted. */
-static void end_comm(const nccl_wire *w, bool is_idle) {
-    pthread_t thread;
+/* In a thread: NCCL first ends the kernels of moves, then waits for the end of graphs that hold some, whose owner waits for those kernels. */
+static void nccl_abort(gr_wire *base) {
+    nccl_wire *w = (nccl_wire *)base;
+    if (!w->comm || w->is_ending) return;
+    w->is_ending = pthread_create(&w->ender, NULL, abort_moves, w->comm) == 0;
+    if (!w->is_ending) gr_log(GR_WARN, "wire", "no thread to end NCCL's communicator");
+}
+
+/* Whether moves of graphs are under way is not known: aborted. Mostly the graphs are gone already; if they go after us, the end is left to the thread. */
+static void end_comm(nccl_wire *w, bool is_idle) {
     struct timespec until;
-    if (!w->in_graphs) {
+    if (!w->in_graphs && !w->is_ending) {
         (is_idle ? destroy : abort_moves)(w->comm);
         return;
     }
-    if (pthread_create(&thread, NULL, abort_moves, w->comm) != 0) {
-        gr_log(GR_WARN, "wire", "no thread to end NCCL's communicator");
-        return;
-    }
+    nccl_abort(&w->base);
     clock_gettime(CLOCK_REALTIME, &until);
     until.tv_sec += GRAPHS_END_S;
-    if (pthread_timedjoin_np(thread, NULL, &until) != 0) pthread_detach(thread);
+    if (w->is_ending && pthread_timedjoin_np(w->ender, NULL, &until) != 0) pthread_detach(w->ender);
 }
 
 static void nccl_close(gr_wire *base) {
@@ -231,7 +236,7 @@ static void nccl_close(gr_wire *base) {
     free(w);
 }
 
-static const gr_wire_ops nccl_ops = {.name = "nccl", .move = nccl_move, .check = nccl_check, .close = nccl_close};
+static const gr_wire_ops nccl_ops = {.name = "nccl", .move = nccl_move, .check = nccl_check, .abort = nccl_abort, .close = nccl_close};
 
 /* ---- opening ---- */
 

@@ -373,9 +373,9 @@ void gr_gpus_close(gr_exchange *base) {
                           ex->line_counted};
     const bool is_well = ex->joined && !ex->in_step && !ex->watch->stop;
     if (ex->watch) ex->watch->stop = 1;     /* no wait goes on */
-    if (is_well) gr_cuda_drop_replays(base->compute);   /* a communicator does not end while a graph has its sends */
+    if (!is_well) gr_wire_abort(ex->wire);  /* a graph under way may wait for a peer */
+    gr_cuda_drop_replays(base->compute);    /* a communicator does not end while a graph has its sends */
     gr_wire_close(ex->wire);
-    gr_cuda_drop_replays(base->compute);    /* of a graph under way that waits for a peer: its moves are aborted first */
     if (ex->stream) cudaStreamSynchronize(ex->stream);
     for (int32_t i = 0; i < GR_PARTS_MAX; i++)
         if (ex->lanes[i].own_stream) cudaStreamSynchronize(ex->lanes[i].own_stream);
