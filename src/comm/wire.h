@@ -47,11 +47,11 @@ grace_status gr_wire_wait(gr_wire *w, struct CUevent_st *event);
 
 const char *gr_wire_kind(const gr_wire *w);     /* "nccl" or "staged" */
 bool gr_wire_has_nccl(void);                    /* this build */
+/* After a failure, before what was recorded with moves is destroyed: those that wait for a peer on the device end. Only close may follow. Accepts NULL. */
+void gr_wire_abort(gr_wire *w);
 /* Local, never waits: moves that have not ended are aborted. NCCL keeps a communicator as long as there are graphs with moves of it; what is left of
  * one then goes when
  * they do. */
-/* After a failure, before what was recorded with moves is destroyed: those that wait for a peer on the device end. Only close may follow. Accepts NULL. */
-void gr_wire_abort(gr_wire *w);
 void gr_wire_close(gr_wire *w);
 
 #endif
