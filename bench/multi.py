@@ -228,7 +228,8 @@ def add_floors(r, doc, row, model, shape, layout, workload):
     if rates and shape:
         hit = [h / layout.ranks for h in gpu.experts_hit(MODELS[model][1], workload, odd=True)]
         w = floor.workload(shape, rates, layout.ranks, layout.nodes, *workload, experts_hit=hit)
-        row["floor_rates"] = {"product_tflops": rates.flops / 1e12, "read_tb_s": rates.hbm / 1e12, "peer_gb_s": rates.nvl / 1e9, "link_gbit": rates.eth * 8e-9}
+        row["floor_rates"] = {"product_tflops": rates.flops / 1e12, "read_tb_s": rates.hbm / 1e12, "peer_gb_s": rates.nvl / 1e9, "link_gbit": rates.eth * 8e-9,
+                              "latency_us": rates.lat_eth * 1e6}
         for phase in ("prefill", "decode"):
             if phase in row:
                 row[phase].update(floor_ms=w[phase]["serial_ms"], floor_link_ms=w[phase]["eth_ms"], ratio=row[phase]["ms"] / w[phase]["serial_ms"])
