@@ -181,7 +181,7 @@ def models_aimed(doc):
         if r["prefill"].get("link_ratio"):
             yield "prefill over its bytes at line rate: " + case, "1.15", "%.2f" % r["prefill"]["link_ratio"]
         if r["decode"].get("link_ms") and r.get("moe_layers"):
-            latency_ms = 1e-3 * r.get("floor_rates", doc.get(link_name(nodes_of(r)), {})).get("latency_us", 0)
+            latency_ms = 1e-3 * r.get("floor_rates", {}).get("latency_us", doc.get(link_name(nodes_of(r)), {}).get("latency_us", 0))
             least = r["decode"]["link_ms"] + 2 * r["moe_layers"] * latency_ms
             yield "decode step over its bytes and 2 latencies a layer: " + case, "1.15", "%.2f" % (r["decode"]["ms"] / least)
         peer = peer_of(doc, r)

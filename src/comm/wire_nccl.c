@@ -224,7 +224,9 @@ static void end_comm(nccl_wire *w, bool is_idle) {
     nccl_abort(&w->base);
     clock_gettime(CLOCK_REALTIME, &until);
     until.tv_sec += GRAPHS_END_S;
-    if (w->is_ending && pthread_timedjoin_np(w->ender, NULL, &until) != 0) pthread_detach(w->ender);
+    if (!w->is_ending || pthread_timedjoin_np(w->ender, NULL, &until) == 0) return;
+    gr_log(GR_INFO, "wire", "NCCL's communicator has not ended after %d s: left to itself", GRAPHS_END_S);
+    pthread_detach(w->ender);
 }
 
 static void nccl_close(gr_wire *base) {

@@ -15,7 +15,6 @@
 #include "run/exchange_gpus.h"
 
 enum { B = GRACE_STAGE_NODE, ROWS = GR_GPUS_ROWS, ENTRIES = GR_GPUS_ENTRIES };
-enum { NODE_TURNS = 8 };    /* in a node rows are quick: halves pay from so many times as many rows (docs/performance.md) */
 
 enum { WIRE_BLOCKS = 120 }; /* kernels of a wire's moves find processors while one of ours spins */
 
@@ -31,8 +30,7 @@ static void start_lane(const gr_gpus *ex, gr_gpus_lane *l, int32_t n_rows) {
 static int32_t gpus_step(gr_exchange *base, int32_t n_rows_most, int32_t n_parts_max) {
     gr_gpus *ex = gr_gpus_of(base);
     ex->in_step = true;
-    const int64_t from = (int64_t)base->opt.turns_from * (ex->n_wires ? 1 : NODE_TURNS);
-    ex->n_parts = n_parts_max > 1 && ex->n_lanes > 1 && n_rows_most >= from ? 2 : 1;
+    ex->n_parts = n_parts_max > 1 && ex->n_lanes > 1 && n_rows_most >= gr_gpus_turns_from(ex) ? 2 : 1;
     gr_gpus_wires_step(ex, n_rows_most);
     base->waits = ex->wire && !ex->padded;
     gr_cuda_spare(base->compute, is_beside(ex));

@@ -246,6 +246,7 @@ static void soak_over(gr_comm *comm, const char *wire, bool hosts_take_part) {
     grace_engine *engine = NULL;
     const double start = gr_now_us();
     opt.exact = true, opt.n_tokens_max = 1200, opt.kv_tokens = 16384;
+    if (n_nodes == 1) opt.turns_from = 64;      /* long prompts in two halves, on streams of their own */
     snprintf(case_name, sizeof case_name, "soak, rank %d of %d, %d nodes, %s", comm->rank, n_ranks, n_nodes, wire);
     int32_t *expected = soak_alone(comm, &work, &o, &opt);
     opt.comm = comm, opt.plan = plan, opt.wire = wire, opt.route = n_nodes > 1 ? GRACE_ROUTE_JOINT : GRACE_ROUTE_TAR;

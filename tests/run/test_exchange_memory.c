@@ -50,6 +50,9 @@ static void turns_in_a_node_take_their_part_of_everything_again(void **state) {
     one.turns_from = 0;
     const int64_t first = bytes_of(ranks(1, 4), &one), second = bytes_of(ranks(1, 4), &two) - first;
     assert_true(second > first / 2 && second < first * 5 / 8);      /* half of the rows, and a sixteenth: the cut need not be in the middle */
+    gr_exchange_options few = two, few_in_one = one;
+    few.n_rows_max = few_in_one.n_rows_max = 8191;                  /* no step can be cut */
+    assert_int_equal(bytes_of(ranks(1, 4), &few), bytes_of(ranks(1, 4), &few_in_one));
 }
 
 static void alone_it_is_rows_and_results(void **state) {

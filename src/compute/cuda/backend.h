@@ -91,7 +91,7 @@ static inline bool gr_cuda_singles_pay(const gr_cuda *c, int32_t n_rows, int32_t
 /* Device memory, not cleared; what says what for. MEMORY names the bytes wanted and free. */
 grace_status gr_cuda_alloc(void *out, size_t bytes, const char *what);
 
-/* Whether experts and MLPs leave GR_CUDA_SPARED processors from now on to kernels that move rows beside them. */
+/* Whether experts, and MLPs on their kernels, leave GR_CUDA_SPARED processors from now on to kernels that move rows beside them. */
 void gr_cuda_spare(gr_compute *base, bool spares);
 
 /* Recorded steps are forgotten: what they hold on to (a wire) can then be closed. */

@@ -63,7 +63,7 @@ static inline cut senders_of(const gr_cuda_node *node, const gr_cuda_layer *laye
 }
 // Of one source's rows: each block gives to one source, as many blocks to each.
 static inline cut givers_of(const gr_cuda_node *node, const gr_cuda_layer *layer) {
-    return cut_of(layer->s, node->sizes.hidden, SUMMED, (blocks_of(node, ADDERS) + node->sizes.n_ranks - 1) / node->sizes.n_ranks);
+    return cut_of(layer->s, node->sizes.hidden, SUMMED, blocks_of(node, ADDERS) / node->sizes.n_ranks);
 }
 
 // A lane has one vector of a row.
