@@ -54,7 +54,8 @@ typedef struct grace_engine_options {
     const char *kernels;            /* cuda: "auto" (NULL too), "hopper", "mma", "plain" */
     const char *wire;               /* cuda, rows between nodes: "auto" (NULL too), "sockets", "nccl", "staged": through the transport */
     bool plain_wire;                /* cuda: rows between nodes travel as they are, not packed bit for bit */
-    int32_t turns_from;             /* cuda, several ranks: rows of a rank in a step from which halves of it take turns, in one node 8 times as many; 0: never; 1024 */
+    int32_t turns_from;             /* cuda, several ranks: rows of a rank in a step from which halves of it take turns, in one node 8 times as many; 0: never;
+                                     * 1024 */
     const char *trace_path;         /* record routing there (written by rank 0), unless homes is HISTOGRAM; NULL: do not */
     const char *const *trace_domains;   /* names requests' domains refer to */
     int32_t n_trace_domains;

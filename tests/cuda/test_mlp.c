@@ -129,7 +129,8 @@ static bool is_within_rounding(const mlp_case *t) {
             const size_t at = (size_t)row * hidden + h;
             const double wanted = from_bf16(t->residual[at]) + by * y[h], bound = 4 * 0x1p-9 * (by * (magnitude[h] + 2 * fabs(y[h])) + fabs(wanted)) + 1e-6;
             const double error = fabs(from_bf16(t->found[at]) - wanted) / bound;
-            if (!(error <= 1) && worst <= 1) printf("       row %d column %d: %g, expected %g within %g\n", row, h, (double)from_bf16(t->found[at]), wanted, bound);
+            if (!(error <= 1) && worst <= 1)
+                printf("       row %d column %d: %g, expected %g within %g\n", row, h, (double)from_bf16(t->found[at]), wanted, bound);
             if (!(error <= worst)) worst = error;
         }
     }
