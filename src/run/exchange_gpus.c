@@ -52,25 +52,19 @@ static void *gpus_rows(gr_exchange *base) {
 
 /* ---- a layer ---- */
 
-/* What is queued next for the lane's rows comes after all that the backend's stream has by now. */
-static grace_status follow(const gr_gpus *ex, const gr_gpus_lane *l) {
+/* What is queued on `next` from now on comes after all that `first` has by now. */
+static grace_status put_in_order(cudaStream_t first, cudaStream_t next, cudaEvent_t event) {
     grace_status st = GRACE_OK;
-    if (l->stream == ex->stream) return st;
-    GR_TRY(gr_cuda_status(cudaEventRecord(l->packed, ex->stream), "event"));
-    GR_TRY(gr_cuda_status(cudaStreamWaitEvent(l->stream, l->packed, 0), "event"));
+    if (first == next) return st;
+    GR_TRY(gr_cuda_status(cudaEventRecord(event, first), "event"));
+    GR_TRY(gr_cuda_status(cudaStreamWaitEvent(next, event, 0), "event"));
 done:
     return st;
 }
 
-/* And the other way round. */
-static grace_status lead(const gr_gpus *ex, const gr_gpus_lane *l) {
-    grace_status st = GRACE_OK;
-    if (l->stream == ex->stream) return st;
-    GR_TRY(gr_cuda_status(cudaEventRecord(l->crossed, l->stream), "event"));
-    GR_TRY(gr_cuda_status(cudaStreamWaitEvent(ex->stream, l->crossed, 0), "event"));
-done:
-    return st;
-}
+/* The lane's rows move when the backend's stream is as far as here; and the other way round. */
+static grace_status follow(const gr_gpus *ex, const gr_gpus_lane *l) { return put_in_order(ex->stream, l->stream, l->packed); }
+static grace_status lead(const gr_gpus *ex, const gr_gpus_lane *l) { return put_in_order(l->stream, ex->stream, l->crossed); }
 
 /* Room for the pairs of n rows. */
 static const gr_pairs *pairs_for(const gr_gpus *ex, gr_gpus_lane *l, int32_t n) {
