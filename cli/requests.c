@@ -9,19 +9,14 @@
 #include "cli.h"
 
 grace_status gr_requests_add(gr_request_list *list, const grace_request *req, int32_t *prompt) {
-    if (list->n == list->capacity) {
-        int32_t capacity = list->capacity ? 2 * list->capacity : 16;
-        grace_request *grown = realloc(list->items, (size_t)capacity * sizeof *grown);
-        if (!grown) {
-            free(prompt);
-            return gr_fail(GRACE_ERR_MEMORY, "no memory for %d requests", capacity);
-        }
-        list->items = grown;
-        list->capacity = capacity;
-    }
+    grace_status st = GRACE_OK;
+    GR_RESERVE(list->items, list->n + 1, list->capacity);
     list->items[list->n] = *req;
     list->items[list->n++].prompt = prompt;
-    return GRACE_OK;
+    prompt = NULL;
+done:
+    free(prompt);
+    return st;
 }
 
 void gr_requests_free(gr_request_list *list) {

@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { ALIGN = 64, CHUNK = 64 * 1024 };
+enum { ALIGN = 64, CHUNK = 64 * 1024, ROOM_MIN = 16 };
 
 typedef struct chunk { struct chunk *next; size_t used, size; } chunk;     /* followed by its bytes */
 
@@ -46,16 +46,20 @@ void *gr_arena_alloc(gr_arena *arena, size_t n, size_t size) {
     return memset(p, 0, bytes);
 }
 
+/* Room that is doubled stops at INT32_MAX until more is asked for, so that the capacity may be an int32_t. */
+void *gr_grown(void *array, size_t element, size_t n, size_t *capacity) {
+    size_t room = *capacity > SIZE_MAX / 2 ? SIZE_MAX : 2 * *capacity;
+    if (array && n <= *capacity) return array;
+    if (room > INT32_MAX && n <= INT32_MAX) room = INT32_MAX;
+    if (room < ROOM_MIN) room = ROOM_MIN;
+    *capacity = room < n ? n : room;
+    return *capacity > (SIZE_MAX / 2) / element ? NULL : realloc(array, *capacity * element);
+}
+
 static grace_status reserve(gr_buf *buf, size_t n) {
     grace_status st = GRACE_OK;
-    size_t capacity = buf->capacity ? buf->capacity : 256;
     GR_CHECK(n < SIZE_MAX / 2 - buf->n, GRACE_ERR_MEMORY, "no memory for a text of %zu + %zu bytes", buf->n, n);
-    while (capacity < buf->n + n + 1) capacity *= 2;
-    if (capacity == buf->capacity) return st;
-    char *data = realloc(buf->data, capacity);
-    GR_CHECK(data, GRACE_ERR_MEMORY, "no memory for a text of %zu bytes", capacity);
-    buf->data = data;
-    buf->capacity = capacity;
+    GR_RESERVE(buf->data, buf->n + n + 1, buf->capacity);
 done:
     return st;
 }

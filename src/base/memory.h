@@ -15,6 +15,20 @@
         GR_CHECK((ptr) != NULL, GRACE_ERR_MEMORY, "no memory for %zu elements of %zu bytes", gr_n_, sizeof *(ptr)); \
     } while (0)
 
+/* Room for n elements in an array that grows, NULL with capacity 0 at first: at least twice the room, so that an append costs constant time on average.
+ * capacity: an integer of any type. Leaves through done with MEMORY, the array as it was. free() it. */
+#define GR_RESERVE(ptr, n, capacity)                                                                              \
+    do {                                                                                                          \
+        size_t gr_room_ = (size_t)(capacity);                                                                     \
+        void *gr_there_ = gr_grown((ptr), sizeof *(ptr), (size_t)(n), &gr_room_);                                 \
+        GR_CHECK(gr_there_ != NULL, GRACE_ERR_MEMORY, "no memory for %zu elements of %zu bytes", gr_room_, sizeof *(ptr)); \
+        (ptr) = gr_there_;                                                                                        \
+        (capacity) = (__typeof__(capacity))gr_room_;                                                              \
+    } while (0)
+
+/* The array with room for n elements, which may have moved; NULL: there is no memory for *capacity, the array is as it was. */
+void *gr_grown(void *array, size_t element, size_t n, size_t *capacity);
+
 typedef struct gr_arena gr_arena;
 
 gr_arena *gr_arena_new(void);                                   /* NULL: no memory */

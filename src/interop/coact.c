@@ -25,13 +25,7 @@ typedef struct lines { line *items; size_t n, capacity; } lines;
 
 static grace_status add_line(lines *all, line value) {
     grace_status st = GRACE_OK;
-    if (all->n == all->capacity) {
-        size_t wanted = all->capacity ? 2 * all->capacity : 256;
-        line *grown = realloc(all->items, wanted * sizeof *grown);
-        GR_CHECK(grown, GRACE_ERR_MEMORY, "no memory for %zu pairs", wanted);
-        all->items = grown;
-        all->capacity = wanted;
-    }
+    GR_RESERVE(all->items, all->n + 1, all->capacity);
     all->items[all->n++] = value;
 done:
     return st;

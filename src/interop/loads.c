@@ -19,13 +19,7 @@ typedef struct rows { row *items; size_t n, capacity; } rows;
 
 static grace_status add_row(rows *r, row value) {
     grace_status st = GRACE_OK;
-    if (r->n == r->capacity) {
-        size_t wanted = r->capacity ? 2 * r->capacity : 256;
-        row *grown = realloc(r->items, wanted * sizeof *grown);
-        GR_CHECK(grown, GRACE_ERR_MEMORY, "no memory for %zu rows", wanted);
-        r->items = grown;
-        r->capacity = wanted;
-    }
+    GR_RESERVE(r->items, r->n + 1, r->capacity);
     r->items[r->n++] = value;
 done:
     return st;

@@ -37,22 +37,9 @@ typedef struct machine {
 
 /* ---- growing: an opcode adds at most one element to any of the arrays, so their sizes are bounded by the input's ---- */
 
-static grace_status grow(void *array_of_pointer, size_t element, size_t n, size_t *capacity) {
-    grace_status st = GRACE_OK;
-    void **array = array_of_pointer;
-    if (n < *capacity) return st;
-    size_t wanted = *capacity ? 2 * *capacity : 16;
-    void *grown = realloc(*array, wanted * element);
-    GR_CHECK(grown, GRACE_ERR_MEMORY, "no memory for %zu elements of %zu bytes", wanted, element);
-    *array = grown;
-    *capacity = wanted;
-done:
-    return st;
-}
-
 #define PUSH(array, n, capacity, value)                                       \
     do {                                                                      \
-        GR_TRY(grow(&(array), sizeof *(array), (n), &(capacity)));            \
+        GR_RESERVE(array, (n) + 1, capacity);                                 \
         (array)[(n)++] = (value);                                             \
     } while (0)
 
@@ -120,13 +107,7 @@ static grace_status list_below(machine *m, size_t n, gr_pickle_kind kind, gr_pic
 static grace_status move_top(machine *m, size_t n, gr_pickle_list *list) {
     grace_status st = GRACE_OK;
     if (n == 0) return st;
-    if (n > list->capacity - list->n) {
-        size_t wanted = list->n + n > 2 * list->capacity ? list->n + n : 2 * list->capacity;
-        gr_pickle_value *grown = realloc(list->items, wanted * sizeof *grown);
-        GR_CHECK(grown, GRACE_ERR_MEMORY, "no memory for %zu values of a pickle", wanted);
-        list->items = grown;
-        list->capacity = wanted;
-    }
+    GR_RESERVE(list->items, list->n + n, list->capacity);
     m->n_stack -= n;
     memcpy(list->items + list->n, m->stack + m->n_stack, n * sizeof *list->items);
     list->n += n;

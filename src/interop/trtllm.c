@@ -89,24 +89,11 @@ static grace_status read_number(reader *r, const char *what, int64_t max, int64_
     return GRACE_OK;
 }
 
-static grace_status reserve(void *array_of_pointer, size_t element, size_t n, size_t *capacity) {
-    grace_status st = GRACE_OK;
-    void **array = array_of_pointer;
-    if (n < *capacity) return st;
-    size_t wanted = *capacity ? 2 * *capacity : 64;
-    void *grown = realloc(*array, wanted * element);
-    GR_CHECK(grown, GRACE_ERR_MEMORY, "no memory for %zu numbers", wanted);
-    *array = grown;
-    *capacity = wanted;
-done:
-    return st;
-}
-
 static grace_status read_expert(reader *r) {
     grace_status st = GRACE_OK;
     int64_t expert = 0;
     GR_TRY(read_number(r, "an expert", GR_PLAN_EXPERTS_MAX - 1, &expert));
-    GR_TRY(reserve(&r->experts, sizeof *r->experts, r->n_experts, &r->experts_capacity));
+    GR_RESERVE(r->experts, r->n_experts + 1, r->experts_capacity);
     r->experts[r->n_experts++] = (int32_t)expert;
 done:
     return st;
@@ -150,7 +137,7 @@ static grace_status read_layer(reader *r) {
     if (!accept(r, ":")) GR_TRY(wrong(r, "':'"));
     skip_spaces(r);
     GR_TRY(accept(r, "[") ? read_flow(r) : read_block(r));
-    GR_TRY(reserve(&r->layer_ids, sizeof *r->layer_ids, r->n_layers, &r->layers_capacity));
+    GR_RESERVE(r->layer_ids, r->n_layers + 1, r->layers_capacity);
     r->layer_ids[r->n_layers++] = id;
     GR_CHECK((r->n_experts - before) * r->n_layers == r->n_experts, GRACE_ERR_FORMAT,
              "%s: layer %" PRId64 " has %zu slots, others before it have more or less", r->where, id, r->n_experts - before);

@@ -109,17 +109,6 @@ done:
     return st;
 }
 
-static grace_status reserve_token(layer_count *l) {
-    grace_status st = GRACE_OK;
-    if (l->n_tokens < l->capacity) return st;
-    int32_t wanted = l->capacity ? 2 * l->capacity : 1024, *grown = realloc(l->token, (size_t)wanted * sizeof *grown);
-    GR_CHECK(grown, GRACE_ERR_MEMORY, "no memory for %d tokens", wanted);
-    l->token = grown;
-    l->capacity = wanted;
-done:
-    return st;
-}
-
 /* The token with that number among the selected ones, a multiple of the stride; of the stride it then has, or it is left out. */
 static grace_status add_token(layer_count *l, int64_t number, const uint16_t *set, int32_t home) {
     grace_status st = GRACE_OK;
@@ -127,7 +116,7 @@ static grace_status add_token(layer_count *l, int64_t number, const uint16_t *se
         int32_t index = -1;
         if (l->n_tokens < TOKENS_MAX) GR_TRY(map_add(&l->sets, set, home, &index));
         if (index >= 0) {
-            GR_TRY(reserve_token(l));
+            GR_RESERVE(l->token, l->n_tokens + 1, l->capacity);
             l->token[l->n_tokens++] = index;
             break;
         }

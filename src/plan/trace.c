@@ -49,20 +49,6 @@ done:
     return st;
 }
 
-/* Room for n elements in *array, doubled as needed: an append costs constant time on average. */
-static grace_status reserve(void *array_of_pointer, size_t element, int64_t n, int64_t *capacity) {
-    grace_status st = GRACE_OK;
-    void **array = array_of_pointer;
-    if (*array && n <= *capacity) return st;
-    int64_t wanted = n > 2 * *capacity ? n : 2 * *capacity;
-    void *grown = realloc(*array, (size_t)(wanted ? wanted : 1) * element);
-    GR_CHECK(grown, GRACE_ERR_MEMORY, "no memory for %" PRId64 " elements of %zu bytes", wanted, element);
-    *array = grown;
-    *capacity = wanted;
-done:
-    return st;
-}
-
 grace_status gr_trace_add_domain(const char *where, grace_trace *t, const char *name) {
     grace_status st = GRACE_OK;
     GR_CHECK(t->n_domains < GR_TRACE_DOMAINS_MAX, GRACE_ERR_FORMAT, "%s: more than %d domains", where, GR_TRACE_DOMAINS_MAX);
@@ -90,7 +76,7 @@ grace_status gr_trace_push_sequence(const char *where, grace_trace *t, grace_tra
     grace_status st = GRACE_OK;
     GR_TRY(gr_trace_check_sequence(where, &t->info, t->n_domains, &seq, GRACE_ERR_FORMAT));
     GR_CHECK(t->n_sequences < INT32_MAX, GRACE_ERR_LIMIT, "%s: more than %d sequences", where, INT32_MAX);
-    GR_TRY(reserve(&t->sequences, sizeof *t->sequences, t->n_sequences + 1, &t->sequences_capacity));
+    GR_RESERVE(t->sequences, t->n_sequences + 1, t->sequences_capacity);
     t->sequences[t->n_sequences++] = seq;
 done:
     return st;
@@ -110,7 +96,7 @@ grace_status gr_trace_push_segment(const char *where, grace_trace *t, grace_trac
         return st;
     }
     GR_CHECK(t->n_segments < INT32_MAX, GRACE_ERR_LIMIT, "%s: more than %d segments", where, INT32_MAX);
-    GR_TRY(reserve(&t->segments, sizeof *t->segments, t->n_segments + 1, &t->segments_capacity));
+    GR_RESERVE(t->segments, t->n_segments + 1, t->segments_capacity);
     t->segments[t->n_segments++] = seg;
 done:
     return st;
@@ -125,7 +111,7 @@ static void widen_ids(const unsigned char *ids, int id_bytes, int64_t n, uint16_
 
 static grace_status push_ids(const char *where, grace_trace *t, const unsigned char *raw, int id_bytes, int64_t n_tokens) {
     grace_status st = GRACE_OK;
-    GR_TRY(reserve(&t->token_ids, sizeof *t->token_ids, t->n_tokens + n_tokens, &t->ids_capacity));
+    GR_RESERVE(t->token_ids, t->n_tokens + n_tokens, t->ids_capacity);
     int32_t *ids = t->token_ids + t->n_tokens;
     for (int64_t i = 0; i < n_tokens; i++) ids[i] = id_bytes == 2 ? raw[2 * i] | raw[2 * i + 1] << 8 : (int32_t)gr_get_u32(raw + 4 * i);
     GR_TRY(gr_trace_check_ids(where, &t->info, ids, n_tokens, t->first_token + t->n_tokens, GRACE_ERR_FORMAT));
@@ -136,7 +122,7 @@ done:
 static grace_status push_weights(const char *where, grace_trace *t, const unsigned char *raw, int64_t n_tokens) {
     grace_status st = GRACE_OK;
     int64_t token_values = (int64_t)t->info.n_layers * t->info.top_k, n = n_tokens * token_values;
-    GR_TRY(reserve(&t->weights, sizeof *t->weights, t->n_tokens * token_values + n, &t->weights_capacity));
+    GR_RESERVE(t->weights, t->n_tokens * token_values + n, t->weights_capacity);
     float *weights = t->weights + t->n_tokens * token_values;
     if (t->info.weights == GRACE_WEIGHTS_U8)
         for (int64_t i = 0; i < n; i++) weights[i] = (float)raw[i] / 255;
@@ -151,7 +137,7 @@ grace_status gr_trace_push_tokens(const char *where, grace_trace *t, const gr_ra
     grace_status st = GRACE_OK;
     int64_t token_values = (int64_t)t->info.n_layers * t->info.top_k, total = t->n_tokens + n_tokens;
     GR_TRY(gr_trace_check_room(where, &t->info, t->first_token, total));
-    GR_TRY(reserve(&t->experts, sizeof *t->experts, total * token_values, &t->values_capacity));
+    GR_RESERVE(t->experts, total * token_values, t->values_capacity);
     uint16_t *experts = t->experts + t->n_tokens * token_values;
     widen_ids(raw->experts, raw->expert_bytes, n_tokens * token_values, experts);
     GR_TRY(gr_trace_check_experts(where, &t->info, experts, n_tokens, t->first_token + t->n_tokens, t->seen, &t->n_seen, GRACE_ERR_FORMAT));

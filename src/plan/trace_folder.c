@@ -126,24 +126,12 @@ done:
 
 /* ---- sequences: a run of tokens of one domain, whole or cut into pieces of sequence_length ---- */
 
-static grace_status reserve_lengths(folder *f, int64_t n) {
-    grace_status st = GRACE_OK;
-    if (n <= f->length_capacity) return st;
-    int64_t wanted = f->length_capacity ? 2 * f->length_capacity : 64;
-    int32_t *grown = realloc(f->length, (size_t)wanted * sizeof *grown);
-    GR_CHECK(grown, GRACE_ERR_MEMORY, "no memory for %" PRId64 " sequences", wanted);
-    f->length = grown;
-    f->length_capacity = wanted;
-done:
-    return st;
-}
-
 static grace_status add_sequence(folder *f, const char *where, int64_t n_tokens, int32_t domain) {
     grace_status st = GRACE_OK;
     int32_t index = grace_trace_n_sequences(f->t);
     GR_CHECK(n_tokens <= INT32_MAX, GRACE_ERR_LIMIT, "%s: a sequence of %" PRId64 " tokens, at most %d are allowed", where, n_tokens, INT32_MAX);
     GR_TRY(gr_trace_push_sequence(where, f->t, (grace_trace_sequence){.id = index, .domain = domain}));
-    GR_TRY(reserve_lengths(f, index + 1));
+    GR_RESERVE(f->length, (int64_t)index + 1, f->length_capacity);
     f->length[index] = (int32_t)n_tokens;
     f->n_covered += n_tokens;
 done:

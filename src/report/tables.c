@@ -45,22 +45,10 @@ void gr_table_free(gr_table *table) {
     free(table);
 }
 
-static grace_status reserve_row(gr_table *table) {
-    grace_status st = GRACE_OK;
-    if (table->n_rows < table->capacity) return st;
-    int32_t capacity = table->capacity ? 2 * table->capacity : 16;
-    row *rows = realloc(table->rows, sizeof *rows * (size_t)capacity);
-    GR_CHECK(rows, GRACE_ERR_MEMORY, "no memory for a table of %d rows", (int)capacity);
-    table->rows = rows;
-    table->capacity = capacity;
-done:
-    return st;
-}
-
 static grace_status add_row(gr_table *table, bool strong) {
     grace_status st = GRACE_OK;
     row r = {.strong = strong};
-    GR_TRY(reserve_row(table));
+    GR_RESERVE(table->rows, table->n_rows + 1, table->capacity);
     GR_ARENA_ARRAY(table->arena, r.cells, table->n_columns);
     for (int32_t i = 0; i < table->n_columns; i++) r.cells[i] = "";
     table->rows[table->n_rows++] = r;

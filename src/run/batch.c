@@ -36,20 +36,10 @@ void gr_batch_free(gr_batch *b) {
     *b = (gr_batch){0};
 }
 
-static grace_status grow(gr_batch *b) {
-    if (b->n < b->capacity) return GRACE_OK;
-    int32_t capacity = b->capacity ? 2 * b->capacity : 64;
-    gr_sequence **grown = realloc(b->sequences, (size_t)capacity * sizeof *grown);
-    if (!grown) return gr_fail(GRACE_ERR_MEMORY, "no memory for %d requests", capacity);
-    b->sequences = grown;
-    b->capacity = capacity;
-    return GRACE_OK;
-}
-
 grace_status gr_batch_add(gr_batch *b, const grace_request *req) {
     grace_status st = GRACE_OK;
     gr_sequence *s = NULL;
-    GR_TRY(grow(b));
+    GR_RESERVE(b->sequences, b->n + 1, b->capacity);
     GR_CALLOC(s, 1);
     s->request = *req;
     s->kv = -1;

@@ -11,23 +11,14 @@ typedef struct gr_held { gr_weight *weight; void *memory; } gr_held;
 
 /* ---- holding ---- */
 
-static grace_status make_room(gr_weights *w) {
-    grace_status st = GRACE_OK;
-    if (w->n_held < w->room) goto done;
-    const size_t room = w->room ? 2 * w->room : 256;
-    gr_held *grown = realloc(w->held, room * sizeof *grown);
-    GR_CHECK(grown, GRACE_ERR_MEMORY, "no memory for a table of %zu weights", room);
-    w->held = grown;
-    w->room = room;
-done:
-    return st;
-}
-
 /* Takes memory, also when it fails. */
 static grace_status hold(gr_weights *w, gr_weight *weight, void *memory) {
-    grace_status st = make_room(w);
-    if (!st) w->held[w->n_held++] = (gr_held){weight, memory};
-    if (st) free(memory);
+    grace_status st = GRACE_OK;
+    GR_RESERVE(w->held, w->n_held + 1, w->room);
+    w->held[w->n_held++] = (gr_held){weight, memory};
+    memory = NULL;
+done:
+    free(memory);
     return st;
 }
 
@@ -82,7 +73,7 @@ static grace_status open_weight(gr_weights *w, const grace_tensor *t, gr_weight 
     const size_t first = w->n_held;
     if (!gr_tensor_exists(t)) return st;
     GR_TRY(plain_of(w, t, &plain));
-    GR_TRY(make_room(w));
+    GR_RESERVE(w->held, w->n_held + 1, w->room);
     GR_TRY(w->compute->ops->weight_open(w->compute, &plain, out));
     GR_TRY(hold(w, *out, NULL));
     drop_unpacked(w, first);
@@ -101,7 +92,7 @@ static grace_status open_stack(gr_weights *w, const grace_tensor *const parts[],
         GR_TRY(plain_of(w, parts[i], &plain[i]));
         GR_TRY(plain_of(w, biases[i], &bias[i]));
     }
-    GR_TRY(make_room(w));
+    GR_RESERVE(w->held, w->n_held + 1, w->room);
     GR_TRY(w->compute->ops->stack_open(w->compute, plain, bias, n, out));
     GR_TRY(hold(w, *out, NULL));
     drop_unpacked(w, first);

@@ -82,13 +82,7 @@ done:
 
 grace_status gr_segments_push(gr_segments *segments, gr_segment segment) {
     grace_status st = GRACE_OK;
-    if (segments->n == segments->capacity) {
-        size_t capacity = segments->capacity ? 2 * segments->capacity : 16;
-        gr_segment *data = realloc(segments->data, capacity * sizeof *data);
-        GR_CHECK(data, GRACE_ERR_MEMORY, "no memory for %zu segments of text", capacity);
-        segments->data = data;
-        segments->capacity = capacity;
-    }
+    GR_RESERVE(segments->data, segments->n + 1, segments->capacity);
     segments->data[segments->n++] = segment;
 done:
     return st;

@@ -157,12 +157,7 @@ done:
 
 grace_status gr_ids_reserve(gr_ids *ids, size_t n) {
     grace_status st = GRACE_OK;
-    if (ids->n + n <= ids->capacity) return st;
-    size_t capacity = 2 * ids->capacity > ids->n + n ? 2 * ids->capacity : ids->n + n + 16;
-    int32_t *data = realloc(ids->data, capacity * sizeof *data);
-    GR_CHECK(data, GRACE_ERR_MEMORY, "no memory for %zu token ids", capacity);
-    ids->data = data;
-    ids->capacity = capacity;
+    GR_RESERVE(ids->data, ids->n + n, ids->capacity);
 done:
     return st;
 }
@@ -178,18 +173,6 @@ void gr_bpe_scratch_free(gr_bpe_scratch *scratch) {
     free(scratch->heap);
     free(scratch->name);
     *scratch = (gr_bpe_scratch){0};
-}
-
-static grace_status grow(void **array, size_t *have, size_t need, size_t size) {
-    grace_status st = GRACE_OK;
-    if (need <= *have) return st;
-    size_t n = need + need / 2;
-    void *grown = realloc(*array, n * size);
-    GR_CHECK(grown, GRACE_ERR_MEMORY, "no memory for a piece of %zu bytes", need);
-    *array = grown;
-    *have = n;
-done:
-    return st;
 }
 
 /* ---- short pieces: the pairs side by side, scanned for the smallest ---- */
@@ -216,7 +199,7 @@ static void merge_short(const gr_bpe *bpe, int32_t *ids, size_t *n_ids) {
 
 /* ---- long pieces: a linked list of symbols and a heap of pairs, rank << 32 | position of the left one ---- */
 
-typedef struct symbol { int32_t id, prev, next; } symbol;       /* positions, -1 at the ends; id -1: merged away */
+typedef struct gr_bpe_symbol { int32_t id, prev, next; } symbol;       /* positions, -1 at the ends; id -1: merged away */
 
 static void heap_push(uint64_t *heap, size_t *n, uint64_t value) {
     size_t i = (*n)++;
@@ -264,8 +247,8 @@ static void merge_long(const gr_bpe *bpe, symbol *symbols, int32_t n, uint64_t *
 static grace_status encode_long(const gr_bpe *bpe, gr_bpe_scratch *scratch, int32_t *ids, size_t *n_ids) {
     grace_status st = GRACE_OK;
     size_t n = *n_ids;
-    GR_TRY(grow(&scratch->symbols, &scratch->n_symbols, n, sizeof(symbol)));
-    GR_TRY(grow(&scratch->heap, &scratch->n_heap, 3 * n, sizeof(uint64_t)));
+    GR_RESERVE(scratch->symbols, n, scratch->symbols_capacity);
+    GR_RESERVE(scratch->heap, 3 * n, scratch->heap_capacity);
     symbol *symbols = scratch->symbols;
     for (size_t i = 0; i < n; i++) symbols[i] = (symbol){ids[i], (int32_t)i - 1, i + 1 < n ? (int32_t)i + 1 : -1};
     merge_long(bpe, symbols, (int32_t)n, scratch->heap);
@@ -282,7 +265,7 @@ static grace_status find_whole(const gr_bpe *bpe, gr_bpe_scratch *scratch, const
     size_t n_name = 0;
     *id = bpe->byte_level ? -1 : gr_vocab_find_model(bpe->vocab, piece, n);
     if (!bpe->byte_level) return st;
-    GR_TRY(grow(&scratch->name, &scratch->n_name, 2 * n + 4, 1));
+    GR_RESERVE(scratch->name, 2 * n + 4, scratch->name_capacity);
     char *name = scratch->name;
     for (size_t i = 0; i < n; i++) n_name += (size_t)gr_utf8_put(gr_char_of_byte((uint8_t)piece[i]), name + n_name);
     *id = gr_vocab_find_model(bpe->vocab, name, n_name);

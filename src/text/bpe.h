@@ -31,7 +31,12 @@ grace_status gr_ids_push(gr_ids *ids, int32_t id);
 grace_status gr_ids_reserve(gr_ids *ids, size_t n);         /* room for n more */
 
 /* Working memory of one thread that encodes; zero it before. */
-typedef struct gr_bpe_scratch { void *symbols, *heap, *name; size_t n_symbols, n_heap, n_name; } gr_bpe_scratch;
+typedef struct gr_bpe_scratch {
+    struct gr_bpe_symbol *symbols;
+    uint64_t *heap;
+    char *name;
+    size_t symbols_capacity, heap_capacity, name_capacity;
+} gr_bpe_scratch;
 void gr_bpe_scratch_free(gr_bpe_scratch *scratch);
 
 /* Appends the ids of piece [n]. Of the pairs of neighbours the one with the smallest rank merges first, the leftmost among equals.

@@ -219,13 +219,7 @@ void gr_pieces_free(gr_pieces *pieces) {
 
 static grace_status push(gr_pieces *pieces, gr_span span) {
     grace_status st = GRACE_OK;
-    if (pieces->n_next == pieces->next_capacity) {
-        size_t capacity = pieces->next_capacity ? 2 * pieces->next_capacity : 64;
-        gr_span *grown = realloc(pieces->next, capacity * sizeof *grown);
-        GR_CHECK(grown, GRACE_ERR_MEMORY, "no memory for %zu pieces of text", capacity);
-        pieces->next = grown;
-        pieces->next_capacity = capacity;
-    }
+    GR_RESERVE(pieces->next, pieces->n_next + 1, pieces->next_capacity);
     pieces->next[pieces->n_next++] = span;
 done:
     return st;

@@ -74,6 +74,68 @@ static void the_macros_turn_no_memory_into_a_status(void **state) {
     gr_arena_free(arena);
 }
 
+typedef struct numbers { int32_t *data, n, capacity; } numbers;
+
+static grace_status push(numbers *a, int32_t value) {
+    grace_status st = GRACE_OK;
+    GR_RESERVE(a->data, a->n + 1, a->capacity);
+    a->data[a->n++] = value;
+done:
+    return st;
+}
+
+static grace_status reserve(numbers *a, size_t n) {
+    grace_status st = GRACE_OK;
+    GR_RESERVE(a->data, n, a->capacity);
+done:
+    return st;
+}
+
+static void an_array_keeps_what_was_pushed_and_moves_a_number_of_times_that_grows_with_the_logarithm(void **state) {
+    (void)state;
+    enum { N = 100000 };
+    numbers a = {0};
+    int32_t n_moves = 0;
+    for (int32_t i = 0; i < N; i++) {
+        const int32_t before = a.capacity;
+        assert_int_equal(push(&a, 7 * i), GRACE_OK);
+        n_moves += a.capacity != before;
+    }
+    assert_true(n_moves <= 17);
+    for (int32_t i = 0; i < N; i++) assert_int_equal(a.data[i], 7 * i);
+    free(a.data);
+}
+
+static void room_for_none_is_an_array_and_room_for_many_is_there_at_once(void **state) {
+    (void)state;
+    numbers a = {0};
+    assert_int_equal(reserve(&a, 0), GRACE_OK);
+    assert_non_null(a.data);
+    assert_int_equal(reserve(&a, 5000), GRACE_OK);
+    assert_int_equal(a.capacity, 5000);
+    free(a.data);
+}
+
+static void room_no_machine_has_is_refused_and_the_array_stays(void **state) {
+    (void)state;
+    numbers a = {0};
+    assert_int_equal(push(&a, 42), GRACE_OK);
+    for (size_t n = SIZE_MAX; n > SIZE_MAX / 16; n /= 2) assert_int_equal(reserve(&a, n), GRACE_ERR_MEMORY);
+    assert_non_null(strstr(grace_last_error(), "elements of 4 bytes"));
+    assert_int_equal(a.capacity, 16);
+    assert_int_equal(a.data[0], 42);
+    free(a.data);
+}
+
+/* Doubling alone would give 2^31. */
+static void the_room_of_a_count_of_32_bits_fits_one(void **state) {
+    (void)state;
+    size_t capacity = (size_t)1 << 30;
+    char *array = gr_grown(NULL, 1, capacity + 1, &capacity);
+    assert_int_equal(capacity, INT32_MAX);
+    free(array);
+}
+
 static void a_buffer_holds_what_was_appended_and_ends_in_zero(void **state) {
     (void)state;
     gr_buf buf = {0};
@@ -120,6 +182,10 @@ int main(void) {
         cmocka_unit_test(freeing_nothing_is_allowed),
         cmocka_unit_test(sizes_that_overflow_give_null),
         cmocka_unit_test(the_macros_turn_no_memory_into_a_status),
+        cmocka_unit_test(an_array_keeps_what_was_pushed_and_moves_a_number_of_times_that_grows_with_the_logarithm),
+        cmocka_unit_test(room_for_none_is_an_array_and_room_for_many_is_there_at_once),
+        cmocka_unit_test(room_no_machine_has_is_refused_and_the_array_stays),
+        cmocka_unit_test(the_room_of_a_count_of_32_bits_fits_one),
         cmocka_unit_test(a_buffer_holds_what_was_appended_and_ends_in_zero),
         cmocka_unit_test(zero_bytes_are_kept),
         cmocka_unit_test(a_text_no_machine_can_hold_is_refused_and_the_buffer_stays),
