@@ -128,11 +128,9 @@ static void summarise(bench *b) {
     gr_json_set(b->doc, "against_grace_random", list);
 }
 
-static grace_status run(const gr_case_arguments *a) {
+static grace_status measure_all(const gr_case_arguments *a, gr_json *doc) {
     grace_status st = GRACE_OK;
-    bench b = {.a = a, .doc = gr_json_new_object(), .cases = gr_json_new_array()};
-    gr_json_set_string(b.doc, "bench", "homes");
-    GR_TRY(gr_bench_origin(b.doc, a->argc, a->argv, NULL, a->commit));
+    bench b = {.a = a, .doc = doc, .cases = gr_json_new_array()};
     gr_json_set_int(b.doc, "chunk", a->chunk);
     if (a->moved_rows > 0) gr_json_set_real(b.doc, "moved_rows", a->moved_rows);
     if (!a->json)
@@ -141,11 +139,8 @@ static grace_status run(const gr_case_arguments *a) {
     for (int32_t t = 0; t < a->n_traces; t++) GR_TRY(run_trace(&b, a->traces[t]));
     gr_json_set(b.doc, "cases", gr_json_share(b.cases));
     summarise(&b);
-    if (a->output) GR_TRY(gr_json_save(b.doc, a->output));
-    if (a->json) st = gr_print_json(gr_json_share(b.doc));
 done:
     gr_json_free(b.cases);
-    gr_json_free(b.doc);
     return st;
 }
 
@@ -154,13 +149,6 @@ int gr_bench_homes_main(int argc, char **argv) {
                                      "ids suggest (vocab), where the first chunk suggests (histogram; engine: if that is worth the move), where they send "
                                      "least (oracle); always as many sequences on every rank. Without traces: those of "
                                      "tests/golden/tiny-olmoe/traces.", 0, 0, 0};
-    static const char *const golden[] = {"tests/golden/tiny-olmoe/traces/prose", "tests/golden/tiny-olmoe/traces/code",
-                                         "tests/golden/tiny-olmoe/traces/math"};
     gr_case_arguments a = {.argc = argc, .argv = argv, .n_clusters = 2, .clusters = {{2, 2}, {4, 4}}, .chunk = 32};
-    gr_arg_parse(&argp, 3, argc, argv, &a);
-    if (a.n_traces == 0)
-        for (; a.n_traces < 3; a.n_traces++) a.traces[a.n_traces] = golden[a.n_traces];
-    grace_status st = run(&a);
-    if (st) fprintf(stderr, "grace: %s\n", grace_last_error());
-    return st ? 1 : 0;
+    return gr_case_main(&argp, "homes", &a, measure_all);
 }

@@ -272,13 +272,11 @@ done:
     return st;
 }
 
-static grace_status run(const gr_case_arguments *a) {
+static grace_status measure_all(const gr_case_arguments *a, gr_json *doc) {
     grace_status st = GRACE_OK;
-    bench b = {.a = a, .doc = gr_json_new_object()};
+    bench b = {.a = a, .doc = doc};
     gr_progress progress = gr_progress_start(a->json || a->output ? "bench plan" : NULL, "plans", a->n_traces * a->n_clusters * GR_N_RECIPES);
     transfer moved;
-    gr_json_set_string(b.doc, "bench", "plan");
-    GR_TRY(gr_bench_origin(b.doc, a->argc, a->argv, NULL, a->commit));
     GR_CALLOC(b.units, a->n_traces);
     GR_CALLOC(b.results, a->n_traces * a->n_clusters * GR_N_RECIPES);
     GR_CALLOC(b.rungs, (size_t)a->n_traces * GR_N_CASE_RUNGS);
@@ -289,12 +287,9 @@ static grace_status run(const gr_case_arguments *a) {
     GR_TRY(run_transfers(&b, &moved));
     check_targets(&b, &moved);
     GR_TRY(time_moves(&b));
-    if (a->output) GR_TRY(gr_json_save(b.doc, a->output));
-    if (a->json) st = gr_print_json(gr_json_share(b.doc));
 done:
     for (int32_t t = 0; b.units && t < a->n_traces; t++) gr_unit_close(&b.units[t]);
     free(b.units), free(b.results), free(b.rungs);
-    gr_json_free(b.doc);
     return st;
 }
 
@@ -304,13 +299,5 @@ int gr_bench_plan_main(int argc, char **argv) {
                                "Traces of one model stand together.";
     static const struct argp argp = {options, gr_case_parse, "[TRACE...]", what, 0, 0, 0};
     gr_case_arguments a = {.argc = argc, .argv = argv, .n_clusters = 4, .clusters = {{2, 2}, {2, 4}, {4, 4}, {8, 8}}};
-    gr_arg_parse(&argp, 3, argc, argv, &a);
-    if (a.n_traces == 0) {
-        static const char *const golden[] = {"tests/golden/tiny-olmoe/traces/prose", "tests/golden/tiny-olmoe/traces/code",
-                                             "tests/golden/tiny-olmoe/traces/math"};
-        for (a.n_traces = 0; a.n_traces < 3; a.n_traces++) a.traces[a.n_traces] = golden[a.n_traces];
-    }
-    grace_status st = run(&a);
-    if (st) fprintf(stderr, "grace: %s\n", grace_last_error());
-    return st ? 1 : 0;
+    return gr_case_main(&argp, "plan", &a, measure_all);
 }

@@ -215,3 +215,24 @@ error_t gr_case_parse(int key, char *arg, struct argp_state *state) {
     }
     return 0;
 }
+
+static void take_golden_traces(gr_case_arguments *a) {
+    static const char *const golden[] = {"tests/golden/tiny-olmoe/traces/prose", "tests/golden/tiny-olmoe/traces/code", "tests/golden/tiny-olmoe/traces/math"};
+    for (a->n_traces = 0; a->n_traces < 3; a->n_traces++) a->traces[a->n_traces] = golden[a->n_traces];
+}
+
+int gr_case_main(const struct argp *argp, const char *bench, gr_case_arguments *a, grace_status (*measure)(const gr_case_arguments *a, gr_json *doc)) {
+    grace_status st = GRACE_OK;
+    gr_json *doc = gr_json_new_object();
+    gr_arg_parse(argp, 3, a->argc, a->argv, a);
+    if (a->n_traces == 0) take_golden_traces(a);
+    gr_json_set_string(doc, "bench", bench);
+    GR_TRY(gr_bench_origin(doc, a->argc, a->argv, NULL, a->commit));
+    GR_TRY(measure(a, doc));
+    if (a->output) GR_TRY(gr_json_save(doc, a->output));
+    if (a->json) st = gr_print_json(gr_json_share(doc));
+done:
+    if (st) fprintf(stderr, "grace: %s\n", grace_last_error());
+    gr_json_free(doc);
+    return st ? 1 : 0;
+}

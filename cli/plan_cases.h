@@ -3,8 +3,7 @@
 #define GRACE_CLI_PLAN_CASES_H
 #include <argp.h>
 
-#include <argp.h>
-
+#include "base/json.h"
 #include "plan/quality.h"
 
 enum { GR_CASES_CLUSTERS_MAX = 8, GR_CASES_TRACES_MAX = 64 };
@@ -68,5 +67,9 @@ typedef struct gr_case_arguments {
     const char *traces[GR_CASES_TRACES_MAX];
 } gr_case_arguments;
 error_t gr_case_parse(int key, char *arg, struct argp_state *state);     /* an argp parser; its input is a gr_case_arguments */
+
+/* A bench over cases, from the command line (argp has gr_case_parse) to the exit code: measure adds to doc, which says where it comes from, what was measured;
+ * it is saved and printed as asked for. a: the defaults of lists; without traces those of the small model's goldens. */
+int gr_case_main(const struct argp *argp, const char *bench, gr_case_arguments *a, grace_status (*measure)(const gr_case_arguments *a, gr_json *doc));
 
 #endif
