@@ -2,6 +2,7 @@
  * Algorithms come from its heuristics, once per shape and bucket of rows, and stay. Sums split over columns go through the workspace and are added in
  * order; the scheme that adds in place is left out. */
 #include <cublasLt.h>
+#include <dlfcn.h>
 #include <string.h>
 
 #include "base/memory.h"
@@ -10,6 +11,48 @@
 /* Bucket i holds rows 2^e + q 2^e / 4 + 1 .. 2^e + (q + 1) 2^e / 4, i = 4 (e - 4) + q: from 17 rows on. */
 enum { BUCKET_ROWS_MIN = GR_CUDA_FEW_ROWS + 1, LOG_MIN = 4, N_BUCKETS = 64, N_CANDIDATES = 8, ALIGNMENT = 16, ROWS_MAX = 1 << 20 };
 static const size_t WORKSPACE_BYTES = (size_t)32 << 20;
+
+/* ---- the library: opened when it is first wanted, since it costs a program, used or not, a tenth of a second to start with it ---- */
+
+#define LT_CALLS(X)                                                                                                                                     \
+    X(Create) X(Destroy) X(GetStatusString) X(MatmulPreferenceCreate) X(MatmulPreferenceDestroy) X(MatmulPreferenceSetAttribute) X(MatmulDescCreate)      \
+    X(MatmulDescDestroy) X(MatmulDescSetAttribute) X(MatrixLayoutInit_internal) X(MatrixLayoutSetAttribute) X(MatmulAlgoCheck) X(MatmulAlgoGetHeuristic) \
+    X(Matmul)
+
+static struct {
+    bool is_there;
+#define X(name) __typeof__(&cublasLt##name) name;
+    LT_CALLS(X)
+#undef X
+} api;
+
+static grace_status find_calls(void *library) {
+    grace_status st = GRACE_OK;
+#define X(name)                                                                                                                                         \
+    api.name = (__typeof__(&cublasLt##name))dlsym(library, "cublasLt" #name);                                                                           \
+    GR_CHECK(api.name, GRACE_ERR_UNSUPPORTED, "cuBLASLt: the library has no cublasLt" #name);
+    LT_CALLS(X)
+#undef X
+done:
+    return st;
+}
+
+/* Of the version whose header this is compiled with. */
+static grace_status load_library(void) {
+    grace_status st = GRACE_OK;
+    char name[32];
+    if (api.is_there) return GRACE_OK;
+    snprintf(name, sizeof name, "libcublasLt.so.%d", CUBLAS_VER_MAJOR);
+    void *library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
+    if (!library) library = dlopen(GRACE_CUBLASLT_LIBRARY, RTLD_NOW | RTLD_LOCAL);
+    GR_CHECK(library, GRACE_ERR_UNSUPPORTED, "cuBLASLt: %s", dlerror());
+    GR_TRY(find_calls(library));
+    api.is_there = true;
+done:
+    return st;
+}
+
+/* ---- opening ---- */
 
 /* The products that share algorithms, but for their rows. */
 typedef struct lt_shape {
@@ -30,11 +73,11 @@ struct gr_cuda_lt {
 
 static grace_status lt_status(cublasStatus_t status, const char *what) {
     if (status == CUBLAS_STATUS_SUCCESS) return GRACE_OK;
-    return gr_fail(status == CUBLAS_STATUS_ALLOC_FAILED ? GRACE_ERR_MEMORY : GRACE_ERR_UNSUPPORTED, "cuBLASLt: %s: %s", what, cublasLtGetStatusString(status));
+    return gr_fail(status == CUBLAS_STATUS_ALLOC_FAILED ? GRACE_ERR_MEMORY : GRACE_ERR_UNSUPPORTED, "cuBLASLt: %s: %s", what, api.GetStatusString(status));
 }
 
 static grace_status prefer(cublasLtMatmulPreference_t p, cublasLtMatmulPreferenceAttributes_t what, const void *value, size_t n) {
-    return lt_status(cublasLtMatmulPreferenceSetAttribute(p, what, value, n), "preference");
+    return lt_status(api.MatmulPreferenceSetAttribute(p, what, value, n), "preference");
 }
 
 static grace_status set_preferences(cublasLtMatmulPreference_t p) {
@@ -54,12 +97,13 @@ grace_status gr_cuda_lt_open(gr_cuda_lt **out) {
     grace_status st = GRACE_OK;
     gr_cuda_lt *lt = NULL;
     const cublasOperation_t turned = CUBLAS_OP_T;
+    GR_TRY(load_library());
     GR_CALLOC(lt, 1);
-    GR_TRY(lt_status(cublasLtCreate(&lt->handle), "create"));
-    GR_TRY(lt_status(cublasLtMatmulPreferenceCreate(&lt->preference), "preference"));
+    GR_TRY(lt_status(api.Create(&lt->handle), "create"));
+    GR_TRY(lt_status(api.MatmulPreferenceCreate(&lt->preference), "preference"));
     GR_TRY(set_preferences(lt->preference));
-    GR_TRY(lt_status(cublasLtMatmulDescCreate(&lt->product, CUBLAS_COMPUTE_32F, CUDA_R_32F), "product"));
-    GR_TRY(lt_status(cublasLtMatmulDescSetAttribute(lt->product, CUBLASLT_MATMUL_DESC_TRANSA, &turned, sizeof turned), "product"));
+    GR_TRY(lt_status(api.MatmulDescCreate(&lt->product, CUBLAS_COMPUTE_32F, CUDA_R_32F), "product"));
+    GR_TRY(lt_status(api.MatmulDescSetAttribute(lt->product, CUBLASLT_MATMUL_DESC_TRANSA, &turned, sizeof turned), "product"));
     GR_TRY(gr_cuda_status(cudaMalloc(&lt->workspace, WORKSPACE_BYTES), "workspace of cuBLASLt"));
     *out = lt, lt = NULL;
 done:
@@ -69,9 +113,9 @@ done:
 
 void gr_cuda_lt_close(gr_cuda_lt *lt) {
     if (!lt) return;
-    if (lt->product) cublasLtMatmulDescDestroy(lt->product);
-    if (lt->preference) cublasLtMatmulPreferenceDestroy(lt->preference);
-    if (lt->handle) cublasLtDestroy(lt->handle);
+    if (lt->product) api.MatmulDescDestroy(lt->product);
+    if (lt->preference) api.MatmulPreferenceDestroy(lt->preference);
+    if (lt->handle) api.Destroy(lt->handle);
     cudaFree(lt->workspace);
     free(lt->shapes), free(lt);
 }
@@ -92,9 +136,9 @@ typedef struct lt_layouts { cublasLtMatrixLayoutOpaque_t w, x, out; } lt_layouts
 
 static grace_status lay_out(cublasLtMatrixLayout_t l, cudaDataType_t type, int32_t height, int32_t width, int64_t step, int32_t n_heads, int64_t head_step) {
     grace_status st = GRACE_OK;
-    GR_TRY(lt_status(cublasLtMatrixLayoutInit(l, type, (uint64_t)height, (uint64_t)width, step), "layout"));
-    GR_TRY(lt_status(cublasLtMatrixLayoutSetAttribute(l, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &n_heads, sizeof n_heads), "layout"));
-    GR_TRY(lt_status(cublasLtMatrixLayoutSetAttribute(l, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &head_step, sizeof head_step), "layout"));
+    GR_TRY(lt_status(api.MatrixLayoutInit_internal(l, sizeof(cublasLtMatrixLayoutOpaque_t), type, (uint64_t)height, (uint64_t)width, step), "layout"));
+    GR_TRY(lt_status(api.MatrixLayoutSetAttribute(l, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &n_heads, sizeof n_heads), "layout"));
+    GR_TRY(lt_status(api.MatrixLayoutSetAttribute(l, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &head_step, sizeof head_step), "layout"));
 done:
     return st;
 }
@@ -133,7 +177,7 @@ done:
 
 static bool runs(const gr_cuda_lt *lt, lt_layouts *l, const cublasLtMatmulAlgo_t *algorithm) {
     cublasLtMatmulHeuristicResult_t result;
-    return !cublasLtMatmulAlgoCheck(lt->handle, lt->product, &l->w, &l->x, &l->out, &l->out, algorithm, &result) &&
+    return !api.MatmulAlgoCheck(lt->handle, lt->product, &l->w, &l->x, &l->out, &l->out, algorithm, &result) &&
            result.workspaceSize <= WORKSPACE_BYTES;
 }
 
@@ -146,8 +190,8 @@ static grace_status choose(gr_cuda_lt *lt, const gr_cuda_product *p, int32_t buc
     int n_found = 0, i = 0;
     GR_TRY(lay_out_all(p, least, &low));
     GR_TRY(lay_out_all(p, most, &high));
-    GR_TRY(lt_status(cublasLtMatmulAlgoGetHeuristic(lt->handle, lt->product, &high.w, &high.x, &high.out, &high.out, lt->preference, N_CANDIDATES, found,
-                                                    &n_found), "heuristics"));
+    GR_TRY(lt_status(api.MatmulAlgoGetHeuristic(lt->handle, lt->product, &high.w, &high.x, &high.out, &high.out, lt->preference, N_CANDIDATES, found,
+                                                &n_found), "heuristics"));
     while (i < n_found && (found[i].state || !runs(lt, &low, &found[i].algo))) i++;
     GR_CHECK(i < n_found, GRACE_ERR_UNSUPPORTED, "cuBLASLt: none of %d algorithms takes %d to %d rows times [%d, %d] in %d parts", n_found, least, most,
              p->outs, p->cols, p->n_heads);
@@ -188,8 +232,8 @@ grace_status gr_cuda_lt_run(gr_cuda_lt *lt, const gr_cuda_product *p, cudaStream
     lt_layouts l;
     GR_TRY(algorithm_of(lt, p, &algorithm));
     GR_TRY(lay_out_all(p, p->n_rows, &l));
-    GR_TRY(lt_status(cublasLtMatmul(lt->handle, lt->product, &one, p->w, &l.w, p->x, &l.x, &kept, p->out, &l.out, p->out, &l.out, algorithm, lt->workspace,
-                                    WORKSPACE_BYTES, stream), "product"));
+    GR_TRY(lt_status(api.Matmul(lt->handle, lt->product, &one, p->w, &l.w, p->x, &l.x, &kept, p->out, &l.out, p->out, &l.out, algorithm, lt->workspace,
+                                WORKSPACE_BYTES, stream), "product"));
 done:
     return st;
 }
