@@ -8,12 +8,15 @@ for tool in ip tc unshare; do command -v $tool >/dev/null || skip "$tool is miss
 "$wire" up --rate 100mbit "test$$" || { "$wire" down "test$$"; skip "no namespaces here"; }
 "$wire" down "test$$"
 
-line=$("$wire" run --rate 100mbit --per-node 2 -- "$prog") || fail "no result over the wire"
-echo "$line"
-case $line in *'"nodes":2,"ranks_per_node":2'*) ;; *) fail "expected 2 nodes of 2 ranks" ;; esac
-rate=$(echo "$line" | sed 's/.*"mbit_s_one_way":\([0-9]*\).*/\1/')
-[ "$rate" -ge 30 ] || fail "expected about 95 Mbit/s over a 100mbit link, found $rate"
-[ "$rate" -le 105 ] || fail "the link is not shaped: $rate Mbit/s over 100mbit"
+for try in 1 2 3; do         # a machine that is busy with other tests is only slower
+    line=$("$wire" run --rate 100mbit --per-node 2 -- "$prog") || fail "no result over the wire"
+    echo "$line"
+    case $line in *'"nodes":2,"ranks_per_node":2'*) ;; *) fail "expected 2 nodes of 2 ranks" ;; esac
+    rate=$(echo "$line" | sed 's/.*"mbit_s_one_way":\([0-9]*\).*/\1/')
+    [ "$rate" -le 105 ] || fail "the link is not shaped: $rate Mbit/s over 100mbit"
+    [ "$rate" -lt 30 ] || break
+    [ $try -lt 3 ] || fail "expected about 95 Mbit/s over a 100mbit link, found $rate"
+done
 
 "$wire" run --rate 1gbit --per-node 2 -- "$test_prog" || fail "$test_prog over the wire"
 # Over tcp, too: mpirun only starts the processes.
