@@ -281,8 +281,8 @@ class Whole(unittest.TestCase):
         with tempfile.TemporaryDirectory() as folder:
             path = os.path.join(folder, "multi.json")
             words = [sys.executable, os.path.join(ROOT, "bench", "multi.py"), "--device", "cpu", "--gpus", "2", "--layouts", "1x2", "--models", "tiny-olmoe", "--repeat", "1",
-                     "--ladder", "4,4,2", "--parts", "ladder", "--build", os.path.dirname(GRACE), "--budget", "100", "-o", path]
-            out, errors, wrong = cluster.run_ranks(cluster.Layout("1x1"), words, 100)
+                     "--ladder", "4,4,2", "--parts", "ladder", "--build", os.path.dirname(GRACE), "--budget", "300", "-o", path]
+            out, errors, wrong = cluster.run_ranks(cluster.Layout("1x1"), words, 300)
             self.assertIsNone(wrong, errors)
             with open(path) as f:
                 rows = json.load(f)["ladder"]

@@ -52,7 +52,7 @@ static void a_peer_that_takes_nothing_is_named_at_the_deadline(void **state) {
     end_one(&j.rank[0]);
     kill(j.rank[1].pid, SIGKILL);
     end_one(&j.rank[1]);
-    ended(&j, 0, 1, "rank 0: rank 1 has taken nothing of a message for 1 s");
+    ended(&j, 0, 1, "rank 0: rank 1 has taken nothing of a message for " NEAR_S " s");
     soon(&j);
 }
 
@@ -92,7 +92,7 @@ done:
 
 static grace_status hear_it(gr_comm *c) {
     ends *t;
-    grace_status st = open_to_all(c, rooms, strstr(told->answer, "nothing for 1 s") ? near_s : far_s, &t);
+    grace_status st = open_to_all(c, rooms, strstr(told->answer, "nothing for " NEAR_S " s") ? near_s : far_s, &t);
     if (!st) st = await_flag(t, t->in[0][GR_LINE_BACK][0].head, 1);
     return close_ends(t, st);
 }
@@ -114,8 +114,8 @@ static void a_head_that_lies_ends_the_line_and_is_quoted(void **state) {
         {ALL, {M, 1, 0, -1, 0, 0, 8}, "rank 1 sends -1 rows"},
         {ALL, {M, 1, 0, 2, 1, 0, 8}, "rank 1 sends 2 rows with 1 entries"},
         {ALL, {M, 1, 0, 2, 9, 0, 8}, "rank 1 sends 2 rows with 9 entries"},
-        {ALL - 5, {M, 1, 0, 2, 8, 0, 8}, "the head of dispatch 1 from rank 1 has come in part, and nothing for 1 s"},
-        {ALL, {M, 1, 0, 2, 8, 0, 8}, "0 of 8 bytes of dispatch 1 from rank 1 have come, and nothing for 1 s"},
+        {ALL - 5, {M, 1, 0, 2, 8, 0, 8}, "the head of dispatch 1 from rank 1 has come in part, and nothing for " NEAR_S " s"},
+        {ALL, {M, 1, 0, 2, 8, 0, 8}, "0 of 8 bytes of dispatch 1 from rank 1 have come, and nothing for " NEAR_S " s"},
     };
     for (size_t i = 0; i < sizeof lies / sizeof *lies; i++) {
         job j = new_job();

@@ -5,7 +5,7 @@ out=$(mktemp) || exit 1
 trap 'rm -f "$out"' EXIT
 fail() { cat "$out"; echo "FAILED: $*"; exit 1; }
 says() { grep -q -e "$1" "$out" || fail "expected: $1"; }
-runs() { expected=$1; shift; timeout -k 5 30 "$prog" "$@" > "$out" 2>&1; code=$?; [ $code -eq "$expected" ] || fail "$*: exit code $code, not $expected"; }
+runs() { expected=$1; shift; timeout -k 5 60 "$prog" "$@" > "$out" 2>&1; code=$?; [ $code -eq "$expected" ] || fail "$*: exit code $code, not $expected"; }
 
 echo hello | GRACE_LOG=info "$prog" --before x --ranks 2x2 ok > "$out" 2>&1 || fail "a good job failed"
 says '^\[--before\]\[x\]\[--ranks\]\[2x2\]\[ok\] nodes: 2 stdin: hello$'

@@ -3,6 +3,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "comm/comm.h"
 #include "launch.h"
@@ -26,13 +27,13 @@ static grace_status be_a_rank(int argc, char **argv) {
     gr_comm *c = NULL;
     const char *mode = argv[argc - 1];
     int64_t more = 1;
-    GR_TRY(grace_comm_open(GRACE_TRANSPORT_AUTO, 0, 10, &c));
+    GR_TRY(grace_comm_open(GRACE_TRANSPORT_AUTO, 0, 60, &c));
     if (c->rank == 0) show(argc, argv);
     gr_comm_at("dispatch", 5);
     while (more) {
-        if (c->rank == 1 && strcmp(mode, "kill") == 0) raise(SIGKILL);
         more = strcmp(mode, "ok") != 0;
         GR_TRY(gr_comm_allreduce(c, &more, 1, GR_MAX));
+        if (c->rank == 1 && strcmp(mode, "kill") == 0) usleep(200000), raise(SIGKILL);      /* the others wait for it by then */
     }
 done:
     grace_comm_close(c);

@@ -35,11 +35,17 @@ done
 run --nodes 4 -- bash -c '[ $RANK = 2 ] && exit 7; trap "" TERM; exec sleep 60'
 [ $? = 7 ] || fail "expected the code of the rank that failed"
 
-# Interrupted in the middle: nothing stays. Killed: it goes when the next one starts.
+# Interrupted in the middle, when all ranks run: nothing stays. Killed: it goes when the next one starts.
+begun=$(mktemp -d) || fail "no folder"
+trap 'rm -rf "$begun"' EXIT
 for n in 2 4; do
     for signal in TERM KILL; do
-        "$nodes" --nodes $n --rate 100mbit --burst 16kb --gpus 0 -- sleep 60 2>/dev/null & pid=$!
-        sleep 1
+        "$nodes" --nodes $n --rate 100mbit --burst 16kb --gpus 0 -- sh -c "touch $begun/\$RANK; exec sleep 60" 2>/dev/null & pid=$!
+        until [ "$(find "$begun" -type f | wc -l)" -eq $n ]; do
+            kill -0 $pid || fail "a run of $n nodes ended by itself"
+            sleep 0.1
+        done
+        rm "$begun"/*
         ip netns list | grep -q "^grace-$pid-" || fail "no namespaces of the $n nodes of $pid"
         kill -$signal $pid
         wait $pid 2>/dev/null && fail "a run of $n nodes ended well after $signal"

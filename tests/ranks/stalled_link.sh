@@ -20,8 +20,14 @@ requests=4000
 "$nodes" --rate 1gbit --burst 128kb --patience 20 -- "$grace" run --device "$device" --between "$between" --model "$model" --deadline $deadline --threads 1 \
     --prompt-tokens 16 --requests $requests --batch-tokens 64 --kv-tokens 16384 -n 100 --ignore-eos --json > "$out" 2>&1 &
 job=$!
-sleep "$([ "$device" = cpu ] && echo 2 || echo 15)"
-kill -0 $job 2>/dev/null || fail "the ranks ended too soon"
+# In the middle is when rows have crossed for a while; on GPUs what comes before takes seconds, and bytes.
+[ "$device" = cpu ] || sleep 15
+sent=0
+until [ "${sent:-0}" -ge 3000000 ]; do
+    kill -0 $job 2>/dev/null || fail "the ranks ended too soon"
+    sleep 0.2
+    sent=$(ip netns exec "grace-$job-0" cat /sys/class/net/wire0/statistics/tx_bytes 2>/dev/null)
+done
 begin=$(date +%s)
 for node in 0 1; do
     tc -n "grace-$job-$node" qdisc replace dev wire0 root tbf rate 1kbit burst 1600 latency 50ms || fail "tc does not take 1 kbit/s"
@@ -32,6 +38,6 @@ job=
 took=$(($(date +%s) - begin))
 grep -v '^nodes: ' "$out"
 [ $code -ne 0 ] || fail "the ranks ended well"
-[ $took -le $((2 * deadline + 5)) ] || fail "it took $took s"
+[ $took -le $((2 * deadline + 30)) ] || fail "it took $took s"
 grep -qE 'rank [01]: .*rank [01]' "$out" || fail "nobody said what was missing from whom"
 echo "ended after $took s with code $code, as it should"
