@@ -6,6 +6,7 @@
 
 #include "base/file.h"
 #include "base/memory.h"
+#include "text/unicode.h"
 
 enum { KEY_CHAT = 0x300, KEY_SYSTEM, KEY_MESSAGES, KEY_TOOLS, KEY_NO_THINKING, KEY_TEMPLATE_ARG, KEY_TEMPLATE, KEY_SHOW };
 
@@ -22,6 +23,9 @@ static const struct argp_option options[] = {
     {0},
 };
 
+/* What is not UTF-8 could only be put into JSON changed. */
+static bool is_text(const char *text) { return gr_utf8_valid(text, strlen(text)) == strlen(text); }
+
 static void set_variable(gr_chat_options *opt, const char *key, const char *text) {
     gr_json *value = NULL;
     if (!opt->variables) opt->variables = gr_json_new_object();
@@ -37,8 +41,8 @@ static void set_variable(gr_chat_options *opt, const char *key, const char *text
 
 static void add_variable(gr_chat_options *opt, struct argp_state *state, const char *arg) {
     const char *equals = strchr(arg, '=');
-    if (!equals || equals == arg) {
-        argp_error(state, "--template-arg: expected KEY=VALUE, found '%s'", arg);
+    if (!equals || equals == arg || !is_text(arg)) {
+        argp_error(state, "--template-arg: expected KEY=VALUE%s, found '%s'", equals && equals > arg ? " in UTF-8" : "", arg);
         return;
     }
     char *key = strndup(arg, (size_t)(equals - arg));
@@ -81,19 +85,27 @@ static void push_message(gr_json *messages, const char *role, const char *conten
 }
 
 static grace_status file_text(const char *path, char **out) {
+    grace_status st = GRACE_OK;
     gr_file file = {0};
-    grace_status st = gr_file_map(path, &file);
-    if (st) return st;
+    GR_TRY(gr_file_map(path, &file));
+    const char *zero = memchr(file.data, 0, file.n);
+    GR_CHECK(!zero, GRACE_ERR_FORMAT, "%s: no valid JSON: a zero byte at offset %zu", path, (size_t)(zero - (const char *)file.data));
     *out = strndup(file.data, file.n);
+    GR_CHECK(*out, GRACE_ERR_MEMORY, "%s: no memory for its text", path);
+done:
     gr_file_unmap(&file);
-    return *out ? GRACE_OK : gr_fail(GRACE_ERR_MEMORY, "%s: no memory for its text", path);
+    return st;
 }
 
 static grace_status turn(const gr_chat_options *opt, const char *user, char **out) {
+    grace_status st = GRACE_OK;
     gr_json *messages = gr_json_new_array();
+    GR_CHECK(is_text(user), GRACE_ERR_FORMAT, "the prompt is no valid UTF-8");
+    GR_CHECK(!opt->system || is_text(opt->system), GRACE_ERR_FORMAT, "the system message is no valid UTF-8");
     if (opt->system) push_message(messages, "system", opt->system);
     push_message(messages, "user", user);
-    grace_status st = gr_json_write(messages, 0, out, NULL);
+    GR_TRY(gr_json_write(messages, 0, out, NULL));
+done:
     gr_json_free(messages);
     return st;
 }

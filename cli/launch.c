@@ -128,7 +128,7 @@ gr_launched_job gr_launch_job(void) {
     const char *text = getenv(JOB_VARIABLE);
     gr_launched_job job = {0};
     int terminal = 0;
-    if (!text || sscanf(text, "%d %d %31s", &job.n_nodes, &terminal, job.wire) < 2) return (gr_launched_job){0};
+    if (!text || sscanf(text, "%9d %d %31s", &job.n_nodes, &terminal, job.wire) < 2 || job.n_nodes < 1) return (gr_launched_job){0};
     job.inside = true;
     job.terminal = terminal != 0;
     return job;

@@ -231,6 +231,21 @@ static void a_chat_that_cannot_be_is_refused(void **state) {
     complains("tokenizer_config.json: line ");
 }
 
+/* What JSON cannot hold is not put into it changed, and what stands behind a zero byte is not left out. */
+static void a_chat_that_is_no_text_is_refused(void **state) {
+    (void)state;
+    static const char conversation[] = "[{\"role\": \"user\", \"content\": \"x\"}]\0, and more";
+    GRACE(1, "run", "-m", MODEL, "--chat", "-p", "caf\xE9", "--show-prompt");
+    complains("the prompt is no valid UTF-8");
+    GRACE(1, "run", "-m", MODEL, "--chat", "-p", "x", "--system", "caf\xE9", "--show-prompt");
+    complains("the system message is no valid UTF-8");
+    GRACE(64, "run", "-m", MODEL, "--chat", "-p", "x", "--template-arg", "n\xE4me=1", "--show-prompt");
+    complains_of_usage("expected KEY=VALUE in UTF-8");
+    write_file("messages.json", conversation, sizeof conversation - 1);
+    GRACE(1, "run", "-m", MODEL, "--chat", "--messages", "messages.json", "--show-prompt");
+    complains("messages.json: no valid JSON: a zero byte at offset 34");
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(greedy_text_is_the_reference_implementations),
@@ -244,6 +259,7 @@ int main(void) {
         cmocka_unit_test(a_chat_is_the_templates_text),
         cmocka_unit_test(a_chat_begins_once),
         cmocka_unit_test(a_chat_that_cannot_be_is_refused),
+        cmocka_unit_test(a_chat_that_is_no_text_is_refused),
     };
     return cmocka_run_group_tests(tests, folder_enter, folder_leave);
 }

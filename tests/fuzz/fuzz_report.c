@@ -1,11 +1,10 @@
-/* Any bytes as a document of `grace report`: one sentence, or a page and a table. The page is well formed whatever the document's names say, and
- * whatever its numbers are, every coordinate is one. */
-#include "report/report.h"
-
-#include <stdio.h>
-#include <string.h>
+/* Any bytes as a document of `grace report`, or as several of `grace sim --json`, each ended by a zero byte but the last: one sentence, or a page and a
+ * table. The page is well formed whatever the document's names say, and whatever its numbers are, every coordinate is one. */
+#include "fuzz/scratch.h"
 
 #include "report/markup.h"
+#include "report/report.h"
+#include "report_plans.h"
 #include "text/unicode.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
@@ -39,10 +38,39 @@ static bool draws(const gr_json *doc, draw *f, gr_buf *buf) {
     return buf->n > 0;
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n) {
+/* What was read from simulations is a document that can be drawn, unless a number of theirs makes no sense. */
+static gr_json *join_simulations(const uint8_t *at, const uint8_t *end) {
+    enum { FILES_MAX = 3 };
+    char names[FILES_MAX][8], paths[FILES_MAX][128];
+    const char *files[FILES_MAX];
     gr_json *doc = NULL;
+    int32_t n = 0;
+    for (; n < FILES_MAX && at < end; n++) {
+        const uint8_t *begin = at;
+        snprintf(names[n], sizeof names[n], "sim-%d", n);
+        scratch_put(names[n], begin, scratch_part(&at, end), true);
+        snprintf(paths[n], sizeof paths[n], "%s/%s", scratch, names[n]);
+        files[n] = paths[n];
+    }
+    if (gr_report_sims_build(files, n, &doc)) GR_ASSERT(!doc && grace_last_error()[0]);
+    else GR_ASSERT(gr_report_is_placements(doc));
+    return doc;
+}
+
+/* As `grace report` does. */
+static gr_json *read_document(const uint8_t *data, size_t n) {
+    const uint8_t *at = data;
+    gr_json *doc = NULL;
+    if (gr_json_parse("fuzz", (const char *)data, scratch_part(&at, data + n), &doc)) return NULL;
+    if (!gr_json_get(doc, "grace_sim")) return doc;
+    gr_json_free(doc);
+    return join_simulations(data, data + n);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n) {
+    gr_json *doc = read_document(data, n);
     gr_buf buf = {0};
-    if (gr_json_parse("fuzz", (const char *)data, n, &doc)) return 0;
+    if (!doc) return 0;
     if (draws(doc, gr_report_is_gpu(doc) ? gr_report_gpu_svg : gr_report_html, &buf)) check_page(&buf);
     draws(doc, gr_report_is_gpu(doc) ? gr_report_gpu_text : gr_report_is_placements(doc) ? gr_report_placements_text : gr_report_ladder_text, &buf);
     gr_buf_free(&buf);
