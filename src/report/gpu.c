@@ -213,10 +213,11 @@ grace_status gr_report_gpu_svg(const gr_json *doc, gr_buf *buf) {
     grace_status st = GRACE_OK;
     gpu_data d = {0};
     gr_out out = {0};
-    char title[160];
+    char title[384], device[324];
     GR_TRY(read_document(doc, &d));
     const double most = 1.05 * largest(&d), top = GR_SVG_TOP + 20, bottom = top + PHASES * (HEADING + (double)PITCH * d.n);
-    snprintf(title, sizeof title, "Times as multiples of the floor, %.80s", d.device);
+    gr_text_shorten(d.device, 80, device, sizeof device);
+    snprintf(title, sizeof title, "Times as multiples of the floor, %s", device);
     gr_svg_begin(&out, title, WIDTH, bottom + 22);
     gr_out_put(&out, "<rect x=\"0\" y=\"20\" width=\"%d\" height=\"%.0f\" fill=\"#ffffff\"/>\n", WIDTH, bottom);     /* may stand on a dark page */
     draw_legend(&out, &d, GR_SVG_TOP - 4);

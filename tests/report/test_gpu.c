@@ -54,6 +54,19 @@ static void the_chart_has_a_bar_for_every_time_with_a_floor(void **state) {
     gr_json_free(doc);
 }
 
+#define TEN_E "\xC3\xA9\xC3\xA9\xC3\xA9\xC3\xA9\xC3\xA9\xC3\xA9\xC3\xA9\xC3\xA9\xC3\xA9\xC3\xA9"
+
+/* Of 81 characters, all but the first of two bytes. */
+static void a_long_name_of_a_device_is_cut_between_characters(void **state) {
+    (void)state;
+    gr_json *doc = document_with("GPU <1>", "G" TEN_E TEN_E TEN_E TEN_E TEN_E TEN_E TEN_E TEN_E);
+    gr_buf svg = {0};
+    assert_int_equal(gr_report_gpu_svg(doc, &svg), GRACE_OK);
+    has(&svg, "of the floor, G" TEN_E TEN_E TEN_E TEN_E TEN_E TEN_E TEN_E "\xC3\xA9\xC3\xA9\xC3\xA9\xC3\xA9\xC3\xA9\xC3\xA9\xC3\xA9\xC3\xA9\xE2\x80\xA6\"");
+    gr_buf_free(&svg);
+    gr_json_free(doc);
+}
+
 static void the_table_has_a_line_for_every_row_that_was_measured(void **state) {
     (void)state;
     gr_json *doc = document_with("{", "{");
@@ -125,6 +138,7 @@ static void extremes_are_drawn(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_chart_has_a_bar_for_every_time_with_a_floor),
+        cmocka_unit_test(a_long_name_of_a_device_is_cut_between_characters),
         cmocka_unit_test(the_table_has_a_line_for_every_row_that_was_measured),
         cmocka_unit_test(a_peer_stands_beside_its_own_layout),
         cmocka_unit_test(documents_that_are_none_are_refused_by_the_key),
