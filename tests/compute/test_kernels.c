@@ -3,13 +3,13 @@
 #include "compute/cpu/kernels.h"
 
 static const gr_kernels *kernels_of(int level) {
+    static const gr_kernels *const all[3] = {
+        &gr_kernels_portable,
 #ifdef GRACE_X86
-    __builtin_cpu_init();
-    if (level == 1) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c") ? &gr_kernels_avx2 : NULL;
-    if (level == 2) return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-                      __builtin_cpu_supports("avx512dq") ? &gr_kernels_avx512 : NULL;
+        &gr_kernels_avx2, &gr_kernels_avx512,
 #endif
-    return level == 0 ? &gr_kernels_portable : NULL;
+    };
+    return all[level] && gr_kernels_run_here(all[level]) ? all[level] : NULL;
 }
 
 #define FOR_EACH_LEVEL(k) for (int k##_i_ = 0; k##_i_ < 3; k##_i_++) for (const gr_kernels *k = kernels_of(k##_i_); k; k = NULL)

@@ -307,7 +307,7 @@ static bool has_f16c(void) {
 }
 #endif
 
-static bool machine_has(const gr_kernels *k) {
+bool gr_kernels_run_here(const gr_kernels *k) {
 #ifdef GRACE_X86
     __builtin_cpu_init();
     if (k == &gr_kernels_avx512)
@@ -329,7 +329,7 @@ static grace_status choose_kernels(const char *simd, const gr_kernels **out) {
     for (size_t i = 0; i < sizeof levels / sizeof *levels; i++) {
         if (!automatic && strcmp(simd, levels[i]->name)) continue;
         *out = levels[i];
-        if (machine_has(levels[i])) return GRACE_OK;
+        if (gr_kernels_run_here(levels[i])) return GRACE_OK;
         if (!automatic) return gr_fail(GRACE_ERR_UNSUPPORTED, "simd '%s': this machine does not have it", simd);
     }
     const bool known = !strcmp(simd, "avx2") || !strcmp(simd, "avx512");

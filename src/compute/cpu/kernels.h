@@ -70,5 +70,6 @@ extern const gr_kernels gr_kernels_portable;
 #ifdef GRACE_X86
 extern const gr_kernels gr_kernels_avx2, gr_kernels_avx512;
 #endif
+bool gr_kernels_run_here(const gr_kernels *k);      /* this machine has their instructions (cpu.c) */
 
 #endif
