@@ -4,6 +4,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "text/pretokenize.h"
@@ -142,6 +143,50 @@ static void without_a_pre_tokenizer_a_text_is_one_piece(void **state) {
     assert_string_equal(split("null", "a b"), "a b");
 }
 
+/* Of n characters and what stands behind them: how many pieces, and where the last two meet. */
+static void cuts_a_run(const char *json, const char *what, size_t n, const char *behind, size_t n_pieces, size_t last_cut) {
+    const size_t width = strlen(what), all = n * width + strlen(behind);
+    gr_pretokenizer *pre = NULL;
+    gr_searcher searcher = {0};
+    gr_pieces pieces = {0};
+    char *text = malloc(all + 1);
+    assert_non_null(text);
+    for (size_t i = 0; i < n; i++) memcpy(text + i * width, what, width);
+    strcpy(text + n * width, behind);
+    assert_int_equal(build(json, &pre), GRACE_OK);
+    assert_int_equal(gr_searcher_open(&searcher), GRACE_OK);
+    if (gr_pretokenize(pre, &searcher, text, all, true, &pieces)) fail_msg("%zu times '%s': %s", n, what, grace_last_error());
+    assert_int_equal(pieces.n_spans, n_pieces);
+    assert_int_equal(pieces.spans[pieces.n_spans - 1].start, last_cut);
+    gr_pieces_free(&pieces);
+    gr_searcher_close(&searcher);
+    gr_pretokenizer_free(pre);
+    free(text);
+}
+
+/* Each run is looked at a few times, not once for every character: a megabyte, or 4 KB where searches that are not compiled would look at it from every place. */
+static void a_run_of_a_megabyte_is_cut_as_a_short_one(void **state) {
+    (void)state;
+    static const char gpt2[] = "{\"type\":\"ByteLevel\",\"add_prefix_space\":false}",
+        llama3[] = SPLIT("Regex", "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\\\r\\\\n\\\\p{L}\\\\p{N}]?\\\\p{L}+|\\\\p{N}{1,3}| ?[^\\\\s\\\\p{L}\\\\p{N}]+[\\\\r\\\\n]*|\\\\s*[\\\\r\\\\n]+|"
+                         "\\\\s+(?!\\\\S)|\\\\s+", "Isolated", "false"),
+        deepseek2[] = SPLIT("Regex", "\\\\s+$", "Isolated", "false");
+    enum { N = 1 << 20 };
+    cuts_a_run(gpt2, " ", N, "x", 2, N - 1);
+    cuts_a_run(gpt2, "\n", N, "7", 3, N);
+    cuts_a_run(gpt2, "a", N, " ", 2, N);
+    cuts_a_run(llama3, " ", N, "x", 2, N - 1);
+    cuts_a_run(llama3, " ", N, "7", 3, N);
+    cuts_a_run(llama3, " ", N, "\n x", 2, N + 1);
+    cuts_a_run(llama3, "\n", N, "x", 2, N);
+    cuts_a_run(llama3, "\xC2\xA0", N, "!", 3, 2 * N);
+    cuts_a_run(llama3, "7", N, "x", N / 3 + 2, N);
+    cuts_a_run(llama3, "\xCC\x81", N, "x", 2, 2 * N);
+    cuts_a_run(llama3, "! ", N / 16, "x", N / 16 + 1, N / 8 - 1);
+    cuts_a_run(deepseek2, " ", 4096, "\nx", 2, 4096);
+    cuts_a_run(deepseek2, " ", 4096, "7", 1, 0);
+}
+
 static void check_refused(const char *json, grace_status expected, const char *part) {
     gr_pretokenizer *pre = NULL;
     assert_int_equal(build(json, &pre), expected);
@@ -186,6 +231,7 @@ int main(void) {
         cmocka_unit_test(the_first_scheme_marks_only_where_the_whole_text_begins),
         cmocka_unit_test(words_and_punctuation_are_cut),
         cmocka_unit_test(without_a_pre_tokenizer_a_text_is_one_piece),
+        cmocka_unit_test(a_run_of_a_megabyte_is_cut_as_a_short_one),
         cmocka_unit_test(what_is_not_supported_is_named),
         cmocka_unit_test(what_is_malformed_is_named),
     };
