@@ -4,9 +4,9 @@
 
 #include "base/memory.h"
 #include "bench.h"
-#include "cli.h"
+#include "ladder_json.h"
 
-enum { KEY_TRACE = 0x200, KEY_RATES, KEY_CHUNK, KEY_PLANS, KEY_JSON, KEY_COMMIT, RUNGS_MAX = 64 };
+enum { KEY_TRACE = 0x200, KEY_RATES, KEY_CHUNK, KEY_PLANS, KEY_JSON, KEY_COMMIT };
 
 static const struct argp_option options[] = {
     {"model", 'm', "DIR", 0, "the ladder's model folder", 0},
@@ -45,7 +45,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     return 0;
 }
 
-typedef struct rung { const char *name; double measured_s, predicted_s; } rung;
+typedef struct rung { double measured_s, predicted_s; } rung;
 typedef struct world {
     gr_json *ladder;
     grace_trace *trace;
@@ -54,44 +54,19 @@ typedef struct world {
     grace_shape shape;
     grace_rates rates;
     grace_workload workload;
-    rung rungs[RUNGS_MAX];
+    gr_ladder_run runs[GR_LADDER_RUNGS_MAX];
+    rung rungs[GR_LADDER_RUNGS_MAX];
     int32_t n;
 } world;
 
 /* ---- in ---- */
 
-static grace_status find_name(const gr_json *o, const char *where, const char *key, const char *(*name)(int), int n, int *out) {
-    grace_status st = GRACE_OK;
-    const char *text;
-    GR_TRY(gr_json_string(o, where, key, &text));
-    for (*out = 0; *out < n && strcmp(text, name(*out)); ++*out) continue;
-    GR_CHECK(*out < n, GRACE_ERR_FORMAT, "%s: '%s': unknown '%s'", where, key, text);
-done:
-    return st;
-}
-
-static const char *exchange_name(int i) { return gr_exchange_name((grace_exchange)i); }
-static const char *route_name(int i) { return gr_route_name((grace_route)i); }
-
-/* The last token of a sequence is drawn, not computed. */
-static grace_status read_workload(const arguments *a, world *w) {
-    grace_status st = GRACE_OK;
-    const gr_json *o;
-    int64_t sequences, prefill, decode;
-    GR_TRY(gr_json_object_in(w->ladder, a->ladder, "workload", &o));
-    GR_TRY(gr_json_int(o, a->ladder, "sequences", 1, 1 << 20, &sequences));
-    GR_TRY(gr_json_int(o, a->ladder, "prefill", 1, 1 << 18, &prefill));
-    GR_TRY(gr_json_int(o, a->ladder, "decode", 0, 1 << 18, &decode));
-    w->workload = (grace_workload){(int32_t)sequences, (int32_t)prefill, decode ? (int32_t)decode - 1 : 0, a->chunk};
-done:
-    return st;
-}
-
 static grace_status open_world(const arguments *a, world *w) {
     grace_status st = GRACE_OK;
     bool truncated;
     GR_TRY(gr_json_load(a->ladder, &w->ladder));
-    GR_TRY(read_workload(a, w));
+    GR_TRY(gr_ladder_read(w->ladder, a->ladder, w->runs, &w->n, &w->workload));
+    w->workload.chunk = a->chunk;
     GR_TRY(grace_trace_open(a->trace, &w->trace, &truncated));
     GR_TRY(grace_routing_of_trace(w->trace, NULL, &w->routing));
     GR_TRY(grace_model_open(a->model, &w->model));
@@ -110,32 +85,21 @@ static void close_world(world *w) {
 
 /* ---- predicted ---- */
 
-static grace_status load_plan(const arguments *a, const gr_json *o, int32_t index, grace_plan **out) {
-    grace_status st = GRACE_OK;
-    const char *path;
+static grace_status load_plan(const arguments *a, const gr_ladder_run *run, int32_t index, grace_plan **out) {
     char moved[4096];
-    GR_TRY(gr_json_string(o, a->ladder, "plan", &path));
     snprintf(moved, sizeof moved, "%s/rung-%d.json", a->plans ? a->plans : "", index);
-    GR_TRY(grace_plan_load(a->plans ? moved : path, out));
-done:
-    return st;
+    return grace_plan_load(a->plans ? moved : run->plan, out);
 }
 
-static grace_status predict(const arguments *a, world *w, const gr_json *o, int32_t index, rung *out) {
+static grace_status predict(const arguments *a, world *w, int32_t index, rung *out) {
     grace_status st = GRACE_OK;
+    const gr_ladder_run *run = &w->runs[index];
     grace_plan *plan = NULL;
     grace_sim *sim = NULL;
-    int exchange, route;
-    double us;
-    GR_TRY(gr_json_string(o, a->ladder, "name", &out->name));
-    GR_TRY(gr_json_real(o, a->ladder, "moe_us", &us));
-    GR_TRY(find_name(o, a->ladder, "exchange", exchange_name, 3, &exchange));
-    GR_TRY(find_name(o, a->ladder, "route", route_name, GRACE_N_ROUTES, &route));
-    GR_TRY(load_plan(a, o, index, &plan));
-    grace_sim_options opt = {.plan = plan, .route = (grace_route)route, .exchange = (grace_exchange)exchange, .workload = &w->workload, .shape = &w->shape,
-                             .rates = &w->rates};
+    GR_TRY(load_plan(a, run, index, &plan));
+    grace_sim_options opt = {.plan = plan, .route = run->route, .exchange = run->exchange, .workload = &w->workload, .shape = &w->shape, .rates = &w->rates};
     GR_TRY(grace_sim_run(w->routing, &opt, &sim));
-    out->measured_s = us * 1e-6;
+    out->measured_s = run->moe_us * 1e-6;
     out->predicted_s = sim->prefill.total - sim->prefill.dense + sim->decode.total - sim->decode.dense;
 done:
     grace_sim_free(sim);
@@ -145,12 +109,7 @@ done:
 
 static grace_status predict_all(const arguments *a, world *w) {
     grace_status st = GRACE_OK;
-    const gr_json *rungs;
-    GR_TRY(gr_json_array(w->ladder, a->ladder, "rungs", &rungs));
-    w->n = (int32_t)gr_json_length(rungs);
-    GR_CHECK(w->n >= 2 && w->n <= RUNGS_MAX, GRACE_ERR_FORMAT, "%s: expected 2 to %d rungs, found %d", a->ladder, RUNGS_MAX, w->n);
-    for (int32_t i = 0; i < w->n; i++) GR_TRY(predict(a, w, gr_json_at(rungs, (size_t)i), i, &w->rungs[i]));
-done:
+    for (int32_t i = 0; i < w->n && !st; i++) st = predict(a, w, i, &w->rungs[i]);
     return st;
 }
 
@@ -179,7 +138,7 @@ static grace_status put(const arguments *a, const world *w, double tau, int argc
     gr_json_set_real(o, "kendall_tau", tau);
     for (int32_t i = 0; i < w->n; i++) {
         gr_json *r = gr_json_new_object();
-        gr_json_set_string(r, "name", w->rungs[i].name);
+        gr_json_set_string(r, "name", w->runs[i].name);
         gr_json_set_real(r, "moe_measured_s", w->rungs[i].measured_s);
         gr_json_set_real(r, "moe_predicted_s", w->rungs[i].predicted_s);
         gr_json_push(rungs, r);
@@ -194,7 +153,7 @@ static grace_status put(const arguments *a, const world *w, double tau, int argc
 static void print_table(const world *w, double tau) {
     printf("%-28s %12s %12s %8s\n", "rung", "measured s", "predicted s", "ratio");
     for (int32_t i = 0; i < w->n; i++)
-        printf("%-28s %12.3f %12.3f %8.2f\n", w->rungs[i].name, w->rungs[i].measured_s, w->rungs[i].predicted_s,
+        printf("%-28s %12.3f %12.3f %8.2f\n", w->runs[i].name, w->rungs[i].measured_s, w->rungs[i].predicted_s,
                w->rungs[i].predicted_s / w->rungs[i].measured_s);
     printf("MoE time, all steps; Kendall tau of the two orders %.3f\n", tau);
 }

@@ -173,6 +173,62 @@ done:
     return st;
 }
 
+/* ---- reading ---- */
+
+static grace_status find_name(const gr_json *o, const char *where, const char *key, const char *(*name)(int), int n, int *out) {
+    grace_status st = GRACE_OK;
+    const char *text;
+    GR_TRY(gr_json_string(o, where, key, &text));
+    for (*out = 0; *out < n && strcmp(text, name(*out)); ++*out) continue;
+    GR_CHECK(*out < n, GRACE_ERR_FORMAT, "%s: '%s': unknown '%s'", where, key, text);
+done:
+    return st;
+}
+
+static const char *exchange_name(int i) { return gr_exchange_name((grace_exchange)i); }
+static const char *route_name(int i) { return gr_route_name((grace_route)i); }
+
+/* The last token of a sequence is drawn, not computed. */
+static grace_status read_workload(const gr_json *doc, const char *where, grace_workload *out) {
+    grace_status st = GRACE_OK;
+    const gr_json *o;
+    int64_t sequences, prefill, decode;
+    GR_TRY(gr_json_object_in(doc, where, "workload", &o));
+    GR_TRY(gr_json_int(o, where, "sequences", 1, 1 << 20, &sequences));
+    GR_TRY(gr_json_int(o, where, "prefill", 1, 1 << 18, &prefill));
+    GR_TRY(gr_json_int(o, where, "decode", 0, 1 << 18, &decode));
+    *out = (grace_workload){.sequences = (int32_t)sequences, .prefill = (int32_t)prefill, .decode = decode ? (int32_t)decode - 1 : 0};
+done:
+    return st;
+}
+
+static grace_status read_run(const gr_json *o, const char *where, gr_ladder_run *out) {
+    grace_status st = GRACE_OK;
+    int exchange, route;
+    GR_TRY(gr_json_string(o, where, "name", &out->name));
+    GR_TRY(gr_json_string(o, where, "plan", &out->plan));
+    GR_TRY(gr_json_real(o, where, "moe_us", &out->moe_us));
+    GR_CHECK(out->moe_us > 0, GRACE_ERR_FORMAT, "%s: 'moe_us': expected a time, found %g", where, out->moe_us);
+    GR_TRY(find_name(o, where, "exchange", exchange_name, 3, &exchange));
+    GR_TRY(find_name(o, where, "route", route_name, GRACE_N_ROUTES, &route));
+    out->exchange = (grace_exchange)exchange, out->route = (grace_route)route;
+done:
+    return st;
+}
+
+grace_status gr_ladder_read(const gr_json *doc, const char *where, gr_ladder_run *runs, int32_t *n, grace_workload *workload) {
+    grace_status st = GRACE_OK;
+    const gr_json *rungs;
+    GR_TRY(read_workload(doc, where, workload));
+    GR_TRY(gr_json_array(doc, where, "rungs", &rungs));
+    const size_t found = gr_json_length(rungs);
+    GR_CHECK(found >= 2 && found <= GR_LADDER_RUNGS_MAX, GRACE_ERR_FORMAT, "%s: expected 2 to %d rungs, found %zu", where, GR_LADDER_RUNGS_MAX, found);
+    for (size_t i = 0; i < found; i++) GR_TRY(read_run(gr_json_at(rungs, i), where, &runs[i]));
+    *n = (int32_t)found;
+done:
+    return st;
+}
+
 void gr_ladder_free(gr_ladder *ladder) {
     for (int i = 0; i < GR_LADDER_DOMAINS_MAX; i++) free(ladder->domains[i]);
     gr_json_free(ladder->rungs);

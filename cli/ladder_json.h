@@ -1,7 +1,8 @@
-/* The document a ladder writes (docs/report.md): rungs while they run, the rest at the end. */
+/* The document a ladder writes (docs/report.md): rungs while they run, the rest at the end; and what is read of it again. */
 #ifndef GRACE_CLI_LADDER_JSON_H
 #define GRACE_CLI_LADDER_JSON_H
 #include "cli.h"
+#include "grace/sim.h"
 
 typedef struct gr_rung {
     const char *name;
@@ -40,5 +41,18 @@ grace_status gr_ladder_take_texts(gr_ladder *ladder, const grace_tokenizer *tok,
 /* Adds knee, replicas, affinity and the head, writes the file, prints the table and the texts (or the document when json). */
 grace_status gr_ladder_finish(gr_ladder *ladder, const grace_model *model, const gr_ladder_head *head, const char *path, bool json);
 void gr_ladder_free(gr_ladder *ladder);
+
+/* What was measured of a rung. Texts are borrowed from the document. */
+typedef struct gr_ladder_run {
+    const char *name, *plan;        /* plan: the file */
+    grace_exchange exchange;
+    grace_route route;
+    double moe_us;
+} gr_ladder_run;
+
+enum { GR_LADDER_RUNGS_MAX = 64 };
+/* Of a document read from `where`: runs [GR_LADDER_RUNGS_MAX], of which *n are there, 2 at least; the steps that its workload computes, chunk 0. Fails with
+ * FORMAT. */
+grace_status gr_ladder_read(const gr_json *doc, const char *where, gr_ladder_run *runs, int32_t *n, grace_workload *workload);
 
 #endif

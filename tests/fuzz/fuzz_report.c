@@ -1,7 +1,9 @@
 /* Any bytes as a document of `grace report`, or as several of `grace sim --json`, each ended by a zero byte but the last: one sentence, or a page and a
- * table. The page is well formed whatever the document's names say, and whatever its numbers are, every coordinate is one. */
+ * table, and, of a ladder, what agreement is measured by. The page is well formed whatever the document's names say, and whatever its numbers are,
+ * every coordinate is one. */
 #include "fuzz/scratch.h"
 
+#include "ladder_json.h"
 #include "report/markup.h"
 #include "report/report.h"
 #include "report_plans.h"
@@ -57,6 +59,20 @@ static gr_json *join_simulations(const uint8_t *at, const uint8_t *end) {
     return doc;
 }
 
+/* As `grace bench agreement` does. */
+static void read_ladder(const gr_json *doc) {
+    gr_ladder_run runs[GR_LADDER_RUNGS_MAX];
+    grace_workload w;
+    int32_t n = 0;
+    if (gr_ladder_read(doc, "fuzz", runs, &n, &w)) {
+        GR_ASSERT(grace_last_error()[0]);
+        return;
+    }
+    GR_ASSERT(n >= 2 && n <= GR_LADDER_RUNGS_MAX && w.sequences >= 1 && w.prefill >= 1 && w.decode >= 0);
+    for (int32_t i = 0; i < n; i++)
+        GR_ASSERT(runs[i].name && runs[i].plan && runs[i].moe_us > 0 && runs[i].exchange <= GRACE_EXCHANGE_HSC && runs[i].route < GRACE_N_ROUTES);
+}
+
 /* As `grace report` does. */
 static gr_json *read_document(const uint8_t *data, size_t n) {
     const uint8_t *at = data;
@@ -71,6 +87,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n) {
     gr_json *doc = read_document(data, n);
     gr_buf buf = {0};
     if (!doc) return 0;
+    read_ladder(doc);
     if (draws(doc, gr_report_is_gpu(doc) ? gr_report_gpu_svg : gr_report_html, &buf)) check_page(&buf);
     draws(doc, gr_report_is_gpu(doc) ? gr_report_gpu_text : gr_report_is_placements(doc) ? gr_report_placements_text : gr_report_ladder_text, &buf);
     gr_buf_free(&buf);
