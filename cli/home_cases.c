@@ -158,7 +158,7 @@ static grace_status add_ratio(const grace_plan *plan, int32_t layer, const doubl
     gr_shares s = {0};
     GR_TRY(gr_shares_build(plan, layer, &s));
     for (int32_t list = 0; list < s.n_ranks * s.n_experts; list++)
-        for (int32_t i = s.first[list]; i < s.first[list + 1]; i++) load[s.rank[i]] += pairs[list] * s.share[i];
+        for (int32_t i = s.first[list]; i < s.end[list]; i++) load[s.rank[i]] += pairs[list] * s.share[i];
     *ratio += gr_max_over_mean(load, s.n_ranks) / plan->n_layers;
 done:
     gr_shares_free(&s);

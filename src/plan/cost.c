@@ -43,24 +43,32 @@ static void put_hosts(const hosts *h, int32_t list, gr_shares *s) {
         s->rank[at] = h->rank[i];
         s->share[at++] = (double)h->turns[i] / GR_TURNS;
     }
-    s->first[list + 1] = at;
+    s->end[list] = at;
+}
+
+static void list_hosts(const grace_plan *plan, int32_t layer, int32_t expert, grace_route route, gr_shares *s) {
+    hosts h;
+    for (int32_t home = 0; home < s->n_ranks; home++) {
+        hosts_for(plan, layer, expert, home, route, &h);
+        put_hosts(&h, home * s->n_experts + expert, s);
+    }
 }
 
 grace_status gr_shares_build_for(const grace_plan *plan, int32_t layer, grace_route route, gr_shares *out) {
     grace_status st = GRACE_OK;
     gr_shares s = {.n_ranks = grace_cluster_ranks(plan->cluster), .n_experts = plan->n_experts, .gpus_per_node = plan->cluster.gpus_per_node};
-    size_t n_lists = (size_t)s.n_ranks * (size_t)s.n_experts, n_most = (size_t)s.n_ranks * (size_t)plan->layers[layer].n_slots;
+    const grace_plan_layer *pl = &plan->layers[layer];
+    size_t n_lists = (size_t)s.n_ranks * (size_t)s.n_experts, n_most = (size_t)s.n_ranks * (size_t)pl->n_slots;
     GR_CHECK(route <= GRACE_ROUTE_TAR, GRACE_ERR_UNSUPPORTED, "cost: shares of single experts do not describe a policy that chooses copies together");
-    GR_CHECK(n_most <= INT32_MAX, GRACE_ERR_LIMIT, "cost: %d ranks with %d slots are too many to list", s.n_ranks, plan->layers[layer].n_slots);
-    GR_CALLOC(s.first, n_lists + 1);
+    GR_CHECK(n_most <= INT32_MAX, GRACE_ERR_LIMIT, "cost: %d ranks with %d slots are too many to list", s.n_ranks, pl->n_slots);
+    GR_CALLOC(s.first, n_lists);
+    GR_CALLOC(s.end, n_lists);
     GR_CALLOC(s.rank, n_most);
     GR_CALLOC(s.share, n_most);
-    for (int32_t home = 0; home < s.n_ranks; home++)
-        for (int32_t e = 0; e < s.n_experts; e++) {
-            hosts h;
-            hosts_for(plan, layer, e, home, route, &h);
-            put_hosts(&h, home * s.n_experts + e, &s);
-        }
+    for (int32_t e = 0; e < s.n_experts; e++) {
+        for (int32_t home = 0; home < s.n_ranks; home++) s.first[home * s.n_experts + e] = home * pl->n_slots + pl->slots_first[e];
+        list_hosts(plan, layer, e, route, &s);
+    }
     *out = s;
     return st;
 done:
@@ -70,30 +78,25 @@ done:
 
 grace_status gr_shares_build(const grace_plan *plan, int32_t layer, gr_shares *out) { return gr_shares_build_for(plan, layer, GRACE_ROUTE_TAR, out); }
 
+void gr_shares_renew(const grace_plan *plan, int32_t layer, int32_t expert, gr_shares *s) { list_hosts(plan, layer, expert, GRACE_ROUTE_TAR, s); }
+
 void gr_shares_free(gr_shares *s) {
-    free(s->first), free(s->rank), free(s->share);
+    free(s->first), free(s->end), free(s->rank), free(s->share);
     memset(s, 0, sizeof *s);
 }
 
 /* ---- rows ---- */
 
-/* Chances that nothing of a set goes somewhere, with lists of the places where they are not 1. */
-typedef struct visits {
-    double *rank_missed, *node_missed, *node_part;  /* [n_ranks], [n_nodes] all 1, [n_nodes] all 0 between uses */
-    int32_t *ranks, *nodes;                         /* touched */
-    int32_t n_ranks, n_nodes;
-} visits;
+void gr_visits_free(gr_visits *v) { free(v->rank_missed), free(v->node_missed), free(v->node_part), free(v->ranks), free(v->nodes); }
 
-static void visits_free(visits *v) { free(v->rank_missed), free(v->node_missed), free(v->node_part), free(v->ranks), free(v->nodes); }
-
-static grace_status visits_alloc(int32_t n_ranks, visits *v) {
+grace_status gr_visits_alloc(int32_t n_ranks, gr_visits *v) {
     grace_status st = GRACE_OK;
     GR_CALLOC(v->rank_missed, n_ranks);
     GR_CALLOC(v->node_missed, n_ranks);
     GR_CALLOC(v->node_part, n_ranks);
     GR_CALLOC(v->ranks, n_ranks);
     GR_CALLOC(v->nodes, n_ranks);
-    for (int32_t r = 0; r < n_ranks; r++) v->rank_missed[r] = v->node_missed[r] = -1;      /* -1: not in the list */
+    for (int32_t r = 0; r < n_ranks; r++) v->rank_missed[r] = v->node_missed[r] = -1;
 done:
     return st;
 }
@@ -104,8 +107,13 @@ static void meet(double chance, int32_t place, double *missed, int32_t *list, in
 }
 
 /* An expert's turn falls on one rank only, so that its chances of a node's ranks add up to the node's. */
-static void visit(const gr_shares *s, int32_t home, int32_t expert, visits *v) {
-    int32_t list = home * s->n_experts + expert, begin = s->first[list], end = s->first[list + 1];
+static void visit(const gr_shares *s, int32_t home, int32_t expert, gr_visits *v) {
+    int32_t list = home * s->n_experts + expert, begin = s->first[list], end = s->end[list];
+    if (end - begin == 1) {        /* most often */
+        meet(s->share[begin], s->rank[begin], v->rank_missed, v->ranks, &v->n_ranks);
+        meet(s->share[begin], s->rank[begin] / s->gpus_per_node, v->node_missed, v->nodes, &v->n_nodes);
+        return;
+    }
     for (int32_t i = begin; i < end; i++) {
         v->node_part[s->rank[i] / s->gpus_per_node] += s->share[i];
         meet(s->share[i], s->rank[i], v->rank_missed, v->ranks, &v->n_ranks);
@@ -113,13 +121,12 @@ static void visit(const gr_shares *s, int32_t home, int32_t expert, visits *v) {
     for (int32_t i = begin; i < end; i++) {
         int32_t node = s->rank[i] / s->gpus_per_node;
         if (v->node_part[node] <= 0) continue;
-        meet(fmin(v->node_part[node], 1), node, v->node_missed, v->nodes, &v->n_nodes);
+        meet(v->node_part[node] < 1 ? v->node_part[node] : 1, node, v->node_missed, v->nodes, &v->n_nodes);
         v->node_part[node] = 0;
     }
 }
 
-/* flow gets count times the chances of each link; NULL: totals only. */
-static gr_rows_cost collect_visits(const gr_shares *s, int32_t home, double count, visits *v, const grace_flow *flow) {
+static gr_rows_cost collect_visits(const gr_shares *s, int32_t home, double count, gr_visits *v, const grace_flow *flow) {
     gr_rows_cost c = {0};
     int32_t g = s->gpus_per_node;
     for (int32_t i = 0; i < v->n_nodes; i++) {
@@ -144,6 +151,18 @@ static gr_rows_cost collect_visits(const gr_shares *s, int32_t home, double coun
     return c;
 }
 
+gr_rows_cost gr_cost_set(const gr_shares *s, const uint16_t *set, int32_t top_k, int32_t home, double count, gr_visits *v, const grace_flow *flow) {
+    for (int32_t j = 0; j < top_k; j++) visit(s, home, set[j], v);
+    return collect_visits(s, home, count, v, flow);
+}
+
+int32_t gr_cost_homes(const gr_bundle_layer *b, int32_t n_homes, int32_t n_ranks) { return b->home ? 1 : n_homes < n_ranks ? n_homes : n_ranks; }
+
+int32_t gr_cost_home(const gr_bundle_layer *b, int32_t i, int32_t h, int32_t n_homes, int32_t n_ranks) {
+    if (b->home) return b->home[i];
+    return n_homes < n_ranks ? (int32_t)(((int64_t)i * n_homes + h) % n_ranks) : h;
+}
+
 static void add_rows(gr_rows_cost *sum, gr_rows_cost c, double times) {
     sum->cross += times * c.cross, sum->intra += times * c.intra;
     sum->flat_cross += times * c.flat_cross, sum->flat_intra += times * c.flat_intra;
@@ -151,23 +170,21 @@ static void add_rows(gr_rows_cost *sum, gr_rows_cost c, double times) {
 
 grace_status gr_cost_flow(const gr_shares *s, const gr_bundle_layer *b, int32_t top_k, int32_t n_homes, const grace_flow *flow, gr_rows_cost *out) {
     grace_status st = GRACE_OK;
-    visits v = {0};
+    gr_visits v = {0};
     gr_rows_cost sum = {0};
-    int32_t n = b->home ? 1 : n_homes < s->n_ranks ? n_homes : s->n_ranks;
-    GR_TRY(visits_alloc(s->n_ranks, &v));
+    int32_t n = gr_cost_homes(b, n_homes, s->n_ranks);
+    GR_TRY(gr_visits_alloc(s->n_ranks, &v));
     for (int32_t i = 0; i < b->n; i++) {
-        int32_t first = b->home ? b->home[i] : n < s->n_ranks ? (int32_t)((int64_t)i * n % s->n_ranks) : 0;
         double count = (double)b->count[i] / n / (double)b->n_tokens;
-        GR_CHECK(first >= 0 && first < s->n_ranks, GRACE_ERR_ARG, "cost: a token's home is rank %d of %d", first, s->n_ranks);
         for (int32_t h = 0; h < n; h++) {
-            int32_t home = (first + h) % s->n_ranks;
-            for (int32_t j = 0; j < top_k; j++) visit(s, home, b->experts[(size_t)i * (size_t)top_k + (size_t)j], &v);
-            add_rows(&sum, collect_visits(s, home, count, &v, flow), count);
+            int32_t home = gr_cost_home(b, i, h, n_homes, s->n_ranks);
+            GR_CHECK(home >= 0 && home < s->n_ranks, GRACE_ERR_ARG, "cost: a token's home is rank %d of %d", home, s->n_ranks);
+            add_rows(&sum, gr_cost_set(s, b->experts + (size_t)i * (size_t)top_k, top_k, home, count, &v, flow), count);
         }
     }
     *out = sum;
 done:
-    visits_free(&v);
+    gr_visits_free(&v);
     return st;
 }
 
@@ -181,7 +198,7 @@ void gr_cost_loads(const gr_shares *s, const double *load, double *rank_load) {
     memset(rank_load, 0, (size_t)s->n_ranks * sizeof *rank_load);
     for (int32_t home = 0; home < s->n_ranks; home++)
         for (int32_t e = 0; e < s->n_experts; e++)
-            for (int32_t list = home * s->n_experts + e, i = s->first[list]; i < s->first[list + 1]; i++)
+            for (int32_t list = home * s->n_experts + e, i = s->first[list]; i < s->end[list]; i++)
                 rank_load[s->rank[i]] += load[e] * s->share[i] / s->n_ranks;
 }
 

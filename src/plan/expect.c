@@ -5,18 +5,16 @@
 
 /* ---- a token ---- */
 
-/* Tokens of a home that choose an expert, as a share of all tokens. [n_ranks, n_experts], or [n_experts] for every home alike. */
-static grace_status choices_of_homes(const gr_bundle_layer *b, int32_t n_ranks, int32_t n_experts, int32_t top_k, double **out) {
+grace_status gr_choices_build(const gr_bundle_layer *b, int32_t n_ranks, int32_t n_experts, int32_t top_k, gr_choices *out) {
     grace_status st = GRACE_OK;
-    double *choices = NULL;
-    GR_CALLOC(choices, (size_t)(b->home ? n_ranks : 1) * (size_t)n_experts);
+    gr_choices c = {.stride = b->home ? n_experts : 0};
+    GR_CALLOC(c.of, (size_t)(b->home ? n_ranks : 1) * (size_t)n_experts);
     for (int32_t i = 0; i < b->n; i++)
         for (int32_t j = 0; j < top_k; j++)
-            choices[(b->home ? b->home[i] : 0) * n_experts + b->experts[(size_t)i * (size_t)top_k + (size_t)j]] +=
+            c.of[(b->home ? b->home[i] : 0) * c.stride + b->experts[(size_t)i * (size_t)top_k + (size_t)j]] +=
                 (double)b->count[i] / (double)b->n_tokens / (b->home ? 1 : n_ranks);
-    *out = choices, choices = NULL;
+    *out = c;
 done:
-    free(choices);
     return st;
 }
 
@@ -33,15 +31,17 @@ static int32_t slot_on(const grace_plan_layer *pl, int32_t expert, int32_t rank)
     return -1;
 }
 
-static void add_entries(const grace_plan_layer *pl, const gr_shares *s, const double *choices, bool per_home, gr_expected *x) {
+void gr_expect_entries(const gr_shares *s, const gr_choices *c, int32_t home, int32_t expert, double times, const grace_flow *entries) {
+    int32_t list = home * s->n_experts + expert;
+    double chosen = times * c->of[home * c->stride + expert];
+    for (int32_t i = s->first[list]; i < s->end[list]; i++) add_entry(s->gpus_per_node, home, s->rank[i], chosen * s->share[i], entries);
+}
+
+void gr_expect_reach(const grace_plan_layer *pl, const gr_shares *s, const gr_choices *c, int32_t expert, double *reach) {
+    for (int32_t i = pl->slots_first[expert]; i < pl->slots_first[expert + 1]; i++) reach[pl->slots_of_expert[i]] = 0;
     for (int32_t home = 0; home < s->n_ranks; home++)
-        for (int32_t e = 0; e < s->n_experts; e++) {
-            double chosen = choices[(per_home ? home * s->n_experts : 0) + e];
-            for (int32_t list = home * s->n_experts + e, i = s->first[list]; chosen > 0 && i < s->first[list + 1]; i++) {
-                add_entry(s->gpus_per_node, home, s->rank[i], chosen * s->share[i], &x->entries);
-                x->reach[slot_on(pl, e, s->rank[i])] += chosen * s->share[i];
-            }
-        }
+        for (int32_t list = home * s->n_experts + expert, i = s->first[list]; i < s->end[list]; i++)
+            reach[slot_on(pl, expert, s->rank[i])] += c->of[home * c->stride + expert] * s->share[i];
 }
 
 grace_status gr_expect_layer(const grace_plan *plan, int32_t layer, const gr_bundle_layer *b, gr_expected *out) {
@@ -49,20 +49,23 @@ grace_status gr_expect_layer(const grace_plan *plan, int32_t layer, const gr_bun
     const grace_plan_layer *pl = &plan->layers[layer];
     gr_shares shares = {0};
     gr_expected x = {.n_slots = pl->n_slots};
-    double *choices = NULL;
+    gr_choices choices = {0};
     GR_CHECK(b->n_tokens > 0, GRACE_ERR_ARG, "expected tokens to price a plan by, found none");
     GR_TRY(gr_flow_alloc(plan->cluster, &x.rows));
     GR_TRY(gr_flow_alloc(plan->cluster, &x.entries));
     GR_TRY(gr_layer_counts_alloc(plan->cluster, plan->cluster.n_nodes > 1, &x.counts));
     GR_CALLOC(x.reach, pl->n_slots);
+    GR_CALLOC(x.used, pl->n_slots);
     GR_TRY(gr_shares_build(plan, layer, &shares));
     GR_TRY(gr_cost_flow(&shares, b, plan->top_k, GR_EXPECT_HOMES, &x.rows, &x.total));
-    GR_TRY(choices_of_homes(b, shares.n_ranks, plan->n_experts, plan->top_k, &choices));
-    add_entries(pl, &shares, choices, b->home != NULL, &x);
+    GR_TRY(gr_choices_build(b, shares.n_ranks, plan->n_experts, plan->top_k, &choices));
+    for (int32_t home = 0; home < shares.n_ranks; home++)
+        for (int32_t e = 0; e < plan->n_experts; e++) gr_expect_entries(&shares, &choices, home, e, 1, &x.entries);
+    for (int32_t e = 0; e < plan->n_experts; e++) gr_expect_reach(pl, &shares, &choices, e, x.reach);
     *out = x, x = (gr_expected){0};
 done:
     gr_shares_free(&shares);
-    free(choices);
+    free(choices.of);
     gr_expected_free(&x);
     return st;
 }
@@ -71,7 +74,7 @@ void gr_expected_free(gr_expected *x) {
     gr_flow_free(&x->rows);
     gr_flow_free(&x->entries);
     gr_layer_counts_free(&x->counts);
-    free(x->reach);
+    free(x->reach), free(x->used);
     *x = (gr_expected){0};
 }
 
@@ -84,7 +87,9 @@ static void scale(const double *rows, const double *entries, int32_t n, double n
     }
 }
 
-const grace_layer_counts *gr_expected_counts(gr_expected *x, const grace_plan_layer *pl, double n_tokens, double row_bytes) {
+double gr_chance_used(double reach, double n_tokens) { return 1 - pow(1 - fmin(reach, 1), n_tokens); }
+
+const grace_layer_counts *gr_expected_sum(gr_expected *x, const grace_plan_layer *pl, double n_tokens, double row_bytes) {
     grace_layer_counts *c = &x->counts;
     int32_t n_nodes = c->cluster.n_nodes, n_ranks = grace_cluster_ranks(c->cluster);
     scale(x->rows.node_out, x->entries.node_out, n_nodes, n_tokens, row_bytes, c->dispatch.node_out, c->combine.node_in);
@@ -95,9 +100,14 @@ const grace_layer_counts *gr_expected_counts(gr_expected *x, const grace_plan_la
     memset(c->active, 0, (size_t)n_ranks * sizeof *c->active);
     for (int32_t s = 0; s < x->n_slots; s++) {
         c->pairs[pl->rank_of_slot[s]] += n_tokens * x->reach[s];
-        c->active[pl->rank_of_slot[s]] += 1 - pow(1 - fmin(x->reach[s], 1), n_tokens);
+        c->active[pl->rank_of_slot[s]] += x->used[s];
     }
     return c;
+}
+
+const grace_layer_counts *gr_expected_counts(gr_expected *x, const grace_plan_layer *pl, double n_tokens, double row_bytes) {
+    for (int32_t s = 0; s < x->n_slots; s++) x->used[s] = gr_chance_used(x->reach[s], n_tokens);
+    return gr_expected_sum(x, pl, n_tokens, row_bytes);
 }
 
 /* ---- a plan ---- */

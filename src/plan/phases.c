@@ -2,13 +2,15 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/memory.h"
 #include "base/parallel.h"
-#include "plan/expect.h"
+#include "plan/reprice.h"
 
 enum { SAMPLE = 512, ROUNDS = 8 };          /* bundles of a layer that the search prices by; times it looks at every expert */
 static const double NORM = 8;               /* see time_to_lower() */
+static const double ROUNDING = 1e-12;       /* a change that gains a smaller share gains nothing */
 
 /* ---- the plan of a phase ---- */
 
@@ -88,15 +90,15 @@ static double time_to_lower(const search *s, const grace_layer_counts *c) {
     return t.total - t.experts + t.experts * pow(sum, 1 / NORM);
 }
 
-/* A decode step of the layer with the copies that serve now; seconds: as it is, lower: as the search sees it. */
-static grace_status price(const search *s, int32_t layer, const gr_bundle_layer *b, double *seconds, double *lower) {
+static double row_bytes(const search *s) { return (double)s->shape->hidden * s->rates->value_bytes; }
+
+/* A decode step of the layer with the copies that serve now, by all bundles. */
+static grace_status price(const search *s, int32_t layer, double *seconds) {
     grace_status st = GRACE_OK;
     gr_expected x = {0};
     list_serving(&s->plan->layers[layer], s->plan->n_experts, &s->view->layers[layer]);
-    GR_TRY(gr_expect_layer(s->view, layer, b, &x));
-    const grace_layer_counts *c = gr_expected_counts(&x, &s->view->layers[layer], s->n_tokens, (double)s->shape->hidden * s->rates->value_bytes);
-    if (seconds) *seconds = grace_layer_seconds(c, s->shape, s->rates).total;
-    if (lower) *lower = time_to_lower(s, c);
+    GR_TRY(gr_expect_layer(s->view, layer, &s->bundles->layers[layer], &x));
+    *seconds = grace_layer_seconds(gr_expected_counts(&x, &s->view->layers[layer], s->n_tokens, row_bytes(s)), s->shape, s->rates).total;
 done:
     gr_expected_free(&x);
     return st;
@@ -113,32 +115,67 @@ static bool apply(const grace_plan_layer *pl, int32_t expert, change c) {
     return n > 0;
 }
 
-/* The change, if it lowers *best, is kept in *kept. */
-static grace_status try_change(const search *s, int32_t layer, const gr_bundle_layer *b, int32_t expert, change c, double *best, change *kept) {
-    grace_status st = GRACE_OK;
-    const grace_plan_layer *pl = &s->plan->layers[layer];
-    double found = INFINITY;
-    if (apply(pl, expert, c)) st = price(s, layer, b, NULL, &found);
-    apply(pl, expert, c);
-    if (!st && found < *best) *best = found, *kept = c;
-    return st;
+static double reprice(const search *s, gr_reprice *p, int32_t expert) {
+    list_serving(&s->plan->layers[p->layer], s->plan->n_experts, &s->view->layers[p->layer]);
+    return time_to_lower(s, gr_reprice_try(p, expert));
 }
 
-/* The best change of an expert: one copy rests or serves again, or one takes the place of another. */
-static grace_status change_expert(const search *s, int32_t layer, const gr_bundle_layer *b, int32_t expert, double *best, bool *fell) {
-    grace_status st = GRACE_OK;
-    const grace_plan_layer *pl = &s->plan->layers[layer];
+/* The change, if it lowers *best, is kept in *kept. */
+static void try_change(const search *s, gr_reprice *p, int32_t expert, change c, double *best, change *kept) {
+    const grace_plan_layer *pl = &s->plan->layers[p->layer];
+    double found = apply(pl, expert, c) ? reprice(s, p, expert) : INFINITY;
+    apply(pl, expert, c);
+    if (found < *best * (1 - ROUNDING)) *best = found, *kept = c;
+}
+
+/* The best change of an expert: one copy rests or serves again, or one takes the place of another. True if there is one that lowers *best. */
+static bool change_expert(const search *s, gr_reprice *p, int32_t expert, double *best) {
+    const grace_plan_layer *pl = &s->plan->layers[p->layer];
     int32_t begin = pl->slots_first[expert], end = pl->slots_first[expert + 1];
     change kept = {-1, -1};
-    if (end - begin < 2) return st;
+    if (end - begin < 2) return false;
     for (int32_t i = begin; i < end; i++) {
         int32_t one = pl->slots_of_expert[i];
-        GR_TRY(try_change(s, layer, b, expert, (change){one, -1}, best, &kept));
+        try_change(s, p, expert, (change){one, -1}, best, &kept);
         for (int32_t j = begin; j < i; j++)
             if (pl->serve_decode[pl->slots_of_expert[j]] != pl->serve_decode[one])
-                GR_TRY(try_change(s, layer, b, expert, (change){one, pl->slots_of_expert[j]}, best, &kept));
+                try_change(s, p, expert, (change){one, pl->slots_of_expert[j]}, best, &kept);
     }
-    if (kept.one >= 0) *fell = apply(pl, expert, kept);
+    if (kept.one < 0) return false;
+    apply(pl, expert, kept);
+    *best = reprice(s, p, expert);
+    gr_reprice_keep(p);
+    return true;
+}
+
+/* Until no expert has a change left, or all have had ROUNDS turns. */
+static void change_experts(const search *s, gr_reprice *p) {
+    int32_t n = s->plan->n_experts, idle = 0;
+    double best = time_to_lower(s, gr_reprice_counts(p));
+    for (int32_t turn = 0; turn < ROUNDS * n && idle < n; turn++) idle = change_expert(s, p, turn % n, &best) ? 0 : idle + 1;
+}
+
+static void rest_all_copies(const search *s, gr_reprice *p) {
+    const grace_plan_layer *pl = &s->plan->layers[p->layer];
+    for (int32_t e = 0; e < s->plan->n_experts; e++) {
+        for (int32_t i = pl->slots_first[e]; i < pl->slots_first[e + 1]; i++) pl->serve_decode[pl->slots_of_expert[i]] = i == pl->slots_first[e];
+        reprice(s, p, e);
+        gr_reprice_keep(p);
+    }
+}
+
+/* From all copies serving on, then from all at rest: where every node has every expert, the first copy to rest brings rows between nodes and saves one
+ * weight of many, so that no single change pays though all together do. What takes least time by all bundles goes into best. */
+static grace_status search_layer(const search *s, gr_reprice *p, bool *best, double *seconds) {
+    grace_status st = GRACE_OK;
+    const grace_plan_layer *pl = &s->plan->layers[p->layer];
+    double found;
+    for (int start = 0; start < 2; start++) {
+        if (start > 0) rest_all_copies(s, p);
+        change_experts(s, p);
+        GR_TRY(price(s, p->layer, &found));
+        if (found < *seconds) *seconds = found, memcpy(best, pl->serve_decode, (size_t)pl->n_slots * sizeof *best);
+    }
 done:
     return st;
 }
@@ -148,18 +185,24 @@ static grace_status choose_layer(void *context, int32_t layer) {
     const search *s = context;
     grace_plan_layer *pl = &s->plan->layers[layer];
     gr_bundle_layer some = {0};
-    double before, after, best;
-    bool fell = pl->n_slots > s->plan->n_experts;
-    GR_TRY(price(s, layer, &s->bundles->layers[layer], &before, NULL));
-    GR_TRY(sample(&s->bundles->layers[layer], s->plan->top_k, &some));
-    GR_TRY(price(s, layer, &some, NULL, &best));
-    for (int32_t round = 0; fell && round < ROUNDS; round++) {
-        fell = false;
-        for (int32_t e = 0; e < s->plan->n_experts; e++) GR_TRY(change_expert(s, layer, &some, e, &best, &fell));
+    gr_reprice p = {0};
+    bool *best = NULL;
+    double before, after;
+    if (pl->n_slots == s->plan->n_experts) {
+        pl->serve_decode = NULL;
+        return st;
     }
-    GR_TRY(price(s, layer, &s->bundles->layers[layer], &after, NULL));
+    GR_TRY(price(s, layer, &before));
+    GR_TRY(sample(&s->bundles->layers[layer], s->plan->top_k, &some));
+    GR_TRY(gr_reprice_open(s->plan, s->view, layer, &some, s->n_tokens, row_bytes(s), &p));
+    GR_CALLOC(best, pl->n_slots);
+    after = before;
+    GR_TRY(search_layer(s, &p, best, &after));
+    memcpy(pl->serve_decode, best, (size_t)pl->n_slots * sizeof *best);
     if (after >= before) pl->serve_decode = NULL;
 done:
+    free(best);
+    gr_reprice_close(&p);
     sample_drop(&some);
     return st;
 }

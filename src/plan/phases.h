@@ -11,9 +11,9 @@ bool gr_plan_has_decode(const grace_plan *plan);
  * grace_plan_free(). Fails with MEMORY. */
 grace_status gr_plan_of_decode(const grace_plan *plan, grace_plan **out);
 
-/* Let copies rest, layer by layer, where the expected time of a decode step of n_tokens on all ranks falls: from all serving on, each expert in turn takes the
- * change that lowers it most, of one copy or of two, until none does. A layer gets a table only where all bundles agree that it takes less time; tables that
- * were there are replaced. Deterministic.
+/* Let copies rest, layer by layer, where the expected time of a decode step of n_tokens on all ranks falls: from all serving on, and again from all at rest,
+ * each expert in turn takes the change that lowers it most, of one copy or of two, until none does; the better end is taken. A layer gets a table only where
+ * all bundles agree that it takes less time; tables that were there are replaced. Deterministic. Costs and measurements: docs/planner.md.
  * Fails with MISMATCH (bundles or shape of another model), MEMORY. */
 grace_status gr_plan_choose_decode(grace_plan *plan, const grace_bundles *b, const grace_shape *shape, const grace_rates *rates, double n_tokens);
 

@@ -1,6 +1,7 @@
 #include "plan/step_time.h"
 
 #include <math.h>
+#include <string.h>
 
 /* ---- links ---- */
 
@@ -104,6 +105,12 @@ done:
 }
 
 void gr_flow_free(grace_flow *f) { free(f->node_out), free(f->node_in), free(f->rank_out), free(f->rank_in); }
+
+void gr_flow_copy(grace_cluster cluster, const grace_flow *from, const grace_flow *to) {
+    size_t nodes = (size_t)cluster.n_nodes * sizeof(double), ranks = (size_t)grace_cluster_ranks(cluster) * sizeof(double);
+    memcpy(to->node_out, from->node_out, nodes), memcpy(to->node_in, from->node_in, nodes);
+    memcpy(to->rank_out, from->rank_out, ranks), memcpy(to->rank_in, from->rank_in, ranks);
+}
 
 grace_status gr_layer_counts_alloc(grace_cluster cluster, bool two_stage, grace_layer_counts *out) {
     grace_status st = GRACE_OK;

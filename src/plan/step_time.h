@@ -6,6 +6,7 @@
 
 grace_status gr_flow_alloc(grace_cluster cluster, grace_flow *f);     /* all zero */
 void gr_flow_free(grace_flow *f);
+void gr_flow_copy(grace_cluster cluster, const grace_flow *from, const grace_flow *to);
 /* All zero. Free with gr_layer_counts_free(), also after a failure. */
 grace_status gr_layer_counts_alloc(grace_cluster cluster, bool two_stage, grace_layer_counts *out);
 void gr_layer_counts_free(grace_layer_counts *c);
