@@ -55,15 +55,22 @@ done:
     return st;
 }
 
-grace_status gr_comm_allgather(gr_comm *c, const void *mine, size_t n, void *all) {
+grace_status gr_comm_gather_rows(gr_comm *c, const void *mine, size_t n, void *all) {
     grace_status st = GRACE_OK;
     int32_t *n_all = NULL;
-    GR_CHECK(n <= INT32_MAX, GRACE_ERR_LIMIT, "allgather takes up to %d bytes a rank, got %zu", INT32_MAX, n);
     GR_CALLOC(n_all, c->n_ranks);
     for (int32_t r = 0; r < c->n_ranks; r++) n_all[r] = (int32_t)n;
     GR_TRY(send_to_all(c, mine, (int32_t)n, n_all, all));
 done:
     free(n_all);
+    return st;
+}
+
+grace_status gr_comm_allgather(gr_comm *c, const void *mine, size_t n, void *all) {
+    grace_status st = GRACE_OK;
+    GR_CHECK(n <= INT32_MAX, GRACE_ERR_LIMIT, "allgather takes up to %d bytes a rank, got %zu", INT32_MAX, n);
+    GR_TRY(c->ops->allgather(c, mine, n, all));
+done:
     return st;
 }
 
@@ -106,6 +113,11 @@ grace_status gr_comm_allreduce(gr_comm *c, int64_t *values, int32_t n, gr_reduce
 done:
     free(all);
     return st;
+}
+
+double gr_comm_nap_us(double idle_us, bool oversubscribed) {
+    const double nap_us = oversubscribed ? idle_us / 16 : 0;
+    return nap_us < 20 ? 0 : nap_us < 500 ? nap_us : 500;
 }
 
 grace_status gr_comm_split(gr_comm *c, int32_t color, gr_comm **out) { return c->ops->split(c, color, out); }

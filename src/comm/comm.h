@@ -30,6 +30,7 @@ typedef struct gr_comm_ops {
     /* Begin an all-to-all; buffers and counts stay untouched until gr_comm_wait(). Several may be in flight. */
     grace_status (*alltoallv_start)(gr_comm *c, const gr_xfer *xfer, gr_request **out);
     grace_status (*wait)(gr_comm *c, gr_request *request);                 /* frees the request, also on failure */
+    grace_status (*allgather)(gr_comm *c, const void *mine, size_t n, void *all);   /* gr_comm_gather_rows, if there is no faster way */
     grace_status (*split)(gr_comm *c, int32_t color, gr_comm **out);       /* ranks keep their order */
     void (*abort)(gr_comm *c, int exit_code);
     void (*free)(gr_comm *c);
@@ -49,7 +50,7 @@ int32_t gr_comm_local(const gr_comm *c, int32_t rank);      /* its index in the 
 grace_status gr_comm_alltoallv_start(gr_comm *c, const gr_xfer *xfer, gr_request **out);
 grace_status gr_comm_wait(gr_comm *c, gr_request *request);             /* NULL: nothing to wait for */
 grace_status gr_comm_alltoallv(gr_comm *c, const gr_xfer *xfer);        /* start and wait */
-grace_status gr_comm_allreduce(gr_comm *c, int64_t *values, int32_t n, gr_reduce op);  /* in place; few values: everybody sends to everybody */
+grace_status gr_comm_allreduce(gr_comm *c, int64_t *values, int32_t n, gr_reduce op);  /* in place; few values */
 /* Every rank's n bytes, rank after rank, on every rank: all [n_ranks, n]. */
 grace_status gr_comm_allgather(gr_comm *c, const void *mine, size_t n, void *all);
 /* The same with different sizes: n_all [n_ranks] gets the sizes, *all is malloc'ed. */
@@ -67,6 +68,13 @@ typedef struct gr_launcher gr_launcher;
 grace_status gr_comm_self_open(gr_comm **out);
 grace_status gr_comm_mpi_open(int32_t n_nodes, double deadline_s, gr_comm **out);
 grace_status gr_comm_tcp_open(const gr_launcher *launcher, int32_t n_nodes, double deadline_s, gr_comm **out);
-void gr_comm_copy_own(const gr_comm *c, const gr_xfer *xfer);           /* for transports: the rows to ourselves */
+
+/* For transports: */
+void gr_comm_copy_own(const gr_comm *c, const gr_xfer *xfer);           /* the rows to ourselves */
+grace_status gr_comm_gather_rows(gr_comm *c, const void *mine, size_t n, void *all);    /* everybody sends to everybody */
+/* How long a wait that polls and has seen nothing for idle_us sleeps before it looks again; 0: it only yields, with a core for every rank always.
+ * With fewer, a yielding waiter still gets a fair share of a core somebody computes on, so it sleeps for a sixteenth of the time it has waited: late by at
+ * most that, and nearly free. */
+double gr_comm_nap_us(double idle_us, bool oversubscribed);
 
 #endif

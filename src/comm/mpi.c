@@ -236,12 +236,10 @@ static int32_t first_missing(const mpi_comm *c, const gr_request *r) {
     return -1;
 }
 
-/* With a core for every rank only yield. With fewer, a yielding waiter still gets a fair share of a core somebody computes on, so it
- * sleeps for a sixteenth of the time it has waited: late by at most that, and nearly free. */
 static void pause_after(double idle_us, bool oversubscribed) {
-    double sleep_us = oversubscribed ? idle_us / 16 : 0;
-    if (sleep_us < 20) sched_yield();
-    else nanosleep(&(struct timespec){.tv_nsec = (long)(1e3 * (sleep_us < 500 ? sleep_us : 500))}, NULL);
+    const double nap_us = gr_comm_nap_us(idle_us, oversubscribed);
+    if (nap_us > 0) nanosleep(&(struct timespec){.tv_nsec = (long)(1e3 * nap_us)}, NULL);
+    else sched_yield();
 }
 
 static grace_status wait_all(const mpi_comm *c, gr_request *r) {
@@ -314,6 +312,7 @@ static const gr_comm_ops mpi_ops = {
     .name = "mpi",
     .alltoallv_start = mpi_alltoallv_start,
     .wait = mpi_wait,
+    .allgather = gr_comm_gather_rows,
     .split = mpi_split,
     .abort = mpi_abort,
     .free = mpi_free,

@@ -33,6 +33,7 @@ static const gr_comm_ops self_ops = {
     .name = "self",
     .alltoallv_start = self_alltoallv_start,
     .wait = self_wait,
+    .allgather = gr_comm_gather_rows,
     .split = self_split,
     .abort = self_abort,
     .free = self_free,

@@ -1,4 +1,5 @@
-/* Rows over sockets: parts of a transfer wait in the queues of their links (tcp_link.c), and move while anybody here waits. */
+/* Rows over sockets: parts of a transfer wait in the queues of their links (tcp_link.c), and move while anybody here waits. What ranks of one machine gather
+ * goes over a board instead, if it has room for it: the sockets then say only who is gone. */
 #include <poll.h>
 #include <sched.h>
 #include <stdio.h>
@@ -10,6 +11,9 @@
 #include "comm/tcp_comm.h"
 
 enum { SPIN_US = 50 };                  /* with a core for every rank, looking is faster than being woken */
+/* At a board nobody wakes us: a wait looks so often before it does anything else, hears the sockets in one of so many turns, and with a core of its own yields
+ * for so long before it sleeps as it does without one. */
+enum { LOOKS = 100, TURNS_A_POLL = 8, AWAKE_US = 20000 };
 
 static grace_status check_alive(const tcp_comm *c) {
     char where[128];
@@ -137,11 +141,11 @@ static grace_status late(const tcp_comm *c, const gr_request *r) {
 static grace_status wait_all(const tcp_comm *c, gr_request *r) {
     double progress_us = gr_now_us(), now_us = progress_us, limit_us = 1e6 * c->base.deadline_s;
     while (r->n_left > 0 && !c->job->broken) {
-        double idle_us = now_us - progress_us, left_ms = (limit_us - idle_us) / 1e3;
+        double idle_us = now_us - progress_us, left_us = limit_us - idle_us;
         bool spin = idle_us < SPIN_US && !c->base.oversubscribed;
         if (idle_us > limit_us) return late(c, r);
         gr_place_wait(first_missing(r));
-        bool moved = gr_tcp_progress(c->job, spin ? 0 : left_ms < 1000 ? (int)left_ms + 1 : 1000);
+        bool moved = gr_tcp_progress(c->job, spin ? 0 : left_us < 1e6 ? left_us + 1 : 1e6);
         now_us = gr_now_us();
         if (moved) progress_us = now_us;
         else if (spin) sched_yield();
@@ -157,6 +161,84 @@ static grace_status tcp_wait(gr_comm *base, gr_request *r) {
     return st;
 }
 
+/* ---- the board ---- */
+
+static int32_t first_without_post(const tcp_comm *c, int32_t *n_late) {
+    int32_t first = -1;
+    *n_late = 0;
+    for (int32_t r = 0; r < c->base.n_ranks; r++)
+        if (!gr_board_has(c->board, r) && (*n_late)++ == 0) first = r;
+    return first;
+}
+
+static grace_status owes_post(const tcp_comm *c, int32_t rank, int32_t n_late, size_t n, const char *cause) {
+    gr_debt debt = {.from = true, .rows = (int32_t)n, .peer = c->job_rank[rank], .row_bytes = 1, .n_late = n_late, .n_peers = c->base.n_ranks - 1};
+    return gr_place_owes(c->job->rank, &debt, cause, c->base.deadline_s);
+}
+
+/* Who posts and then leaves is not missed, so its slot is looked at once more. */
+static bool look_at_sockets(const tcp_comm *c, double timeout_us) {
+    const bool moved = gr_tcp_progress(c->job, timeout_us);
+    for (int32_t r = 0; r < c->base.n_ranks; r++)
+        if (c->job->link[c->job_rank[r]].fd < 0 && !gr_board_has(c->board, r)) gr_tcp_gone(c->job, c->job_rank[r], "its connection was closed");
+    return moved;
+}
+
+static bool pause_at_board(const tcp_comm *c, int64_t turn, double idle_us) {
+    const double nap_us = gr_comm_nap_us(idle_us, c->base.oversubscribed || idle_us > AWAKE_US);
+    if (nap_us > 0 || turn % TURNS_A_POLL == 0) return look_at_sockets(c, nap_us);
+    sched_yield();
+    return false;
+}
+
+static grace_status wait_for_posts(const tcp_comm *c, size_t n) {
+    double progress_us = gr_now_us(), idle_us = 0;
+    int32_t late, n_late, n_late_before = c->base.n_ranks;
+    for (int64_t turn = 0; (late = first_without_post(c, &n_late)) >= 0; turn++) {
+        if (turn < LOOKS) continue;
+        if (c->job->broken) return owes_post(c, late, n_late, n, c->job->cause);
+        if (idle_us > 1e6 * c->base.deadline_s) {
+            gr_tcp_break(c->job, c->job_rank[late], "rank %d is late", c->job_rank[late]);
+            return owes_post(c, late, n_late, n, NULL);
+        }
+        gr_place_wait(c->job_rank[late]);
+        const bool moved = pause_at_board(c, turn, idle_us) || n_late < n_late_before;
+        const double now_us = gr_now_us();
+        if (moved) progress_us = now_us;
+        idle_us = now_us - progress_us;
+        n_late_before = n_late;
+    }
+    return GRACE_OK;
+}
+
+static grace_status take_posts(const tcp_comm *c, size_t n, char *all) {
+    for (int32_t r = 0; r < c->base.n_ranks; r++) {
+        size_t n_posted;
+        const void *post = gr_board_read(c->board, r, &n_posted);
+        if (n_posted != n) {
+            gr_tcp_break(c->job, c->job_rank[r], "expected %zu bytes from rank %d, it sends %zu bytes", n, c->job_rank[r], n_posted);
+            return owes_post(c, r, 1, n, c->job->cause);
+        }
+        if (n > 0) memcpy(all + (size_t)r * n, post, n);
+    }
+    return GRACE_OK;
+}
+
+/* The way depends on the size alone, so all take the same. */
+static grace_status tcp_allgather(gr_comm *base, const void *mine, size_t n, void *all) {
+    grace_status st = GRACE_OK;
+    tcp_comm *c = (tcp_comm *)base;
+    if (!c->board || n > GR_BOARD_ROOM) return gr_comm_gather_rows(base, mine, n, all);
+    GR_TRY(check_alive(c));
+    gr_board_begin(c->board, mine, n);
+    st = wait_for_posts(c, n);
+    gr_place_wait(-1);
+    GR_TRY(st);
+    GR_TRY(take_posts(c, n, all));
+done:
+    return st;
+}
+
 /* ---- communicators ---- */
 
 static void tcp_abort(gr_comm *base, int exit_code) {
@@ -168,6 +250,7 @@ static void tcp_abort(gr_comm *base, int exit_code) {
 void gr_tcp_unwrap(tcp_comm *c) {
     requests_free(c->spare);
     requests_free(c->busy);
+    gr_board_close(c->board);
     free(c->job_rank);
     free(c);
 }
@@ -218,6 +301,7 @@ static const gr_comm_ops tcp_ops = {
     .name = "tcp",
     .alltoallv_start = tcp_alltoallv_start,
     .wait = tcp_wait,
+    .allgather = tcp_allgather,
     .split = tcp_split,
     .abort = tcp_abort,
     .free = tcp_free,

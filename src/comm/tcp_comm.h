@@ -1,9 +1,10 @@
 /* The tcp transport in three parts: joining and leaving the job (tcp_job.c), a socket to each other rank and what goes over it
- * (tcp_link.c), transfers and communicators (tcp.c). Communicators share the sockets. */
+ * (tcp_link.c), transfers and communicators (tcp.c). Communicators share the sockets; one over ranks of a single machine has a board besides (board.h). */
 #ifndef GR_COMM_TCP_COMM_H
 #define GR_COMM_TCP_COMM_H
 #include <stdbool.h>
 
+#include "comm/board.h"
 #include "comm/comm.h"
 #include "comm/place.h"
 #include "comm/tcp_message.h"
@@ -56,6 +57,7 @@ typedef struct tcp_comm {
     uint32_t context;                   /* the same on every member, and no other communicator's of any of them */
     uint64_t sequence;                  /* of the next transfer; the same on every rank because calls come in one order */
     gr_request *spare, *busy;           /* as in mpi.c: a step allocates nothing */
+    gr_board *board;                    /* for small gathers; NULL: they go over the sockets, as between machines and in what was split */
 } tcp_comm;
 
 /* ---- tcp_link.c ---- */
@@ -63,15 +65,17 @@ typedef struct tcp_comm {
 /* Put a part at the end of its link's queue; what is to be sent starts to. */
 void gr_tcp_queue_send(tcp_job *job, tcp_part *part);
 void gr_tcp_queue_recv(tcp_job *job, tcp_part *part);
-/* Move what can be moved; wait up to timeout_ms for something to move. true: bytes moved. When a peer that owes us something, or we it, is gone,
+/* Move what can be moved; wait up to timeout_us for something to move. true: bytes moved. When a peer that owes us something, or we it, is gone,
  * or says what is not expected, the job is broken afterwards and every other rank is told. */
-bool gr_tcp_progress(tcp_job *job, int timeout_ms);
+bool gr_tcp_progress(tcp_job *job, double timeout_us);
+/* A peer that owes us something is gone: the job is broken, unless it was before. */
+void gr_tcp_gone(tcp_job *job, int32_t peer, const char *reason);
 /* The job is over because of a rank: tell everybody. cause: a sentence's first half, for messages. */
 void gr_tcp_break(tcp_job *job, int32_t culprit, const char *cause, ...) __attribute__((format(printf, 3, 4)));
 
 /* ---- tcp.c ---- */
 grace_status gr_tcp_wrap(tcp_job *job, int32_t n_ranks, double deadline_s, tcp_comm **out);     /* job_rank [r] = r, context 0 */
-/* Local, as all closing. */
+/* Local, as all closing; with its board. */
 void gr_tcp_unwrap(tcp_comm *c);
 
 /* ---- tcp_job.c ---- */

@@ -261,6 +261,27 @@ static void find_machines(const tcp_job *job, int32_t *first) {
         for (first[r] = 0; first[r] < r && strcmp(job->host[first[r]], job->host[r]) != 0;) first[r]++;
 }
 
+/* Where one rank cannot, all go without: small values go over the sockets then, and rank 0 says why. */
+static grace_status share_board(tcp_comm *c) {
+    grace_status st = GRACE_OK;
+    gr_comm *base = &c->base;
+    gr_board_place place = {0}, *all = NULL;
+    gr_board *board = NULL;
+    GR_CALLOC(all, base->n_ranks);
+    grace_status mine = base->rank == 0 ? gr_board_create(base->n_ranks, &place, &board) : GRACE_OK;
+    GR_TRY(gr_comm_allgather(base, &place, sizeof place, all));
+    if (base->rank > 0 && all[0].process) mine = gr_board_attach(base->rank, base->n_ranks, &all[0], &board);
+    mine = grace_comm_agree(base, mine);
+    GR_CHECK(!c->job->broken, GRACE_ERR_COMM, "rank %d: %s", base->rank, c->job->cause);    /* and because of that it could not */
+    if (base->rank == 0 && mine != GRACE_OK) gr_log(GR_WARN, "tcp", "small values go over sockets, as between machines: %s", grace_last_error());
+    if (base->rank == 0 && mine == GRACE_OK) gr_log(GR_INFO, "tcp", "one machine: values of up to %d bytes go through shared memory", GR_BOARD_ROOM);
+    if (mine == GRACE_OK) c->board = board, board = NULL;
+done:
+    gr_board_close(board);
+    free(all);
+    return st;
+}
+
 grace_status gr_comm_tcp_open(const gr_launcher *launcher, int32_t n_nodes, double deadline_s, gr_comm **out) {
     grace_status st = GRACE_OK;
     gr_comm *c = NULL;
@@ -271,6 +292,7 @@ grace_status gr_comm_tcp_open(const gr_launcher *launcher, int32_t n_nodes, doub
     joined->world->deadline_s = deadline_s;
     GR_TRY(gr_comm_split(joined->world, 0, &c));
     GR_TRY(gr_nodes_arrange(c, first, n_nodes));
+    if (c->n_ranks > 1 && gr_nodes_n_local(first, c->n_ranks, 0) == c->n_ranks) GR_TRY(share_board((tcp_comm *)c));
     *out = c;
     c = NULL;
 done:

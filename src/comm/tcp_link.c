@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
+#include <time.h>
 
 #include "comm/tcp_comm.h"
 #include "comm/tcp_socket.h"
@@ -55,14 +56,18 @@ static void name_gone(tcp_job *job, char *out, size_t size) {
         if (job->poll[r].revents) n += (size_t)snprintf(out + n, size - n, "%s rank %d", n ? "," : ", so is", r);
 }
 
+void gr_tcp_gone(tcp_job *job, int32_t peer, const char *reason) {
+    char others[100];
+    if (job->broken) return;
+    name_gone(job, others, sizeof others);
+    gr_tcp_break(job, peer, "rank %d is gone (%s)%s", peer, reason, others);
+}
+
 /* The connection has ended. That is how a rank leaves that is done, so it matters only when something is owed. */
 static void lost(tcp_job *job, int32_t peer, const char *reason) {
     tcp_link *l = &job->link[peer];
-    char others[100];
     gr_tcp_close(&l->fd);
-    if ((!l->in.first && !l->out.first) || job->broken) return;
-    name_gone(job, others, sizeof others);
-    gr_tcp_break(job, peer, "rank %d is gone (%s)%s", peer, reason, others);
+    if (l->in.first || l->out.first) gr_tcp_gone(job, peer, reason);
 }
 
 /* ---- sending ---- */
@@ -198,13 +203,15 @@ static short events_of(const tcp_link *l) {
     return (short)((ahead ? 0 : POLLIN) | (l->out.first ? POLLOUT : 0));
 }
 
-bool gr_tcp_progress(tcp_job *job, int timeout_ms) {
+bool gr_tcp_progress(tcp_job *job, double timeout_us) {
+    const time_t seconds = (time_t)(timeout_us / 1e6);
+    const struct timespec timeout = {.tv_sec = seconds, .tv_nsec = (long)(1e3 * (timeout_us - 1e6 * (double)seconds))};
     bool moved = false;
     for (int32_t r = 0; r < job->n_ranks; r++) {
         short events = events_of(&job->link[r]);
         job->poll[r] = (struct pollfd){.fd = events ? job->link[r].fd : -1, .events = events};
     }
-    if (poll(job->poll, (nfds_t)job->n_ranks, timeout_ms) <= 0) return false;
+    if (ppoll(job->poll, (nfds_t)job->n_ranks, &timeout, NULL) <= 0) return false;
     for (int32_t r = 0; r < job->n_ranks && !job->broken; r++) {
         short ready = job->poll[r].revents;
         if (ready & (POLLIN | POLLHUP | POLLERR)) moved |= read_link(job, r);

@@ -162,14 +162,14 @@ static void a_peer_that_does_not_come_ends_the_opening_for_all_and_strangers_are
     soon(&j);
 }
 
-/* Rank 1's transport takes its time after every transfer, so that strangers come first; or it ends the rank after one. */
+/* Rank 1's transport takes its time after everything it gathers, so that strangers come first; or it ends the rank after one. */
 static gr_comm_ops slow_ops;
 static const gr_comm_ops *usual_ops;
-static int n_waits, last_wait;
+static int n_gathers, last_gather;
 
-static grace_status wait_slowly(gr_comm *c, gr_request *request) {
-    const grace_status st = usual_ops->wait(c, request);
-    if (++n_waits == last_wait) raise(SIGKILL);
+static grace_status gather_slowly(gr_comm *c, const void *mine, size_t n, void *all) {
+    const grace_status st = usual_ops->allgather(c, mine, n, all);
+    if (++n_gathers == last_gather) raise(SIGKILL);
     usleep(100000);
     return st;
 }
@@ -177,7 +177,7 @@ static grace_status wait_slowly(gr_comm *c, gr_request *request) {
 static void slow_down(gr_comm *c) {
     usual_ops = c->ops;
     slow_ops = *c->ops;
-    slow_ops.wait = wait_slowly;
+    slow_ops.allgather = gather_slowly;
     c->ops = &slow_ops;
 }
 
@@ -244,7 +244,7 @@ static void a_rank_that_never_opens_is_named_at_the_deadline(void **state) {
 
 static grace_status die_while_opening(gr_comm *c) {
     ends *t;
-    last_wait = 3;                      /* after "made", "prepared", and who listens where */
+    last_gather = 3;                    /* after "made", "prepared", and who listens where */
     if (c->rank == 1) slow_down(c);
     grace_status st = open_to_all(c, rooms, near_s, &t);
     return close_ends(t, st);

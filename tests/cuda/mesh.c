@@ -71,7 +71,7 @@ static grace_status mesh_split(gr_comm *c, int32_t color, gr_comm **out) {
 static void mesh_abort(gr_comm *c, int exit_code) { (void)c, _exit(exit_code); }
 static void mesh_free(gr_comm *c) { (void)c; }
 
-static const gr_comm_ops mesh_ops = {"mesh", mesh_alltoallv, mesh_wait, mesh_split, mesh_abort, mesh_free};
+static const gr_comm_ops mesh_ops = {"mesh", mesh_alltoallv, mesh_wait, gr_comm_gather_rows, mesh_split, mesh_abort, mesh_free};
 
 bool mesh_run(int32_t n, int32_t n_nodes, double deadline_s, int (*body)(gr_comm *world, const void *arg), const void *arg) {
     int fd[MESH_MAX][MESH_MAX];

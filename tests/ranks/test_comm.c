@@ -1,11 +1,12 @@
-/* The transports of several ranks (comm/mpi.c, comm/mpi_job.c, comm/tcp.c; comm/machine.c, comm/meet.c) against plain arithmetic: what rank s sends
- * to rank r is a pure function of (s, r, row, seed). */
+/* The transports of several ranks (comm/mpi.c, comm/mpi_job.c, comm/tcp.c with comm/board.c; comm/machine.c, comm/meet.c) against plain arithmetic: what
+ * rank s sends to rank r is a pure function of (s, r, row, seed). */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "base/rng.h"
+#include "comm/board.h"
 #include "comm/meet.h"
 #include "ranks/support.h"
 
@@ -119,6 +120,67 @@ static void a_reduction_is_the_same_on_every_rank(void **state) {
         assert_true(v[0] == (op == GR_MIN ? 0 : op == GR_MAX ? n - 1 : n * (n - 1) / 2));
         assert_true(v[1] == (op == GR_MIN ? -5 * (n - 1) : op == GR_MAX ? 0 : -5 * n * (n - 1) / 2));
         assert_true(v[2] == (op == GR_SUM ? n << 40 : INT64_C(1) << 40));
+    }
+}
+
+static int64_t value_of(uint64_t seed, int32_t rank, int32_t i) {
+    gr_rng rng = gr_rng_seed(seed * 4099 + (uint64_t)i * 64 + (uint64_t)rank);
+    return (int64_t)gr_rng_below(&rng, 2000001) - 1000000;
+}
+
+static int64_t reduced(uint64_t seed, int32_t n_ranks, int32_t i, gr_reduce op) {
+    int64_t result = value_of(seed, 0, i);
+    for (int32_t r = 1; r < n_ranks; r++) {
+        const int64_t v = value_of(seed, r, i);
+        if (op == GR_SUM) result += v;
+        else if (op == GR_MIN ? v < result : v > result) result = v;
+    }
+    return result;
+}
+
+static void reduce_and_check(gr_comm *c, uint64_t seed, int32_t n, gr_reduce op) {
+    int64_t *v = malloc((size_t)n * sizeof *v);
+    for (int32_t i = 0; i < n; i++) v[i] = value_of(seed, c->rank, i);
+    assert_ok(gr_comm_allreduce(c, v, n, op));
+    for (int32_t i = 0; i < n; i++)
+        if (v[i] != reduced(seed, c->n_ranks, i, op)) fail_msg("seed %llu: value %d of %d is wrong", (unsigned long long)seed, i, n);
+    free(v);
+}
+
+static void gather_and_check(gr_comm *c, uint64_t seed, size_t n) {
+    uint8_t *mine = malloc(n + 1), *all = calloc((size_t)c->n_ranks * n + 1, 1);
+    for (size_t i = 0; i < n; i++) mine[i] = byte_of(seed, c->rank, 0, i);
+    assert_ok(gr_comm_allgather(c, mine, n, all));
+    for (int32_t r = 0; r < c->n_ranks; r++)
+        for (size_t i = 0; i < n; i++)
+            if (all[(size_t)r * n + i] != byte_of(seed, r, 0, i)) fail_msg("seed %llu: byte %zu of %zu from rank %d", (unsigned long long)seed, i, n, r);
+    free(mine);
+    free(all);
+}
+
+/* Few values go another way than many where ranks share a machine, and around that limit all must decide alike. */
+static void few_and_many_values_mix_with_rows_in_flight(void **state) {
+    (void)state;
+    enum { FEW = GR_BOARD_ROOM / 8, ROUNDS = 150 };
+    static const int32_t counts[] = {1, 3, 100, FEW - 1, FEW, FEW + 1, 3 * FEW};
+    static const size_t sizes[] = {0, 1, 7, 1000, GR_BOARD_ROOM - 1, GR_BOARD_ROOM, GR_BOARD_ROOM + 1};
+    gr_comm *c = ranks_comm(1);
+    gr_rng rng = gr_rng_seed(11);               /* the same on every rank */
+    traffic t = {.seed = 0};
+    gr_request *request = NULL;
+    for (uint64_t seed = 200; seed < 200 + ROUNDS; seed++) {
+        const bool starts = !request && gr_rng_below(&rng, 3) == 0, ends = request && gr_rng_below(&rng, 3) == 0;
+        if (starts) {
+            t = traffic_new(c, seed, 700);
+            assert_ok(gr_comm_alltoallv_start(c, &t.x, &request));
+        }
+        if (gr_rng_below(&rng, 2)) reduce_and_check(c, seed, counts[gr_rng_below(&rng, 7)], (gr_reduce)gr_rng_below(&rng, 3));
+        else gather_and_check(c, seed, sizes[gr_rng_below(&rng, 7)]);
+        if (!ends && !(request && seed == 199 + ROUNDS)) continue;
+        assert_ok(gr_comm_wait(c, request));
+        traffic_check(c, &t);
+        traffic_free(&t);
+        request = NULL;
     }
 }
 
@@ -280,6 +342,7 @@ static const struct CMUnitTest tests[] = {
     cmocka_unit_test(nothing_to_send_is_an_ordinary_transfer),
     cmocka_unit_test(tags_may_wrap_around),
     cmocka_unit_test(a_reduction_is_the_same_on_every_rank),
+    cmocka_unit_test(few_and_many_values_mix_with_rows_in_flight),
     cmocka_unit_test(gathered_pieces_may_differ_in_size),
     cmocka_unit_test(every_cut_into_equal_nodes_gives_node_and_index),
     cmocka_unit_test(a_place_on_the_machine_counts_the_ranks_before_it_there),
