@@ -40,7 +40,7 @@ RUNGS = (
     ("auto + phases + packed rows", AUTO + ["--phases"], HSC_TAR + ["--packed"]),
     ("auto + phases + packed rows + homes", AUTO + ["--phases"], HSC_TAR + ["--packed", "--homes", "histogram"]),
 )
-OURS = ("auto", AUTO, HSC_TAR + ["--packed"])
+OURS = ("auto", AUTO, HSC_TAR + ["--packed"])      # of all parts but the ladder; why without --phases: docs/multi-bench.md
 
 
 def arguments():

@@ -120,6 +120,22 @@ static void a_table_never_costs_time_and_is_the_same_again(void **state) {
     assert_true(tables > 10);
 }
 
+/* Prefill goes by the plan without the table, which is what it was. */
+static void a_table_changes_nothing_else_of_a_plan(void **state) {
+    (void)state;
+    for (uint64_t seed = 1; seed <= 10; seed++) {
+        gr_rng rng = gr_rng_seed(seed), again = rng;
+        gr_random_plan_options how = {LAYERS, N, K, {2, 2}, 0.5, 0};
+        grace_plan *plan = gr_random_plan(&how, &rng), *before = gr_random_plan(&how, &again);
+        grace_bundles b = random_bundles(&rng);
+        claim(gr_plan_choose_decode(plan, &b, &shape, &rates, 64) == GRACE_OK && gr_plan_has_decode(plan), seed);
+        for (int32_t l = 0; l < LAYERS; l++) plan->layers[l].serve_decode = NULL;
+        claim(same_plans(plan, before), seed);
+        grace_plan_free(before), grace_plan_free(plan);
+        bundles_drop(&b);
+    }
+}
+
 static void a_table_is_close_to_the_best_of_all(void **state) {
     (void)state;
     double found = 0, best = 0, all = 0;
@@ -179,6 +195,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_decode_step_sees_the_copies_that_serve_in_their_order),
         cmocka_unit_test(a_table_never_costs_time_and_is_the_same_again),
+        cmocka_unit_test(a_table_changes_nothing_else_of_a_plan),
         cmocka_unit_test(a_table_is_close_to_the_best_of_all),
         cmocka_unit_test(copies_rest_where_weights_cost_and_serve_where_rows_do),
     };
