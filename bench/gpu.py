@@ -42,7 +42,7 @@ def arguments():
     ap.add_argument("--budget", type=float, default=3600, metavar="SECONDS", help="start nothing after this, and stop what runs then")
     ap.add_argument("--commit", help="what was built, where this folder is not its checkout")
     ap.add_argument("--build", default="build/release")
-    ap.add_argument("-o", "--output", default="bench/results/gpu.json")
+    ap.add_argument("-o", "--output", help="default: bench/results/gpu.json; with --device cpu out/gpu.json")
     a = ap.parse_args()
     for what, known in (("parts", PARTS), ("models", MODELS), ("workloads", WORKLOADS)):
         setattr(a, what, getattr(a, what).split(","))
@@ -51,6 +51,7 @@ def arguments():
             ap.error("--%s: expected %s, found %s" % (what, ", ".join(known), ", ".join(wrong)))
     if (a.tflops is None) != (a.hbm is None):
         ap.error("--tflops and --hbm go together")
+    a.output = a.output or ("bench/results/gpu.json" if a.device == "cuda" else "out/gpu.json")
     return a
 
 
@@ -73,6 +74,7 @@ class Results:
         s.write()
 
     def write(s):
+        os.makedirs(os.path.dirname(s.path), exist_ok=True)
         """The numbers first: a table that cannot be made of them loses none."""
         replace(s.path, json.dumps(s.doc, indent=1) + "\n")
         replace(os.path.splitext(s.path)[0] + ".md", s.table(s.doc))

@@ -64,13 +64,14 @@ def arguments():
     ap.add_argument("--budget", type=float, default=3600, metavar="SECONDS", help="start nothing after this, and stop what runs then")
     ap.add_argument("--commit", help="what was built, where this folder is not its checkout")
     ap.add_argument("--build", default="build/release")
-    ap.add_argument("-o", "--output", default="bench/results/multi.json")
+    ap.add_argument("-o", "--output", help="default: bench/results/multi.json; with --device cpu out/multi/multi.json")
     a = ap.parse_args()
     for what, known in (("parts", PARTS), ("models", MODELS), ("workloads", gpu.WORKLOADS)):
         setattr(a, what, getattr(a, what).split(","))
         wrong = [w for w in getattr(a, what) if w not in known]
         if wrong:
             ap.error("--%s: expected %s, found %s" % (what, ", ".join(known), ", ".join(wrong)))
+    a.output = a.output or ("bench/results/multi.json" if a.device == "cuda" else "out/multi/multi.json")
     if a.gpus is None:
         a.gpus = len([l for l in gpu.output_of(["nvidia-smi", "-L"]).splitlines() if l.startswith("GPU ")])
     if a.gpus < 2 or a.gpus % 2 and not a.layouts:

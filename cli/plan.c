@@ -225,7 +225,7 @@ static void print_table(const arguments *a, const grace_plan *plan, const figure
     if (f->decode.tokens > 0) gr_plan_decode_print(&f->decode);
     if (f->tested_on.n_tokens > 0) print_test(f);
     if (a->format == FORMAT_SGLANG) print_sglang(a->output, plan);
-    printf("layer  slots  replicas  max/mean load before -> after copies\n");
+    printf("layer  slots  replicas  max/mean load before -> after copies (it may rise: copies also buy fewer rows)\n");
     for (int32_t l = 0; l < plan->n_layers; l++) {
         double before, after;
         spread(plan->layers[l].load_before, grace_cluster_ranks(plan->cluster), &before);

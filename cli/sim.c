@@ -20,7 +20,8 @@ static const struct argp_option options[] = {
     {"exchange", KEY_EXCHANGE, "KIND", 0, "hsc (default), flat or per-expert", 0},
     {"route", KEY_ROUTE, "POLICY", 0, "tar (default), tar-entry, joint, wrr or primary", 0},
     {"exact", KEY_EXACT, 0, 0, "every expert's row comes home unsummed", 0},
-    {"rates", KEY_RATES, "RATES", 0, "a file of 'grace bench net', or a preset: h200-25g (default), h200-1g, -10g, -100g, -400g, a100-25g, cpu, "
+    {"rates", KEY_RATES, "RATES", 0, "a file of 'grace bench net', or a preset: h200-25g (default), h200-1g, -10g, -100g, -400g, h100-25g, -100g, -400g, "
+     "a100-25g, cpu, "
      "cpu-100mbit, cpu-1gbit", 0},
     {"model", 'm', "DIR", 0, "model folder, for widths and bytes", 0},
     {"shape", KEY_SHAPE, "SHAPE", 0, "the same without a folder: olmoe-1b-7b, deepseek-v2-lite, qwen3-30b-a3b, gpt-oss-20b, deepseek-v3, or "

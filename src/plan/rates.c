@@ -11,15 +11,18 @@
 enum { VERSION = 1, NODES_MAX = 1 << 20 };
 
 /* What is known before anything is measured. h200: measured on 4 x H200 over NVLink with CUDA 13.0 and NCCL 2.28.9 (matrix products at an expert's
- * shape, reading memory, an all-to-all by stores); one message round of sockets, or of RDMA from 100 Gbit/s on. a100: data sheets, a round as there.
- * cpu:
- * 2x2 MPI ranks on two cores as `grace bench net -m models/tiny-olmoe` finds them, the wire by tools/wire.sh; fp32 on the wire. */
+ * shape, reading memory, an all-to-all by stores); one message round of sockets, or of RDMA from 100 Gbit/s on. h100: what 4 x H100 gave
+ * (bench/results/multi.json, docs/performance.md: the exchange of 4096 rows, half of that of one row, a product under load), a round as there. a100:
+ * data sheets, the same. cpu: 2x2 MPI ranks on two cores as `grace bench net -m models/tiny-olmoe` finds them, the wire by tools/wire.sh; fp32 on the
+ * wire. */
 #define H200 {350e9, 3.4e-6}, 670e12, 4.55e12, 2, 1, 1, 0, {{0}}
+#define H100 {294e9, 6e-6}, 650e12, 3.1e12, 2, 1, 1, 0, {{0}}
 #define A100 {250e9, 5e-6}, 250e12, 1.8e12, 2, 1, 1, 0, {{0}}
 #define CPU {0.7e9, 15e-6}, 40e9, 25e9, 4, 3, 1, 0, {{0}}
 static const grace_rates presets[] = {
     {"h200-1g", {0.125e9, 50e-6}, H200},    {"h200-10g", {1.25e9, 50e-6}, H200},    {"h200-25g", {3.125e9, 50e-6}, H200},
-    {"h200-100g", {12.5e9, 10e-6}, H200},   {"h200-400g", {50e9, 10e-6}, H200},     {"a100-25g", {3.125e9, 50e-6}, A100},
+    {"h200-100g", {12.5e9, 10e-6}, H200},   {"h200-400g", {50e9, 10e-6}, H200},     {"h100-25g", {3.125e9, 50e-6}, H100},
+    {"h100-100g", {12.5e9, 10e-6}, H100},   {"h100-400g", {50e9, 10e-6}, H100},     {"a100-25g", {3.125e9, 50e-6}, A100},
     {"cpu-100mbit", {11.8e6, 95e-6}, CPU},  {"cpu-1gbit", {118e6, 95e-6}, CPU},     {"cpu", {1.1e9, 30e-6}, CPU},
 };
 enum { N_PRESETS = sizeof presets / sizeof *presets };
