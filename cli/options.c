@@ -5,6 +5,8 @@
 
 #include "base/log.h"
 #include "cli.h"
+#include "comm/wire.h"
+#include "compute/compute.h"
 
 enum { KEY_RANKS = 0x100, KEY_NODES, KEY_WIRE, KEY_TRANSPORT, KEY_PLAN, KEY_EXCHANGE, KEY_ROUTE, KEY_HOMES, KEY_EXACT, KEY_THREADS, KEY_SIMD,
         KEY_DEVICE, KEY_KERNELS, KEY_BETWEEN, KEY_PLAIN, KEY_TURNS, KEY_KV, KEY_BATCH, KEY_DEADLINE, KEY_JSON };
@@ -30,11 +32,12 @@ static const struct argp_option options[] = {
     {"kv-tokens", KEY_KV, "N", 0, "KV cache of a rank, in tokens (default 16384)", 3},
     {"threads", KEY_THREADS, "N", 0, "threads of a rank (default: OMP_NUM_THREADS or all cores)", 3},
     {"device", KEY_DEVICE, "NAME", 0, "cpu (default) or cuda: a GPU a rank", 3},
-    {"kernels", KEY_KERNELS, "KIND", 0, "on cuda: auto (default), hopper, mma or plain", 3},
-    {"between", KEY_BETWEEN, "KIND", 0, "on cuda, rows between nodes: sockets, nccl, staged (through host memory), or auto (default): docs/wires.md", 3},
-    {"plain-wire", KEY_PLAIN, 0, 0, "on cuda: rows between nodes as they are, not packed bit for bit", 3},
-    {"turns-from", KEY_TURNS, "N", 0, "on cuda, several ranks: rows of a rank in a step from which two halves of them take turns, one travels while the other "
-                                      "is computed; in one node from 8 times as many (default 1024; 0: never)", 3},
+    {"kernels", KEY_KERNELS, "KIND", 0, "with --device cuda: auto (default), hopper, mma or plain", 3},
+    {"between", KEY_BETWEEN, "KIND", 0, "with --device cuda, rows between nodes: sockets, nccl, staged (through host memory), or auto (default):"
+                                     " docs/wires.md", 3},
+    {"plain-wire", KEY_PLAIN, 0, 0, "with --device cuda: rows between nodes as they are, not packed bit for bit", 3},
+    {"turns-from", KEY_TURNS, "N", 0, "with --device cuda, several ranks: rows of a rank in a step from which two halves of them take turns, one travels while "
+                                      "the other is computed; in one node from 8 times as many (default 1024; 0: never)", 3},
     {"simd", KEY_SIMD, "LEVEL", 0, "auto (default), portable, avx2 or avx512; the bits are the same", 3},
     {0, 0, 0, 0, "Output:", 4},
     {"json", KEY_JSON, 0, 0, "print one JSON object", 4},
@@ -45,7 +48,11 @@ static const struct argp_option options[] = {
 static const char *const exchange_names[] = {"per-expert", "flat", "hsc"};
 static const char *const route_names[GRACE_N_ROUTES] = {"primary", "wrr", "tar", "tar-entry", "joint"};
 static const char *const transport_names[] = {"self", "mpi", "tcp", "auto"};    /* grace_transport */
+static const char *const device_names[] = {"cpu", "cuda"};
+static const char *const kernel_names[] = {GR_CUDA_KERNEL_NAMES}, *const between_names[] = {GR_BETWEEN_NAMES};
 static const char *const homes_names[GRACE_N_HOMES] = {"round-robin", "vocab", "histogram"};
+#define N_OF(names) ((int)(sizeof(names) / sizeof *(names)))
+
 const char *gr_exchange_name(grace_exchange exchange) { return exchange_names[exchange]; }
 const char *gr_route_name(grace_route route) { return route_names[route]; }
 const char *gr_homes_name(grace_homes homes) { return homes_names[homes]; }
@@ -91,6 +98,31 @@ int gr_arg_choice(struct argp_state *state, const char *option, const char *text
 
 gr_run_options gr_run_defaults(void) { return (gr_run_options){.transport = GRACE_TRANSPORT_AUTO, .deadline_s = 30, .engine = grace_engine_defaults()}; }
 
+/* Options that a cpu engine would not look at, so that nobody believes it did. */
+static error_t parse_for_cuda(int key, char *arg, struct argp_state *state) {
+    gr_run_options *o = state->input;
+    switch (key) {
+    case KEY_KERNELS:
+        o->for_cuda = "kernels";
+        o->engine.kernels = kernel_names[gr_arg_choice(state, o->for_cuda, arg, kernel_names, N_OF(kernel_names))];
+        break;
+    case KEY_BETWEEN:
+        o->for_cuda = "between";
+        o->engine.wire = between_names[gr_arg_choice(state, o->for_cuda, arg, between_names, N_OF(between_names))];
+        break;
+    case KEY_PLAIN:
+        o->for_cuda = "plain-wire";
+        o->engine.plain_wire = true;
+        break;
+    case KEY_TURNS:
+        o->for_cuda = "turns-from";
+        o->engine.turns_from = (int32_t)gr_arg_int(state, o->for_cuda, arg, 0, 1 << 20);
+        break;
+    default: return ARGP_ERR_UNKNOWN;
+    }
+    return 0;
+}
+
 static error_t parse(int key, char *arg, struct argp_state *state) {
     gr_run_options *o = state->input;
     switch (key) {
@@ -102,11 +134,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case KEY_EXACT: o->engine.exact = true; break;
     case KEY_JSON: o->json = true; break;
     case KEY_SIMD: o->engine.simd = arg; break;
-    case KEY_DEVICE: o->engine.device = arg; break;
-    case KEY_KERNELS: o->engine.kernels = arg; break;
-    case KEY_BETWEEN: o->engine.wire = arg; break;
-    case KEY_PLAIN: o->engine.plain_wire = true; break;
-    case KEY_TURNS: o->engine.turns_from = (int32_t)gr_arg_int(state, "turns-from", arg, 0, 1 << 20); break;
+    case KEY_DEVICE: o->engine.device = device_names[gr_arg_choice(state, "device", arg, device_names, 2)]; break;
     case KEY_EXCHANGE: o->engine.exchange = (grace_exchange)gr_arg_choice(state, "exchange", arg, exchange_names, 3); break;
     case KEY_ROUTE: o->engine.route = (grace_route)gr_arg_choice(state, "route", arg, route_names, GRACE_N_ROUTES); break;
     case KEY_HOMES: o->engine.homes = (grace_homes)gr_arg_choice(state, "homes", arg, homes_names, GRACE_N_HOMES); break;
@@ -120,8 +148,9 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         if (o->verbose) gr_log_set_level(GR_INFO);
         if (!o->model) argp_error(state, "expected -m, the model's folder");
         if (o->wire && !o->ranks) argp_error(state, "--wire needs --ranks");
+        if (o->for_cuda && (!o->engine.device || strcmp(o->engine.device, "cuda") != 0)) argp_error(state, "--%s needs --device cuda", o->for_cuda);
         break;
-    default: return ARGP_ERR_UNKNOWN;
+    default: return parse_for_cuda(key, arg, state);
     }
     return 0;
 }

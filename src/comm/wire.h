@@ -10,6 +10,9 @@
 #define GR_COMM_WIRE_H
 #include "comm/comm.h"
 
+/* What may be asked for rows between nodes: a kind of wire, or sockets, which are lines (comm/line.h). */
+#define GR_BETWEEN_NAMES "auto", "sockets", "nccl", "staged"
+
 struct CUstream_st;                     /* a cudaStream_t points to it */
 struct CUevent_st;
 typedef struct gr_wire gr_wire;

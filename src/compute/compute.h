@@ -233,6 +233,8 @@ const char *gr_compute_cpu_simd(const gr_compute *c);       /* the level in use 
 int32_t gr_compute_cpu_threads(const gr_compute *c);
 
 /* The cuda backend on one of the GPUs this process sees: with several ranks a machine, each takes its own. Weights, pages and rows lie there in bf16. */
+#define GR_CUDA_KERNEL_NAMES "auto", "hopper", "mma", "plain"       /* in the order of gr_cuda_kernels */
+
 typedef struct gr_cuda_options {
     const grace_model_info *info;       /* borrowed for the call */
     int32_t n_rows_max;                 /* of a step */
@@ -241,7 +243,7 @@ typedef struct gr_cuda_options {
     int32_t n_draws_max;                /* rows of logits at once */
     int64_t kv_tokens;                  /* of the cache */
     bool exact;                         /* a row's bits do not depend on what is computed with it */
-    const char *kernels;                /* of experts and attention: "auto", "hopper", "mma", "plain" */
+    const char *kernels;                /* of experts and attention: one of GR_CUDA_KERNEL_NAMES */
 } gr_cuda_options;
 
 /* Fails with UNSUPPORTED (built without CUDA, no GPU, a GPU that lacks what was asked for), LIMIT (sizes no kernel takes; both numbers), ARG, MEMORY. */

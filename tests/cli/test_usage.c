@@ -139,6 +139,10 @@ static void values_out_of_bounds_say_what_was_expected_and_found(void **state) {
         {"--route", "tsr", "--route: expected primary, wrr, tar, tar-entry or joint, found 'tsr'"},
         {"--homes", "far", "--homes: expected round-robin, vocab or histogram, found 'far'"},
         {"--wire", "1gbit", "--wire needs --ranks"},
+        {"--device", "gpu", "--device: expected cpu or cuda, found 'gpu'"},
+        {"--kernels", "foo", "--kernels: expected auto, hopper, mma or plain, found 'foo'"},
+        {"--between", "wire", "--between: expected auto, sockets, nccl or staged, found 'wire'"},
+        {"--turns-from", "-1", "--turns-from: expected an integer from 0 to 1048576, found '-1'"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         GRACE(64, "run", "-m", MODEL, "-p", "x", cases[i].option, cases[i].value);
@@ -152,6 +156,21 @@ static void values_out_of_bounds_say_what_was_expected_and_found(void **state) {
     says("found 'magic'");
     GRACE(64, "profile", "-m", MODEL, "--documents", "some", "x.txt");
     complains_of_usage("--documents: expected all, even or odd, found 'some'");
+}
+
+static void what_only_gpus_look_at_is_refused_without_them(void **state) {
+    (void)state;
+    static const char *const options[] = {"--kernels=mma", "--between=nccl", "--plain-wire", "--turns-from=5"};
+    for (size_t i = 0; i < sizeof options / sizeof *options; i++) {
+        char sentence[64];
+        snprintf(sentence, sizeof sentence, "grace run: %.*s needs --device cuda", (int)strcspn(options[i], "="), options[i]);
+        GRACE(64, "run", "-m", MODEL, "-p", "x", options[i]);
+        complains_of_usage(sentence);
+        GRACE(64, "run", "-m", MODEL, "-p", "x", "--device", "cpu", options[i]);
+        complains_of_usage(sentence);
+        GRACE(1, "run", "-m", "nothing", "-p", "x", options[i], "--device", "cuda");     /* in any order */
+        complains("nothing/config.json: No such file");
+    }
 }
 
 static void ranks_that_cannot_be_started_are_refused_before_anything_starts(void **state) {
@@ -178,6 +197,7 @@ int main(void) {
         cmocka_unit_test(unknown_words_end_with_code_64),
         cmocka_unit_test(missing_words_are_named),
         cmocka_unit_test(values_out_of_bounds_say_what_was_expected_and_found),
+        cmocka_unit_test(what_only_gpus_look_at_is_refused_without_them),
         cmocka_unit_test(ranks_that_cannot_be_started_are_refused_before_anything_starts),
     };
     return cmocka_run_group_tests(tests, folder_enter, folder_leave);

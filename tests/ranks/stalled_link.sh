@@ -16,8 +16,10 @@ trap '[ -z "$job" ] || kill -TERM $job 2>/dev/null; rm -f "$out"' EXIT
 
 # Its namespaces are named after its process. Minutes of decoding.
 requests=4000
-[ "$device" = cpu ] || requests=60000
-"$nodes" --rate 1gbit --burst 128kb --patience 20 -- "$grace" run --device "$device" --between "$between" --model "$model" --deadline $deadline --threads 1 \
+on_gpus=
+[ "$device" = cpu ] || requests=60000 on_gpus="--between $between"
+# shellcheck disable=SC2086
+"$nodes" --rate 1gbit --burst 128kb --patience 20 -- "$grace" run --device "$device" $on_gpus --model "$model" --deadline $deadline --threads 1 \
     --prompt-tokens 16 --requests $requests --batch-tokens 64 --kv-tokens 16384 -n 100 --ignore-eos --json > "$out" 2>&1 &
 job=$!
 # In the middle is when rows have crossed for a while; on GPUs what comes before takes seconds, and bytes.

@@ -404,7 +404,7 @@ static const gr_compute_ops cuda_ops = {
 };
 
 static grace_status choose_kernels(gr_cuda *c, const char *name) {
-    static const char *const names[] = {"auto", "hopper", "mma", "plain"};     /* in the order of gr_cuda_kernels */
+    static const char *const names[] = {GR_CUDA_KERNEL_NAMES};
     for (int i = 0; i < 4; i++)
         if (!strcmp(name ? name : "auto", names[i])) {
             c->kernels = (gr_cuda_kernels)i;
