@@ -138,15 +138,20 @@ def moe_layers(model):
     return c["L"] - c["D"] if c else None
 
 
-def routing(r, model):
-    """The model's recording; where that has fewer layers they come in turn, as src/run/trace_gate.c replays them."""
+def routing(r, model, alone=False):
+    """The model's recording; where that has fewer layers they come in turn, as src/run/trace_gate.c replays them. alone: for layer_model(),
+    where no dense layers come before those with experts: a plan says which layers it is for."""
     source = os.path.join(ROOT, MODELS[model][1])
     with open(os.path.join(source, "meta.json")) as f:
         meta = json.load(f)
     wanted, here, k = moe_layers(model), meta["layers"], meta["top_k"]
-    if wanted in (None, here):
+    if wanted is None:
         return source
-    target = os.path.join(r.work, "routing", model)
+    dense = 0 if alone else floor.MODELS[MODELS[model][0]]["D"]
+    layer_ids = list(range(dense, dense + wanted))
+    if meta["layer_ids"] == layer_ids:
+        return source
+    target = os.path.join(r.work, "routing", model + "-layer" * alone)
     if not os.path.exists(os.path.join(target, "meta.json")):
         os.makedirs(target, exist_ok=True)
         with open(os.path.join(source, "topk.u8"), "rb") as f:
@@ -156,7 +161,7 @@ def routing(r, model):
             f.write(b"".join((t * (wanted // here + 1))[:wanted * k] for t in token))
         shutil.copy(os.path.join(source, "seqs.csv"), target)
         with open(os.path.join(target, "meta.json"), "w") as f:
-            json.dump(dict(meta, layers=wanted, moe_layers=list(range(wanted))), f)
+            json.dump(dict(meta, layers=wanted, layer_ids=layer_ids), f)
     return target
 
 
@@ -383,7 +388,7 @@ def measure_ladder(r, results):
 
 def one_layer(r, results, layout, model, workload, phase, rung, repeat, stages=False):
     """The mean time of the model's MoE layers in a model that has little else: each with the routing and the place it has in the whole one."""
-    trace = routing(r, model)
+    trace = routing(r, model, alone=True)
     path, wrong = plan(r, results, trace, layout, rung[1], workload[0] * (workload[1] if phase == "prefill" else 1) // layout.ranks)
     words = bench_of(r, layer_model(r, model), trace, workload, repeat) + ["--random-weights", "1"] + run_words(r, layout, rung)
     words += ["--plan", path] if layout.ranks > 1 else []

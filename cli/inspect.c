@@ -1,4 +1,5 @@
-/* grace inspect: what is in a model folder, a trace, or a plan. */
+/* grace inspect: what is in a model folder, a record of routing, or a plan. */
+#include <errno.h>
 #include <inttypes.h>
 #include <limits.h>
 #include <stdio.h>
@@ -10,6 +11,7 @@
 #include "base/file.h"
 #include "base/status.h"
 #include "inspect.h"
+#include "interop/interop.h"
 #include "plan/layer_ids.h"
 
 enum { KEY_JSON = 0x200, KEY_CLUSTER, KEY_PLAN, KEY_MEMORY, KEY_KV };
@@ -96,13 +98,11 @@ done:
     return st;
 }
 
-static grace_status inspect_trace(const gr_inspect_options *a) {
+static grace_status print_trace(const gr_inspect_options *a, grace_trace_reader *reader) {
     static const char *const weights[GRACE_N_WEIGHTS] = {"none", "u8", "f16"};
     grace_status st = GRACE_OK;
-    grace_trace_reader *reader = NULL;
     token_counts n = {0};
     char names[512] = "";
-    GR_TRY(grace_trace_reader_open(a->path, &reader));
     GR_TRY(count_tokens(reader, &n));
     const grace_trace *trace = grace_trace_reader_head(reader);
     const grace_trace_info *t = grace_trace_describe(trace);
@@ -130,7 +130,32 @@ static grace_status inspect_trace(const gr_inspect_options *a) {
     gr_json_set_bool(o, "truncated", grace_trace_reader_truncated(reader));
     st = gr_print_facts(a, o);
 done:
-    grace_trace_reader_close(reader);
+    return st;
+}
+
+/* A top_k of 1 is what is assumed where the file does not say it. */
+static grace_status print_loads(const gr_inspect_options *a, const grace_profile *p) {
+    const grace_trace_info *t = &p->info;
+    gr_json *o = gr_json_new_object();
+    double pairs = 0;
+    for (int64_t i = 0; i < (int64_t)t->n_layers * t->n_experts; i++) pairs += p->load[i];
+    gr_json_set_string(o, "kind", "loads");
+    gr_json_set_string(o, "model", t->model);
+    gr_json_set_int(o, "moe_layers", t->n_layers);
+    gr_json_set_string(o, "layer_ids", gr_layer_ids_text(gr_layer_ids_of(t), t->n_layers).text);
+    gr_json_set_int(o, "experts", t->n_experts);
+    if (t->top_k > 1) gr_json_set_int(o, "top_k", t->top_k);
+    gr_json_set_real(o, "pairs", pairs);            /* (token, expert), of all layers */
+    return gr_print_facts(a, o);
+}
+
+static grace_status inspect_routing(const gr_inspect_options *a) {
+    grace_trace_reader *trace = NULL;
+    grace_profile *loads = NULL;
+    grace_status st = gr_foreign_open(a->path, &(gr_foreign_options){0}, &trace, &loads);
+    if (!st) st = trace ? print_trace(a, trace) : print_loads(a, loads);
+    grace_profile_free(loads);
+    grace_trace_reader_close(trace);
     return st;
 }
 
@@ -180,31 +205,36 @@ done:
     return st;
 }
 
-static bool is_model(const char *path, const char *config) {
+/* Also where it cannot be read, or points nowhere: opening it says why. */
+static bool has_config(const char *config) {
     struct stat info;
-    return stat(path, &info) == 0 && S_ISDIR(info.st_mode) && access(config, R_OK) == 0;
+    return lstat(config, &info) == 0 || errno != ENOENT;
 }
 
-/* A folder with config.json is a model, with meta.json a trace; a file that begins with '{' is a plan, any other a trace. */
+/* A folder with config.json is a model; a file that begins with '{' is a plan; anything else has routing in it. */
 static grace_status inspect(const gr_inspect_options *a) {
     grace_status st = GRACE_OK;
     struct stat info;
     gr_file file = {0};
     char config[PATH_MAX];
+    bool folder = stat(a->path, &info) == 0 && S_ISDIR(info.st_mode);
     GR_TRY(gr_path_join(config, sizeof config, a->path, "config.json"));
-    if (is_model(a->path, config)) return gr_inspect_model(a);
+    if (folder && has_config(config)) return gr_inspect_model(a);
     GR_CHECK(!a->cluster && !a->plan && !a->memory, GRACE_ERR_ARG, "%s: --cluster, --plan and --memory ask about a model, this is none", a->path);
-    if (stat(a->path, &info) == 0 && S_ISDIR(info.st_mode)) return inspect_trace(a);
+    if (folder) {
+        st = inspect_routing(a);
+        return st == GRACE_ERR_IO ? gr_fail_in(st, "no config.json, so it is no model") : st;
+    }
     GR_TRY(gr_file_map(a->path, &file));
     bool plan = file.n > 0 && *(const char *)file.data == '{';
     gr_file_unmap(&file);
-    st = plan ? inspect_plan(a) : inspect_trace(a);
+    st = plan ? inspect_plan(a) : inspect_routing(a);
 done:
     return st;
 }
 
 int gr_cmd_inspect(int argc, char **argv) {
-    static const struct argp argp = {options, parse, "PATH", "Show what is in a model folder, a trace or a plan.", 0, 0, 0};
+    static const struct argp argp = {options, parse, "PATH", "Show what is in a model folder, a trace or other record of routing (docs/interop.md), or a plan.", 0, 0, 0};
     gr_inspect_options a = {.kv_tokens = grace_engine_defaults().kv_tokens};
     gr_arg_parse(&argp, 2, argc, argv, &a);
     grace_status st = inspect(&a);

@@ -7,9 +7,11 @@
 #include "base/status.h"
 #include "cli.h"
 #include "interop/interop.h"
+#include "interop/placement.h"
 #include "plan/cut.h"
 #include "plan/equalise.h"
 #include "plan/homes.h"
+#include "plan/layer_ids.h"
 #include "plan/phases.h"
 #include "plan/plan_json.h"
 #include "plan/quality.h"
@@ -49,11 +51,11 @@ static const struct argp_option options[] = {
     {"train", KEY_TRAIN, "WHICH", 0, "tokens to plan from: all (default), even or odd (sequences), domain:NAME,..., or even domain:NAME,...", 0},
     {"test", KEY_TEST, "WHICH", 0, "print rows and loads of other tokens too; those that share sequences with --train are refused", 0},
     {"test-trace", KEY_TEST_TRACE, "FILE", 0, "take the --test tokens (default all) from this trace", 0},
-    {"top-k", KEY_TOP_K, "K", 0, "experts a token chooses, for inputs that do not say it", 0},
+    {"top-k", KEY_TOP_K, "K", 0, "experts a token chooses, for inputs that do not say it; others must agree", 0},
     {"output", 'o', "FILE", 0, "the plan (default plan.json)", 0},
     {"format", KEY_FORMAT, "NAME", 0, "grace (default), or for another engine: sglang, flat, trtllm, ascend, omni (docs/interop.md)", 0},
-    {"model-layers", KEY_MODEL_LAYERS, "N", 0, "sglang, trtllm: layers of the model; for dense first layers that the trace does not tell of, or "
-                                               "dense last ones", 0},
+    {"model-layers", KEY_MODEL_LAYERS, "N", 0, "sglang, trtllm: layers of the model; needed where the input does not say which have experts (then the "
+                                               "last ones have), and for dense last ones", 0},
     {"json", KEY_JSON, 0, 0, "print one JSON object", 0},
     {0},
 };
@@ -287,6 +289,15 @@ done:
     return st;
 }
 
+/* Before minutes of planning: does the format get the numbers of the model's layers that it wants? */
+static grace_status check_layers(const arguments *a, const grace_trace_info *info) {
+    int32_t ids[GRACE_TRACE_LAYERS_MAX], n_model_layers = 0;
+    const gr_layer_map map = {.n_model_layers = a->model_layers};
+    if (a->format != FORMAT_SGLANG && a->format != FORMAT_TRTLLM) return GRACE_OK;
+    grace_status st = gr_layer_map_ids(&map, gr_layer_ids_of(info), info->n_layers, ids, &n_model_layers);
+    return st ? gr_fail_in(st, "%s", a->trace) : GRACE_OK;
+}
+
 enum { TEST_BUNDLES = 1 << 16 };
 
 static grace_status check_test(const char *path, const grace_plan *plan, const grace_profile *test) {
@@ -309,8 +320,7 @@ static grace_status measure_test(const arguments *a, const grace_plan *plan, con
     grace_trace_reader *trace = NULL;
     grace_profile *profile = NULL;
     grace_bundles *bundles = NULL;
-    GR_TRY(gr_foreign_open(path, &a->foreign, &trace, &profile));
-    GR_CHECK(trace, GRACE_ERR_ARG, "%s has loads only: rows are measured on a trace of tokens", path);
+    GR_TRY(gr_foreign_tokens(path, &a->foreign, &trace));
     GR_TRY(grace_profile_stream(trace, &a->test, &profile));
     GR_TRY(check_test(path, plan, profile));
     GR_TRY(grace_bundles_stream(trace, &a->test, false, TEST_BUNDLES, &bundles));
@@ -378,6 +388,7 @@ static grace_status plan_trace(const arguments *a) {
     figures f = {0};
     double start;
     GR_TRY(read_input(a, &trace, &profile, &bundles));
+    GR_TRY(check_layers(a, &profile->info));
     shape = grace_shape_assumed(profile->info.n_layers, profile->info.n_experts, profile->info.top_k);
     if (a->shape) GR_TRY(grace_shape_parse(a->shape, &profile->info, &shape));
     if (a->rates) GR_TRY(grace_rates_load(a->rates, &rates));

@@ -8,6 +8,8 @@
 #include "report/report.h"
 #include "report_plans.h"
 
+#define DRAWN "a file of 'grace bench ladder' or 'grace bench placements' or 'grace sim --json', or plans and --trace"
+
 enum { KEY_JSON = 0x200, KEY_TRACE, KEY_TEST, KEY_RATES, KEY_SHAPE };
 
 static const struct argp_option options[] = {
@@ -39,11 +41,24 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
         in->files[in->n++] = arg;
         break;
     case ARGP_KEY_END:
-        if (!in->n) argp_error(state, "expected a file of 'grace bench ladder' or 'grace bench placements' or 'grace sim --json', or plans and --trace");
+        if (!in->n) argp_error(state, "expected " DRAWN);
         break;
     default: return ARGP_ERR_UNKNOWN;
     }
     return 0;
+}
+
+/* What no page is made of is named, by a key that gives it away. */
+static grace_status check_drawable(const gr_json *doc, const char *path) {
+    static const struct { const char *key, *what; } others[] = {
+        {"planned_from", "what 'grace plan --json' printed"}, {"physical_to_logical_map", "a plan for SGLang"}, {"layer_list", "a plan for vLLM-Ascend"},
+        {"model_type", "a model's config.json"}, {"top_k", "a trace's meta.json"}};
+    const char *found = "none of these";
+    if (gr_json_get(doc, "grace_report") || gr_report_is_placements(doc) || gr_report_is_gpu(doc)) return GRACE_OK;
+    if (gr_json_get(doc, "grace_plan")) return gr_fail(GRACE_ERR_ARG, "%s is a plan: expected --trace with the routing to measure it on", path);
+    for (size_t i = sizeof others / sizeof *others; i-- > 0;)
+        if (gr_json_get(doc, others[i].key)) found = others[i].what;
+    return gr_fail(GRACE_ERR_FORMAT, "%s: expected " DRAWN "; this seems to be %s", path, found);
 }
 
 static grace_status print_table(const gr_json *doc) {
@@ -73,7 +88,7 @@ static grace_status read_document(const gr_report_plans *in, gr_json **doc) {
         return gr_report_sims_build(in->files, in->n, doc);
     }
     GR_CHECK(in->n == 1, GRACE_ERR_ARG, "several files: expected plans and --trace, or what 'grace sim --json' printed, found %s", in->files[0]);
-    GR_CHECK(!gr_json_get(*doc, "grace_plan"), GRACE_ERR_ARG, "%s is a plan: expected --trace with the routing to measure it on", in->files[0]);
+    GR_TRY(check_drawable(*doc, in->files[0]));
 done:
     return st;
 }

@@ -5,16 +5,18 @@
 
 #include "base/memory.h"
 #include "base/status.h"
+#include "interop/interop.h"
 #include "placements.h"
+#include "plan/trace.h"
 #include "report_plans.h"
 
 enum { TEST_BUNDLES = 1 << 16 };
 static const grace_workload workload = {.sequences = 256, .prefill = 128, .decode = 16};       /* the paper's first */
 
-static grace_status read_tokens(const gr_report_plans *r, gr_unit *u) {
+static grace_status count_tokens(const gr_report_plans *r, const grace_trace *trace, gr_unit *u) {
     grace_status st = GRACE_OK;
     grace_trace_reader *t = NULL;
-    GR_TRY(grace_trace_reader_open(r->trace, &t));
+    GR_TRY(gr_trace_reader_of(trace, &t));
     GR_TRY(grace_profile_stream(t, &r->test, &u->test.profile));
     GR_TRY(grace_bundles_stream(t, &r->test, false, TEST_BUNDLES, &u->test.bundles));
     GR_CHECK(u->test.profile->n_tokens > 0, GRACE_ERR_ARG, "%s: expected tokens to measure plans on, found none in the selection", r->trace);
@@ -84,8 +86,8 @@ grace_status gr_report_plans_build(const gr_report_plans *r, gr_json **out) {
     char tokens[512];
     GR_CALLOC(plans, r->n);
     GR_TRY(load_plans(r, plans));
-    GR_TRY(read_tokens(r, &u));
-    GR_TRY(grace_trace_open(r->trace, &trace, NULL));
+    GR_TRY(gr_foreign_trace(r->trace, &(gr_foreign_options){0}, &trace));
+    GR_TRY(count_tokens(r, trace, &u));
     GR_TRY(grace_routing_of_trace(trace, &r->test, &routing));
     p.cluster = plans[0]->cluster, p.routing = routing;
     GR_TRY(choose_prices(r, &p));

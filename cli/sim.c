@@ -5,6 +5,7 @@
 
 #include "base/memory.h"
 #include "cli.h"
+#include "interop/interop.h"
 #include "plan/tables.h"
 #include "sim_json.h"
 
@@ -183,9 +184,8 @@ done:
 
 static grace_status open_world(const arguments *a, world *w) {
     grace_status st = GRACE_OK;
-    bool truncated;
     if (a->trace) {
-        GR_TRY(grace_trace_open(a->trace, &w->trace, &truncated));
+        GR_TRY(gr_foreign_trace(a->trace, &(gr_foreign_options){0}, &w->trace));
         GR_TRY(grace_routing_of_trace(w->trace, &a->tokens, &w->routing));
     } else GR_TRY(grace_routing_made_up(&a->made_up, &w->routing));
     GR_TRY(choose_shape(a, grace_routing_info(w->routing), &w->shape));

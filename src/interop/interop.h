@@ -12,7 +12,7 @@
  * MEMORY besides what is said. The caller closes or frees. ---- */
 
 typedef struct gr_foreign_options {
-    int32_t top_k;              /* of load tables that do not say it; 0: unknown, 1 is assumed */
+    int32_t top_k;              /* of load tables that do not say it; 0: not given, 1 is assumed where nothing says it */
     uint64_t seed;              /* of synthesised tokens */
     int32_t n_tokens;           /* of synthesised tokens; 0: as many as were counted, at most GR_SYNTH_TOKENS_DEFAULT */
 } gr_foreign_options;
@@ -20,8 +20,13 @@ typedef struct gr_foreign_options {
 enum { GR_SYNTH_TOKENS_DEFAULT = 4096 };
 
 /* What lies at PATH, whatever it is: our trace file, a folder with topk.u8|u16, coact.csv or load.csv, a .csv, a .pt, a .json.
- * Exactly one of *trace and *profile is set. A profile from loads has no affinity: all zeros. Our files and folders with topk.* are read in pieces. */
+ * Exactly one of *trace and *profile is set. A profile from loads has no affinity: all zeros. Our files and folders with topk.* are read in pieces.
+ * MISMATCH when the input says another top_k than opt. */
 grace_status gr_foreign_open(const char *path, const gr_foreign_options *opt, grace_trace_reader **trace, grace_profile **profile);
+
+/* The same for those who need tokens: what has loads only is refused (ARG). _trace: all of it, in memory. */
+grace_status gr_foreign_tokens(const char *path, const gr_foreign_options *opt, grace_trace_reader **trace);
+grace_status gr_foreign_trace(const char *path, const gr_foreign_options *opt, grace_trace **out);
 
 /* Columns layer, expert, count; every expert of every layer once. A meta.json in the same folder gives the model's name and top_k and must agree. */
 grace_status gr_load_csv_load(const char *path, int32_t top_k, grace_profile **out);
@@ -48,9 +53,9 @@ grace_status gr_sglang_profile_load(const char *path, int32_t top_k, grace_profi
  * every rank of every layer (gr_plan_equalise() makes one); others are refused with MISMATCH. Load takes the cluster from the caller, checks
  * that every layer has every expert, and makes an expert's first slot its primary; top_k 0: 1 is assumed. A plan that comes back has no loads. ---- */
 
-/* Which of the model's layers the plan's layers are. Formats with model layer numbers need it when some layers are dense and the plan does not say. */
+/* Which of the model's layers the plan's layers are. Formats with model layer numbers need it when the plan does not say: nothing is guessed (ARG). */
 typedef struct gr_layer_map {
-    int32_t n_model_layers;     /* 0: up to the plan's last */
+    int32_t n_model_layers;     /* 0: up to the last that is known; reading: as many as there are rows */
     int32_t n_layers;           /* of the plan: for reading; writing knows it */
     const int32_t *model_layer; /* [n_layers] ascending; NULL: as the plan says, else the last ones of the model */
 } gr_layer_map;

@@ -72,6 +72,8 @@ grace_status gr_load_csv_load(const char *path, int32_t top_k, grace_profile **o
     GR_TRY(gr_meta_load(path, &meta));
     GR_TRY(gr_loads_load(path, &loads));
     GR_TRY(gr_meta_check(&meta, path, &loads));
+    GR_CHECK(!meta.found || !top_k || top_k == meta.info.top_k, GRACE_ERR_MISMATCH, "%s: expected top_k %d, as meta.json has it, found %d asked for", path,
+             meta.info.top_k, top_k);
     GR_TRY(gr_loads_profile(path, &loads, meta.info.model, top_k ? top_k : meta.info.top_k, out));
     gr_layer_ids_set(&(*out)->info, gr_layer_ids_of(&meta.info));
 done:

@@ -67,6 +67,15 @@ done:
     return st;
 }
 
+/* What is said of a file that says it itself must be true of it. */
+static grace_status check_top_k(const char *path, const gr_foreign_options *opt, const grace_trace_reader *trace) {
+    grace_status st = GRACE_OK;
+    const int32_t top_k = grace_trace_describe(grace_trace_reader_head(trace))->top_k;
+    GR_CHECK(!opt->top_k || opt->top_k == top_k, GRACE_ERR_MISMATCH, "%s: expected top_k %d, as its tokens have it, found %d asked for", path, top_k, opt->top_k);
+done:
+    return st;
+}
+
 grace_status gr_foreign_open(const char *path, const gr_foreign_options *opt, grace_trace_reader **trace, grace_profile **profile) {
     grace_status st = GRACE_OK;
     struct stat info;
@@ -78,6 +87,26 @@ grace_status gr_foreign_open(const char *path, const gr_foreign_options *opt, gr
     else if (ends_with(path, ".pt")) GR_TRY(open_recording(path, opt, trace, profile));
     else GR_TRY(grace_trace_reader_open(path, trace));
     if (*profile) gr_trace_set_name((*profile)->origin.file, path);
+    if (*trace) GR_TRY(check_top_k(path, opt, *trace));
 done:
+    if (st) grace_trace_reader_close(*trace), *trace = NULL;
+    return st;
+}
+
+grace_status gr_foreign_tokens(const char *path, const gr_foreign_options *opt, grace_trace_reader **trace) {
+    grace_status st = GRACE_OK;
+    grace_profile *loads = NULL;
+    GR_TRY(gr_foreign_open(path, opt, trace, &loads));
+    GR_CHECK(*trace, GRACE_ERR_ARG, "%s has loads only: expected a trace of tokens (of SGLang's recordings those in mode per_token)", path);
+done:
+    grace_profile_free(loads);
+    return st;
+}
+
+grace_status gr_foreign_trace(const char *path, const gr_foreign_options *opt, grace_trace **out) {
+    grace_trace_reader *reader = NULL;
+    grace_status st = gr_foreign_tokens(path, opt, &reader);
+    if (!st) st = gr_trace_reader_whole(reader, out, NULL);
+    grace_trace_reader_close(reader);
     return st;
 }

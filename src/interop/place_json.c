@@ -157,6 +157,7 @@ static grace_status read_rows(const char *where, const gr_json *rows, int32_t n_
     int32_t *ids = NULL, n_model_layers = 0;
     GR_TRY(check_count(where, "layers", gr_json_kind_of(rows) == GR_JSON_ARRAY ? gr_json_length(rows) : 0, GR_PLAN_LAYERS_MAX));
     int32_t n_rows = (int32_t)gr_json_length(rows), n_layers = n_rows;
+    const gr_layer_map all = {.n_model_layers = n_rows};
     if (map && map->n_model_layers) {
         GR_CHECK(map->n_model_layers == n_rows, GRACE_ERR_MISMATCH, "%s: %d rows, the model has %d layers", where, n_rows, map->n_model_layers);
         GR_CHECK(map->n_layers >= 1 && map->n_layers <= n_rows, GRACE_ERR_ARG, "%s: %d rows, but %d MoE layers were asked for", where, n_rows,
@@ -164,7 +165,7 @@ static grace_status read_rows(const char *where, const gr_json *rows, int32_t n_
         n_layers = map->n_layers;
     }
     GR_CALLOC(ids, n_layers);
-    GR_TRY(gr_layer_map_ids(map, NULL, n_layers, ids, &n_model_layers));
+    GR_TRY(gr_layer_map_ids(map ? map : &all, NULL, n_layers, ids, &n_model_layers));
     GR_TRY(read_table(where, rows, ids, n_layers, n_ranks, out));
 done:
     free(ids);

@@ -127,7 +127,9 @@ done:
 grace_status gr_layer_map_ids(const gr_layer_map *map, const int32_t *known, int32_t n_layers, int32_t *ids, int32_t *n_model_layers) {
     grace_status st = GRACE_OK;
     const int32_t *given = map && map->model_layer ? map->model_layer : known;
-    int32_t n = map && map->n_model_layers ? map->n_model_layers : known ? known[n_layers - 1] + 1 : n_layers, before = -1;
+    int32_t n = map && map->n_model_layers ? map->n_model_layers : given ? given[n_layers - 1] + 1 : n_layers, before = -1;
+    GR_CHECK(given || (map && map->n_model_layers), GRACE_ERR_ARG,
+             "which layers of the model these %d are is not known: expected --model-layers N, all its layers, of which these are then the last", n_layers);
     GR_TRY(gr_layer_ids_agree("plan", known, given, n_layers));
     GR_CHECK(!known || n > known[n_layers - 1], GRACE_ERR_ARG, "a model of %d layers, but the plan is for layers %s of it", n,
              gr_layer_ids_text(known, n_layers).text);

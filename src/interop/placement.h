@@ -26,7 +26,7 @@ grace_status gr_placement_plan(const char *where, const gr_placement *placement,
 grace_status gr_slots_per_rank(const grace_plan *plan, int32_t *out);
 
 /* The model's layer of each of the plan's, ids [n_layers]; *n_model_layers is set. known [n_layers]: what the plan says of them, NULL: nothing.
- * Fails with ARG when the map does not fit, MISMATCH when it says something else. */
+ * Fails with ARG when the map does not fit or neither says anything, MISMATCH when it says something else. */
 grace_status gr_layer_map_ids(const gr_layer_map *map, const int32_t *known, int32_t n_layers, int32_t *ids, int32_t *n_model_layers);
 
 #endif

@@ -108,6 +108,8 @@ extern const gr_trace_source gr_trace_folder_source;
 /* A reader whose only piece is this trace, borrowed or taken over; what can fail does so before it is taken. */
 grace_status gr_trace_reader_of(const grace_trace *t, grace_trace_reader **out);
 grace_status gr_trace_reader_take(grace_trace *t, grace_trace_reader **out);
+/* All pieces in one, from the beginning of a reader that has given none; it is the caller's then, and the reader only good for closing. */
+grace_status gr_trace_reader_whole(grace_trace_reader *r, grace_trace **out, bool *truncated);
 /* A piece ends with the block that brings it to n_values expert ids; for tests, which want many small ones. */
 void gr_trace_reader_set_piece(grace_trace_reader *r, int64_t n_values);
 /* One of our files as bytes, whole. *truncated: no end mark, read up to the last whole block. */

@@ -71,19 +71,29 @@ done:
 
 /* ---- experts and token ids ---- */
 
-static bool exists(const char *path) { return access(path, F_OK) == 0; }
+/* A file that cannot be looked at is not one that is not there. */
+static grace_status look(const char *path, bool *found) {
+    grace_status st = GRACE_OK;
+    *found = access(path, F_OK) == 0;
+    GR_CHECK(*found || errno == ENOENT, GRACE_ERR_IO, "%s: %s", path, strerror(errno));
+done:
+    return st;
+}
 
 /* Which of NAME.ONE and NAME.TWO there is: its path and bytes an element, 0: neither. */
 static grace_status find_file(const folder *f, const char *name, int bytes, char *path, int *found) {
     grace_status st = GRACE_OK;
     char wide[PATH_MAX], narrow_name[16], wide_name[16];
+    bool is_narrow = false, is_wide = false;
     snprintf(narrow_name, sizeof narrow_name, "%s.u%d", name, 8 * bytes);
     snprintf(wide_name, sizeof wide_name, "%s.u%d", name, 16 * bytes);
     GR_TRY(gr_path_join(path, PATH_MAX, f->path, narrow_name));
     GR_TRY(gr_path_join(wide, sizeof wide, f->path, wide_name));
-    GR_CHECK(!(exists(path) && exists(wide)), GRACE_ERR_FORMAT, "%s: expected %s or %s in the folder, found both", f->path, narrow_name, wide_name);
-    *found = exists(path) ? bytes : exists(wide) ? 2 * bytes : 0;
-    if (exists(wide)) memcpy(path, wide, sizeof wide);
+    GR_TRY(look(path, &is_narrow));
+    GR_TRY(look(wide, &is_wide));
+    GR_CHECK(!(is_narrow && is_wide), GRACE_ERR_FORMAT, "%s: expected %s or %s in the folder, found both", f->path, narrow_name, wide_name);
+    *found = is_narrow ? bytes : is_wide ? 2 * bytes : 0;
+    if (is_wide) memcpy(path, wide, sizeof wide);
 done:
     return st;
 }
@@ -230,7 +240,8 @@ done:
 
 static grace_status read_sequences(folder *f) {
     grace_status st = GRACE_OK;
-    bool has_table = exists(f->sequences);
+    bool has_table = false;
+    GR_TRY(look(f->sequences, &has_table));
     if (has_table)
         GR_TRY(read_table(f));
     else

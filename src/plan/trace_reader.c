@@ -109,10 +109,10 @@ void grace_trace_reader_rewind(grace_trace_reader *r) {
 const grace_trace *grace_trace_reader_head(const grace_trace_reader *r) { return r->piece; }
 bool grace_trace_reader_truncated(const grace_trace_reader *r) { return r->ops && r->ops->truncated(r->source); }
 
-/* All pieces in one. */
-static grace_status read_whole(grace_trace_reader *r, grace_trace **out, bool *truncated) {
+grace_status gr_trace_reader_whole(grace_trace_reader *r, grace_trace **out, bool *truncated) {
     grace_status st = GRACE_OK;
-    GR_TRY(gather(r, INT64_MAX));
+    GR_ASSERT(!r->borrowed);
+    if (r->ops) GR_TRY(gather(r, INT64_MAX));
     if (truncated) *truncated = grace_trace_reader_truncated(r);
     *out = r->piece, r->piece = NULL;
 done:
@@ -122,7 +122,7 @@ done:
 grace_status grace_trace_open(const char *path, grace_trace **out, bool *truncated) {
     grace_trace_reader *r = NULL;
     grace_status st = grace_trace_reader_open(path, &r);
-    if (!st) st = read_whole(r, out, truncated);
+    if (!st) st = gr_trace_reader_whole(r, out, truncated);
     grace_trace_reader_close(r);
     return st;
 }
@@ -130,7 +130,7 @@ grace_status grace_trace_open(const char *path, grace_trace **out, bool *truncat
 grace_status gr_trace_parse(const char *where, const void *bytes, size_t n, grace_trace **out, bool *truncated) {
     grace_trace_reader r = {.path = (char *)where, .ops = &gr_trace_file_source};
     grace_status st = gr_trace_bytes_open(where, bytes, n, &r.source, &r.piece);
-    if (!st) st = read_whole(&r, out, truncated);
+    if (!st) st = gr_trace_reader_whole(&r, out, truncated);
     r.ops->close(r.source);
     grace_trace_close(r.piece);
     return st;

@@ -67,12 +67,23 @@ class Files(unittest.TestCase):
             with open(os.path.join(path, "meta.json")) as f:
                 meta.append(json.load(f))
         self.assertEqual((meta[0]["layers"], meta[1]["layers"]), (16, 8))
+        self.assertEqual(meta[0]["layer_ids"], list(range(16)))
         half = meta[1]["layers"] * meta[1]["top_k"]
         for token in (0, 1, meta[1]["tokens"] - 1):
             self.assertEqual(ids[0][token * 2 * half:(token + 1) * 2 * half], 2 * ids[1][token * half:(token + 1) * half])
 
     def test_a_recording_with_the_models_layers_is_taken_as_it_is(self):
         self.assertEqual(multi.routing(None, "deepseek-v2-lite"), os.path.join(ROOT, "bench/routing/deepseek-v2-lite"))
+
+    def test_a_model_of_one_layer_over_and_over_has_no_dense_layer_before_it(self):
+        class Run:
+            work = self.folder.name
+        for alone, first in ((False, 1), (True, 0)):
+            path = multi.routing(Run, "deepseek-v2-lite", alone)
+            with open(os.path.join(path, "meta.json")) as f:
+                self.assertEqual(json.load(f)["layer_ids"], list(range(first, first + 26)))
+            with open(os.path.join(path, "topk.u8"), "rb") as made, open(os.path.join(ROOT, "bench/routing/deepseek-v2-lite/topk.u8"), "rb") as source:
+                self.assertEqual(made.read(), source.read())
 
 
 def phase(ms, cross, steps=1):

@@ -268,6 +268,37 @@ static void a_full_disk_leaves_the_old_file_and_no_other(void **state) {
     }
 }
 
+/* What a page is made of, and what the file is instead. */
+static void what_no_page_is_made_of_is_named(void **state) {
+    (void)state;
+    static const struct { const char *text, *message; } cases[] = {
+        {"{\"plan\": \"p.json\", \"planned_from\": {}}", "this seems to be what 'grace plan --json' printed"},
+        {"{\"physical_to_logical_map\": [[0]]}", "this seems to be a plan for SGLang"},
+        {"{\"grace_plan\": 1}", "page.json is a plan: expected --trace"},
+        {"[[0, 1]]", "page.json: expected a file of 'grace bench ladder' or"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        write_text("page.json", cases[i].text);
+        GRACE(1, "report", "page.json", "-o", "none.html");
+        complains(cases[i].message);
+    }
+    assert_int_equal(n_files("none.html*"), 0);
+}
+
+/* Simulations and pages are of the same recordings as plans. */
+static void recordings_of_others_are_simulated_and_drawn(void **state) {
+    (void)state;
+    static const char *const tokens = GRACE_SOURCE_DIR "/tests/interop/data/per_token.pt", *const loads = GRACE_SOURCE_DIR "/tests/interop/data/stat.pt";
+    GRACE(0, "plan", tokens, "--cluster", "2x1", "-o", "recorded.json");
+    GRACE(0, "sim", tokens, "--plan", "recorded.json");
+    GRACE(0, "report", "recorded.json", "--trace", tokens, "-o", "recorded.html");
+    GRACE(1, "sim", loads);
+    complains("stat.pt has loads only: expected a trace of tokens");
+    GRACE(1, "report", "recorded.json", "--trace", loads, "-o", "none.html");
+    complains("stat.pt has loads only: expected a trace of tokens");
+    assert_int_equal(n_files("none.html*"), 0);
+}
+
 static void input_that_fails_leaves_the_old_output(void **state) {
     (void)state;
     write_text("old.json", "as it was");
@@ -295,6 +326,8 @@ int main(void) {
         cmocka_unit_test(text_that_gives_no_tokens_is_refused),
         cmocka_unit_test(a_folder_that_is_not_there_is_named),
         cmocka_unit_test(a_full_disk_leaves_the_old_file_and_no_other),
+        cmocka_unit_test(what_no_page_is_made_of_is_named),
+        cmocka_unit_test(recordings_of_others_are_simulated_and_drawn),
         cmocka_unit_test(input_that_fails_leaves_the_old_output),
     };
     return cmocka_run_group_tests(tests, folder_enter, folder_leave);

@@ -1,5 +1,10 @@
 /* grace inspect of models: the numbers agree with one another, with the plan, and at the edge between fitting and not. */
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include "program.h"
+
+#define RECORDINGS GRACE_SOURCE_DIR "/tests/interop/data/"
 
 static double asked(const char *key, const char *const *words) {
     ends_with(0, words);
@@ -92,6 +97,34 @@ static void copies_of_a_plan_count(void **state) {
     complains("plan is for");
 }
 
+static void recordings_of_others_are_read(void **state) {
+    (void)state;
+    GRACE(0, "inspect", RECORDINGS "per_token.pt", "--json");
+    gr_json *o = printed_json();
+    assert_string_equal(text_of(o, "kind"), "trace");
+    assert_string_equal(text_of(o, "layer_ids"), "1-2");
+    assert_true(number_of(o, "tokens") > 0 && number_of(o, "tokens") == number_of(o, "tokens_prefill") + number_of(o, "tokens_decode"));
+    gr_json_free(o);
+    GRACE(0, "inspect", RECORDINGS "stat.pt", "--json");
+    o = printed_json();
+    assert_string_equal(text_of(o, "kind"), "loads");
+    assert_true(number_of(o, "pairs") > 0 && number_of(o, "moe_layers") == 2);
+    gr_json_free(o);
+    GRACE(0, "inspect", GRACE_SOURCE_DIR "/bench/routing/deepseek-v2-lite");
+    assert_non_null(strstr(last.out, "layer_ids          1-26\n"));
+}
+
+static void a_folder_says_why_it_is_none_of_them(void **state) {
+    (void)state;
+    mkdir("neither", 0777);
+    GRACE(1, "inspect", "neither");
+    complains("no config.json, so it is no model: neither: expected topk.u8 or topk.u16 in the folder, found neither");
+    assert_int_equal(symlink("config.json", "neither/config.json"), 0);         /* a circle: unreadable for root too */
+    GRACE(1, "inspect", "neither");
+    complains("neither/config.json: ");
+    says("Too many levels of symbolic links");
+}
+
 static void odd_questions_are_refused(void **state) {
     (void)state;
     GRACE(1, "inspect", MODEL, "--cluster", "2y2");
@@ -111,6 +144,8 @@ int main(void) {
         cmocka_unit_test(it_fits_to_the_byte),
         cmocka_unit_test(the_way_out_is_named),
         cmocka_unit_test(copies_of_a_plan_count),
+        cmocka_unit_test(recordings_of_others_are_read),
+        cmocka_unit_test(a_folder_says_why_it_is_none_of_them),
         cmocka_unit_test(odd_questions_are_refused),
     };
     return cmocka_run_group_tests(tests, folder_enter, folder_leave);

@@ -148,6 +148,34 @@ static void every_rank_of_every_layer_has_as_many_slots(void **state) {
     GRACE(0, "plan", "today", "--planner", "auto", "--equal-slots", "--replica-slots", "6", "--format", "flat", "-o", "flat.json");
 }
 
+/* ---- for other engines ---- */
+
+static void layers_that_nobody_numbered_are_asked_for(void **state) {
+    (void)state;
+    static const char *const formats[] = {"sglang", "trtllm"};
+    for (size_t i = 0; i < 2; i++) {
+        GRACE(1, "plan", "today", "--equal-slots", "--format", formats[i], "-o", "foreign");
+        complains("today: which layers of the model these 4 are is not known: expected --model-layers N");
+        assert_int_equal(n_files("foreign*"), 0);
+    }
+    GRACE(0, "plan", "today", "--equal-slots", "--format", "trtllm", "--model-layers", "5", "-o", "foreign");
+    char *text = read_file("foreign", NULL);
+    assert_true(strstr(text, "\n  1: [") && strstr(text, "\n  4: [") && !strstr(text, "\n  0: ["));
+    free(text);
+    GRACE(0, "plan", GRACE_SOURCE_DIR "/bench/routing/deepseek-v2-lite", "--planner", "contiguous", "--no-homes", "--format", "sglang", "-o", "foreign");
+    text = read_file("foreign", NULL);
+    assert_int_equal(count(text, "["), 1 + 27);         /* a row for layer 0 too, which is dense */
+    free(text);
+    assert_int_equal(remove("foreign"), 0);
+}
+
+static void another_top_k_than_the_trace_s_is_refused(void **state) {
+    (void)state;
+    GRACE(1, "plan", "today", "--top-k", "1", "-o", "no.json");
+    complains("today: expected top_k 2, as its tokens have it, found 1 asked for");
+    assert_int_equal(n_files("no.json*"), 0);
+}
+
 /* ---- times ---- */
 
 /* option: one more, or NULL. */
@@ -232,6 +260,8 @@ int main(void) {
         cmocka_unit_test(a_plan_that_cannot_be_kept_is_refused),
         cmocka_unit_test(the_bound_on_load_is_kept),
         cmocka_unit_test(every_rank_of_every_layer_has_as_many_slots),
+        cmocka_unit_test(layers_that_nobody_numbered_are_asked_for),
+        cmocka_unit_test(another_top_k_than_the_trace_s_is_refused),
         cmocka_unit_test(no_other_plan_is_faster_in_what_was_aimed_at),
         cmocka_unit_test(rates_and_shapes_that_say_too_little_are_refused),
         cmocka_unit_test(options_that_would_be_ignored_are_refused),

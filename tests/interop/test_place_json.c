@@ -15,7 +15,7 @@ static void files_look_as_other_engines_want_them(void **state) {
     const int32_t layers[2] = {1, 3};
     grace_plan *plan = contiguous(2, 3, (grace_cluster){1, 3}), *four = contiguous(1, 4, (grace_cluster){1, 2}), *two = NULL;
     assert_ok(gr_plan_equalise(plan, NULL, 2, &two));
-    assert_ok(gr_sglang_plan_save(plan, NULL, in(folder, "p.json")));
+    assert_ok(gr_sglang_plan_save(plan, &(gr_layer_map){.n_model_layers = 2}, in(folder, "p.json")));
     assert_text(in(folder, "p.json"), "{\"physical_to_logical_map\": [[0, 1, 2], [0, 1, 2]]}\n");
     assert_ok(gr_sglang_plan_save(two, &(gr_layer_map){.n_model_layers = 4, .model_layer = layers}, in(folder, "p.json")));
     assert_text(in(folder, "p.json"), "{\"physical_to_logical_map\": [[0, 1, 2, 0, 1, 2], [0, 1, 1, 0, 2, 0], [0, 1, 2, 0, 1, 2], [0, 1, 1, 0, 2, 0]]}\n");
@@ -37,8 +37,8 @@ static void what_is_saved_comes_back(void **state) {
     const char *path = in(folder, "p.json");
     for (uint64_t seed = 1; seed <= 30; seed++) {
         grace_plan *plan = plan_with_equal_slots(seed), *back[4] = {0};
-        gr_layer_map map = {.n_model_layers = plan->n_layers + 2, .n_layers = plan->n_layers};
-        assert_ok(gr_sglang_plan_save(plan, NULL, path));
+        gr_layer_map map = {.n_model_layers = plan->n_layers + 2, .n_layers = plan->n_layers}, all = {.n_model_layers = plan->n_layers};
+        assert_ok(gr_sglang_plan_save(plan, &all, path));
         assert_ok(gr_sglang_plan_load(path, plan->cluster, 2, NULL, &back[0]));
         assert_ok(gr_sglang_plan_save(plan, &map, path));
         assert_ok(gr_sglang_plan_load(path, plan->cluster, 2, &map, &back[1]));

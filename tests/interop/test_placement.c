@@ -58,7 +58,7 @@ static void uneven_slots_are_named(void **state) {
 static void maps_of_layers_ascend_and_fit(void **state) {
     (void)state;
     int32_t ids[3], n = 0, up[3] = {1, 2, 5}, down[3] = {1, 5, 2};
-    assert_ok(gr_layer_map_ids(NULL, NULL, 3, ids, &n));
+    assert_ok(gr_layer_map_ids(&(gr_layer_map){.n_model_layers = 3}, NULL, 3, ids, &n));
     assert_true(n == 3 && ids[0] == 0 && ids[2] == 2);
     assert_ok(gr_layer_map_ids(&(gr_layer_map){.n_model_layers = 5}, NULL, 3, ids, &n));
     assert_true(n == 5 && ids[0] == 2 && ids[2] == 4);          /* dense layers come first in the models we know */
@@ -67,6 +67,17 @@ static void maps_of_layers_ascend_and_fit(void **state) {
     assert_failed(gr_layer_map_ids(&(gr_layer_map){.n_model_layers = 5, .model_layer = up}, NULL, 3, ids, &n), GRACE_ERR_ARG, "layer 2 of the plan is layer 5");
     assert_failed(gr_layer_map_ids(&(gr_layer_map){.n_model_layers = 6, .model_layer = down}, NULL, 3, ids, &n), GRACE_ERR_ARG, "expected 6 to 5");
     assert_failed(gr_layer_map_ids(&(gr_layer_map){.n_model_layers = 2}, NULL, 3, ids, &n), GRACE_ERR_ARG, "a model of 2 layers, a plan of 3");
+}
+
+static void layers_that_nobody_numbered_are_not_guessed(void **state) {
+    (void)state;
+    int32_t ids[3] = {7, 7, 7}, n = 7;
+    static const int32_t given[3] = {1, 2, 5};
+    assert_failed(gr_layer_map_ids(NULL, NULL, 3, ids, &n), GRACE_ERR_ARG, "which layers of the model these 3 are is not known: expected --model-layers N");
+    assert_failed(gr_layer_map_ids(&(gr_layer_map){0}, NULL, 3, ids, &n), GRACE_ERR_ARG, "--model-layers N");
+    assert_true(ids[0] == 7 && n == 7);
+    assert_ok(gr_layer_map_ids(&(gr_layer_map){.model_layer = given}, NULL, 3, ids, &n));
+    assert_true(n == 6 && ids[2] == 5);
 }
 
 static void what_a_plan_says_of_its_layers_is_used_and_not_contradicted(void **state) {
@@ -89,6 +100,7 @@ int main(void) {
         cmocka_unit_test(placements_that_no_plan_can_have_are_refused),
         cmocka_unit_test(uneven_slots_are_named),
         cmocka_unit_test(maps_of_layers_ascend_and_fit),
+        cmocka_unit_test(layers_that_nobody_numbered_are_not_guessed),
         cmocka_unit_test(what_a_plan_says_of_its_layers_is_used_and_not_contradicted),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
