@@ -9,13 +9,21 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/status.h"
 
-enum { RANKS_MAX = 1024, EXIT_NO_EXEC = 127 };
+enum { RANKS_MAX = 1024, RANKS_A_CORE_MAX = 32, RANKS_A_CORE_WARN = 8, EXIT_NO_EXEC = 127 };     /* docs/launch.md says why */
+
+static long n_cores(void) {
+    const long n = sysconf(_SC_NPROCESSORS_ONLN);
+    return n > 0 ? n : 1;
+}
+
+static long ranks_max(void) { return n_cores() < RANKS_MAX / RANKS_A_CORE_MAX ? n_cores() * RANKS_A_CORE_MAX : RANKS_MAX; }
 
 grace_status gr_launch_parse(const char *text, int *n_ranks, int *n_nodes) {
     grace_status st = GRACE_OK;
@@ -27,8 +35,8 @@ grace_status gr_launch_parse(const char *text, int *n_ranks, int *n_nodes) {
     }
     GR_CHECK(end != text && *end == '\0' && text[0] >= '0' && text[0] <= '9', GRACE_ERR_ARG, "ranks: expected a number or NODESxRANKS such as 2x2, found '%s'",
              text);
-    GR_CHECK(nodes >= 1 && ranks >= 1 && nodes <= RANKS_MAX && ranks <= RANKS_MAX && nodes * ranks <= RANKS_MAX, GRACE_ERR_ARG,
-             "ranks: expected 1 to %d in all, found '%s'", RANKS_MAX, text);
+    GR_CHECK(nodes >= 1 && ranks >= 1 && nodes <= RANKS_MAX && ranks <= RANKS_MAX && nodes * ranks <= ranks_max(), GRACE_ERR_ARG,
+             "ranks: expected 1 to %ld in all on %ld cores, found '%s'", ranks_max(), n_cores(), text);
     *n_nodes = (int)nodes;
     *n_ranks = (int)(nodes * ranks);
 done:
@@ -144,7 +152,7 @@ static void set_job(int n_nodes, const char *wire) {
 
 /* What Open MPI and OpenMP need with few cores, and as root (docs/launch.md says why). */
 static void set_environment(int n_ranks) {
-    long n_cores = sysconf(_SC_NPROCESSORS_ONLN), n_threads = n_cores > n_ranks ? n_cores / n_ranks : 1;
+    const long n_threads = n_cores() > n_ranks ? n_cores() / n_ranks : 1;
     char threads[24];
     snprintf(threads, sizeof threads, "%ld", n_threads);
     setenv("OMPI_MCA_mpi_yield_when_idle", "1", 1);
@@ -165,17 +173,20 @@ static void log_launch(const command *c, int n_ranks, const char *wire) {
            geteuid() == 0 ? ", as root" : "");
 }
 
-static volatile sig_atomic_t child_pid;
+static volatile sig_atomic_t child_pid, passed_s;
 
-/* A Ctrl-C on the terminal has reached mpirun too, and mpirun takes a second one as impatience. */
-static void pass_on(int sig, siginfo_t *info, void *context) {
-    (void)context;
-    bool from_terminal = sig == SIGINT && info->si_code == SI_KERNEL;
-    if (child_pid > 0 && !from_terminal) kill((pid_t)child_pid, sig);
+/* mpirun takes a second signal within seconds as impatience, ends at once and leaves its session and shared memory behind. It is in a process group of
+ * its own, so what a terminal or timeout(1) sends to ours does not reach it a second time, and what comes in the same moment is one wish. */
+static void pass_on(int sig) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    if (child_pid <= 0 || (passed_s && now.tv_sec < passed_s + 2)) return;
+    passed_s = (sig_atomic_t)now.tv_sec;
+    kill((pid_t)child_pid, sig);
 }
 
 static void catch_signals(struct sigaction *old_int, struct sigaction *old_term) {
-    struct sigaction act = {.sa_sigaction = pass_on, .sa_flags = SA_SIGINFO | SA_RESTART};
+    struct sigaction act = {.sa_handler = pass_on, .sa_flags = SA_RESTART};
     sigaction(SIGINT, &act, old_int);
     sigaction(SIGTERM, &act, old_term);
 }
@@ -185,6 +196,7 @@ static _Noreturn void exec_child(char **argv, const sigset_t *mask, pid_t parent
     sigaction(SIGINT, &plain, NULL);
     sigaction(SIGTERM, &plain, NULL);
     sigprocmask(SIG_SETMASK, mask, NULL);
+    setpgid(0, 0);
     prctl(PR_SET_PDEATHSIG, SIGTERM);       /* a parent that is killed takes the job along */
     if (getppid() != parent) _exit(128 + SIGTERM);
     execvp(argv[0], argv);
@@ -237,6 +249,7 @@ grace_status gr_launch_ranks(int argc, char **argv, int n_ranks, int n_nodes, co
     GR_CHECK(all != NULL, GRACE_ERR_MEMORY, "no memory for %d arguments", argc);
     set_environment(n_ranks);
     set_job(n_nodes, wire_or_null);
+    if (n_ranks > RANKS_A_CORE_WARN * n_cores()) gr_log(GR_WARN, "launch", "%d ranks share %ld cores and take turns on them", n_ranks, n_cores());
     log_launch(&c, n_ranks, wire_or_null);
     GR_TRY(run_child(all, exit_code));
     explain(*exit_code);

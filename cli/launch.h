@@ -6,7 +6,7 @@
 
 #include "grace/status.h"
 
-/* "4" (4 ranks, 1 node) or "2x2" (2 nodes of 2 ranks). Fails with ARG. */
+/* "4" (4 ranks, 1 node) or "2x2" (2 nodes of 2 ranks); at most 32 a core, and 1024. Fails with ARG. */
 grace_status gr_launch_parse(const char *text, int *n_ranks, int *n_nodes);
 
 /* Run this program again as n_ranks ranks with the same arguments, and wait. The ranks learn the rest from gr_launch_job().

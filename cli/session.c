@@ -17,11 +17,31 @@ done:
     return st;
 }
 
+/* What the ranks would refuse too, once they all run: a plan for other ranks or another model, more ranks than experts. The configuration is enough. */
+static grace_status check_ranks(const gr_run_options *opt, int n_ranks, int n_nodes) {
+    grace_status st = GRACE_OK;
+    const grace_cluster cluster = {n_nodes, n_ranks / n_nodes};
+    grace_model *model = NULL;
+    grace_plan *plan = NULL;
+    int32_t ids[GRACE_LAYERS_MAX];
+    if (n_ranks % n_nodes != 0) goto done;      /* gr_launch_ranks() says so */
+    GR_TRY(grace_model_open_random(opt->model, 0, &model));
+    const grace_model_info *m = grace_model_describe(model);
+    GR_TRY(opt->plan ? grace_plan_load(opt->plan, &plan) : grace_plan_contiguous(m->n_moe_layers, m->n_experts, m->top_k, cluster, &plan));
+    grace_model_layer_ids(m, ids);
+    GR_TRY(grace_plan_check(plan, 0, m->n_moe_layers, ids, m->n_experts, m->top_k, cluster));
+done:
+    grace_plan_free(plan);
+    grace_model_close(model);
+    return st;
+}
+
 bool gr_session_relaunch(const gr_run_options *opt, int argc, char **argv, int *exit_code) {
     int n_ranks, n_nodes;
     if (!opt->ranks || grace_comm_launched()) return false;     /* in a job, gr_session_open() judges --ranks */
     *exit_code = 1;
     grace_status st = count_ranks(opt, &n_ranks, &n_nodes);
+    if (!st) st = check_ranks(opt, n_ranks, n_nodes);
     if (!st) st = gr_launch_ranks(argc, argv, n_ranks, n_nodes, opt->wire, exit_code);
     if (st) fprintf(stderr, "grace: %s\n", grace_last_error());
     return true;

@@ -1,6 +1,8 @@
 /* Help, and words that make no sense: code 64 and where to find help. */
 #include "program.h"
 
+#include <unistd.h>
+
 static void check_help(const char *const *command, const char *const *options) {
     ends_with(0, command);
     assert_string_equal(last.err, "");
@@ -176,9 +178,21 @@ static void what_only_gpus_look_at_is_refused_without_them(void **state) {
 static void ranks_that_cannot_be_started_are_refused_before_anything_starts(void **state) {
     (void)state;
     GRACE(1, "run", "-m", MODEL, "-p", "x", "--ranks", "0x2");
-    complains("ranks: expected 1 to 1024 in all, found '0x2'");
+    const long n_cores = sysconf(_SC_NPROCESSORS_ONLN), n_ranks_max = n_cores < 32 ? 32 * n_cores : 1024;
+    char words[32], sentence[128];
+    complains("in all on ");
+    says(" cores, found '0x2'");
+    snprintf(words, sizeof words, "%ld", n_ranks_max + 1);
+    snprintf(sentence, sizeof sentence, "ranks: expected 1 to %ld in all on %ld cores, found '%s'", n_ranks_max, n_cores, words);
+    GRACE(1, "run", "-m", MODEL, "-p", "x", "--ranks", words);
+    complains(sentence);
     GRACE(1, "run", "-m", MODEL, "-p", "x", "--ranks", "two");
     complains("expected a number or NODESxRANKS such as 2x2, found 'two'");
+    GRACE(1, "run", "-m", MICRO("deepseek-v2-sparse"), "-p", "x", "--ranks", "4x2");
+    complains("grace: 8 ranks for 7 experts");
+    GRACE(0, "plan", PROFILED, "--cluster", "2x2", "-o", "four.json");
+    GRACE(1, "run", "-m", MODEL, "-p", "x", "--ranks", "4x2", "--plan", "four.json");
+    complains("grace: plan is for cluster node:2 gpu:2, this run has node:4 gpu:2");
     GRACE(1, "run", "-m", MODEL, "-p", "x", "--ranks", "3", "--nodes", "2");
     complains("3 ranks cannot be cut into 2 equal nodes");
     GRACE(1, "run", "-m", MODEL, "-p", "x", "--ranks", "2x2", "--nodes", "4");
