@@ -70,6 +70,10 @@ grace_status gr_session_open(gr_run_options *opt, gr_session *s);
 /* Prints the message of a failure once, ends the other ranks if they may be waiting, closes everything. Returns the exit code. */
 int gr_session_close(gr_session *s, grace_status st);
 
+/* From catch to release, SIGINT and SIGTERM say where a recording's tokens are, or remove its empty file, before they end the process (interrupt.c). */
+void gr_interrupt_catch(void);
+void gr_interrupt_release(void);
+
 /* ---- what is made instead of read (made.c): every command that has gr_made_argp says it first, on stdout or in its object, on rank 0 ---- */
 void gr_made_print(const gr_session *s, const gr_run_options *opt);     /* "(random weights, seed S; routing of ...)", or nothing */
 void gr_made_json(gr_json *o, const gr_session *s, const gr_run_options *opt);      /* "weights": "random weights, seed S", "routing": "routing of ..." */

@@ -77,6 +77,7 @@ grace_status gr_session_open(gr_run_options *opt, gr_session *s) {
     opt->engine.comm = s->comm;
     opt->engine.plan = s->plan;
     opt->engine.route_trace = s->route_trace;
+    gr_interrupt_catch();
 done:
     return st;
 }
@@ -91,6 +92,7 @@ static void tell(const gr_session *s, grace_status st) {
 }
 
 int gr_session_close(gr_session *s, grace_status st) {
+    gr_interrupt_release();
     if (st) tell(s, st);
     if (st && s->running && s->n_ranks > 1) grace_comm_abort(s->comm, 1);
     grace_plan_free(s->plan);

@@ -85,6 +85,12 @@ grace_status gr_trace_check_weights(const char *where, const grace_trace_info *i
 /* LIMIT when n_tokens could not be held in memory, or with those before are more than a trace may have. */
 grace_status gr_trace_check_room(const char *where, const grace_trace_info *info, int64_t n_before, int64_t n_tokens);
 
+/* ---- recordings that are left ---- */
+
+/* For a signal handler that ends the process: whether a recording is open. *kept: the file with the tokens of its whole blocks, or NULL where there are
+ * none, and then the file is removed. */
+bool gr_trace_leave(const char **kept);
+
 /* ---- sources: where a reader's pieces come from ---- */
 typedef struct gr_trace_source {
     /* Append the next tokens to t, at most one block of a file; *more: there were some. */

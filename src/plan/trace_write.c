@@ -4,6 +4,7 @@
 #include <inttypes.h>
 #include <limits.h>
 #include <math.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -44,6 +45,24 @@ struct grace_trace_writer {
     uint64_t chain;                 /* the last header checksum */
     uint64_t *seen, n_seen;         /* gr_trace_check_experts() */
 };
+
+/* What gr_trace_leave() may look at: of the recording opened last, each a single store. */
+static const char *volatile open_name;
+static volatile sig_atomic_t open_has_tokens;
+
+bool gr_trace_leave(const char **kept) {
+    const char *name = open_name;
+    if (!name) return false;
+    open_name = NULL;
+    *kept = open_has_tokens ? name : NULL;
+    if (!*kept) unlink(name);
+    return true;
+}
+
+static void set_open(const char *name) {
+    open_has_tokens = 0;
+    open_name = name;
+}
 
 /* ---- bytes to the file ---- */
 
@@ -88,6 +107,7 @@ static grace_status flush(grace_trace_writer *w) {
     end = put_bytes(end, w->weights, n_values * (size_t)gr_trace_weight_bytes(w->info.weights));
     GR_TRY(write_block(w, 'T', w->raw, (size_t)(end - w->raw), w->held_segments));
     w->held_segments = w->held_tokens = 0;
+    if (open_name == w->temporary) open_has_tokens = 1;
 done:
     return st;
 }
@@ -156,6 +176,7 @@ done:
 
 static void release(grace_trace_writer *w) {
     if (!w) return;
+    if (w->temporary && open_name == w->temporary) set_open(NULL);
     if (w->fd >= 0) close(w->fd);
     ZSTD_freeCCtx(w->zstd);
     free(w->path);
@@ -205,6 +226,7 @@ static grace_status open_temporary(grace_trace_writer *w) {
     snprintf(w->temporary, size, "%s.XXXXXX%s", w->path, suffix);
     w->fd = mkostemps(w->temporary, (int)strlen(suffix), O_CLOEXEC);
     GR_CHECK(w->fd >= 0, GRACE_ERR_IO, "%s: cannot create: %s", w->path, strerror(errno));
+    set_open(w->temporary);
     GR_CHECK(fchmod(w->fd, gr_file_new_mode()) == 0, GRACE_ERR_IO, "%s: cannot set its mode: %s", w->temporary, strerror(errno));
 done:
     return st;
@@ -242,6 +264,7 @@ void grace_trace_abandon(grace_trace_writer *w) {
 static grace_status publish(grace_trace_writer *w) {
     grace_status st = GRACE_OK;
     GR_CHECK(fsync(w->fd) == 0, GRACE_ERR_IO, "%s: cannot write: %s", w->temporary, strerror(errno));
+    if (open_name == w->temporary) set_open(NULL);      /* a name that is about to go is none to tell */
     GR_CHECK(rename(w->temporary, w->path) == 0, GRACE_ERR_IO, "%s: cannot replace: %s", w->path, strerror(errno));
 done:
     return st;

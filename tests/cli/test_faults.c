@@ -1,6 +1,7 @@
 /* Jobs of several ranks that cannot go on: they end within seconds, with a failure, the reason once, and nothing left behind. */
 #include "program.h"
 
+#include <glob.h>
 #include <signal.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -85,6 +86,13 @@ static void wait_until(bool (*ready)(void)) {
 }
 
 static bool recording(void) { return n_files("long.trace.*") > 0; }
+static bool a_block_is_there(void) {
+    glob_t found;
+    struct stat info;
+    const bool there = glob("big.trace.*", 0, NULL, &found) == 0 && stat(found.gl_pathv[0], &info) == 0 && info.st_size > 8192;
+    globfree(&found);
+    return there;
+}
 static bool nobody_left(void) { return n_running(NULL, NULL) == 0; }
 
 /* In the middle of 2000 tokens, which take several seconds at least. */
@@ -103,8 +111,7 @@ static void a_killed_rank_ends_the_job(void **state) {
     assert_true(gr_now_us() - killed_us < SOON_S * 1e6);
     ended_soon_for("grace: a rank was killed by signal 9 (Killed); the job was ended");
     says("waiting for rank 2");
-    assert_int_equal(n_files("long.trace"), 0);
-    SHELL(0, "$G inspect long.trace.*.partial && rm long.trace.*");     /* what was recorded keeps its temporary name, and can be read */
+    assert_int_equal(n_files("long.trace*"), 0);        /* no block was whole */
 }
 
 /* Alive, and never answers. */
@@ -133,7 +140,48 @@ static void an_interrupted_job_ends_with_all_its_ranks(void **state) {
     finish(job, ANY_FAILURE);            /* 143, or what mpirun makes of it */
     wait_until(nobody_left);
     assert_string_equal(last.out, "");
-    assert_int_equal(n_files("long.trace"), 0);
+    assert_int_equal(n_files("long.trace*"), 0);        /* what rank 0 says of it may be lost in mpirun's end */
+}
+
+static void an_interrupted_recording_of_nothing_leaves_nothing(void **state) {
+    (void)state;
+    pid_t job = start(WORDS(GRACE_PROGRAM, "run", "-m", MODEL, "-p", "hello", "-n", "2000", "--ignore-eos", "--trace", "long.trace"));
+    wait_until(recording);
+    nanosleep(&(struct timespec){.tv_nsec = 100000000}, NULL);
+    assert_int_equal(kill(job, SIGTERM), 0);
+    finish(job, 128 + SIGTERM);
+    assert_string_equal(last.err, "grace: interrupted before a block was recorded, no trace is left\n");
+    assert_int_equal(n_files("long.trace*"), 0);
+}
+
+/* As timeout(1) does: to the program, and to its whole group. mpirun would take two signals as impatience, and leave its session and shared memory. */
+static void two_signals_at_once_are_one(void **state) {
+    (void)state;
+    SHELL(0, "mkdir session");
+    pid_t job = start(WORDS("sh", "-c",
+                            "TMPDIR=$PWD/session exec timeout -s INT 600 $G run -m $M -p hello -n 2000 --ignore-eos --ranks 1x2 --trace long.trace"));
+    wait_until(recording);
+    assert_int_equal(kill(job, SIGINT), 0);
+    finish(job, ANY_FAILURE);
+    wait_until(nobody_left);
+    assert_int_equal(n_files("long.trace*"), 0);
+    SHELL(0, "ls -A session && rmdir session");
+}
+
+/* A block is written after some 16000 tokens of many more. */
+static void an_interrupted_recording_is_named(void **state) {
+    (void)state;
+    pid_t job = start(WORDS(GRACE_PROGRAM, "run", "-m", MODEL, "--prompt-tokens", "1000", "--requests", "2000", "-n", "0", "--batch-tokens",
+                            "512", "--trace", "big.trace"));
+    wait_until(a_block_is_there);
+    assert_int_equal(kill(job, SIGINT), 0);
+    finish(job, 128 + SIGINT);
+    assert_int_equal(n_files("big.trace"), 0);
+    says("grace: interrupted; recorded so far, up to the last whole block: big.trace.");
+    SHELL(0, "$G inspect --json big.trace.*.partial && rm big.trace.*");
+    gr_json *o = printed_json();
+    assert_true(number_of(o, "tokens") > 0);
+    gr_json_free(o);
 }
 
 int main(void) {
@@ -148,6 +196,9 @@ int main(void) {
         cmocka_unit_test(a_killed_rank_ends_the_job),
         cmocka_unit_test(a_stopped_rank_is_named_after_the_deadline),
         cmocka_unit_test(an_interrupted_job_ends_with_all_its_ranks),
+        cmocka_unit_test(two_signals_at_once_are_one),
+        cmocka_unit_test(an_interrupted_recording_of_nothing_leaves_nothing),
+        cmocka_unit_test(an_interrupted_recording_is_named),
     };
     return cmocka_run_group_tests(tests, folder_enter, folder_leave);
 }
