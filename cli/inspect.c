@@ -234,7 +234,8 @@ done:
 }
 
 int gr_cmd_inspect(int argc, char **argv) {
-    static const struct argp argp = {options, parse, "PATH", "Show what is in a model folder, a trace or other record of routing (docs/interop.md), or a plan.", 0, 0, 0};
+    static const struct argp argp = {options, parse, "PATH", "Show what is in a model folder, a trace or other record of routing (docs/interop.md), or a "
+                                     "plan.", 0, 0, 0};
     gr_inspect_options a = {.kv_tokens = grace_engine_defaults().kv_tokens};
     gr_arg_parse(&argp, 2, argc, argv, &a);
     grace_status st = inspect(&a);

@@ -15,7 +15,7 @@ static const command commands[] = {
     {"bench", "measure kernels, planning, the MoE layer, the ladder of plans", gr_cmd_bench},
     {"report", "draw measured numbers: a self-contained HTML page, or a chart of models on GPUs", gr_cmd_report},
     {"tokenize", "print the token ids of a text", gr_cmd_tokenize},
-    {"inspect", "show what is in a model folder, a trace or a plan", gr_cmd_inspect},
+    {"inspect", "show what is in a model folder, a record of routing or a plan", gr_cmd_inspect},
     {"pull", "download a model from a hub", gr_cmd_pull},
 };
 enum { N_COMMANDS = sizeof commands / sizeof *commands };

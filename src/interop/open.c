@@ -71,7 +71,8 @@ done:
 static grace_status check_top_k(const char *path, const gr_foreign_options *opt, const grace_trace_reader *trace) {
     grace_status st = GRACE_OK;
     const int32_t top_k = grace_trace_describe(grace_trace_reader_head(trace))->top_k;
-    GR_CHECK(!opt->top_k || opt->top_k == top_k, GRACE_ERR_MISMATCH, "%s: expected top_k %d, as its tokens have it, found %d asked for", path, top_k, opt->top_k);
+    GR_CHECK(!opt->top_k || opt->top_k == top_k, GRACE_ERR_MISMATCH, "%s: expected top_k %d, as its tokens have it, found %d asked for", path, top_k,
+             opt->top_k);
 done:
     return st;
 }
