@@ -48,6 +48,7 @@ double gr_arg_number(struct argp_state *state, const char *option, const char *t
 int64_t gr_arg_int(struct argp_state *state, const char *option, const char *text, int64_t min, int64_t max);
 /* The index of text in names [n], or a usage error that lists them. */
 int gr_arg_choice(struct argp_state *state, const char *option, const char *text, const char *const *names, int n);
+extern const char *const gr_device_names[2];        /* "cpu", "cuda" */
 const char *gr_exchange_name(grace_exchange exchange);
 const char *gr_route_name(grace_route route);
 const char *gr_homes_name(grace_homes homes);

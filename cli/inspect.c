@@ -14,7 +14,7 @@
 #include "interop/interop.h"
 #include "plan/layer_ids.h"
 
-enum { KEY_JSON = 0x200, KEY_CLUSTER, KEY_PLAN, KEY_MEMORY, KEY_KV };
+enum { KEY_JSON = 0x200, KEY_CLUSTER, KEY_PLAN, KEY_MEMORY, KEY_KV, KEY_DEVICE };
 
 static const struct argp_option options[] = {
     {"json", KEY_JSON, 0, 0, "print one JSON object", 0},
@@ -22,6 +22,7 @@ static const struct argp_option options[] = {
     {"cluster", KEY_CLUSTER, "NxG", 0, "of that many nodes x ranks (default: one rank, or the plan's)", 1},
     {"plan", KEY_PLAN, "FILE", 0, "placement made by 'grace plan' (default: contiguous)", 1},
     {"kv-tokens", KEY_KV, "N", 0, "KV cache of a rank, in tokens (default 16384)", 1},
+    {"device", KEY_DEVICE, "NAME", 0, "cpu (default), whose cache is float32, or cuda: bf16, half of it", 1},
     {"memory", KEY_MEMORY, "GIB", 0, "what a rank has: does it fit, and what is left or missing", 1},
     {0},
 };
@@ -33,6 +34,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case KEY_CLUSTER: a->cluster = arg; break;
     case KEY_PLAN: a->plan = arg; break;
     case KEY_MEMORY: a->memory = (int64_t)(gr_arg_number(state, "memory", arg, 1e-6, 1e6) * 0x1p30); break;
+    case KEY_DEVICE: a->on_cuda = gr_arg_choice(state, "device", arg, gr_device_names, 2) == 1; break;
     case KEY_KV: a->kv_tokens = gr_arg_int(state, "kv-tokens", arg, 1, INT64_C(1) << 33); break;
     case ARGP_KEY_ARG:
         if (a->path) argp_error(state, "expected one path, found '%s' too", arg);

@@ -8,6 +8,7 @@ typedef struct gr_inspect_options {
     const char *cluster, *plan;     /* a model's: where its ranks' memory is asked for, or NULL */
     int64_t memory;                 /* bytes a rank has; 0: not asked */
     int64_t kv_tokens;              /* of a rank */
+    bool on_cuda;                   /* whose KV cache is bf16 */
     bool json;
 } gr_inspect_options;
 

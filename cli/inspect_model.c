@@ -2,6 +2,7 @@
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/file.h"
 #include "base/status.h"
@@ -62,8 +63,12 @@ done:
     return st;
 }
 
-static grace_status put_architecture(gr_json *o, const char *dir, const grace_model_info *m) {
+static grace_status put_architecture(gr_json *o, const char *dir, const grace_model *model) {
+    const grace_model_info *m = grace_model_describe(model);
+    uint64_t seed;
+    const bool weightless = grace_model_is_random(model, &seed);
     gr_json_set_string(o, "kind", "model");
+    if (weightless) gr_json_set_string(o, "weights", "none here: parameters and bytes are those of config.json, in bf16");
     gr_json_set_string(o, "family", m->family);
     gr_json_set_int(o, "parameters", m->n_params);
     gr_json_set_int(o, "active", m->n_params_active);
@@ -74,7 +79,7 @@ static grace_status put_architecture(gr_json *o, const char *dir, const grace_mo
     gr_json_set_bool(o, "tied_embeddings", m->tied_embeddings);
     gr_json_set_int(o, "context", m->context_max);
     grace_status st = put_rope(o, dir, m);
-    gr_json_set_hex(o, "fingerprint", m->fingerprint);
+    if (!weightless) gr_json_set_hex(o, "fingerprint", m->fingerprint);
     return st;
 }
 
@@ -86,10 +91,12 @@ typedef struct need {
     int64_t experts, replicas;      /* of all routed experts once, of the copies on the rank with most */
     int64_t weights;                /* of the rank with most */
     int64_t kv;
+    int32_t kv_parts;               /* values of the cache in a float's bytes: 1, or 2 in bf16 */
 } need;
 
-static need count_need(const grace_model *model, const grace_plan *plan, int64_t kv_tokens) {
-    need n = {.n_ranks = grace_cluster_ranks(plan->cluster), .kv = grace_kv_bytes(grace_model_describe(model), kv_tokens)};
+static need count_need(const grace_model *model, const grace_plan *plan, const gr_inspect_options *opt) {
+    need n = {.n_ranks = grace_cluster_ranks(plan->cluster), .kv_parts = opt->on_cuda ? 2 : 1};
+    n.kv = grace_kv_bytes(grace_model_describe(model), opt->kv_tokens) / n.kv_parts;
     for (int32_t rank = 0; rank < n.n_ranks; rank++) {
         grace_rank_memory m = grace_rank_memory_of(model, plan, rank);
         n.everywhere = m.weights - m.experts;
@@ -106,7 +113,8 @@ static void put_need(gr_json *o, const grace_model_info *m, const grace_plan *pl
     gr_json_set_string(o, "planner", plan->planner);
     gr_json_set_int(o, "rank_weight_bytes", n->weights);
     gr_json_set_int(o, "rank_replica_bytes", n->replicas);
-    gr_json_set_int(o, "kv_token_bytes", grace_model_kv_token_bytes(m));
+    gr_json_set_string(o, "device", gr_device_names[n->kv_parts == 2]);
+    gr_json_set_int(o, "kv_token_bytes", grace_model_kv_token_bytes(m) / n->kv_parts);
     gr_json_set_int(o, "kv_tokens", kv_tokens);
     gr_json_set_int(o, "rank_kv_bytes", n->kv);
     gr_json_set_int(o, "rank_bytes", n->weights + n->kv);
@@ -125,10 +133,14 @@ static void advise(gr_json *list, const char *format, int64_t number) {
     gr_json_push_string(list, text);
 }
 
+static int64_t kv_tokens_beside(const grace_model_info *m, const need *n, int64_t memory) {
+    return grace_kv_tokens(m, (memory - n->weights) * n->kv_parts);
+}
+
 /* What makes it fit, each by itself, the mildest first. */
 static gr_json *advice(const grace_model_info *m, const need *n, int64_t memory) {
     gr_json *list = gr_json_new_array();
-    const int64_t kv_tokens = grace_kv_tokens(m, memory - n->weights), one_page = grace_kv_bytes(m, 1);
+    const int64_t kv_tokens = kv_tokens_beside(m, n, memory), one_page = grace_kv_bytes(m, 1) / n->kv_parts;
     const int32_t n_ranks = ranks_for(m, n, memory, n->everywhere + n->kv), n_bare = ranks_for(m, n, memory, n->everywhere + one_page);
     if (kv_tokens > 0) advise(list, "KV cache: %lld tokens at most", kv_tokens);
     if (n_ranks > n->n_ranks) advise(list, "%lld ranks or more, without copies", n_ranks);
@@ -144,18 +156,32 @@ static void put_verdict(gr_json *o, const grace_model_info *m, const need *n, in
     gr_json_set_bool(o, "fits", left >= 0);
     if (left >= 0) {
         gr_json_set_int(o, "left_bytes", left);
-        gr_json_set_int(o, "left_kv_tokens", grace_kv_tokens(m, memory - n->weights) - kv_tokens);
+        gr_json_set_int(o, "left_kv_tokens", kv_tokens_beside(m, n, memory) - kv_tokens);
     } else {
         gr_json_set_int(o, "missing_bytes", -left);
         gr_json_set(o, "reduce", advice(m, n, memory));
     }
 }
 
-/* That of the file, or experts in order over the cluster that was named; one rank when nothing was. */
-static grace_status choose_plan(const gr_inspect_options *opt, const grace_model_info *m, grace_plan **plan) {
+/* Before a download there is config.json alone: the model with made-up weights has its sizes. A folder that lacks some of its shards is an error still. */
+static grace_status open_model(const char *dir, grace_model **out) {
     grace_status st = GRACE_OK;
+    char single[PATH_MAX], index[PATH_MAX];
+    GR_TRY(gr_path_join(single, sizeof single, dir, "model.safetensors"));
+    GR_TRY(gr_path_join(index, sizeof index, dir, "model.safetensors.index.json"));
+    const bool weightless = access(single, F_OK) != 0 && access(index, F_OK) != 0;
+    st = weightless ? grace_model_open_random(dir, 0, out) : grace_model_open(dir, out);
+done:
+    return st;
+}
+
+/* That of the file, or experts in order over the cluster that was named; one rank when nothing was. */
+static grace_status choose_plan(const gr_inspect_options *opt, const grace_model *model, grace_plan **plan) {
+    grace_status st = GRACE_OK;
+    const grace_model_info *m = grace_model_describe(model);
     grace_cluster cluster = {1, 1};
     int32_t ids[GRACE_LAYERS_MAX];
+    uint64_t seed, fingerprint = grace_model_is_random(model, &seed) ? 0 : m->fingerprint;     /* 0: unknown */
     grace_model_layer_ids(m, ids);
     if (opt->plan) {
         GR_TRY(grace_plan_load(opt->plan, plan));
@@ -163,7 +189,7 @@ static grace_status choose_plan(const gr_inspect_options *opt, const grace_model
     }
     if (opt->cluster) GR_TRY(grace_cluster_parse(opt->cluster, &cluster));
     if (!opt->plan) GR_TRY(grace_plan_contiguous(m->n_moe_layers, m->n_experts, m->top_k, cluster, plan));
-    GR_TRY(grace_plan_check(*plan, m->fingerprint, m->n_moe_layers, ids, m->n_experts, m->top_k, cluster));
+    GR_TRY(grace_plan_check(*plan, fingerprint, m->n_moe_layers, ids, m->n_experts, m->top_k, cluster));
 done:
     return st;
 }
@@ -173,11 +199,11 @@ grace_status gr_inspect_model(const gr_inspect_options *opt) {
     grace_model *model = NULL;
     grace_plan *plan = NULL;
     gr_json *o = gr_json_new_object();
-    GR_TRY(grace_model_open(opt->path, &model));
+    GR_TRY(open_model(opt->path, &model));
     const grace_model_info *m = grace_model_describe(model);
-    GR_TRY(choose_plan(opt, m, &plan));
-    const need n = count_need(model, plan, opt->kv_tokens);
-    GR_TRY(put_architecture(o, opt->path, m));
+    GR_TRY(choose_plan(opt, model, &plan));
+    const need n = count_need(model, plan, opt);
+    GR_TRY(put_architecture(o, opt->path, model));
     put_need(o, m, plan, &n, opt->kv_tokens);
     if (opt->memory) put_verdict(o, m, &n, opt->memory, opt->kv_tokens);
     st = gr_print_facts(opt, o);

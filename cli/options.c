@@ -48,7 +48,7 @@ static const struct argp_option options[] = {
 static const char *const exchange_names[] = {"per-expert", "flat", "hsc"};
 static const char *const route_names[GRACE_N_ROUTES] = {"primary", "wrr", "tar", "tar-entry", "joint"};
 static const char *const transport_names[] = {"self", "mpi", "tcp", "auto"};    /* grace_transport */
-static const char *const device_names[] = {"cpu", "cuda"};
+const char *const gr_device_names[2] = {"cpu", "cuda"};
 static const char *const kernel_names[] = {GR_CUDA_KERNEL_NAMES}, *const between_names[] = {GR_BETWEEN_NAMES};
 static const char *const homes_names[GRACE_N_HOMES] = {"round-robin", "vocab", "histogram"};
 #define N_OF(names) ((int)(sizeof(names) / sizeof *(names)))
@@ -134,7 +134,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case KEY_EXACT: o->engine.exact = true; break;
     case KEY_JSON: o->json = true; break;
     case KEY_SIMD: o->engine.simd = arg; break;
-    case KEY_DEVICE: o->engine.device = device_names[gr_arg_choice(state, "device", arg, device_names, 2)]; break;
+    case KEY_DEVICE: o->engine.device = gr_device_names[gr_arg_choice(state, "device", arg, gr_device_names, 2)]; break;
     case KEY_EXCHANGE: o->engine.exchange = (grace_exchange)gr_arg_choice(state, "exchange", arg, exchange_names, 3); break;
     case KEY_ROUTE: o->engine.route = (grace_route)gr_arg_choice(state, "route", arg, route_names, GRACE_N_ROUTES); break;
     case KEY_HOMES: o->engine.homes = (grace_homes)gr_arg_choice(state, "homes", arg, homes_names, GRACE_N_HOMES); break;

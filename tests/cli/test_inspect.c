@@ -125,6 +125,45 @@ static void a_folder_says_why_it_is_none_of_them(void **state) {
     says("Too many levels of symbolic links");
 }
 
+/* Of a model in bf16 all sizes are those with the weights; of one in MXFP4 those of its ranks. */
+static void the_configuration_is_enough(void **state) {
+    (void)state;
+    static const char *const keys[] = {"parameters", "active", "rank_weight_bytes", "kv_token_bytes", "rank_bytes", "left_bytes", "bytes"};
+    static const char *const folders[] = {MODEL, MICRO("gpt-oss")};
+    for (size_t f = 0; f < 2; f++) {
+        char script[512];
+        snprintf(script, sizeof script, "rm -rf bare && mkdir bare && cp %s/config.json bare", folders[f]);
+        SHELL(0, script);
+        for (size_t i = 0; i < sizeof keys / sizeof *keys - f; i++)
+            assert_true(ASKED(keys[i], "bare", "--cluster", "1x2", "--memory", "1") == ASKED(keys[i], folders[f], "--cluster", "1x2", "--memory", "1"));
+    }
+    GRACE(0, "inspect", "bare");
+    assert_non_null(strstr(last.out, "weights            none here: parameters and bytes are those of config.json, in bf16\n"));
+    assert_null(strstr(last.out, "fingerprint"));
+    GRACE(0, "inspect", MODEL);
+    assert_null(strstr(last.out, "none here"));
+    SHELL(0, "cp " MODEL "/config.json " MODEL "/model.safetensors.index.json bare");
+    GRACE(1, "inspect", "bare");
+    complains("model-00001-of-00003.safetensors");
+    GRACE(0, "plan", PROFILED, "--cluster", "2x2", "-o", "plan.json");
+    SHELL(0, "rm bare/model.safetensors.index.json");
+    assert_true(ASKED("rank_replica_bytes", "bare", "--plan", "plan.json") == ASKED("rank_replica_bytes", MODEL, "--plan", "plan.json"));
+}
+
+static void a_gpus_cache_is_half(void **state) {
+    (void)state;
+    char gib[32];
+    const double need = 34025856 + 160 * 6144.0;
+    snprintf(gib, sizeof gib, "%.17g", need * 0x1p-30);
+    assert_true(ASKED("kv_token_bytes", MODEL, "--device", "cuda") == 6144 && ASKED("kv_token_bytes", MODEL, "--device", "cpu") == 12288);
+    assert_true(ASKED("left_bytes", MODEL, "--kv-tokens", "150", "--memory", gib, "--device", "cuda") == 0);
+    assert_true(ASKED("left_kv_tokens", MODEL, "--kv-tokens", "150", "--memory", gib, "--device", "cuda") == 10);
+    snprintf(gib, sizeof gib, "%.17g", (need - 1) * 0x1p-30);
+    ADVICE("KV cache: 144 tokens at most", MODEL, "--kv-tokens", "150", "--memory", gib, "--device", "cuda");
+    GRACE(64, "inspect", MODEL, "--device", "gpu");
+    complains_of_usage("--device: expected cpu or cuda, found 'gpu'");
+}
+
 static void odd_questions_are_refused(void **state) {
     (void)state;
     GRACE(1, "inspect", MODEL, "--cluster", "2y2");
@@ -146,6 +185,8 @@ int main(void) {
         cmocka_unit_test(copies_of_a_plan_count),
         cmocka_unit_test(recordings_of_others_are_read),
         cmocka_unit_test(a_folder_says_why_it_is_none_of_them),
+        cmocka_unit_test(the_configuration_is_enough),
+        cmocka_unit_test(a_gpus_cache_is_half),
         cmocka_unit_test(odd_questions_are_refused),
     };
     return cmocka_run_group_tests(tests, folder_enter, folder_leave);

@@ -33,7 +33,7 @@ static void help_names_every_option(void **state) {
                "--decode-tokens", "--output", "--json", "--memory", "--replica-slots", "--balance", "--time-limit",
                "--objective", "--rates", "--shape", "--from", "--max-moves", "--equal-slots", "--no-homes", "--format");
     HELP_NAMES(HELP_OF("report"), "--output", "--json");
-    HELP_NAMES(HELP_OF("inspect"), "--cluster", "--plan", "--memory", "--kv-tokens", "--json");
+    HELP_NAMES(HELP_OF("inspect"), "--cluster", "--plan", "--memory", "--kv-tokens", "--device", "--json");
     HELP_NAMES(HELP_OF("pull"), "--revision", "--endpoint", "--include", "--exclude", "--wait-max", "--json", "HF_TOKEN");
     HELP_NAMES(HELP_OF("bench", "kernels"), "--threads", "--simd", "--repeat", "--out", "--in", "--json");
     HELP_NAMES(HELP_OF("bench", "plan"), "--clusters", "--seed", "--output", "--commit", "--json");
