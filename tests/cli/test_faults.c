@@ -168,11 +168,15 @@ static void two_signals_at_once_are_one(void **state) {
     SHELL(0, "ls -A session && rmdir session");
 }
 
-/* A block is written after some 16000 tokens of many more. */
+/* A block is written when a mebibyte of choices is there: after 4096 tokens of this network, which would go on for 400000. */
 static void an_interrupted_recording_is_named(void **state) {
     (void)state;
-    pid_t job = start(WORDS(GRACE_PROGRAM, "run", "-m", MODEL, "--prompt-tokens", "1000", "--requests", "2000", "-n", "0", "--batch-tokens",
-                            "512", "--trace", "big.trace"));
+    assert_int_equal(mkdir("many", 0777), 0);
+    write_text("many/config.json", "{\"model_type\": \"olmoe\", \"hidden_size\": 16, \"intermediate_size\": 8, \"num_attention_heads\": 2, "
+                                   "\"num_experts\": 32, \"num_experts_per_tok\": 16, \"num_hidden_layers\": 16, \"vocab_size\": 64, "
+                                   "\"max_position_embeddings\": 256, \"rms_norm_eps\": 1e-5}");
+    pid_t job = start(WORDS(GRACE_PROGRAM, "run", "-m", "many", "--random-weights", "1", "--prompt-tokens", "200", "--requests", "2000", "-n", "0", "--trace",
+                            "big.trace"));
     wait_until(a_block_is_there);
     assert_int_equal(kill(job, SIGINT), 0);
     finish(job, 128 + SIGINT);
