@@ -10,6 +10,7 @@
 #include "base/clock.h"
 
 enum { SOON_S = 60 };                   /* on a machine busy with other tests; by itself it takes one or two seconds */
+enum { BLOCK_BYTES_MOST = 1250000 };     /* of a recording: a mebibyte of choices, places of its tokens, what compression may add */
 
 static void ended_soon_for(const char *reason) {
     if (count(last.err, reason) != 1) fail_msg("expected '%s' once in:\n%s", reason, last.err);
@@ -86,10 +87,11 @@ static void wait_until(bool (*ready)(void)) {
 }
 
 static bool recording(void) { return n_files("long.trace.*") > 0; }
+/* All of one: what lies behind the most bytes that one can have is of the next. */
 static bool a_block_is_there(void) {
     glob_t found;
     struct stat info;
-    const bool there = glob("big.trace.*", 0, NULL, &found) == 0 && stat(found.gl_pathv[0], &info) == 0 && info.st_size > 8192;
+    const bool there = glob("big.trace.*", 0, NULL, &found) == 0 && stat(found.gl_pathv[0], &info) == 0 && info.st_size > BLOCK_BYTES_MOST;
     globfree(&found);
     return there;
 }
