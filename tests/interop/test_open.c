@@ -53,7 +53,8 @@ static void another_top_k_than_the_file_s_is_refused(void **state) {
     put_text(in(folder, "meta.json"), "{\"layers\":1,\"experts\":3,\"top_k\":2,\"tokens\":0}");
     assert_failed(gr_foreign_open(folder, &(gr_foreign_options){.top_k = 3}, &trace, &profile), GRACE_ERR_MISMATCH, "expected top_k 2");
     put_text(in(folder, "load.csv"), "layer,expert,count\n0,0,1\n0,1,2\n0,2,1\n");
-    assert_failed(gr_foreign_open(folder, &(gr_foreign_options){.top_k = 3}, &trace, &profile), GRACE_ERR_MISMATCH, "expected top_k 2, as meta.json has it, found 3");
+    assert_failed(gr_foreign_open(folder, &(gr_foreign_options){.top_k = 3}, &trace, &profile), GRACE_ERR_MISMATCH,
+                  "expected top_k 2, as meta.json has it, found 3");
     assert_true(!trace && !profile);
     assert_ok(gr_foreign_open(folder, &(gr_foreign_options){.top_k = 2}, &trace, &profile));
     assert_true(profile->info.top_k == 2);

@@ -164,12 +164,13 @@ static void cuts_a_run(const char *json, const char *what, size_t n, const char 
     free(text);
 }
 
-/* Each run is looked at a few times, not once for every character: a megabyte, or 4 KB where searches that are not compiled would look at it from every place. */
+/* Each run is looked at a few times, not once for every character: a megabyte, or 4 KB where searches that are not compiled would look at it from every
+ * place. */
 static void a_run_of_a_megabyte_is_cut_as_a_short_one(void **state) {
     (void)state;
     static const char gpt2[] = "{\"type\":\"ByteLevel\",\"add_prefix_space\":false}",
-        llama3[] = SPLIT("Regex", "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\\\r\\\\n\\\\p{L}\\\\p{N}]?\\\\p{L}+|\\\\p{N}{1,3}| ?[^\\\\s\\\\p{L}\\\\p{N}]+[\\\\r\\\\n]*|\\\\s*[\\\\r\\\\n]+|"
-                         "\\\\s+(?!\\\\S)|\\\\s+", "Isolated", "false"),
+        llama3[] = SPLIT("Regex", "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\\\r\\\\n\\\\p{L}\\\\p{N}]?\\\\p{L}+|\\\\p{N}{1,3}|"
+                         " ?[^\\\\s\\\\p{L}\\\\p{N}]+[\\\\r\\\\n]*|\\\\s*[\\\\r\\\\n]+|\\\\s+(?!\\\\S)|\\\\s+", "Isolated", "false"),
         deepseek2[] = SPLIT("Regex", "\\\\s+$", "Isolated", "false");
     enum { N = 1 << 20 };
     cuts_a_run(gpt2, " ", N, "x", 2, N - 1);
