@@ -204,6 +204,47 @@ static _Noreturn void exec_child(char **argv, const sigset_t *mask, pid_t parent
     _exit(EXIT_NO_EXEC);
 }
 
+/* ---- what mpirun leaves ---- */
+
+enum { LEAVE_MS = 10000, LOOK_MS = 5 };
+
+static bool all_gone(void) {
+    pid_t pid;
+    do pid = waitpid(-1, NULL, WNOHANG);
+    while (pid > 0);
+    return pid < 0 && errno == ECHILD;
+}
+
+static void kill_children(void) {
+    int pid;
+    FILE *children = fopen("/proc/thread-self/children", "r");
+    if (!children) return;
+    while (fscanf(children, "%d", &pid) == 1) kill((pid_t)pid, SIGKILL);
+    fclose(children);
+}
+
+/* mpirun may end before a rank that it has killed is gone, and ranks outlive an mpirun that was killed itself: they are our children then, since we are
+ * their subreaper. The children of one that we kill follow in the next look. */
+static void wait_for_ranks(void) {
+    for (int ms = 0; !all_gone(); ms += LOOK_MS) {
+        if (ms >= LEAVE_MS) kill_children();
+        if (ms >= 2 * LEAVE_MS) {
+            gr_log(GR_WARN, "launch", "mpirun ended; %d s later processes of it are still there", ms / 1000);
+            return;
+        }
+        nanosleep(&(struct timespec){.tv_nsec = LOOK_MS * 1000000L}, NULL);
+    }
+}
+
+/* mpirun was told to be quiet, so what no rank could say about itself is said here. */
+static void explain(int status, int exit_code) {
+    int sig = exit_code - 128;
+    if (sig == SIGKILL || sig == SIGSEGV || sig == SIGABRT || sig == SIGBUS || sig == SIGILL || sig == SIGFPE)
+        fprintf(stderr, "grace: %s was killed by signal %d (%s); the job was ended\n", WIFSIGNALED(status) ? "mpirun" : "a rank", sig, strsignal(sig));
+    else if (exit_code > 2 && sig != SIGINT && sig != SIGTERM)
+        fprintf(stderr, "grace: mpirun ended with code %d (GRACE_LOG=debug shows its messages)\n", exit_code);
+}
+
 static grace_status run_child(char **argv, int *exit_code) {
     grace_status st = GRACE_OK;
     struct sigaction old_int, old_term;
@@ -212,6 +253,7 @@ static grace_status run_child(char **argv, int *exit_code) {
     sigemptyset(&both);
     sigaddset(&both, SIGINT);
     sigaddset(&both, SIGTERM);
+    prctl(PR_SET_CHILD_SUBREAPER, 1);
     sigprocmask(SIG_BLOCK, &both, &mask);   /* none is lost between fork and knowing the child's id */
     pid_t parent = getpid();
     catch_signals(&old_int, &old_term);
@@ -222,21 +264,15 @@ static grace_status run_child(char **argv, int *exit_code) {
     sigprocmask(SIG_SETMASK, &mask, NULL);
     GR_CHECK(pid > 0, GRACE_ERR_IO, "cannot start a process: %s", strerror(errno));
     while (waitpid(pid, &status, 0) < 0) GR_CHECK(errno == EINTR, GRACE_ERR_IO, "cannot wait for mpirun: %s", strerror(errno));
+    child_pid = 0;
     *exit_code = WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+    wait_for_ranks();
+    explain(status, *exit_code);
 done:
     child_pid = 0;
     sigaction(SIGINT, &old_int, NULL);
     sigaction(SIGTERM, &old_term, NULL);
     return st;
-}
-
-/* mpirun was told to be quiet, so what no rank could say about itself is said here. */
-static void explain(int exit_code) {
-    int sig = exit_code - 128;
-    if (sig == SIGKILL || sig == SIGSEGV || sig == SIGABRT || sig == SIGBUS || sig == SIGILL || sig == SIGFPE)
-        fprintf(stderr, "grace: a rank was killed by signal %d (%s); the job was ended\n", sig, strsignal(sig));
-    else if (exit_code > 2 && sig != SIGINT && sig != SIGTERM)
-        fprintf(stderr, "grace: mpirun ended with code %d (GRACE_LOG=debug shows its messages)\n", exit_code);
 }
 
 grace_status gr_launch_ranks(int argc, char **argv, int n_ranks, int n_nodes, const char *wire_or_null, int *exit_code) {
@@ -252,7 +288,6 @@ grace_status gr_launch_ranks(int argc, char **argv, int n_ranks, int n_nodes, co
     if (n_ranks > RANKS_A_CORE_WARN * n_cores()) gr_log(GR_WARN, "launch", "%d ranks share %ld cores and take turns on them", n_ranks, n_cores());
     log_launch(&c, n_ranks, wire_or_null);
     GR_TRY(run_child(all, exit_code));
-    explain(*exit_code);
 done:
     free(all);
     return st;

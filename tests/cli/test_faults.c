@@ -12,12 +12,19 @@
 enum { SOON_S = 60 };                   /* on a machine busy with other tests; by itself it takes one or two seconds */
 enum { BLOCK_BYTES_MOST = 1250000 };     /* of a recording: a mebibyte of choices, places of its tokens, what compression may add */
 
+static void wait_until(bool (*ready)(void)) {
+    for (int i = 0; i < 6000 && !ready(); i++) nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
+    assert_true(ready());
+}
+
+static bool nobody_left(void) { return n_running(NULL, NULL) == 0; }
+
 static void ended_soon_for(const char *reason) {
     if (count(last.err, reason) != 1) fail_msg("expected '%s' once in:\n%s", reason, last.err);
     if (strstr(last.err, "--------")) fail_msg("mpirun printed a banner:\n%s", last.err);
     assert_string_equal(last.out, "");
     assert_true(last.seconds < SOON_S);
-    assert_int_equal(n_running(NULL, NULL), 0);
+    assert_int_equal(n_running(NULL, NULL), 0);         /* also what mpirun did not wait for */
 }
 
 static void a_plan_for_more_ranks_is_refused_once(void **state) {
@@ -53,6 +60,7 @@ static void one_rank_that_fails_to_load_ends_the_job(void **state) {
     (void)state;
     ends_with(1, WORDS(GRACE_MPIRUN, "-q", "-np", "3", GRACE_PROGRAM, "run", "-m", MODEL, "-p", "hello", "--nodes", "2",
                        ":", "-np", "1", GRACE_PROGRAM, "run", "-m", "nothing", "-p", "hello", "--nodes", "2"));
+    wait_until(nobody_left);                            /* mpirun by hand may end before a rank is gone */
     ended_soon_for("rank 3: nothing/config.json: No such file or directory");
     complains("grace: ");
 }
@@ -81,9 +89,14 @@ static void a_nan_on_one_rank_ends_the_job(void **state) {
     assert_int_equal(n_files("nan.trace"), 0);
 }
 
-static void wait_until(bool (*ready)(void)) {
-    for (int i = 0; i < 6000 && !ready(); i++) nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
-    assert_true(ready());
+/* A rank that needs a second to go, after an mpirun that does not wait for it. */
+static void what_mpirun_leaves_is_waited_for(void **state) {
+    (void)state;
+    assert_int_equal(mkdir("hasty", 0777), 0);
+    write_text("hasty/mpirun", "#!/bin/sh\nsleep 1 &\nexit 1\n");
+    assert_int_equal(chmod("hasty/mpirun", 0777), 0);
+    SHELL(1, "PATH=$PWD/hasty:$PATH exec $G run -m $M -p hello -n 2 --ranks 2x2");
+    assert_int_equal(n_running(NULL, NULL), 0);
 }
 
 static bool recording(void) { return n_files("long.trace.*") > 0; }
@@ -95,7 +108,6 @@ static bool a_block_is_there(void) {
     globfree(&found);
     return there;
 }
-static bool nobody_left(void) { return n_running(NULL, NULL) == 0; }
 
 /* In the middle of 2000 tokens, which take several seconds at least. */
 static void a_killed_rank_ends_the_job(void **state) {
@@ -109,11 +121,28 @@ static void a_killed_rank_ends_the_job(void **state) {
     double killed_us = gr_now_us();
     assert_int_equal(kill(victim, SIGKILL), 0);
     finish(job, 128 + SIGKILL);
-    wait_until(nobody_left);
     assert_true(gr_now_us() - killed_us < SOON_S * 1e6);
     ended_soon_for("grace: a rank was killed by signal 9 (Killed); the job was ended");
     says("waiting for rank 2");
     assert_int_equal(n_files("long.trace*"), 0);        /* no block was whole */
+}
+
+/* As where memory runs out. Its ranks notice and end, or are ended. */
+static void a_killed_mpirun_ends_the_job(void **state) {
+    (void)state;
+    assert_int_equal(mkdir("noting", 0777), 0);
+    write_text("noting/mpirun", "#!/bin/sh\necho $$ >noting/pid\nexec " GRACE_MPIRUN " \"$@\"\n");
+    assert_int_equal(chmod("noting/mpirun", 0777), 0);
+    pid_t job = start(WORDS("sh", "-c", "TMPDIR=$PWD/noting OMPI_MCA_btl=self,tcp PATH=$PWD/noting:$PATH "     /* what it cannot remove stays here */
+                            "exec $G run -m $M -p hello -n 2000 --ignore-eos --ranks 1x2 --trace long.trace"));
+    wait_until(recording);
+    char *mpirun = read_file("noting/pid", &(size_t){0});
+    assert_int_equal(kill((pid_t)atoi(mpirun), SIGKILL), 0);
+    free(mpirun);
+    finish(job, 128 + SIGKILL);
+    assert_int_equal(n_running(NULL, NULL), 0);
+    says("grace: mpirun was killed by signal 9 (Killed); the job was ended");
+    SHELL(0, "rm -f long.trace.*");
 }
 
 /* Alive, and never answers. */
@@ -125,7 +154,6 @@ static void a_stopped_rank_is_named_after_the_deadline(void **state) {
     assert_int_equal(n_running("OMPI_COMM_WORLD_RANK=1", &victim), 1);
     assert_int_equal(kill(victim, SIGSTOP), 0);
     finish(job, 1);
-    wait_until(nobody_left);
     ended_soon_for("grace: rank 0: ");          /* "dispatch of layer 5: 3 rows from rank 1 missing after 4 s", wherever it was */
     assert_int_equal(count(last.err, "rank 0: "), 1);
     says(" rank 1 ");
@@ -140,7 +168,7 @@ static void an_interrupted_job_ends_with_all_its_ranks(void **state) {
     wait_until(recording);
     assert_int_equal(kill(job, SIGTERM), 0);
     finish(job, ANY_FAILURE);            /* 143, or what mpirun makes of it */
-    wait_until(nobody_left);
+    assert_int_equal(n_running(NULL, NULL), 0);
     assert_string_equal(last.out, "");
     assert_int_equal(n_files("long.trace*"), 0);        /* what rank 0 says of it may be lost in mpirun's end */
 }
@@ -165,7 +193,7 @@ static void two_signals_at_once_are_one(void **state) {
     wait_until(recording);
     assert_int_equal(kill(job, SIGINT), 0);
     finish(job, ANY_FAILURE);
-    wait_until(nobody_left);
+    assert_int_equal(n_running(NULL, NULL), 0);
     assert_int_equal(n_files("long.trace*"), 0);
     SHELL(0, "ls -A session && rmdir session");
 }
@@ -199,7 +227,9 @@ int main(void) {
         cmocka_unit_test(a_request_that_no_rank_can_run_is_reported_once),
         cmocka_unit_test(homes_that_change_are_not_recorded),
         cmocka_unit_test(a_nan_on_one_rank_ends_the_job),
+        cmocka_unit_test(what_mpirun_leaves_is_waited_for),
         cmocka_unit_test(a_killed_rank_ends_the_job),
+        cmocka_unit_test(a_killed_mpirun_ends_the_job),
         cmocka_unit_test(a_stopped_rank_is_named_after_the_deadline),
         cmocka_unit_test(an_interrupted_job_ends_with_all_its_ranks),
         cmocka_unit_test(two_signals_at_once_are_one),
