@@ -13,7 +13,7 @@
 
 extern char **environ;
 
-enum { LIMIT_S = 120 };
+enum { LIMIT_S = 500 };
 
 outcome last;
 

@@ -35,7 +35,7 @@ extern outcome last;                    /* of the program that ended last; code 
 #define GRACE(code, ...) ends_with((code), WORDS(GRACE_PROGRAM, __VA_ARGS__))
 #define SHELL(code, script) ends_with((code), WORDS("sh", "-c", (script)))     /* $G is grace, $M the model */
 enum { ANY_FAILURE = -1 };              /* as a code: any but 0 */
-void ends_with(int code, const char *const *words);    /* runs, at most two minutes */
+void ends_with(int code, const char *const *words);    /* runs, at most eight minutes */
 pid_t start(const char *const *words);
 void finish(pid_t pid, int code);
 

@@ -3,7 +3,8 @@
 mode=$1 mpirun=$2 prog=$3
 out=$(mktemp) || exit 1
 trap 'rm -f "$out"' EXIT
-limit=60 deadline=90                # on a machine busy with other tests; by itself it takes a second
+export OMPI_MCA_odls_base_sigkill_timeout=4     # from SIGTERM to SIGKILL; by itself it is one second, of which a busy machine may give a rank too little
+limit=240 deadline=300              # on a machine busy with other tests; by itself it takes a second
 [ "$mode" = late ] && deadline=2
 
 timeout -k 5 $limit "$mpirun" -q -np 4 "$prog" "$mode" 1 $deadline > "$out" 2>&1

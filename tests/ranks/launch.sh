@@ -1,11 +1,12 @@
 #!/bin/sh
 # launch.sh LAUNCH_PROG: --ranks starts a job, passes arguments, stdin, signals and the exit code on, and says what went wrong.
 prog=$1
+export OMPI_MCA_odls_base_sigkill_timeout=4     # from SIGTERM to SIGKILL; by itself it is one second, of which a busy machine may give a rank too little
 out=$(mktemp) || exit 1
 trap 'rm -f "$out"' EXIT
 fail() { cat "$out"; echo "FAILED: $*"; exit 1; }
 says() { grep -q -e "$1" "$out" || fail "expected: $1"; }
-runs() { expected=$1; shift; timeout -k 5 60 "$prog" "$@" > "$out" 2>&1; code=$?; [ $code -eq "$expected" ] || fail "$*: exit code $code, not $expected"; }
+runs() { expected=$1; shift; timeout -k 5 240 "$prog" "$@" > "$out" 2>&1; code=$?; [ $code -eq "$expected" ] || fail "$*: exit code $code, not $expected"; }
 
 echo hello | GRACE_LOG=info "$prog" --before x --ranks 2x2 ok > "$out" 2>&1 || fail "a good job failed"
 says '^\[--before\]\[x\]\[--ranks\]\[2x2\]\[ok\] nodes: 2 stdin: hello$'

@@ -33,7 +33,7 @@ static grace_status be_a_rank(int argc, char **argv) {
     while (more) {
         more = strcmp(mode, "ok") != 0;
         GR_TRY(gr_comm_allreduce(c, &more, 1, GR_MAX));
-        if (c->rank == 1 && strcmp(mode, "kill") == 0) usleep(200000), raise(SIGKILL);      /* the others wait for it by then */
+        if (c->rank == 1 && strcmp(mode, "kill") == 0) sleep(1), raise(SIGKILL);      /* the others wait for it by then */
     }
 done:
     grace_comm_close(c);
