@@ -15,7 +15,7 @@
 #include "comm/line_parts.h"
 #include "comm/tcp_socket.h"
 
-enum { ADDRESSES_MAX = 8, PATIENCE_US = 2000000, ANSWER_US = 500000 };
+enum { ADDRESSES_MAX = 8, PATIENCE_US = 2000000, ANSWER_US = 2000000 };
 
 /* What a rank tells all. */
 typedef struct place {
