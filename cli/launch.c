@@ -208,11 +208,14 @@ static _Noreturn void exec_child(char **argv, const sigset_t *mask, pid_t parent
 
 enum { LEAVE_MS = 10000, LOOK_MS = 5 };
 
+static bool has_children(void) {
+    siginfo_t info;
+    return waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) == 0;
+}
+
 static bool all_gone(void) {
-    pid_t pid;
-    do pid = waitpid(-1, NULL, WNOHANG);
-    while (pid > 0);
-    return pid < 0 && errno == ECHILD;
+    while (waitpid(-1, NULL, WNOHANG) > 0) {}
+    return !has_children();
 }
 
 static void kill_children(void) {
@@ -250,10 +253,11 @@ static grace_status run_child(char **argv, int *exit_code) {
     struct sigaction old_int, old_term;
     sigset_t both, mask;
     int status = 0;
+    const bool alone = !has_children();     /* a shell that started others and then became us (exec) leaves us its own: those are nobody's to end */
     sigemptyset(&both);
     sigaddset(&both, SIGINT);
     sigaddset(&both, SIGTERM);
-    prctl(PR_SET_CHILD_SUBREAPER, 1);
+    if (alone) prctl(PR_SET_CHILD_SUBREAPER, 1);
     sigprocmask(SIG_BLOCK, &both, &mask);   /* none is lost between fork and knowing the child's id */
     pid_t parent = getpid();
     catch_signals(&old_int, &old_term);
@@ -266,7 +270,7 @@ static grace_status run_child(char **argv, int *exit_code) {
     while (waitpid(pid, &status, 0) < 0) GR_CHECK(errno == EINTR, GRACE_ERR_IO, "cannot wait for mpirun: %s", strerror(errno));
     child_pid = 0;
     *exit_code = WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
-    wait_for_ranks();
+    if (alone) wait_for_ranks();
     explain(status, *exit_code);
 done:
     child_pid = 0;

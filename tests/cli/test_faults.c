@@ -99,6 +99,14 @@ static void what_mpirun_leaves_is_waited_for(void **state) {
     assert_int_equal(n_running(NULL, NULL), 0);
 }
 
+/* `sleep` stands for what a script started before it became grace. */
+static void children_of_before_are_nobodys_to_end(void **state) {
+    (void)state;
+    SHELL(1, "sleep 600 & echo $! >before; PATH=$PWD/hasty:$PATH exec $G run -m $M -p hello -n 2 --ranks 2x2");
+    SHELL(0, "kill $(cat before)");                     /* it is still there */
+    wait_until(nobody_left);
+}
+
 /* mpirun gives a rank that it ends one second to say where it was and to remove its recording; here it may have less of that second than it needs. */
 static int patient(void **state) {
     (void)state;
@@ -239,6 +247,7 @@ int main(void) {
         cmocka_unit_test(homes_that_change_are_not_recorded),
         cmocka_unit_test(a_nan_on_one_rank_ends_the_job),
         cmocka_unit_test(what_mpirun_leaves_is_waited_for),
+        cmocka_unit_test(children_of_before_are_nobodys_to_end),
         cmocka_unit_test_setup_teardown(a_killed_rank_ends_the_job, patient, patient_no_more),
         cmocka_unit_test(a_killed_mpirun_ends_the_job),
         cmocka_unit_test_setup_teardown(a_stopped_rank_is_named_after_the_deadline, patient, patient_no_more),
