@@ -74,8 +74,8 @@ class Results:
         s.write()
 
     def write(s):
-        os.makedirs(os.path.dirname(s.path), exist_ok=True)
         """The numbers first: a table that cannot be made of them loses none."""
+        os.makedirs(os.path.dirname(s.path), exist_ok=True)
         replace(s.path, json.dumps(s.doc, indent=1) + "\n")
         replace(os.path.splitext(s.path)[0] + ".md", s.table(s.doc))
 
