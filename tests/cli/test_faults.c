@@ -1,6 +1,7 @@
 /* Jobs of several ranks that cannot go on: they end within seconds, with a failure, the reason once, and nothing left behind. */
 #include "program.h"
 
+#include <errno.h>
 #include <glob.h>
 #include <signal.h>
 #include <sys/stat.h>
@@ -89,20 +90,27 @@ static void a_nan_on_one_rank_ends_the_job(void **state) {
     assert_int_equal(n_files("nan.trace"), 0);
 }
 
-/* A rank that needs a second to go, after an mpirun that does not wait for it. */
+/* In a folder bin, for the PATH of who starts grace. */
+static void put_mpirun(const char *script) {
+    assert_true(mkdir("bin", 0777) == 0 || errno == EEXIST);
+    write_text("bin/mpirun", script);
+    assert_int_equal(chmod("bin/mpirun", 0777), 0);
+}
+
+#define HASTY "#!/bin/sh\nsleep 1 &\nexit 1\n"       /* its rank needs a second to go; it does not wait for it */
+
 static void what_mpirun_leaves_is_waited_for(void **state) {
     (void)state;
-    assert_int_equal(mkdir("hasty", 0777), 0);
-    write_text("hasty/mpirun", "#!/bin/sh\nsleep 1 &\nexit 1\n");
-    assert_int_equal(chmod("hasty/mpirun", 0777), 0);
-    SHELL(1, "PATH=$PWD/hasty:$PATH exec $G run -m $M -p hello -n 2 --ranks 2x2");
+    put_mpirun(HASTY);
+    SHELL(1, "PATH=$PWD/bin:$PATH exec $G run -m $M -p hello -n 2 --ranks 2x2");
     assert_int_equal(n_running(NULL, NULL), 0);
 }
 
 /* `sleep` stands for what a script started before it became grace. */
 static void children_of_before_are_nobodys_to_end(void **state) {
     (void)state;
-    SHELL(1, "sleep 600 & echo $! >before; PATH=$PWD/hasty:$PATH exec $G run -m $M -p hello -n 2 --ranks 2x2");
+    put_mpirun(HASTY);
+    SHELL(1, "sleep 600 & echo $! >before; PATH=$PWD/bin:$PATH exec $G run -m $M -p hello -n 2 --ranks 2x2");
     SHELL(0, "kill $(cat before)");                     /* it is still there */
     wait_until(nobody_left);
 }
@@ -149,13 +157,11 @@ static void a_killed_rank_ends_the_job(void **state) {
 /* As where memory runs out. Its ranks notice and end, or are ended. */
 static void a_killed_mpirun_ends_the_job(void **state) {
     (void)state;
-    assert_int_equal(mkdir("noting", 0777), 0);
-    write_text("noting/mpirun", "#!/bin/sh\necho $$ >noting/pid\nexec " GRACE_MPIRUN " \"$@\"\n");
-    assert_int_equal(chmod("noting/mpirun", 0777), 0);
-    pid_t job = start(WORDS("sh", "-c", "TMPDIR=$PWD/noting OMPI_MCA_btl=self,tcp PATH=$PWD/noting:$PATH "     /* what it cannot remove stays here */
+    put_mpirun("#!/bin/sh\necho $$ >bin/pid\nexec " GRACE_MPIRUN " \"$@\"\n");
+    pid_t job = start(WORDS("sh", "-c", "TMPDIR=$PWD/bin OMPI_MCA_btl=self,tcp PATH=$PWD/bin:$PATH "     /* what it cannot remove stays here */
                             "exec $G run -m $M -p hello -n 2000 --ignore-eos --ranks 1x2 --trace long.trace"));
     wait_until(recording);
-    char *mpirun = read_file("noting/pid", &(size_t){0});
+    char *mpirun = read_file("bin/pid", &(size_t){0});
     assert_int_equal(kill((pid_t)atoi(mpirun), SIGKILL), 0);
     free(mpirun);
     finish(job, 128 + SIGKILL);
