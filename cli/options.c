@@ -9,7 +9,7 @@
 #include "compute/compute.h"
 
 enum { KEY_RANKS = 0x100, KEY_NODES, KEY_WIRE, KEY_TRANSPORT, KEY_PLAN, KEY_EXCHANGE, KEY_ROUTE, KEY_HOMES, KEY_EXACT, KEY_THREADS, KEY_SIMD,
-        KEY_DEVICE, KEY_KERNELS, KEY_BETWEEN, KEY_PLAIN, KEY_TURNS, KEY_KV, KEY_BATCH, KEY_DEADLINE, KEY_JSON };
+        KEY_DEVICE, KEY_KERNELS, KEY_BETWEEN, KEY_PLAIN, KEY_STEP_BY_STEP, KEY_TURNS, KEY_KV, KEY_BATCH, KEY_DEADLINE, KEY_JSON };
 
 static const struct argp_option options[] = {
     {0, 0, 0, 0, "Model and placement:", 1},
@@ -35,6 +35,7 @@ static const struct argp_option options[] = {
     {"kernels", KEY_KERNELS, "KIND", 0, "with --device cuda: auto (default), hopper, mma or plain", 3},
     {"between", KEY_BETWEEN, "KIND", 0, "with --device cuda, rows between nodes: sockets, nccl, staged (through host memory), or auto (default):"
                                      " docs/wires.md", 3},
+    {"step-by-step", KEY_STEP_BY_STEP, 0, 0, "with --device cuda: no step is launched before the ids of the one before are known", 3},
     {"plain-wire", KEY_PLAIN, 0, 0, "with --device cuda: rows between nodes as they are, not packed bit for bit", 3},
     {"turns-from", KEY_TURNS, "N", 0, "with --device cuda, several ranks: rows of a rank in a step from which two halves of them take turns, one travels while "
                                       "the other is computed; in one node from 8 times as many (default 1024; 0: never)", 3},
@@ -113,6 +114,10 @@ static error_t parse_for_cuda(int key, char *arg, struct argp_state *state) {
     case KEY_PLAIN:
         o->for_cuda = "plain-wire";
         o->engine.plain_wire = true;
+        break;
+    case KEY_STEP_BY_STEP:
+        o->for_cuda = "step-by-step";
+        o->engine.step_by_step = true;
         break;
     case KEY_TURNS:
         o->for_cuda = "turns-from";

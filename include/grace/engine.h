@@ -56,6 +56,7 @@ typedef struct grace_engine_options {
     bool plain_wire;                /* cuda: rows between nodes travel as they are, not packed bit for bit */
     int32_t turns_from;             /* cuda, several ranks: rows of a rank in a step from which halves of it take turns, in one node 8 times as many; 0: never;
                                      * 1024 */
+    bool step_by_step;              /* cuda: a step begins when the ids of the one before are known; else steps of generated tokens are launched ahead */
     const char *trace_path;         /* record routing there (written by rank 0), unless homes is HISTOGRAM; NULL: do not */
     const char *const *trace_domains;   /* names requests' domains refer to */
     int32_t n_trace_domains;
@@ -72,7 +73,7 @@ typedef struct grace_engine grace_engine;
 grace_engine_options grace_engine_defaults(void);
 /* Collective. Loads the experts this rank hosts. All ranks return the same code. The caller closes. */
 grace_status grace_engine_open(const grace_model *model, const grace_engine_options *opt, grace_engine **out);
-void grace_engine_close(grace_engine *engine);
+void grace_engine_close(grace_engine *engine);      /* waits for a step that was launched ahead, at most the deadline */
 
 /* ---- memory: what a rank will hold, known before an engine is open. The buffers of a step come on top ---- */
 typedef struct grace_rank_memory {
@@ -123,7 +124,8 @@ typedef struct grace_result {
 grace_request grace_request_defaults(void);
 /* Fails with ARG (empty prompt, id outside the vocabulary, bad sampling values), LIMIT (longer than context or KV cache). */
 grace_status grace_engine_submit(grace_engine *engine, const grace_request *req);
-/* One step of all ranks. *more is false once no rank has work. Collective. */
+/* One step of all ranks. *more is false once no rank has work. On cuda the next may be launched already when it returns (step_by_step). After a failure
+ * every further call fails with ARG. Collective. */
 grace_status grace_engine_step(grace_engine *engine, bool *more);
 grace_status grace_engine_run(grace_engine *engine);            /* step until nothing is left */
 /* Makes every result known on every rank. Collective, after the run. */
@@ -152,7 +154,7 @@ typedef struct grace_link_count { int64_t rows, bytes_payload, bytes_wire; } gra
 typedef struct grace_stats {
     int32_t n_ranks, n_nodes, n_layers, n_steps;
     int64_t n_tokens;               /* rows computed by all ranks */
-    int64_t n_prefill, n_decode;    /* of them */
+    int64_t n_prefill, n_decode;    /* of them; where steps are launched ahead, a row more behind each end of text */
     double prefill_us, decode_us;   /* wall time of the steps; a step with rows of both kinds is shared between them by rows */
     grace_link_count dispatch[GRACE_N_STAGES][GRACE_N_LINKS], combine[GRACE_N_STAGES][GRACE_N_LINKS];   /* all ranks */
     int64_t *pair_rows;             /* [n_ranks from, n_ranks to] rows dispatched plus combined, all stages; self: rows that stay */
@@ -172,7 +174,7 @@ typedef struct grace_stats {
     int64_t kv_tokens_displaced;    /* replica_bytes_max / KV bytes of a token */
 } grace_stats;
 
-/* From the next step on cuda takes time_us too, which cpu always does: by events on the GPU at the borders of stages, over which nothing overlaps, and
+/* From the next step that is launched on cuda takes time_us too, which cpu always does: by events on the GPU at the borders of stages, over which nothing overlaps, and
  * without replays, so that steps take longer. On every rank alike. */
 void grace_engine_time_stages(grace_engine *engine, bool on);
 

@@ -22,6 +22,7 @@ typedef struct gr_compute gr_compute;
 typedef struct gr_weight gr_weight;     /* a tensor the backend can compute with; cpu borrows the mapped file */
 
 enum { GR_KV_PAGE = 16 };               /* tokens of a KV page */
+enum { GR_FLIGHTS = 2 };                /* steps that may be queued while the end of none is read */
 
 /* What the rows of a step are; backend memory. A backend that pads (ops->padded) gets rows with kv_sequence -1 at the end: they add nothing to the
  * cache, attend to nothing and choose no slot. */
@@ -157,9 +158,11 @@ typedef struct gr_compute_ops {
     void (*release)(gr_compute *c, void *memory);
     grace_status (*upload)(gr_compute *c, void *to, const void *host, size_t bytes);        /* host may be reused at once */
     grace_status (*download)(gr_compute *c, void *host, const void *from, size_t bytes);
-    /* Waits for all that was queued; n bytes from backend memory are here then, too. Fails with NUMERIC where a gate or a draw met NaN or infinity, COMM where
-     * the device is gone. */
-    grace_status (*finish)(gr_compute *c, void *host, const void *from, size_t n);
+    /* What was queued up to here is a step, number `flight` < GR_FLIGHTS of those under way. n ids from backend memory, at most a draw's, are kept for its
+     * finish, which waits for the step, but for nothing queued behind it, and brings them here. finish fails with NUMERIC where a gate or a draw met NaN or
+     * infinity, COMM where the device is gone. */
+    grace_status (*end)(gr_compute *c, int32_t flight, const int32_t *from, int32_t n);
+    grace_status (*finish)(gr_compute *c, int32_t flight, int32_t *host, int32_t n);
 
     /* A tensor, or several of one width below each other, each with its bias [1, rows] (data NULL: none). cpu borrows the memory. */
     grace_status (*weight_open)(gr_compute *c, const grace_tensor *tensor, gr_weight **out);
@@ -180,8 +183,8 @@ typedef struct gr_compute_ops {
     /* Before the first entry that takes rows, and when the turn of other rows comes: what follows is of these. */
     grace_status (*begin)(gr_compute *c, const gr_step_rows *rows);
 
-    /* out[i] = table[ids[i]] */
-    grace_status (*embed)(gr_compute *c, const gr_weight *table, const int32_t *ids, int32_t n_rows, void *out);
+    /* out[i] = table[id], the id being ids[i], or, where that is below 0, drawn[-1 - ids[i]]: what the host does not know yet */
+    grace_status (*embed)(gr_compute *c, const gr_weight *table, const int32_t *ids, const int32_t *drawn, int32_t n_rows, void *out);
     /* out[i] = x[i] / rms(x[i]) * w; out may be x */
     grace_status (*norm)(gr_compute *c, const gr_weight *w, float eps, const void *x, int32_t n_rows, void *out);
     /* out [n_rows, W.rows] = x [n_rows, W.cols] W^T (+ bias) */

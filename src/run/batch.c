@@ -4,15 +4,29 @@
 
 #include "base/memory.h"
 
+static grace_status open_fill(gr_fill *f, int32_t flight, int32_t n_rows_max) {
+    grace_status st = GRACE_OK;
+    f->step.flight = flight;
+    GR_CALLOC(f->step.id, n_rows_max);
+    GR_CALLOC(f->step.sequence, n_rows_max);
+    GR_CALLOC(f->step.position, n_rows_max);
+    GR_CALLOC(f->step.kv_sequence, n_rows_max);
+    GR_CALLOC(f->request_of_row, n_rows_max);
+    GR_CALLOC(f->wants_logits, n_rows_max);
+done:
+    return st;
+}
+
+static void close_fill(gr_fill *f) {
+    void *const all[] = {f->step.id, f->step.sequence, f->step.position, f->step.kv_sequence, f->request_of_row, f->wants_logits};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) free(all[i]);
+}
+
 grace_status gr_batch_init(gr_batch *b, int32_t rank, int32_t n_ranks, int32_t n_rows_max) {
     grace_status st = GRACE_OK;
     *b = (gr_batch){.rank = rank, .n_ranks = n_ranks, .n_rows_max = n_rows_max};
-    GR_CALLOC(b->step.id, n_rows_max);
-    GR_CALLOC(b->step.sequence, n_rows_max);
-    GR_CALLOC(b->step.position, n_rows_max);
-    GR_CALLOC(b->step.kv_sequence, n_rows_max);
-    GR_CALLOC(b->request_of_row, n_rows_max);
-    GR_CALLOC(b->wants_logits, n_rows_max);
+    b->fill = b->fills;
+    for (int32_t i = 0; i < GR_FLIGHTS; i++) GR_TRY(open_fill(&b->fills[i], i, n_rows_max));
 done:
     return st;
 }
@@ -27,12 +41,7 @@ static void sequence_free(gr_sequence *s) {
 void gr_batch_free(gr_batch *b) {
     for (int32_t i = 0; i < b->n; i++) sequence_free(b->sequences[i]);
     free(b->sequences);
-    free(b->step.id);
-    free(b->step.sequence);
-    free(b->step.position);
-    free(b->step.kv_sequence);
-    free(b->request_of_row);
-    free(b->wants_logits);
+    for (int32_t i = 0; i < GR_FLIGHTS; i++) close_fill(&b->fills[i]);
     *b = (gr_batch){0};
 }
 
@@ -42,7 +51,7 @@ grace_status gr_batch_add(gr_batch *b, const grace_request *req) {
     GR_RESERVE(b->sequences, b->n + 1, b->capacity);
     GR_CALLOC(s, 1);
     s->request = *req;
-    s->kv = -1;
+    s->kv = s->row_ahead = -1;
     s->result.home = s->result.first_home = b->n % b->n_ranks;
     GR_CALLOC(s->prompt, req->n_prompt);
     GR_CALLOC(s->result.ids, req->n_generate);
@@ -60,54 +69,76 @@ int32_t gr_sequence_token(const gr_sequence *s, int32_t position) {
 }
 
 /* Logits are needed where a token is drawn, scored or shown. */
-static bool wants_logits(const gr_sequence *s, int32_t position) {
+static bool wants_logits(const gr_sequence *s, int32_t position, int32_t n_known) {
     if (s->request.score || s->request.on_logits) return true;
-    return position + 1 == gr_sequence_known(s) && (s->request.n_generate > 0 || position + 1 == s->request.n_prompt);
+    return position + 1 == n_known && (s->request.n_generate > 0 || position + 1 == s->request.n_prompt);
 }
 
 static void add_rows(gr_batch *b, int32_t index, int32_t n) {
-    gr_sequence *s = b->sequences[index];
+    const gr_sequence *s = b->sequences[index];
+    const bool ahead = s->row_ahead >= 0;       /* of a row that is under way, n == 1 */
+    gr_fill *f = b->fill;
     for (int32_t i = 0; i < n; i++) {
-        int32_t row = b->step.n_rows++, position = s->n_computed + i;
-        b->step.id[row] = gr_sequence_token(s, position);
-        b->step.sequence[row] = index;
-        b->step.position[row] = position;
-        b->step.kv_sequence[row] = s->kv;
-        b->request_of_row[row] = index;
-        b->wants_logits[row] = wants_logits(s, position);
+        int32_t row = f->step.n_rows++, position = s->n_computed + ahead + i;
+        f->step.id[row] = ahead ? -1 - s->row_ahead : gr_sequence_token(s, position);
+        f->step.sequence[row] = index;
+        f->step.position[row] = position;
+        f->step.kv_sequence[row] = s->kv;
+        f->request_of_row[row] = index;
+        f->wants_logits[row] = wants_logits(s, position, gr_sequence_known(s) + ahead);
     }
 }
 
 static bool is_decoding(const gr_sequence *s) { return s->n_computed >= s->request.n_prompt; }
+/* Its row under way draws the last token it may. */
+static bool is_at_length(const gr_sequence *s) { return s->row_ahead >= 0 && s->result.n_ids + 1 >= s->request.n_generate; }
 
 static int32_t min32(int32_t a, int32_t b) { return a < b ? a : b; }
 
-void gr_batch_fill(gr_batch *b, gr_kv *kv) {
-    b->step.n_rows = b->step.n_decode = b->n_prefill = b->n_decode = b->n_started = 0;
-    while (b->first_open < b->n && (b->sequences[b->first_open]->finished || b->sequences[b->first_open]->result.home != b->rank)) b->first_open++;
-    for (int32_t i = b->first_open; i < b->n && b->step.n_rows < b->n_rows_max; i++) {
-        gr_sequence *s = b->sequences[i];
-        if (s->finished || s->kv < 0 || !is_decoding(s)) continue;
+static void add_decoding(gr_batch *b) {
+    gr_fill *f = b->fill;
+    for (int32_t i = b->first_open; i < b->n && f->step.n_rows < b->n_rows_max; i++) {
+        const gr_sequence *s = b->sequences[i];
+        if (s->finished || s->kv < 0 || !is_decoding(s) || is_at_length(s)) continue;
         add_rows(b, i, 1);
-        b->step.n_decode = ++b->n_decode;
+        f->step.n_decode = ++f->n_decode;
     }
+}
+
+static void add_prompts(gr_batch *b, gr_kv *kv) {
+    gr_fill *f = b->fill;
     bool waiting = false;
-    for (int32_t i = b->first_open; i < b->n && b->step.n_rows < b->n_rows_max; i++) {
+    for (int32_t i = b->first_open; i < b->n && f->step.n_rows < b->n_rows_max; i++) {
         gr_sequence *s = b->sequences[i];
         if (s->finished || s->result.home != b->rank || (s->kv >= 0 && is_decoding(s))) continue;
         if (s->kv < 0 && !waiting) s->kv = gr_kv_take(kv, s->request.n_prompt + s->request.n_generate);
         waiting = waiting || s->kv < 0;
         if (s->kv < 0) continue;        /* none begins before a request that waits for memory; one that came running goes on */
-        int32_t n = min32(s->request.n_prompt - s->n_computed, b->n_rows_max - b->step.n_rows);
+        int32_t n = min32(s->request.n_prompt - s->n_computed, b->n_rows_max - f->step.n_rows);
         add_rows(b, i, n);
-        b->n_prefill += n;
-        b->n_started += s->n_computed == 0;
+        f->n_prefill += n;
+        f->n_started += s->n_computed == 0;
     }
 }
 
-void gr_batch_advance(gr_batch *b, gr_kv *kv) {
-    for (int32_t row = 0; row < b->step.n_rows; row++) {
-        gr_sequence *s = b->sequences[b->request_of_row[row]];
+/* Every row's own number, or -1. */
+static void mark_ahead(const gr_batch *b, const gr_fill *under_way, bool on) {
+    for (int32_t row = 0; under_way && row < under_way->step.n_rows; row++) b->sequences[under_way->request_of_row[row]]->row_ahead = on ? row : -1;
+}
+
+void gr_batch_fill(gr_batch *b, gr_kv *kv, const gr_fill *under_way) {
+    gr_fill *f = b->fill = &b->fills[under_way == b->fills];
+    f->step.n_rows = f->step.n_decode = f->n_prefill = f->n_decode = f->n_started = 0;
+    while (b->first_open < b->n && (b->sequences[b->first_open]->finished || b->sequences[b->first_open]->result.home != b->rank)) b->first_open++;
+    mark_ahead(b, under_way, true);
+    add_decoding(b);
+    add_prompts(b, kv);
+    mark_ahead(b, under_way, false);
+}
+
+void gr_batch_advance(gr_batch *b, gr_kv *kv, const gr_fill *done) {
+    for (int32_t row = 0; row < done->step.n_rows; row++) {
+        gr_sequence *s = b->sequences[done->request_of_row[row]];
         s->n_computed++;
         if (!s->finished || s->kv < 0) continue;
         gr_kv_give(kv, s->kv);

@@ -27,6 +27,10 @@ struct grace_engine {
     gr_recorder *recorder;
     int64_t kv_tokens;
     bool hashes;                        /* results' logits_hash is made */
+    bool looks_ahead;                   /* a step of generated tokens is launched before the ids of the one before are read */
+    gr_agreed agreed[GR_FLIGHTS];       /* by flight */
+    const gr_fill *under_way;           /* launched ahead, not landed; NULL: none */
+    grace_status failed;                /* the first failure: no step comes after it */
     gr_draw *draws;                     /* [rows drawn at once] */
     int32_t *draw_rows;
     int32_t n_domains;                  /* of the trace */
@@ -47,8 +51,8 @@ grace_request grace_request_defaults(void) {
 /* All ranks must hold the same model, plan and options: a hash of what they must agree on is compared. */
 static uint64_t hash_setup(const grace_model_info *m, const grace_plan *plan, const grace_engine_options *opt) {
     int64_t facts[] = {plan->cluster.n_nodes, plan->cluster.gpus_per_node, plan->n_layers, plan->n_experts, plan->top_k,
-                       opt->route, opt->exchange, opt->homes, opt->exact, opt->plain_wire, opt->turns_from, opt->n_tokens_max, opt->kv_tokens,
-                       opt->trace_path != NULL, opt->n_trace_domains, opt->trace_weights, opt->route_trace ? grace_trace_n_tokens(opt->route_trace) : 0,
+                       opt->route, opt->exchange, opt->homes, opt->exact, opt->plain_wire, opt->step_by_step, opt->turns_from, opt->n_tokens_max,
+                       opt->kv_tokens, opt->trace_path != NULL, opt->n_trace_domains, opt->trace_weights, opt->route_trace ? grace_trace_n_tokens(opt->route_trace) : 0,
                        opt->route_tokens.sequences, (int64_t)m->fingerprint, m->context_max, m->n_bytes};
     const char *const names[] = {opt->device ? opt->device : "cpu", opt->kernels ? opt->kernels : "auto", opt->wire ? opt->wire : "auto"};
     uint64_t h = gr_hash64(facts, sizeof facts, plan->fingerprint);
@@ -140,6 +144,7 @@ grace_status grace_engine_open(const grace_model *model, const grace_engine_opti
     GR_TRY(check_same(e->comm, hash_setup(e->info, opt.plan, &opt), "model, plan and options"));
     GR_TRY(gr_network_open(model, &opt, &e->net));
     e->hashes = !e->net->compute->ops->packs || opt.exact;
+    e->looks_ahead = e->net->compute->ops->packs && !opt.step_by_step;
     GR_TRY(grace_comm_agree(e->comm, open_books(e, &opt)));
     if (opt.homes == GRACE_HOMES_HISTOGRAM && e->comm->n_nodes > 1) {
         GR_TRY(grace_comm_agree(e->comm, gr_rehome_open(e->net, opt.n_tokens_max, &e->rehome)));
@@ -161,6 +166,8 @@ done:
 
 void grace_engine_close(grace_engine *e) {
     if (!e) return;
+    /* All ranks have launched it: it ends, unless one of them is gone. */
+    if (e->under_way && (!e->failed || e->failed == GRACE_ERR_NUMERIC)) (void)gr_network_land(e->net, &e->under_way->step);
     gr_recorder_free(e->recorder);
     gr_tally_free(&e->tally);
     gr_rehome_free(e->rehome);
@@ -176,6 +183,7 @@ void grace_engine_close(grace_engine *e) {
 
 gr_network *gr_engine_network(grace_engine *e) { return e->net; }
 void gr_engine_drop_hashes(grace_engine *e) { e->hashes = false; }
+void gr_engine_look_ahead(grace_engine *e, bool on) { e->looks_ahead = on; }
 
 /* ---- requests ---- */
 
@@ -260,10 +268,11 @@ static void extend(grace_engine *e, gr_sequence *s, int32_t request, int32_t id)
     else if (s->result.n_ids == req->n_generate) finish(e, s, GRACE_FINISH_LENGTH);
 }
 
-/* logits NULL: nobody looks at them. */
-static void take_row(grace_engine *e, int32_t row, const float *logits, int32_t id) {
-    int32_t request = e->batch.request_of_row[row], position = e->batch.step.position[row];
+/* logits NULL: nobody looks at them. A row that was launched before its request's end was known counts for nothing. */
+static void take_row(grace_engine *e, const gr_fill *f, int32_t row, const float *logits, int32_t id) {
+    int32_t request = f->request_of_row[row], position = f->step.position[row];
     gr_sequence *s = e->batch.sequences[request];
+    if (s->finished) return;
     if (logits) {
         s->result.logits_hash = gr_hash64(logits, (size_t)e->info->vocab * sizeof(float), s->result.logits_hash);
         if (s->request.on_logits) s->request.on_logits(s->request.user, request, position, logits);
@@ -273,37 +282,42 @@ static void take_row(grace_engine *e, int32_t row, const float *logits, int32_t 
 }
 
 /* Where the next token is known already, the largest logit will do. */
-static gr_draw draw_of(const grace_engine *e, int32_t row) {
-    const gr_sequence *s = e->batch.sequences[e->batch.request_of_row[row]];
+static gr_draw draw_of(const grace_engine *e, const gr_fill *f, int32_t row) {
+    const gr_sequence *s = e->batch.sequences[f->request_of_row[row]];
     const grace_request *req = &s->request;
-    const int32_t position = e->batch.step.position[row];
+    const int32_t position = f->step.position[row];
     if (position + 1 < gr_sequence_known(s)) return (gr_draw){.top_p = 1};
     return (gr_draw){req->temperature, req->top_p, req->top_k, req->seed, position};
 }
 
 /* Do logits leave the network: for a hash, a score, a caller? */
-static bool looks(const grace_engine *e, int32_t row) {
-    const grace_request *req = &e->batch.sequences[e->batch.request_of_row[row]]->request;
+static bool looks(const grace_engine *e, const gr_fill *f, int32_t row) {
+    const grace_request *req = &e->batch.sequences[f->request_of_row[row]]->request;
     return e->hashes || req->score || req->on_logits;
 }
 
+static bool looks_at_any(const grace_engine *e, const gr_fill *f) {
+    for (int32_t row = 0; row < f->step.n_rows; row++)
+        if (looks(e, f, row)) return true;
+    return false;
+}
+
 /* The rows whose logits are wanted, as many at a time as the network takes. */
-static grace_status draw(grace_engine *e) {
+static grace_status draw(grace_engine *e, const gr_fill *f) {
     grace_status st = GRACE_OK;
-    gr_batch *b = &e->batch;
     bool look = false;
     int32_t n = 0;
-    for (int32_t row = 0; row <= b->step.n_rows; row++) {
-        bool last = row == b->step.n_rows;
-        if (!last && b->wants_logits[row]) {
-            look = looks(e, row) || look;
-            e->draws[n] = draw_of(e, row);
+    for (int32_t row = 0; row <= f->step.n_rows; row++) {
+        bool last = row == f->step.n_rows;
+        if (!last && f->wants_logits[row]) {
+            look = looks(e, f, row) || look;
+            e->draws[n] = draw_of(e, f, row);
             e->draw_rows[n++] = row;
         }
         if (n == 0 || (n < e->net->n_logits_max && !last)) continue;
         const float *logits = NULL;
         GR_TRY(gr_network_draw(e->net, e->draw_rows, n, e->draws, look ? &logits : NULL));
-        for (int32_t i = 0; i < n; i++) take_row(e, e->draw_rows[i], logits ? logits + (int64_t)i * e->info->vocab : NULL, e->net->drawn[i]);
+        for (int32_t i = 0; i < n; i++) take_row(e, f, e->draw_rows[i], logits ? logits + (int64_t)i * e->info->vocab : NULL, e->net->flight->drawn[i]);
         n = 0;
         look = false;
     }
@@ -311,31 +325,24 @@ done:
     return st;
 }
 
-/* A step of generated tokens alone, on all ranks, whose logits nobody looks at: one call. */
-static bool draws_all(const grace_engine *e) {
-    const gr_step *step = &e->batch.step;
-    if (!step->decode || step->n_decode < step->n_rows || step->n_rows_most == 0) return false;
-    if (e->net->compute->ops->padded(e->net->compute, step->n_rows_most) > e->net->n_logits_max)
-        return false;
-    for (int32_t row = 0; row < step->n_rows; row++)
-        if (!e->batch.wants_logits[row] || looks(e, row)) return false;
-    return true;
+/* A step of generated tokens alone, on all ranks, of no more rows than are drawn at once. */
+static bool is_drawn_at_once(const grace_engine *e, const gr_agreed *a) {
+    return a->decode && a->n_rows_most > 0 && e->net->compute->ops->padded(e->net->compute, a->n_rows_most) <= e->net->n_logits_max;
 }
 
-static grace_status forward(grace_engine *e) {
+static grace_status launch(grace_engine *e, const gr_fill *f) {
+    for (int32_t row = 0; row < f->step.n_rows; row++) e->draws[row] = draw_of(e, f, row);
+    return gr_network_launch(e->net, &f->step, e->draws);
+}
+
+/* Layers, then draws, of which the host may see. */
+static grace_status forward(grace_engine *e, const gr_fill *f) {
     grace_status st = GRACE_OK;
-    const gr_step *step = &e->batch.step;
-    if (!draws_all(e)) {
-        double mark;
-        GR_TRY(gr_network_forward(e->net, step, NULL));
-        mark = gr_now_us();
-        GR_TRY(draw(e));
-        if (!e->net->compute->ops->packs) e->net->time_us[GRACE_TIME_LOGITS] += gr_now_us() - mark;
-        goto done;
-    }
-    for (int32_t row = 0; row < step->n_rows; row++) e->draws[row] = draw_of(e, row);
-    GR_TRY(gr_network_forward(e->net, step, e->draws));
-    for (int32_t row = 0; row < step->n_rows; row++) take_row(e, row, NULL, e->net->drawn[row]);
+    double mark;
+    GR_TRY(gr_network_forward(e->net, &f->step));
+    mark = gr_now_us();
+    GR_TRY(draw(e, f));
+    if (!e->net->compute->ops->packs) e->net->time_us[GRACE_TIME_LOGITS] += gr_now_us() - mark;
 done:
     return st;
 }
@@ -352,25 +359,95 @@ done:
     return st;
 }
 
-grace_status grace_engine_step(grace_engine *e, bool *more) {
+/* Whether what this rank brings must be seen before more is launched. */
+static bool must_see(const grace_engine *e, const gr_fill *f) {
+    return !e->looks_ahead || e->rehome || !gr_network_queues(e->net) || looks_at_any(e, f);
+}
+
+/* Fills a step, in batch.fill, and agrees on it. */
+static grace_status prepare(grace_engine *e, const gr_fill *under_way) {
     grace_status st = GRACE_OK;
-    double start = gr_now_us();
+    gr_fill *f;
+    GR_TRY(take_in(e));
+    gr_batch_fill(&e->batch, &e->net->kv, under_way);
+    f = e->batch.fill;
+    if (e->rehome) e->net->on_gate = f->n_started > 0 ? gr_rehome_gate : NULL;
+    gr_agreed *a = &e->agreed[f->step.flight];
+    GR_TRY(gr_tally_sync(&e->tally, e->net, f, must_see(e, f), a));
+    f->step.decode = a->decode;
+    f->step.n_rows_most = a->n_rows_most;
+done:
+    return st;
+}
+
+static bool may_be_ahead(const grace_engine *e, const gr_fill *f) {
+    const gr_agreed *a = &e->agreed[f->step.flight];
+    return a->quiet && is_drawn_at_once(e, a);
+}
+
+/* The step after f, which is under way, if both are of generated tokens that nobody sees: *next. What else comes next is filled anew when f has landed. */
+static grace_status launch_ahead(grace_engine *e, const gr_fill *f, const gr_fill **next) {
+    grace_status st = GRACE_OK;
+    *next = NULL;
+    if (!may_be_ahead(e, f)) return st;
+    GR_TRY(prepare(e, f));
+    if (!may_be_ahead(e, e->batch.fill)) return st;
+    GR_TRY(launch(e, e->batch.fill));
+    *next = e->batch.fill;
+done:
+    return st;
+}
+
+static grace_status land(grace_engine *e, const gr_fill *f) {
+    grace_status st = GRACE_OK;
+    GR_TRY(gr_network_land(e->net, &f->step));
+    for (int32_t row = 0; row < f->step.n_rows; row++) take_row(e, f, row, NULL, e->net->landed[f->step.flight].drawn[row]);
+done:
+    return st;
+}
+
+/* One step, which was launched ahead, or is now; where the next may be launched ahead, it is under way when this one is seen. */
+static grace_status run_step(grace_engine *e, const gr_fill *f, bool is_launched) {
+    grace_status st = GRACE_OK;
+    if (!is_launched && (!is_drawn_at_once(e, &e->agreed[f->step.flight]) || looks_at_any(e, f))) return forward(e, f);
+    if (!is_launched) GR_TRY(launch(e, f));
+    GR_TRY(launch_ahead(e, f, &e->under_way));
+    GR_TRY(land(e, f));
+done:
+    return st;
+}
+
+static grace_status step(grace_engine *e, bool *more) {
+    grace_status st = GRACE_OK;
+    const double start = gr_now_us();
+    const gr_fill *f = e->under_way;
+    const bool is_launched = f != NULL;
+    const gr_agreed *a;
     if (e->tally.n_steps == 0) e->started_us = start;
     if (e->rehome && e->tally.n_started > 0) GR_TRY(gr_rehome_step(e->rehome, &e->batch, e->homing.held, &e->tally.moved));
     e->tally.n_started = 0;
-    GR_TRY(take_in(e));
-    gr_batch_fill(&e->batch, &e->net->kv);
-    if (e->rehome) e->net->on_gate = e->batch.n_started > 0 ? gr_rehome_gate : NULL;
-    GR_TRY(gr_tally_sync(&e->tally, e->net, &e->batch, more));
+    if (!is_launched) GR_TRY(prepare(e, NULL));
+    if (!is_launched) f = e->batch.fill;
+    a = &e->agreed[f->step.flight];
+    *more = a->n_prefill + a->n_decode > 0;
     if (!*more) goto done;
-    e->batch.step.decode = e->tally.decode;
-    e->batch.step.n_rows_most = e->tally.n_rows_most;
-    GR_TRY(forward(e));
-    gr_batch_advance(&e->batch, &e->net->kv);
-    gr_tally_step(&e->tally, gr_now_us() - start);
-    if (e->recorder) GR_TRY(gr_recorder_step(e->recorder, &e->batch.step, e->batch.n_decode, e->tally.n_steps - 1));
+    GR_TRY(run_step(e, f, is_launched));
+    gr_batch_advance(&e->batch, &e->net->kv, f);
+    gr_tally_step(&e->tally, a, &e->net->landed[f->step.flight], gr_now_us() - start);
+    if (e->recorder) GR_TRY(gr_recorder_step(e->recorder, &f->step, f->n_decode, e->tally.n_steps - 1));
 done:
     return st;
+}
+
+/* Remembers that it failed. */
+static grace_status mind(grace_engine *e, grace_status st) {
+    if (!e->failed) e->failed = st;
+    return st;
+}
+
+grace_status grace_engine_step(grace_engine *e, bool *more) {
+    if (e->failed) return gr_fail(GRACE_ERR_ARG, "a step of this engine failed before: it takes no more");
+    return mind(e, step(e, more));
 }
 
 grace_status grace_engine_run(grace_engine *e) {
@@ -417,7 +494,7 @@ grace_status grace_engine_collect(grace_engine *e) {
 done:
     free(packed);
     free(all);
-    return st;
+    return mind(e, st);
 }
 
 uint64_t grace_engine_logits_hash(const grace_engine *e) {
@@ -428,4 +505,4 @@ uint64_t grace_engine_logits_hash(const grace_engine *e) {
 
 void grace_engine_time_stages(grace_engine *e, bool on) { e->net->times_stages = on && e->net->compute->ops->packs; }
 
-grace_status grace_engine_stats(grace_engine *e, grace_stats *out) { return gr_tally_stats(&e->tally, e->net, out); }
+grace_status grace_engine_stats(grace_engine *e, grace_stats *out) { return mind(e, gr_tally_stats(&e->tally, e->net, out)); }

@@ -79,6 +79,7 @@ grace_status gr_exchange_give_back(gr_exchange *ex) { return ex->ops->give_back 
 grace_status gr_exchange_combine(gr_exchange *ex, void *y) { return ex->ops->combine(ex, y); }
 
 bool gr_exchange_waits(const gr_exchange *ex) { return ex->waits; }
+bool gr_exchange_queues(const gr_exchange *ex) { return !ex->in_turn; }
 
 grace_status gr_exchange_step_end(gr_exchange *ex, const gr_exchange_step *step) { return ex->ops->step_end ? ex->ops->step_end(ex, step) : GRACE_OK; }
 

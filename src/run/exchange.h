@@ -85,12 +85,13 @@ grace_status gr_exchange_combine(gr_exchange *ex, void *y);                     
 
 /* Does the host take part between the calls of a layer? Then a step cannot be recorded and replayed. */
 bool gr_exchange_waits(const gr_exchange *ex);
+/* May a step begin before step_done of the one before? The same on every rank. */
+bool gr_exchange_queues(const gr_exchange *ex);
 
 /* The end of a step on a backend that queues, replayed or not: step_end queues what brings its numbers here, and fails with COMM when a peer is
- * gone; step_done, once
- * the backend has finished, fails with COMM when a wait was late, counts the step's rows, and gives the pairs computed here, load [n_layers].
- * Elsewhere both do nothing. */
-typedef struct gr_exchange_step { int32_t n_rows, n_layers; } gr_exchange_step;     /* real rows; MoE layers */
+ * gone; step_done, once the backend has finished it, fails with COMM when a wait was late, counts the step's rows, and gives the pairs computed here,
+ * load [n_layers]. Elsewhere both do nothing. */
+typedef struct gr_exchange_step { int32_t n_rows, n_layers, flight; } gr_exchange_step;     /* real rows; MoE layers; which of the steps under way */
 grace_status gr_exchange_step_end(gr_exchange *ex, const gr_exchange_step *step);
 grace_status gr_exchange_step_done(gr_exchange *ex, const gr_exchange_step *step, int64_t *load);
 

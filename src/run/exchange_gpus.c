@@ -163,21 +163,6 @@ static grace_status bring(void *here, const void *there, size_t bytes, const gr_
     return gr_cuda_status(cudaMemcpyAsync(here, there, bytes, cudaMemcpyDeviceToHost, ex->stream), "counts");
 }
 
-static grace_status gpus_step_end(gr_exchange *base, const gr_exchange_step *step) {
-    grace_status st = GRACE_OK;
-    gr_gpus *ex = gr_gpus_of(base);
-    GR_ASSERT(step->n_layers == base->opt.plan->n_layers);
-    GR_TRY(bring(ex->load_seen, ex->load, (size_t)ex->n_parts * (size_t)step->n_layers * sizeof *ex->load, ex));
-    GR_TRY(bring(ex->count_seen, ex->count, 4 * GR_CUDA_NODE_MAX * sizeof(int64_t), ex));
-    if (ex->line) GR_TRY(bring(ex->line_count_seen, ex->line_count, 12 * (size_t)ex->n_wires * sizeof(int64_t), ex));
-    if (!ex->wire) goto done;       /* waits in kernels have their deadline */
-    GR_TRY(bring(ex->wire_count_seen, ex->wire_count, 4 * (size_t)ex->n_wires * sizeof(int64_t), ex));
-    GR_TRY(gr_cuda_status(cudaEventRecord(ex->lane->packed, ex->stream), "event"));
-    GR_TRY(gr_wire_wait(ex->wire, ex->lane->packed));
-done:
-    return st && ex->watch->stop ? late(ex) : st;       /* a wait in a kernel knows who did not come */
-}
-
 /* Source rows of all parts. */
 static int64_t all_sources(const gr_gpus *ex) {
     int64_t n = 0;
@@ -185,15 +170,36 @@ static int64_t all_sources(const gr_gpus *ex) {
     return n;
 }
 
+static grace_status gpus_step_end(gr_exchange *base, const gr_exchange_step *step) {
+    grace_status st = GRACE_OK;
+    gr_gpus *ex = gr_gpus_of(base);
+    gr_gpus_seen *seen = &ex->seen[step->flight];
+    GR_ASSERT(step->n_layers == base->opt.plan->n_layers && !seen->under_way);
+    seen->under_way = true;
+    seen->n_parts = ex->n_parts;
+    seen->n_sources = all_sources(ex);
+    GR_TRY(bring(seen->load, ex->load, (size_t)ex->n_parts * (size_t)step->n_layers * sizeof *ex->load, ex));
+    GR_TRY(bring(seen->count, ex->count, 4 * GR_CUDA_NODE_MAX * sizeof(int64_t), ex));
+    if (ex->line) GR_TRY(bring(seen->line_count, ex->line_count, 12 * (size_t)ex->n_wires * sizeof(int64_t), ex));
+    ex->in_step = false;
+    if (!ex->wire) goto done;       /* waits in kernels have their deadline */
+    GR_TRY(bring(seen->wire_count, ex->wire_count, 4 * (size_t)ex->n_wires * sizeof(int64_t), ex));
+    GR_TRY(gr_cuda_status(cudaEventRecord(ex->lane->packed, ex->stream), "event"));
+    GR_TRY(gr_wire_wait(ex->wire, ex->lane->packed));
+done:
+    return st && ex->watch->stop ? late(ex) : st;       /* a wait in a kernel knows who did not come */
+}
+
 /* What the kernels counted since the last step. Rows that only passed through are no rows of stage B where there is none. */
 static void count_node(gr_gpus *ex, const gr_exchange_step *step) {
     const int32_t n = ex->lanes[0].node.sizes.n_ranks, me = ex->lanes[0].node.me, first = ex->base.world->rank - me;
-    const int64_t header = step->n_layers * all_sources(ex) * gr_gpus_header_bytes(ex);
+    const gr_gpus_seen *seen = &ex->seen[step->flight];
+    const int64_t header = step->n_layers * seen->n_sources * gr_gpus_header_bytes(ex);
     const bool two_stage = ex->base.ways.two_stage;
     const int64_t passed = two_stage ? 0 : ex->forwarded[ROWS], passed_entries = two_stage ? 0 : ex->forwarded[ENTRIES];
     for (int32_t r = 0; r < n; r++) {
         int64_t add[4];
-        for (int32_t c = 0; c < 4; c++) add[c] = gr_gpus_news(&ex->count_seen[c * GR_CUDA_NODE_MAX + r], &ex->counted[c * GR_CUDA_NODE_MAX + r]);
+        for (int32_t c = 0; c < 4; c++) add[c] = gr_gpus_news(&seen->count[c * GR_CUDA_NODE_MAX + r], &ex->counted[c * GR_CUDA_NODE_MAX + r]);
         if (r == me) add[0] -= passed, add[2] -= passed, add[3] -= passed_entries;
         gr_exchange_count(&ex->base, B, true, first + r, add[0], header);
         gr_exchange_count(&ex->base, B, false, first + r, add[ex->base.opt.exact ? 3 : 2], 0);
@@ -203,13 +209,14 @@ static void count_node(gr_gpus *ex, const gr_exchange_step *step) {
 
 static grace_status gpus_step_done(gr_exchange *base, const gr_exchange_step *step, int64_t *load) {
     gr_gpus *ex = gr_gpus_of(base);
+    gr_gpus_seen *seen = &ex->seen[step->flight];
     if (ex->watch->stop) return late(ex);
     memset(load, 0, (size_t)step->n_layers * sizeof *load);
-    for (int32_t i = 0; i < ex->n_parts * step->n_layers; i++) load[i % step->n_layers] += ex->load_seen[i];
+    for (int32_t i = 0; i < seen->n_parts * step->n_layers; i++) load[i % step->n_layers] += seen->load[i];
     if (ex->padded) gr_gpus_count_padded(ex, step);
     if (ex->line) gr_gpus_count_lines(ex, step);
     count_node(ex, step);
-    ex->in_step = false;
+    seen->under_way = false;
     return GRACE_OK;
 }
 

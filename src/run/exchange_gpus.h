@@ -21,7 +21,7 @@ typedef struct gr_gpus_lane {
     cudaStream_t stream;                /* of this step's kernels: the backend's, or the lane's own */
     cudaStream_t own_stream;            /* one node: rows of a part move beside the experts of the other; NULL: none */
     cudaEvent_t packed, crossed;        /* the backend's stream is as far as what travels next; what travelled is there */
-    int32_t block;                      /* source rows a rank brings in this step, and as many of each wire; the same everywhere */
+    int32_t block;                      /* source rows a rank brings in the step begun last, and as many of each wire; the same everywhere */
     void *rows;                         /* fan > 1: where the caller puts rows; else in the area */
     /* more than one node */
     gr_cuda_wires wires;
@@ -48,6 +48,15 @@ typedef struct gr_gpus_lane {
     void *results;                      /* [pairs, hidden] */
 } gr_gpus_lane;
 
+/* What the end of a step brings here: running totals of the device, pinned, and the shape that the step had. */
+typedef struct gr_gpus_seen {
+    bool under_way;                     /* its end is queued, and not done */
+    int32_t n_parts;
+    int64_t n_sources;                  /* of all parts */
+    int32_t *load;                      /* as gr_gpus.load; of this step alone */
+    int64_t *count, *line_count, *wire_count;
+} gr_gpus_seen;
+
 /* What a rank shows the others when it joins them. */
 typedef struct gr_gpus_card { char gpu[16], handle[GR_CUDA_HANDLE_BYTES], meeting[GR_MEETING_NAME]; } gr_gpus_card;
 
@@ -55,11 +64,12 @@ typedef struct gr_gpus {
     gr_exchange base;
     gr_gpus_card card;
     gr_meeting *meeting;                /* of the node's ranks, when all are done; NULL: one rank a node */
-    bool joined, in_step;               /* in a step that failed too: then the others may never come */
+    bool joined, in_step;               /* in a step whose end is not queued yet, or that failed: then the others may never come */
+    gr_gpus_seen seen[GR_FLIGHTS];
     cudaStream_t stream, wire_stream;   /* the backend's; ours, for what crosses nodes */
     int32_t fan, top_k;                 /* source rows of a token, choices of each: 1 and top_k, or, a copy an expert, top_k and 1 */
     gr_gpus_lane lanes[GR_PARTS_MAX], *lane;    /* and the one whose turn it is */
-    int32_t n_lanes, n_parts;           /* that there are; that this step uses */
+    int32_t n_lanes, n_parts;           /* that there are; that the step begun last uses */
     int64_t area_bytes;                 /* of all lanes' areas */
     char *memory;                       /* device: what is not in the areas */
     size_t memory_bytes;
@@ -68,21 +78,19 @@ typedef struct gr_gpus {
     int64_t *table_of_layer;            /* [n_layers] where a layer's begins */
     int64_t n_slots_all;
     int32_t *token_of_source;           /* fan > 1: [n_rows_max * fan] */
-    int32_t *load, *load_seen;          /* [GR_PARTS_MAX][n_layers] pairs computed here in the last step; device, pinned */
-    int64_t *count, *count_seen, *counted;      /* [4][GR_CUDA_NODE_MAX] of gr_cuda_node; device, pinned, counted before */
+    int32_t *load;                      /* device [GR_PARTS_MAX][n_layers] pairs computed here in the last step */
+    int64_t *count, *counted;           /* [4][GR_CUDA_NODE_MAX] of gr_cuda_node; device, counted before */
     /* more than one node */
     int32_t n_wires, *peer;             /* [n_wires] world ranks */
     gr_line *line;                      /* this, or */
     gr_wire *wire;
     bool shares;                        /* ranks share GPUs */
-    int64_t *line_count, *line_count_seen, *line_counted;   /* [4][n_wires][3] of gr_cuda_mail: posted there, back, fetched there, back; device, pinned,
-                                                             * counted before */
-    bool padded;                        /* this step's wires carry whole blocks: no size is told, a step can be recorded */
+    int64_t *line_count, *line_counted; /* [4][n_wires][3] of gr_cuda_mail: posted there, back, fetched there, back; device, counted before */
+    bool padded;                        /* the step's wires carry whole blocks, and, as of every step over a wire, no other is under way: no size is told, a step can be recorded */
     struct gr_gpus_told *told_out, *told_in;            /* [n_ranks] scratch of what ranks tell each other */
     int32_t *one_each;                  /* [n_ranks] 1: a rank of a wire */
     gr_wire_piece *pieces;              /* [3 * n_wires] */
-    int64_t *wire_count, *wire_count_seen, *wire_counted;   /* [2][n_wires][2] rows, entries packed and received in padded steps; device, pinned,
-                                                             * counted before */
+    int64_t *wire_count, *wire_counted; /* [2][n_wires][2] rows, entries packed and received in padded steps; device, counted before */
     int64_t forwarded[2];               /* rows, entries from wires since the last count */
 } gr_gpus;
 

@@ -254,8 +254,6 @@ static grace_status open_wires(gr_gpus *ex) {
     grace_status st = GRACE_OK;
     const size_t n = (size_t)ex->n_wires;
     if (n == 0) goto done;
-    GR_TRY(gr_gpus_pinned(&ex->wire_count_seen, n * 4 * sizeof(int64_t)));
-    GR_TRY(gr_gpus_pinned(&ex->line_count_seen, n * 12 * sizeof(int64_t)));
     GR_CALLOC(ex->wire_counted, n * 4);
     GR_CALLOC(ex->line_counted, n * 12);
     GR_CALLOC(ex->told_out, ex->base.world->n_ranks);
@@ -268,12 +266,27 @@ done:
     return st;
 }
 
+static grace_status open_seen(gr_gpus *ex, gr_gpus_seen *seen) {
+    grace_status st = GRACE_OK;
+    const size_t n = (size_t)ex->n_wires;
+    GR_TRY(gr_gpus_pinned(&seen->load, GR_PARTS_MAX * (size_t)ex->base.opt.plan->n_layers * sizeof *seen->load));
+    GR_TRY(gr_gpus_pinned(&seen->count, 4 * GR_CUDA_NODE_MAX * sizeof *seen->count));
+    if (n) GR_TRY(gr_gpus_pinned(&seen->line_count, 12 * n * sizeof *seen->line_count));
+    if (n) GR_TRY(gr_gpus_pinned(&seen->wire_count, 4 * n * sizeof *seen->wire_count));
+done:
+    return st;
+}
+
+static void close_seen(gr_gpus_seen *seen) {
+    void *const locked[] = {seen->load, seen->count, seen->line_count, seen->wire_count};
+    for (size_t i = 0; i < sizeof locked / sizeof *locked; i++) cudaFreeHost(locked[i]);
+}
+
 grace_status gr_gpus_open(gr_exchange *base) {
     grace_status st = GRACE_OK;
     gr_gpus *ex = gr_gpus_of(base);
     const gr_comm *w = base->world;
     struct cudaDeviceProp gpu;
-    const size_t loads = GR_PARTS_MAX * (size_t)base->opt.plan->n_layers;
     ex->stream = gr_cuda_of(base->compute)->stream;
     GR_TRY(gr_cuda_status(cudaGetDeviceProperties(&gpu, gr_cuda_of(base->compute)->device), "the GPU"));
     memcpy(ex->card.gpu, &gpu.uuid, sizeof ex->card.gpu);
@@ -283,9 +296,8 @@ grace_status gr_gpus_open(gr_exchange *base) {
     GR_TRY(alloc_there(ex, ex->card.handle));
     GR_TRY(gr_gpus_pinned(&ex->watch, sizeof *ex->watch));
     ex->watch->stage = -1;
-    GR_TRY(gr_gpus_pinned(&ex->count_seen, 4 * GR_CUDA_NODE_MAX * sizeof(int64_t)));
     GR_CALLOC(ex->counted, 4 * GR_CUDA_NODE_MAX);
-    GR_TRY(gr_gpus_pinned(&ex->load_seen, loads * sizeof *ex->load_seen));
+    for (int32_t i = 0; i < GR_FLIGHTS; i++) GR_TRY(open_seen(ex, &ex->seen[i]));
     for (int32_t i = 0; i < ex->n_lanes; i++) GR_TRY(open_lane(ex, &ex->lanes[i]));
     GR_TRY(open_wires(ex));
     GR_TRY(upload_copies(ex));
@@ -338,6 +350,7 @@ grace_status gr_gpus_join(gr_exchange *base) {
     GR_TRY(grace_comm_agree(w, attach_areas(ex, all)));
     gr_meeting_forget(ex->meeting);
     if (ex->n_wires > 0) GR_TRY(gr_gpus_between_open(ex));
+    base->in_turn = ex->wire != NULL;     /* its counts are those of one step */
     ex->joined = true;
     if (w->rank == 0) gr_log(GR_INFO, "exchange", "%lld MiB a GPU for rows of others%s%s", (long long)(ex->area_bytes >> 20),
                              ex->n_wires ? ", between nodes by " : "", ex->line ? "sockets" : ex->wire ? gr_wire_kind(ex->wire) : "");
@@ -366,12 +379,13 @@ static void close_areas(const gr_gpus *ex, bool is_well) {
     gr_cuda_unshare(node->area[node->me]);
 }
 
+static bool is_busy(const gr_gpus *ex) { return ex->in_step || ex->seen[0].under_way || ex->seen[1].under_way; }
+
 void gr_gpus_close(gr_exchange *base) {
     gr_gpus *ex = gr_gpus_of(base);
-    void *const locked[] = {ex->watch, ex->load_seen, ex->count_seen, ex->wire_count_seen, ex->line_count_seen};
     void *const here[] = {ex->table_of_layer, ex->counted, ex->peer, ex->wire_counted, ex->told_out, ex->told_in, ex->one_each, ex->pieces,
                           ex->line_counted};
-    const bool is_well = ex->joined && !ex->in_step && !ex->watch->stop;
+    const bool is_well = ex->joined && !is_busy(ex) && !ex->watch->stop;
     if (ex->watch) ex->watch->stop = 1;     /* no wait goes on */
     if (!is_well) gr_wire_abort(ex->wire);  /* a graph under way may wait for a peer */
     gr_cuda_drop_replays(base->compute);    /* a communicator does not end while a graph has its sends */
@@ -384,7 +398,8 @@ void gr_gpus_close(gr_exchange *base) {
     gr_meeting_close(ex->meeting);
     for (int32_t i = 0; i < GR_PARTS_MAX; i++) close_lane(&ex->lanes[i]);
     cudaFree(ex->memory);
-    for (size_t i = 0; i < sizeof locked / sizeof *locked; i++) cudaFreeHost(locked[i]);
+    cudaFreeHost(ex->watch);
+    for (int32_t i = 0; i < GR_FLIGHTS; i++) close_seen(&ex->seen[i]);
     for (size_t i = 0; i < sizeof here / sizeof *here; i++) free(here[i]);
     if (ex->wire_stream) cudaStreamDestroy(ex->wire_stream);
 }

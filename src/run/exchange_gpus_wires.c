@@ -309,12 +309,13 @@ done:
 
 void gr_gpus_count_lines(gr_gpus *ex, const gr_exchange_step *step) {
     const int stage = ex->base.ways.two_stage ? A : B, n = ex->n_wires, back = ex->base.opt.exact ? ENTRIES : ROWS;
-    const int64_t row = (int64_t)gr_gpus_row_bytes(ex), heads = (int64_t)step->n_layers * ex->n_parts * GR_LINE_FRAME_BYTES;
+    const gr_gpus_seen *seen = &ex->seen[step->flight];
+    const int64_t row = (int64_t)gr_gpus_row_bytes(ex), heads = (int64_t)step->n_layers * seen->n_parts * GR_LINE_FRAME_BYTES;
     for (int32_t w = 0; w < n; w++) {
         int64_t add[4][3];
         for (int i = 0; i < 12; i++) {
             const int64_t at = ((int64_t)(i / 3) * n + w) * 3 + i % 3;
-            add[i / 3][i % 3] = gr_gpus_news(&ex->line_count_seen[at], &ex->line_counted[at]);
+            add[i / 3][i % 3] = gr_gpus_news(&seen->line_count[at], &ex->line_counted[at]);
         }
         const int64_t *there = add[0], *returned = add[1];
         gr_exchange_count(&ex->base, stage, true, ex->peer[w], there[ROWS], there[ROWS] * (gr_gpus_header_bytes(ex) - row) + there[2] + heads);
@@ -327,11 +328,12 @@ void gr_gpus_count_lines(gr_gpus *ex, const gr_exchange_step *step) {
 void gr_gpus_count_padded(gr_gpus *ex, const gr_exchange_step *step) {
     const int stage = ex->base.ways.two_stage ? A : B, n = ex->n_wires, back = ex->base.opt.exact ? ENTRIES : ROWS;
     const int64_t row = (int64_t)gr_gpus_row_bytes(ex), blocks = (int64_t)step->n_layers * ex->lanes[0].block;
+    const int64_t *total = ex->seen[step->flight].wire_count;
     for (int32_t w = 0; w < n; w++) {
         int64_t out[2], in[2];
         for (int i = 0; i < 2; i++) {
-            out[i] = gr_gpus_news(&ex->wire_count_seen[2 * w + i], &ex->wire_counted[2 * w + i]);
-            in[i] = gr_gpus_news(&ex->wire_count_seen[2 * (n + w) + i], &ex->wire_counted[2 * (n + w) + i]);
+            out[i] = gr_gpus_news(&total[2 * w + i], &ex->wire_counted[2 * w + i]);
+            in[i] = gr_gpus_news(&total[2 * (n + w) + i], &ex->wire_counted[2 * (n + w) + i]);
             ex->forwarded[i] += in[i];
         }
         gr_exchange_count(&ex->base, stage, true, ex->peer[w], out[ROWS], blocks * (row + gr_gpus_header_bytes(ex)) - out[ROWS] * row);

@@ -30,6 +30,7 @@ struct gr_exchange {
     gr_compute *compute;
     gr_ways ways;                   /* of this rank */
     bool waits;                     /* its calls need the host between them: a step cannot be recorded */
+    bool in_turn;                   /* a step is done before the next begins */
     gr_exchange_counts counts;
 };
 

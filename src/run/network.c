@@ -188,8 +188,8 @@ static grace_status run_experts(gr_network *net, const gr_layer *layer, int32_t 
                     .first_pair = arrived->first_pair, .row_of_pair = arrived->row_of_pair, .pairs = arrived->pairs,
                     .shared = shared_rides(net, layer) ? layer->shared.packed : NULL, .in = arrived->rows, .out = arrived->results};
     grace_status st = net->compute->ops->experts(net->compute, &e);
-    net->step_load[moe] = arrived->n_pairs;
-    net->step_expert_us[moe] = net->compute->ops->packs ? 0 : gr_now_us() - mark;
+    net->flight->load[moe] = arrived->n_pairs;
+    net->flight->expert_us[moe] = net->compute->ops->packs ? 0 : gr_now_us() - mark;
     lap(net, &mark, GRACE_TIME_EXPERTS);
     return st;
 }
@@ -294,7 +294,7 @@ grace_status gr_network_layers(gr_network *net, const gr_step *step) {
     const gr_compute_ops *ops = net->compute->ops;
     net->part = NULL;
     if (net->times_stages) ops->mark(net->compute, NULL);
-    GR_TRY(ops->embed(net->compute, net->w.embed, net->rows.id, net->rows.n, net->x));
+    GR_TRY(ops->embed(net->compute, net->w.embed, net->rows.id, net->drawn_there, net->rows.n, net->x));
     for (int32_t l = 0; l <= net->info->n_layers; l++) GR_TRY(layer(net, step, l));
     GR_TRY(ops->norm(net->compute, net->w.final_norm, net->info->rms_eps, net->x, net->rows.n, net->x));
     GR_TRY(gr_see_stream(net, net->info->n_layers, step));

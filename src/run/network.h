@@ -14,9 +14,10 @@ typedef struct gr_step {
     int32_t n_rows;
     int32_t n_decode;                   /* the first of them are generated tokens */
     int32_t n_rows_most;                /* the most rows of any rank in this step */
-    int32_t *id, *sequence, *position;  /* [n_rows] token, sequence id, position */
+    int32_t *id, *sequence, *position;  /* [n_rows] token, or -1 - the row of the step before whose draw it is; sequence id, position */
     int32_t *kv_sequence;               /* [n_rows] row of the KV page table */
     bool decode;                        /* on all ranks alike: every row of theirs adds a token to a sequence */
+    int32_t flight;                     /* < GR_FLIGHTS: which of the steps that may be under way */
 } gr_step;
 
 /* How one row of logits becomes an id. */
@@ -37,6 +38,13 @@ typedef struct gr_part {
     gr_step step;                       /* the real ones */
     gr_step_rows rows;                  /* with padding */
 } gr_part;
+
+/* What a step leaves in host memory once its end was read. */
+typedef struct gr_landed {
+    int32_t *drawn;                     /* [n_logits_max] ids */
+    int64_t *load;                      /* [n_moe_layers] pairs computed here */
+    double *expert_us;                  /* [n_moe_layers] */
+} gr_landed;
 
 typedef struct gr_network {
     const grace_model_info *info;
@@ -69,7 +77,7 @@ typedef struct gr_network {
     int32_t *pick;                      /* [layers, experts, turns] the router's tables, and those of decode steps behind them; NULL: rows are placed here */
     int32_t *joint, *decode_joint;      /* the routers' tables of policy joint, likewise */
     /* host memory */
-    int32_t *drawn;                     /* [n_logits_max] ids */
+    gr_landed landed[GR_FLIGHTS], *flight;      /* by gr_step.flight; that of the step launched last */
     float *logits_here;                 /* a copy of logits, where they are not in host memory */
     void *seen;                         /* likewise for on_gate and on_stream */
     gr_on_gate *on_gate;
@@ -78,20 +86,23 @@ typedef struct gr_network {
     void *on_stream_user;
     double time_us[GRACE_N_TIMES];      /* of a backend that queues only with times_stages, by its marks: then no step is replayed */
     bool times_stages;
-    int64_t *step_load;                 /* [n_moe_layers] pairs computed here in the current step */
-    double *step_expert_us;             /* [n_moe_layers] */
 } gr_network;
 
 /* Collective over opt->comm. opt->plan is set. */
 grace_status gr_network_open(const grace_model *model, const grace_engine_options *opt, gr_network **out);
 void gr_network_close(gr_network *net);
 
-/* Runs all layers; the final hidden rows stay in the network. Collective: every rank calls it, also with no rows. draws NULL, or [n_rows]: every row is
- * a generated token's (step->n_decode == n_rows <= n_logits_max), and its next id comes with it, in net->drawn. */
-grace_status gr_network_forward(gr_network *net, const gr_step *step, const gr_draw *draws);
-/* What forward would record of such a step, without running it: no rank waits for another. */
+/* Runs all layers; the final hidden rows stay in the network. Collective: every rank calls it, also with no rows, or, in its place, launch and land. */
+grace_status gr_network_forward(gr_network *net, const gr_step *step);
+/* A step whose every row is a generated token's (step->n_decode == n_rows <= n_logits_max), with draws [n_rows]. land waits for it; then
+ * net->landed[step->flight].drawn has every row's next id. Where gr_network_queues(), another flight may be launched before. They land in order. */
+grace_status gr_network_launch(gr_network *net, const gr_step *step, const gr_draw *draws);
+grace_status gr_network_land(gr_network *net, const gr_step *step);
+/* Nobody here looks into a step, and what a step leaves at its end the next may overwrite. */
+bool gr_network_queues(const gr_network *net);
+/* What launch would record of such a step, without running it: no rank waits for another. */
 grace_status gr_network_record(gr_network *net, const gr_step *step, const gr_draw *draws);
-/* Logits of n <= n_logits_max rows of the last forward, and an id drawn from each, in net->drawn. *logits: NULL, or gets them, [n, vocab], host memory
+/* Logits of n <= n_logits_max rows of the last forward, and an id drawn from each, in net->flight->drawn. *logits: NULL, or gets them, [n, vocab], host memory
  * valid until the next call. Not collective. */
 grace_status gr_network_draw(gr_network *net, const int32_t *rows, int32_t n, const gr_draw *draws, const float **logits);
 

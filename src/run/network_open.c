@@ -61,7 +61,18 @@ static grace_status alloc_logits(gr_network *net) {
     GR_TRY(alloc_bytes(net, (void **)&net->logits, (int64_t)n * net->info->vocab, sizeof *net->logits));
     GR_TRY(alloc_bytes(net, (void **)&net->drawn_there, n, sizeof *net->drawn_there));
     GR_TRY(alloc_block(net, &net->draw_block, (int64_t)n * GR_DRAW_BYTES));
-    GR_CALLOC(net->drawn, n);
+done:
+    return st;
+}
+
+static grace_status alloc_landed(gr_network *net) {
+    grace_status st = GRACE_OK;
+    for (gr_landed *l = net->landed; l < net->landed + GR_FLIGHTS; l++) {
+        GR_CALLOC(l->drawn, net->n_logits_max);
+        GR_CALLOC(l->load, net->info->n_moe_layers);
+        GR_CALLOC(l->expert_us, net->info->n_moe_layers);
+    }
+    net->flight = net->landed;
 done:
     return st;
 }
@@ -78,8 +89,7 @@ static grace_status alloc_buffers(gr_network *net) {
     GR_TRY(alloc_logits(net));
     GR_TRY(alloc_choices(net, rows));
     GR_TRY(alloc_block(net, &net->step_block, (int64_t)rows * GR_STEP_BYTES));
-    GR_CALLOC(net->step_load, m->n_moe_layers);
-    GR_CALLOC(net->step_expert_us, m->n_moe_layers);
+    GR_TRY(alloc_landed(net));
 done:
     return st;
 }
@@ -238,15 +248,19 @@ done:
     return st;
 }
 
+static grace_status run_once(gr_network *net, const gr_step *step, const gr_draw *draws) {
+    const grace_status st = gr_network_launch(net, step, draws);
+    return st ? st : gr_network_land(net, step);
+}
+
 /* A backend that replays records a step of every size now, and runs it once: nothing is allocated later. */
 static grace_status record_steps(gr_network *net) {
     grace_status st = GRACE_OK;
     padding p = {0};
     if (!net->compute->ops->packs) return st;
     GR_TRY(grace_comm_agree(net->comm, record_all(net, &p)));
-    GR_TRY(each_size(net, &p, gr_network_forward));
+    GR_TRY(each_size(net, &p, run_once));
     gr_exchange_counts_clear(net->exchange);
-    memset(net->step_load, 0, (size_t)net->info->n_moe_layers * sizeof *net->step_load);
 done:
     free(p.none);
     free(p.zero);
@@ -291,9 +305,12 @@ void gr_network_close(gr_network *net) {
         gr_weights_close(&net->w);
         ops->free(net->compute);
     }
-    void *const here[] = {net->drawn, net->logits_here, net->seen, net->step_block.host, net->draw_block.host};
+    void *const here[] = {net->logits_here, net->seen, net->step_block.host, net->draw_block.host};
     for (size_t i = 0; i < sizeof here / sizeof *here; i++) free(here[i]);
-    free(net->step_load);
-    free(net->step_expert_us);
+    for (int32_t i = 0; i < GR_FLIGHTS; i++) {
+        free(net->landed[i].drawn);
+        free(net->landed[i].load);
+        free(net->landed[i].expert_us);
+    }
     free(net);
 }

@@ -134,20 +134,8 @@ static grace_status run_whole(void *user) {
     return st ? st : run_draws(w->net, w->net->rows.n);
 }
 
-static grace_status fetch_drawn(gr_network *net, int32_t n) {
-    return net->compute->ops->finish(net->compute, net->drawn, net->drawn_there, (size_t)n * sizeof *net->drawn);
-}
-
-/* Layers alone: draws follow, of some of the rows, or none. */
-static grace_status run_layers(gr_network *net, const gr_step *step) {
-    grace_status st = GRACE_OK;
-    const gr_exchange_step end = {step->n_rows, net->info->n_moe_layers};
-    GR_TRY(gr_network_layers(net, step));
-    GR_TRY(gr_exchange_step_end(net->exchange, &end));
-    if (net->comm->n_ranks > 1) GR_TRY(net->compute->ops->finish(net->compute, NULL, NULL, 0));
-    GR_TRY(gr_exchange_step_done(net->exchange, &end, net->step_load));
-done:
-    return st;
+static gr_exchange_step end_of(const gr_network *net, const gr_step *step) {
+    return (gr_exchange_step){step->n_rows, net->info->n_moe_layers, step->flight};
 }
 
 /* Where the host has nothing to do, and nobody looks. */
@@ -155,23 +143,12 @@ static bool replays(const gr_network *net) {
     return !net->on_gate && !net->on_stream && !net->times_stages && !gr_exchange_waits(net->exchange) && net->rows.n > 0;
 }
 
-static grace_status run_and_draw(gr_network *net, const gr_step *step) {
-    grace_status st = GRACE_OK;
-    whole_step whole = {net, step};
-    const gr_exchange_step end = {step->n_rows, net->info->n_moe_layers};
-    GR_TRY(replays(net) ? net->compute->ops->replay(net->compute, net->rows.n, run_whole, &whole) : run_whole(&whole));
-    GR_TRY(gr_exchange_step_end(net->exchange, &end));
-    GR_TRY(fetch_drawn(net, step->n_rows));
-    GR_TRY(gr_exchange_step_done(net->exchange, &end, net->step_load));
-done:
-    return st;
-}
-
 static grace_status bring(gr_network *net, const gr_step *step, const gr_draw *draws) {
     grace_status st = GRACE_OK;
     const gr_compute_ops *ops = net->compute->ops;
     const int32_t most = ops->padded(net->compute, step->n_rows_most), n = draws && ops->packs ? most : step->n_rows;   /* all ranks replay one size */
     GR_ASSERT(step->n_rows <= step->n_rows_most && (!draws || (step->n_decode == step->n_rows && n <= net->n_logits_max && n <= net->n_rows_max)));
+    net->flight = &net->landed[step->flight];
     net->n_parts = gr_exchange_step_start(net->exchange, most, net->on_stream || net->times_stages ? 1 : GR_PARTS_MAX);
     GR_TRY(gr_kv_sync(&net->kv));
     GR_TRY(send_rows(net, step, n));
@@ -180,9 +157,52 @@ done:
     return st;
 }
 
-grace_status gr_network_forward(gr_network *net, const gr_step *step, const gr_draw *draws) {
-    const grace_status st = bring(net, step, draws);
-    return st ? st : draws ? run_and_draw(net, step) : run_layers(net, step);
+/* Waits for the step, of which n ids are wanted. Where a number was not one, the rows came home all the same: the step is over, here and for the others. */
+static grace_status read_end(gr_network *net, const gr_step *step, int32_t n) {
+    grace_status st = GRACE_OK, ended;
+    const gr_landed *landed = &net->landed[step->flight];
+    const gr_exchange_step end = end_of(net, step);
+    ended = net->compute->ops->finish(net->compute, step->flight, landed->drawn, n);
+    if (ended && ended != GRACE_ERR_NUMERIC) return ended;
+    GR_TRY(gr_exchange_step_done(net->exchange, &end, landed->load));
+    st = ended;
+done:
+    return st;
+}
+
+/* Draws follow, of some of the rows, or none. One rank alone need not wait for its rows. */
+grace_status gr_network_forward(gr_network *net, const gr_step *step) {
+    grace_status st = GRACE_OK;
+    const gr_exchange_step end = end_of(net, step);
+    GR_TRY(bring(net, step, NULL));
+    GR_TRY(gr_network_layers(net, step));
+    GR_TRY(gr_exchange_step_end(net->exchange, &end));
+    if (net->comm->n_ranks == 1) return gr_exchange_step_done(net->exchange, &end, net->flight->load);
+    GR_TRY(net->compute->ops->end(net->compute, step->flight, NULL, 0));
+    GR_TRY(read_end(net, step, 0));
+done:
+    return st;
+}
+
+grace_status gr_network_launch(gr_network *net, const gr_step *step, const gr_draw *draws) {
+    grace_status st = GRACE_OK;
+    const gr_exchange_step end = end_of(net, step);
+    whole_step whole = {net, step};
+    GR_TRY(bring(net, step, draws));
+    GR_TRY(replays(net) ? net->compute->ops->replay(net->compute, net->rows.n, run_whole, &whole) : run_whole(&whole));
+    GR_TRY(gr_exchange_step_end(net->exchange, &end));
+    GR_TRY(net->compute->ops->end(net->compute, step->flight, net->drawn_there, step->n_rows));
+done:
+    return st;
+}
+
+grace_status gr_network_land(gr_network *net, const gr_step *step) { return read_end(net, step, step->n_rows); }
+
+/* A rank may send rows of the next step, of another number and so elsewhere in the memory of the others, when all have given back the last rows of this one:
+ * a dense layer behind these would still be at work there. */
+bool gr_network_queues(const gr_network *net) {
+    const bool ends_dense = net->info->layers[net->info->n_layers - 1].moe < 0;
+    return !net->on_gate && !net->on_stream && !net->times_stages && gr_exchange_queues(net->exchange) && (net->comm->n_ranks == 1 || !ends_dense);
 }
 
 grace_status gr_network_record(gr_network *net, const gr_step *step, const gr_draw *draws) {
@@ -208,7 +228,8 @@ grace_status gr_network_draw(gr_network *net, const int32_t *rows, int32_t n, co
     GR_ASSERT(n <= net->n_logits_max);
     GR_TRY(send_draws(net, rows, draws, n, n));
     GR_TRY(run_draws(net, n));
-    GR_TRY(fetch_drawn(net, n));
+    GR_TRY(net->compute->ops->end(net->compute, 0, net->drawn_there, n));        /* nothing else is under way */
+    GR_TRY(net->compute->ops->finish(net->compute, 0, net->flight->drawn, n));
     if (logits) GR_TRY(bring_logits(net, n, logits));
 done:
     return st;

@@ -77,10 +77,11 @@ static int32_t make_offers(gr_rehome *r, const gr_batch *b) {
     gr_room room = room_of(&r->net->kv);
     char *at = memcpy(r->mine, &room, sizeof room);
     at += sizeof room;
-    for (int32_t row = 0; row < b->step.n_rows; row++) {
-        const int32_t request = b->request_of_row[row];
+    const gr_fill *f = b->fill;
+    for (int32_t row = 0; row < f->step.n_rows; row++) {
+        const int32_t request = f->request_of_row[row];
         const gr_sequence *s = b->sequences[request];
-        if (b->step.position[row] != 0 || s->finished) continue;
+        if (f->step.position[row] != 0 || s->finished) continue;
         offer *o = (offer *)at;
         *o = (offer){request, s->n_computed, s->result.n_ids, 0};
         memcpy(o->rows, r->sent + (size_t)row * (size_t)r->n_nodes, (size_t)r->n_nodes * sizeof(double));

@@ -5,7 +5,7 @@
 
 #include "base/memory.h"
 
-enum { N_PREFILL, N_DECODE, N_STARTED, HEADER };       /* of the shared vector */
+enum { N_PREFILL, N_DECODE, N_STARTED, N_LOOKING, HEADER };       /* of the shared vector */
 
 grace_status gr_tally_init(gr_tally *t, int32_t n_ranks, int32_t n_layers) {
     grace_status st = GRACE_OK;
@@ -33,8 +33,8 @@ static void share_own(gr_tally *t, const gr_network *net) {
     int64_t *load = step_loads(t), *nanoseconds = load + (int64_t)t->n_layers * t->n_ranks;
     memset(load, 0, 2 * (size_t)t->n_layers * (size_t)t->n_ranks * sizeof(int64_t));
     for (int32_t l = 0; t->pending && l < t->n_layers; l++) {
-        load[l * t->n_ranks + net->comm->rank] = net->step_load[l];
-        nanoseconds[l * t->n_ranks + net->comm->rank] = (int64_t)(1e3 * net->step_expert_us[l]);
+        load[l * t->n_ranks + net->comm->rank] = t->pending->load[l];
+        nanoseconds[l * t->n_ranks + net->comm->rank] = (int64_t)(1e3 * t->pending->expert_us[l]);
     }
 }
 
@@ -62,34 +62,46 @@ static void add_step(gr_tally *t) {
         t->n_pairs += load[i];
         t->expert_us += 1e-3 * (double)nanoseconds[i];
     }
-    t->pending = false;
+    t->pending = NULL;
 }
 
-grace_status gr_tally_sync(gr_tally *t, gr_network *net, const gr_batch *now, bool *more) {
+static gr_agreed agreed_of(const gr_tally *t) {
+    const int64_t *sum = t->shared;
+    return (gr_agreed){.n_prefill = sum[N_PREFILL], .n_decode = sum[N_DECODE], .n_started = sum[N_STARTED], .n_rows_most = most_rows(t),
+                       .decode = sum[N_PREFILL] == 0, .quiet = sum[N_PREFILL] == 0 && sum[N_LOOKING] == 0};
+}
+
+/* The loads of the last step, and what every rank brings; now NULL: nothing. */
+static grace_status add_up(gr_tally *t, const gr_network *net, const gr_fill *now, bool looks) {
     grace_status st = GRACE_OK;
     share_own(t, net);
     t->shared[N_PREFILL] = now ? now->n_prefill : 0;
     t->shared[N_DECODE] = now ? now->n_decode : 0;
     t->shared[N_STARTED] = now ? now->n_started : 0;
+    t->shared[N_LOOKING] = looks;
     memset(rows_of_rank(t), 0, (size_t)t->n_ranks * sizeof(int64_t));
     rows_of_rank(t)[net->comm->rank] = now ? now->step.n_rows : 0;
     gr_comm_at("start of a step", -1);
     GR_TRY(gr_comm_allreduce(net->comm, t->shared, HEADER + t->n_ranks + 2 * t->n_layers * t->n_ranks, GR_SUM));
-    t->n_rows_most = most_rows(t);
     add_step(t);
-    t->n_prefill += t->shared[N_PREFILL];
-    t->n_decode += t->shared[N_DECODE];
-    t->n_started += t->shared[N_STARTED];
-    t->decode = t->shared[N_PREFILL] == 0;
-    *more = t->shared[N_PREFILL] + t->shared[N_DECODE] > 0;
 done:
     return st;
 }
 
-void gr_tally_step(gr_tally *t, double wall_us) {
-    double prefill = (double)t->shared[N_PREFILL], decode = (double)t->shared[N_DECODE];
+grace_status gr_tally_sync(gr_tally *t, gr_network *net, const gr_fill *now, bool looks, gr_agreed *out) {
+    const grace_status st = add_up(t, net, now, looks);
+    if (!st) *out = agreed_of(t);
+    return st;
+}
+
+void gr_tally_step(gr_tally *t, const gr_agreed *step, const gr_landed *landed, double wall_us) {
+    const double prefill = (double)step->n_prefill, decode = (double)step->n_decode;
+    GR_ASSERT(!t->pending);
     t->n_steps++;
-    t->pending = true;
+    t->n_prefill += step->n_prefill;
+    t->n_decode += step->n_decode;
+    t->n_started += step->n_started;
+    t->pending = landed;
     t->prefill_us += wall_us * prefill / (prefill + decode);
     t->decode_us += wall_us * decode / (prefill + decode);
 }
@@ -166,9 +178,8 @@ grace_status gr_tally_stats(gr_tally *t, gr_network *net, grace_stats *out) {
     gr_comm *comm = net->comm;
     share mine = {0}, *all = NULL;
     grace_stats s = {.n_ranks = comm->n_ranks, .n_nodes = comm->n_nodes, .n_layers = t->n_layers, .n_steps = t->n_steps};
-    bool more;
     GR_CALLOC(all, comm->n_ranks);
-    if (t->pending) GR_TRY(gr_tally_sync(t, net, NULL, &more));
+    if (t->pending) GR_TRY(add_up(t, net, NULL, false));
     fill_share(t, net, &mine);
     GR_TRY(gr_comm_allgather(comm, &mine, sizeof mine, all));
     GR_TRY(gr_comm_allgather(comm, gr_exchange_counts_of(net->exchange)->pair_rows, (size_t)comm->n_ranks * sizeof(int64_t), t->pair_rows));

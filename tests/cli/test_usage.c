@@ -162,7 +162,7 @@ static void values_out_of_bounds_say_what_was_expected_and_found(void **state) {
 
 static void what_only_gpus_look_at_is_refused_without_them(void **state) {
     (void)state;
-    static const char *const options[] = {"--kernels=mma", "--between=nccl", "--plain-wire", "--turns-from=5"};
+    static const char *const options[] = {"--kernels=mma", "--between=nccl", "--plain-wire", "--turns-from=5", "--step-by-step"};
     for (size_t i = 0; i < sizeof options / sizeof *options; i++) {
         char sentence[64];
         snprintf(sentence, sizeof sentence, "grace run: %.*s needs --device cuda", (int)strcspn(options[i], "="), options[i]);

@@ -68,10 +68,14 @@ static void embedding_widens_the_chosen_rows(void **state) {
         FOR_EACH_BACKEND(c, all) {
             gr_weight *w = open_weight(c, &m);
             float out[N * COLS];
-            assert_int_equal(c->ops->embed(c, w, ids, N, out), GRACE_OK);
+            assert_int_equal(c->ops->embed(c, w, ids, NULL, N, out), GRACE_OK);
             for (int i = 0; i < N * COLS; i++) assert_true((double)out[i] == m.value[ids[i / COLS] * COLS + i % COLS]);
-            assert_int_equal(c->ops->embed(c, w, (const int32_t[]){ROWS}, 1, out), GRACE_ERR_ARG);
-            assert_int_equal(c->ops->embed(c, w, (const int32_t[]){-1}, 1, out), GRACE_ERR_ARG);
+            assert_int_equal(c->ops->embed(c, w, (const int32_t[]){ROWS}, NULL, 1, out), GRACE_ERR_ARG);
+            assert_int_equal(c->ops->embed(c, w, (const int32_t[]){-1}, NULL, 1, out), GRACE_ERR_ARG);
+            static const int32_t unknown[N] = {-2, 0, -1, -2}, drawn[2] = {3, 6};
+            assert_int_equal(c->ops->embed(c, w, unknown, drawn, N, out), GRACE_OK);
+            for (int i = 0; i < N * COLS; i++) assert_true((double)out[i] == m.value[ids[i / COLS] * COLS + i % COLS]);
+            assert_int_equal(c->ops->embed(c, w, unknown, (const int32_t[]){3, ROWS}, N, out), GRACE_ERR_ARG);
             c->ops->weight_close(c, w);
         }
         free_matrix(&m);

@@ -12,6 +12,7 @@
 #include "base/rng.h"
 #include "cuda/device.h"
 #include "grace/engine.h"
+#include "run/engine_internal.h"
 
 #define DIR GRACE_SOURCE_DIR "/models/tiny-olmoe"
 
@@ -69,6 +70,38 @@ static void the_same_run_gives_the_same_tokens(void **state) {
         run(options(512, false), 0, REQUESTS, temperature, NULL, &b);
         assert_memory_equal(&a, &b, sizeof a);
     }
+}
+
+/* The next step is under way when one returns, unless it was told not to be; an engine that is closed then waits for it. */
+static void steps_launched_ahead_are_the_steps_themselves(void **state) {
+    int32_t ids[2][REQUESTS][GENERATE];
+    (void)state;
+    for (int ahead = 0; ahead < 2; ahead++) {
+        grace_model *model = NULL;
+        grace_engine *engine = NULL;
+        grace_engine_options opt = options(512, false);
+        int32_t n_ahead = 0;
+        opt.device = "cuda", opt.step_by_step = !ahead;
+        assert_int_equal(grace_model_open(DIR, &model), GRACE_OK);
+        if (grace_engine_open(model, &opt, &engine)) fail_msg("%s", grace_last_error());
+        const gr_network *net = gr_engine_network(engine);
+        for (int i = 0; i < REQUESTS; i++) submit(engine, i, 0.8f, NULL);
+        for (bool more = true; more;) {
+            if (grace_engine_step(engine, &more)) fail_msg("%s", grace_last_error());
+            n_ahead += net->flight == &net->landed[1];
+        }
+        if (ahead ? n_ahead < GENERATE / 4 : n_ahead > 0) fail_msg("ahead %d: %d steps were", ahead, n_ahead);
+        for (int i = 0; i < REQUESTS; i++) memcpy(ids[ahead][i], grace_engine_result(engine, i)->ids, sizeof ids[ahead][i]);
+        submit(engine, 1, 0, NULL);
+        for (int i = 0; i < 5; i++) {
+            bool more;
+            if (grace_engine_step(engine, &more)) fail_msg("%s", grace_last_error());
+        }
+        assert_int_equal(grace_engine_result(engine, REQUESTS)->n_ids, 5);
+        grace_engine_close(engine);
+        grace_model_close(model);
+    }
+    assert_memory_equal(ids[0], ids[1], sizeof ids[0]);
 }
 
 /* Someone who looks at logits takes steps out of the recorded graphs; the tokens stay. */
@@ -143,10 +176,11 @@ static void too_much_is_refused_with_numbers(void **state) {
 int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_same_run_gives_the_same_tokens), cmocka_unit_test(replayed_steps_are_the_steps_themselves),
-        cmocka_unit_test(too_much_is_refused_with_numbers), cmocka_unit_test(exact_results_do_not_depend_on_the_batch),
+        cmocka_unit_test(steps_launched_ahead_are_the_steps_themselves), cmocka_unit_test(too_much_is_refused_with_numbers),
+        cmocka_unit_test(exact_results_do_not_depend_on_the_batch),
         cmocka_unit_test(times_of_stages_fit_into_the_steps_and_change_no_token),
     };
     const bool small = argc > 1 && !strcmp(argv[1], "small");
     if (no_gpu("the engine on a GPU")) return SKIPPED;
-    return _cmocka_run_group_tests("the engine on a GPU", tests, small ? 2 : sizeof tests / sizeof *tests, NULL, NULL);
+    return _cmocka_run_group_tests("the engine on a GPU", tests, small ? 3 : sizeof tests / sizeof *tests, NULL, NULL);
 }

@@ -88,9 +88,21 @@ static void check_gather(uint64_t seed, int32_t n_rows, int32_t width) {
     uint16_t *out = fetch(d_out, n_rows, width);
     claim(same("gather", expected, out, n_rows, width), "gather copies rows, zeros for a negative index", n_rows, width);
     must(cudaMemset(d_out, 0xFF, (size_t)n_rows * (size_t)width * 2) == cudaSuccess, "cudaMemset");
-    must(gr_cuda_embed(d_in, d_index, n_rows, width, d_out, NULL) == GRACE_OK, "embed");
+    must(gr_cuda_embed(d_in, d_index, NULL, n_rows, width, d_out, NULL) == GRACE_OK, "embed");
     free(out), out = fetch(d_out, n_rows, width);
     claim(same("embed", expected, out, n_rows, width), "embed copies rows, zeros for a negative id", n_rows, width);
+    int32_t drawn[FROM];
+    for (int32_t i = 0; i < FROM; i++) drawn[i] = index[i % (n_rows ? n_rows : 1)] < 0 || n_rows == 0 ? 0 : index[i % n_rows];
+    for (int32_t i = 0; i < n_rows; i++) {
+        if (i % 2 == 0) index[i] = -1 - i % FROM;
+        const int32_t id = index[i] < 0 ? drawn[-1 - index[i]] : index[i];
+        memcpy(expected + (int64_t)i * width, in + (int64_t)id * width, (size_t)width * 2);
+    }
+    void *d_ids = to_device(index, 4 * (size_t)n_rows), *d_drawn = to_device(drawn, sizeof drawn);
+    must(gr_cuda_embed(d_in, d_ids, d_drawn, n_rows, width, d_out, NULL) == GRACE_OK, "embed");
+    free(out), out = fetch(d_out, n_rows, width);
+    claim(same("embed", expected, out, n_rows, width), "a negative id stands for one that was drawn", n_rows, width);
+    cudaFree(d_ids), cudaFree(d_drawn);
     free(in), free(expected), free(index), free(out), cudaFree(d_in), cudaFree(d_index), cudaFree(d_out);
 }
 

@@ -22,6 +22,7 @@ typedef struct soak_seen {
     int32_t n_steps, n_dry;         /* times that all requests were done before the next came */
     int32_t n_idle;                 /* steps in which others had rows and this rank had no request */
     int32_t n_waits;                /* steps in which the host took part between the calls of a layer */
+    int32_t n_ahead;                /* steps after which the next was under way already, in the network's other flight */
     int32_t n_sizes;                /* different numbers of rows of a step, of all ranks */
     bool sizes[SOAK_SIZES];
 } soak_seen;
@@ -92,7 +93,9 @@ static inline soak_seen soak_run(grace_engine *engine, const soak_work *w, int32
         const int64_t n = grace_engine_n_rows(engine) - rows;
         seen.n_steps++;
         seen.n_idle += idle;
-        seen.n_waits += gr_exchange_waits(gr_engine_network(engine)->exchange);
+        const gr_network *net = gr_engine_network(engine);
+        seen.n_waits += gr_exchange_waits(net->exchange);
+        seen.n_ahead += net->flight == &net->landed[1];
         if (n < SOAK_SIZES && !seen.sizes[n]) seen.sizes[n] = true, seen.n_sizes++;
     }
     assert_ok(grace_engine_collect(engine));

@@ -4,6 +4,8 @@
 
 #include <sys/stat.h>
 
+#include "run/engine_internal.h"
+
 /* ---- one process: the answer ---- */
 
 typedef struct answer { run_result result; routing routing; float *logits; } answer;     /* logits [request, position, vocab] of prompts */
@@ -161,6 +163,65 @@ static void skew_to_the_extreme_gives_one_process_bits(void **state) {
     for (int32_t n_nodes = 1; n_nodes <= 4; n_nodes++)
         for (int kind = GRACE_EXCHANGE_PER_EXPERT; kind <= GRACE_EXCHANGE_HSC && ranks_comm(1)->n_ranks % n_nodes == 0; kind++)
             for (int how = 0; how < N_SKEWS; how++) skew_check(ranks_comm(n_nodes), world_options(), (grace_exchange)kind, (skew)how);
+}
+
+/* ---- steps launched ahead ---- */
+
+static int32_t n_ahead;    /* steps launched ahead in all runs */
+
+static grace_engine *run_ahead(const scene *s, bool ahead, run_result *out) {
+    grace_engine *engine = NULL;
+    assert_ok(grace_engine_open(model, &s->opt, &engine));
+    const gr_network *net = gr_engine_network(engine);
+    gr_engine_drop_hashes(engine);
+    gr_engine_look_ahead(engine, ahead);
+    for (int32_t i = 0; i < s->all.n; i++) assert_ok(grace_engine_submit(engine, &s->all.requests[i]));
+    for (bool more = true; more;) {
+        assert_ok(grace_engine_step(engine, &more));
+        n_ahead += net->flight == &net->landed[1];
+        claim(ahead || net->flight == net->landed);
+    }
+    finish_run(engine, &s->all, out);
+    return engine;
+}
+
+/* Rows behind an end of text are computed in vain, on the ranks that have some: ids are the same, numbers only where there are none. */
+static void check_ahead(scene *s, bool ends) {
+    run_result expected, found;
+    grace_stats a, b;
+    const size_t n_loads = (size_t)(s->plan->n_layers * s->comm->n_ranks);
+    s->opt.trace_path = NULL, s->opt.exact = true;
+    for (int32_t i = 0; i < s->all.n; i++) {
+        grace_request *r = &s->all.requests[i];
+        r->score = false, r->ignore_eos = !ends;
+        r->n_generate += 8;
+        if (ends) r->temperature = 50;      /* each of 64 ids is as likely */
+    }
+    grace_engine *plain = run_ahead(s, false, &expected), *ahead = run_ahead(s, true, &found);
+    check_same_result(&expected, &found, s->all.n, "ahead");
+    assert_ok(grace_engine_stats(plain, &a));
+    assert_ok(grace_engine_stats(ahead, &b));
+    claim(a.n_prefill == b.n_prefill && a.n_decode <= b.n_decode && b.n_decode <= a.n_decode + s->all.n);
+    if (!ends) {
+        claim(a.n_tokens == b.n_tokens && a.n_steps == b.n_steps && a.idle_pairs == b.idle_pairs);
+        claim(memcmp(a.load, b.load, n_loads * sizeof *a.load) == 0);
+        claim(memcmp(a.dispatch, b.dispatch, sizeof a.dispatch) == 0 && memcmp(a.combine, b.combine, sizeof a.combine) == 0);
+    }
+    grace_engine_close(plain);
+    grace_engine_close(ahead);
+}
+
+static void steps_launched_ahead_give_the_same_ids_and_numbers(void **state) {
+    (void)state;
+    n_ahead = 0;
+    for (int32_t n_nodes = 1; n_nodes <= 4; n_nodes++)
+        for (int kind = GRACE_EXCHANGE_PER_EXPERT; kind <= GRACE_EXCHANGE_HSC && ranks_comm(1)->n_ranks % n_nodes == 0; kind++)
+            for (int ends = 0; ends < 2; ends++) {
+                scene s = scene_new(ranks_comm(n_nodes), (grace_exchange)kind, (uint64_t)(7000 + n_nodes * 10 + kind));
+                check_ahead(&s, ends);
+                scene_free(&s);
+            }
+    claim(n_ahead >= 6);
 }
 
 /* ---- the real model ---- */
@@ -348,6 +409,7 @@ static void a_plan_for_another_cut_is_refused_with_both_sides(void **state) {
 static const struct CMUnitTest tests[] = {
     cmocka_unit_test_setup_teardown(any_plan_policy_exchange_and_cut_gives_one_process_bits_and_the_counted_numbers, world_open, world_close),
     cmocka_unit_test_setup_teardown(skew_to_the_extreme_gives_one_process_bits, world_open, world_close),
+    cmocka_unit_test_setup_teardown(steps_launched_ahead_give_the_same_ids_and_numbers, world_open, world_close),
     cmocka_unit_test(tiny_olmoe_over_all_ranks_gives_one_process_bits),
     cmocka_unit_test_setup_teardown(ranks_without_experts_give_one_process_bits, world_open, world_close),
     cmocka_unit_test_setup_teardown(ranks_that_opened_something_else_are_told_so_everywhere, world_open, world_close),

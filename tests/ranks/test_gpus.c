@@ -261,6 +261,7 @@ static void soak_over(gr_comm *comm, const char *wire, bool hosts_take_part) {
     print_message("%lld steps replayed, in %d the hosts took part, %.1f s\n", (long long)replayed, seen.n_waits, 1e-6 * (gr_now_us() - start));
     claim(seen.n_waits == seen.n_steps ? replayed == 0 : replayed > seen.n_steps / 4);
     claim(hosts_take_part ? seen.n_waits > 0 : seen.n_waits == 0);
+    claim(hosts_take_part ? seen.n_ahead == 0 : seen.n_ahead > seen.n_steps / 8);
     grace_engine_close(engine);
     free(expected);
     soak_work_free(&work);

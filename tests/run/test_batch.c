@@ -41,25 +41,25 @@ static void add(int32_t n_prompt, int32_t n_generate) {
 
 /* What the engine does between fill and advance: a row that is the last known token gets its successor, or ends the request. */
 static void draw(void) {
-    for (int32_t row = 0; row < batch.step.n_rows; row++) {
-        gr_sequence *s = batch.sequences[batch.request_of_row[row]];
-        if (batch.step.position[row] + 1 != gr_sequence_known(s)) continue;
-        assert_true(batch.wants_logits[row]);
+    for (int32_t row = 0; row < batch.fill->step.n_rows; row++) {
+        gr_sequence *s = batch.sequences[batch.fill->request_of_row[row]];
+        if (batch.fill->step.position[row] + 1 != gr_sequence_known(s)) continue;
+        assert_true(batch.fill->wants_logits[row]);
         if (s->result.n_ids < s->request.n_generate) s->result.ids[s->result.n_ids++] = 7;
         s->finished = s->result.n_ids == s->request.n_generate;
     }
 }
 
 static int32_t step(void) {
-    gr_batch_fill(&batch, &kv);
+    gr_batch_fill(&batch, &kv, NULL);
     draw();
-    gr_batch_advance(&batch, &kv);
-    return batch.step.n_rows;
+    gr_batch_advance(&batch, &kv, batch.fill);
+    return batch.fill->step.n_rows;
 }
 
 static int32_t rows_of(int32_t request) {
     int32_t n = 0;
-    for (int32_t row = 0; row < batch.step.n_rows; row++) n += batch.request_of_row[row] == request;
+    for (int32_t row = 0; row < batch.fill->step.n_rows; row++) n += batch.fill->request_of_row[row] == request;
     return n;
 }
 
@@ -68,16 +68,16 @@ static void a_long_prompt_comes_in_chunks(void **state) {
     start(0, 1, ROWS, CONTEXT);
     add(19, 0);
     for (int32_t from = 0; from < 19; from += ROWS) {
-        gr_batch_fill(&batch, &kv);
-        assert_int_equal(batch.step.n_rows, from + ROWS < 19 ? ROWS : 19 - from);
-        assert_int_equal(batch.n_prefill, batch.step.n_rows);
-        for (int32_t row = 0; row < batch.step.n_rows; row++) {
-            assert_int_equal(batch.step.id[row], from + row);
-            assert_int_equal(batch.step.position[row], from + row);
-            assert_int_equal(batch.wants_logits[row], from + row == 18);
+        gr_batch_fill(&batch, &kv, NULL);
+        assert_int_equal(batch.fill->step.n_rows, from + ROWS < 19 ? ROWS : 19 - from);
+        assert_int_equal(batch.fill->n_prefill, batch.fill->step.n_rows);
+        for (int32_t row = 0; row < batch.fill->step.n_rows; row++) {
+            assert_int_equal(batch.fill->step.id[row], from + row);
+            assert_int_equal(batch.fill->step.position[row], from + row);
+            assert_int_equal(batch.fill->wants_logits[row], from + row == 18);
         }
         draw();
-        gr_batch_advance(&batch, &kv);
+        gr_batch_advance(&batch, &kv, batch.fill);
     }
     assert_int_equal(step(), 0);
     assert_int_equal(kv.n_free, kv.n_pages);
@@ -90,14 +90,14 @@ static void decode_rows_come_before_new_prompts(void **state) {
     add(3, 4);
     assert_int_equal(step(), 5);
     add(20, 1);
-    gr_batch_fill(&batch, &kv);
-    assert_int_equal(batch.n_decode, 2);
-    assert_int_equal(batch.n_prefill, ROWS - 2);
-    assert_int_equal(batch.request_of_row[0], 0);
-    assert_int_equal(batch.step.id[0], 7);
-    assert_int_equal(batch.step.position[0], 2);
-    assert_int_equal(batch.request_of_row[1], 1);
-    for (int32_t row = 2; row < ROWS; row++) assert_int_equal(batch.request_of_row[row], 2);
+    gr_batch_fill(&batch, &kv, NULL);
+    assert_int_equal(batch.fill->n_decode, 2);
+    assert_int_equal(batch.fill->n_prefill, ROWS - 2);
+    assert_int_equal(batch.fill->request_of_row[0], 0);
+    assert_int_equal(batch.fill->step.id[0], 7);
+    assert_int_equal(batch.fill->step.position[0], 2);
+    assert_int_equal(batch.fill->request_of_row[1], 1);
+    for (int32_t row = 2; row < ROWS; row++) assert_int_equal(batch.fill->request_of_row[row], 2);
 }
 
 static void nobody_overtakes_a_request_that_waits_for_memory(void **state) {
@@ -126,21 +126,21 @@ static void one_that_came_running_goes_on_behind_one_that_waits_for_memory(void 
     batch.sequences[1]->kv = gr_kv_take(&kv, 6), batch.sequences[1]->n_computed = 2;
     assert_int_equal(step(), 3);            /* the rest of request 1, which ends */
     assert_int_equal(rows_of(1), 3);
-    assert_int_equal(batch.n_started, 0);
+    assert_int_equal(batch.fill->n_started, 0);
     assert_int_equal(step(), ROWS);
     assert_int_equal(rows_of(0), ROWS);
-    assert_int_equal(batch.n_started, 1);
+    assert_int_equal(batch.fill->n_started, 1);
     assert_int_equal(step(), ROWS);
-    assert_int_equal(batch.n_started, 0);
+    assert_int_equal(batch.fill->n_started, 0);
 }
 
 static void a_rank_computes_only_its_own_requests(void **state) {
     (void)state;
     start(1, 3, 64, 8 * CONTEXT);
     for (int32_t i = 0; i < 8; i++) add(2, 1);
-    gr_batch_fill(&batch, &kv);
-    assert_int_equal(batch.step.n_rows, 6);
-    for (int32_t row = 0; row < 6; row++) assert_int_equal(batch.request_of_row[row], 1 + 3 * (row / 2));
+    gr_batch_fill(&batch, &kv, NULL);
+    assert_int_equal(batch.fill->step.n_rows, 6);
+    for (int32_t row = 0; row < 6; row++) assert_int_equal(batch.fill->request_of_row[row], 1 + 3 * (row / 2));
     for (int32_t i = 0; i < 8; i++) assert_int_equal(batch.sequences[i]->result.home, i % 3);
 }
 
@@ -152,26 +152,78 @@ static void a_scored_prompt_wants_every_row(void **state) {
     req.prompt = prompt, req.n_prompt = 3, req.n_generate = 0, req.score = true;
     assert_int_equal(gr_batch_add(&batch, &req), GRACE_OK);
     prompt[0] = 9;                          /* the prompt was copied */
-    gr_batch_fill(&batch, &kv);
-    assert_int_equal(batch.step.id[0], 1);
-    for (int32_t row = 0; row < 3; row++) assert_true(batch.wants_logits[row]);
+    gr_batch_fill(&batch, &kv, NULL);
+    assert_int_equal(batch.fill->step.id[0], 1);
+    for (int32_t row = 0; row < 3; row++) assert_true(batch.fill->wants_logits[row]);
+}
+
+static void a_step_is_filled_before_the_ids_of_the_one_before_are_known(void **state) {
+    (void)state;
+    start(0, 1, ROWS, 4 * CONTEXT);
+    add(1, 3);
+    add(1, 9);
+    step();                                 /* both prompts: one id each */
+    gr_batch_fill(&batch, &kv, NULL);
+    const gr_fill *now = batch.fill;
+    assert_int_equal(now->step.n_rows, 2);
+    gr_batch_fill(&batch, &kv, now);
+    const gr_fill *next = batch.fill;
+    assert_ptr_not_equal(now, next);
+    assert_int_equal(now->step.id[0], 7);   /* the other is as it was */
+    assert_int_equal(next->step.n_rows, 2);
+    for (int32_t row = 0; row < 2; row++) {
+        assert_int_equal(next->step.id[row], -1 - row);
+        assert_int_equal(next->step.position[row], 2);
+        assert_int_equal(next->step.kv_sequence[row], batch.sequences[row]->kv);
+        assert_true(next->wants_logits[row]);
+    }
+    for (int32_t row = 0; row < 2; row++) batch.sequences[row]->result.ids[batch.sequences[row]->result.n_ids++] = 7;     /* `now` lands */
+    gr_batch_advance(&batch, &kv, now);
+    gr_batch_fill(&batch, &kv, next);       /* the first request is at its length when `next` lands */
+    assert_int_equal(batch.fill->step.n_rows, 1);
+    assert_int_equal(batch.fill->request_of_row[0], 1);
+    assert_int_equal(batch.fill->step.id[0], -2);
+    assert_int_equal(batch.fill->step.position[0], 3);
+}
+
+static void a_fill_that_is_dropped_is_filled_anew_with_what_is_known_now(void **state) {
+    (void)state;
+    start(0, 1, ROWS, 4 * CONTEXT);
+    add(1, 9);
+    step();
+    gr_batch_fill(&batch, &kv, NULL);
+    const gr_fill *now = batch.fill;
+    add(2, 3);
+    gr_batch_fill(&batch, &kv, now);        /* a prompt comes along */
+    assert_int_equal(batch.fill->n_prefill, 2);
+    assert_int_equal(batch.fill->n_started, 1);
+    const int32_t pages = kv.n_free;
+    batch.sequences[0]->result.ids[batch.sequences[0]->result.n_ids++] = 7;
+    batch.sequences[0]->finished = true;    /* an end of text */
+    gr_batch_advance(&batch, &kv, now);
+    gr_batch_fill(&batch, &kv, NULL);
+    assert_int_equal(kv.n_free, pages + 1); /* what ended gave back its page; the prompt has its own already */
+    assert_int_equal(batch.fill->step.n_rows, 2);
+    assert_int_equal(batch.fill->n_started, 1);
+    for (int32_t row = 0; row < 2; row++) assert_int_equal(batch.fill->request_of_row[row], 1);
+    assert_int_equal(batch.fill->step.id[0], 100);
 }
 
 /* What attention and the recorder rely on. */
 static void check_step(uint64_t seed) {
     bool ended[64] = {false};
-    assert_true(batch.step.n_rows <= batch.n_rows_max && batch.n_prefill + batch.n_decode == batch.step.n_rows);
-    for (int32_t row = 0; row < batch.step.n_rows; row++) {
-        int32_t request = batch.request_of_row[row];
+    assert_true(batch.fill->step.n_rows <= batch.n_rows_max && batch.fill->n_prefill + batch.fill->n_decode == batch.fill->step.n_rows);
+    for (int32_t row = 0; row < batch.fill->step.n_rows; row++) {
+        int32_t request = batch.fill->request_of_row[row];
         const gr_sequence *s = batch.sequences[request];
-        bool first = row == 0 || batch.request_of_row[row - 1] != request;
+        bool first = row == 0 || batch.fill->request_of_row[row - 1] != request;
         if (first && ended[request]) fail_msg("seed %llu: rows of request %d are not consecutive", (unsigned long long)seed, request);
         ended[request] = true;
-        assert_int_equal(batch.step.position[row], first ? s->n_computed : batch.step.position[row - 1] + 1);
-        assert_int_equal(batch.step.sequence[row], request);
-        assert_int_equal(batch.step.kv_sequence[row], s->kv);
-        assert_int_equal(batch.step.id[row], gr_sequence_token(s, batch.step.position[row]));
-        assert_true(kv.n_held[s->kv] * GR_KV_PAGE > batch.step.position[row]);
+        assert_int_equal(batch.fill->step.position[row], first ? s->n_computed : batch.fill->step.position[row - 1] + 1);
+        assert_int_equal(batch.fill->step.sequence[row], request);
+        assert_int_equal(batch.fill->step.kv_sequence[row], s->kv);
+        assert_int_equal(batch.fill->step.id[row], gr_sequence_token(s, batch.fill->step.position[row]));
+        assert_true(kv.n_held[s->kv] * GR_KV_PAGE > batch.fill->step.position[row]);
     }
 }
 
@@ -183,13 +235,13 @@ static void random_requests_all_finish_in_order_and_return_their_pages(void **st
         start(0, 1, 1 + (int32_t)gr_rng_below(&rng, 20), CONTEXT + (int32_t)gr_rng_below(&rng, 4 * CONTEXT));
         for (int32_t i = 0; i < n; i++) add(1 + (int32_t)gr_rng_below(&rng, CONTEXT - 10), (int32_t)gr_rng_below(&rng, 10));
         for (;; steps++) {
-            gr_batch_fill(&batch, &kv);
+            gr_batch_fill(&batch, &kv, NULL);
             check_step(seed);
-            if (batch.step.n_rows == 0) break;
+            if (batch.fill->step.n_rows == 0) break;
             for (; started < n && (batch.sequences[started]->kv >= 0 || batch.sequences[started]->finished); started++) continue;
             for (int32_t i = started; i < n; i++) assert_true(batch.sequences[i]->kv < 0);      /* first come, first served */
             draw();
-            gr_batch_advance(&batch, &kv);
+            gr_batch_advance(&batch, &kv, batch.fill);
             assert_true(steps < 10000);
         }
         for (int32_t i = 0; i < n; i++) {
@@ -210,6 +262,8 @@ int main(void) {
         cmocka_unit_test_teardown(one_that_came_running_goes_on_behind_one_that_waits_for_memory, stop),
         cmocka_unit_test_teardown(a_rank_computes_only_its_own_requests, stop),
         cmocka_unit_test_teardown(a_scored_prompt_wants_every_row, stop),
+        cmocka_unit_test_teardown(a_step_is_filled_before_the_ids_of_the_one_before_are_known, stop),
+        cmocka_unit_test_teardown(a_fill_that_is_dropped_is_filled_anew_with_what_is_known_now, stop),
         cmocka_unit_test_teardown(random_requests_all_finish_in_order_and_return_their_pages, stop),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

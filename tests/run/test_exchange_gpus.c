@@ -6,12 +6,13 @@
 
 #include "base/half.h"
 #include "base/rng.h"
+#include "comm/line.h"
 #include "run/exchange.h"
 #include "support/fake_gpu.h"
 #include "support/naive_count.h"
 #include "support/random_plan.h"
 
-enum { LAYERS = 2, EXPERTS = 12, TOP_K = 3, HIDDEN = 128, ROWS_MOST = 576, STEPS = 5 };
+enum { LAYERS = 2, EXPERTS = 12, TOP_K = 3, HIDDEN = 128, ROWS_MOST = 576, STEPS = 6 };
 static const size_t memory_each = (size_t)128 << 20;
 static const char *const kinds[] = {"per-expert", "flat", "hsc"};
 static const grace_cluster clusters[] = {{1, 3}, {1, 4}, {2, 2}, {3, 1}, {4, 1}, {2, 4}};
@@ -25,7 +26,8 @@ typedef struct scene {
     gr_exchange_options opt;
     gr_exchange *ex;
     naive_count expected;
-    int64_t load[LAYERS];               /* pairs of this rank in the step under way */
+    int64_t load[GR_FLIGHTS][LAYERS];   /* pairs of this rank in the steps under way */
+    int64_t parts, blocks;              /* of all steps: parts, and the most rows of a rank in each */
     uint64_t seed;
 } scene;
 
@@ -51,7 +53,7 @@ static scene scene_new(gr_comm *c, grace_exchange kind, bool exact, const char *
     scene s = {.comm = c, .seed = seed, .plan = gr_random_plan(&shape, &rng)};
     s.opt = (gr_exchange_options){.kind = kind, .exact = exact, .n_rows_max = kind == GRACE_EXCHANGE_PER_EXPERT ? ROWS_MOST / TOP_K : ROWS_MOST,
                                   .n_slots_max = most_slots(s.plan, c->rank), .top_k = TOP_K, .hidden = HIDDEN, .plan = s.plan, .wire = wire,
-                                  .compress = seed % 2, .turns_from = seed / 2 % 2};
+                                  .compress = seed % 2, .turns_from = seed / 2 % 2 ? 20 : 0};
     s.expected = naive_count_new(grace_comm_cluster(c), kind, exact);
     name_fake(c, kind);
     return s;
@@ -93,11 +95,11 @@ static choice choose(const grace_plan_layer *pl, gr_rng *rng) {
 
 typedef struct step_rows { int32_t n, n_most; choice *choice[LAYERS]; int32_t *slot; float *weight; uint16_t *y; } step_rows;
 
-static void count_choice(scene *s, const grace_plan_layer *pl, int32_t layer, int32_t rank, const choice *c) {
+static void count_choice(scene *s, const grace_plan_layer *pl, int64_t *load, int32_t rank, const choice *c) {
     int32_t rank_of_choice[TOP_K];
     for (int32_t j = 0; j < TOP_K; j++) {
         rank_of_choice[j] = pl->rank_of_slot[c->slot[j]];
-        s->load[layer] += rank_of_choice[j] == s->comm->rank;
+        *load += rank_of_choice[j] == s->comm->rank;
     }
     naive_count_token(&s->expected, rank, rank_of_choice, TOP_K);
 }
@@ -109,10 +111,10 @@ static int32_t rows_of_rank(gr_rng *rng, int32_t most) {
 }
 
 static step_rows step_new(scene *s, int32_t step) {
-    const int32_t sizes[STEPS] = {1, 7, s->opt.n_rows_max, 40, s->opt.n_rows_max - 1}, most = sizes[step];
+    const int32_t sizes[STEPS] = {s->opt.n_rows_max, 1, 7, 40, s->opt.n_rows_max - 1, 3}, most = sizes[step];
     gr_rng rng = gr_rng_seed(s->seed * 100 + (uint64_t)step);
     step_rows r = {.n_most = most};
-    memset(s->load, 0, sizeof s->load);
+    memset(s->load[step % GR_FLIGHTS], 0, sizeof s->load[0]);
     for (int32_t l = 0; l < LAYERS; l++) assert_non_null(r.choice[l] = calloc((size_t)most, sizeof(choice)));
     for (int32_t rank = 0; rank < s->comm->n_ranks; rank++) {
         const int32_t n = rows_of_rank(&rng, most);
@@ -120,7 +122,7 @@ static step_rows step_new(scene *s, int32_t step) {
         for (int32_t i = 0; i < n * LAYERS; i++) {
             const grace_plan_layer *pl = &s->plan->layers[i / n];
             const choice c = choose(pl, &rng);
-            count_choice(s, pl, i / n, rank, &c);
+            count_choice(s, pl, &s->load[step % GR_FLIGHTS][i / n], rank, &c);
             if (rank == s->comm->rank) r.choice[i / n][i % n] = c;
         }
     }
@@ -216,18 +218,32 @@ done:
     return st;
 }
 
-static grace_status run_step(scene *s, int32_t step) {
+/* The end of a step is read: loads, and what it adds to the counts. */
+static grace_status land(scene *s, int32_t step) {
     grace_status st = GRACE_OK;
-    const gr_exchange_step end = {.n_layers = LAYERS};
+    const gr_exchange_step end = {.n_layers = LAYERS, .flight = step % GR_FLIGHTS};
     int64_t load[LAYERS] = {0};
-    step_rows r = step_new(s, step);
-    const int32_t n_parts = gr_exchange_step_start(s->ex, r.n_most, GR_PARTS_MAX);
-    for (int32_t l = 0; l <= LAYERS; l++) GR_TRY(run_layer(s, &r, l, n_parts));
-    GR_TRY(gr_exchange_step_end(s->ex, &end));
     GR_TRY(gr_exchange_step_done(s->ex, &end, load));
     for (int32_t l = 0; l < LAYERS; l++)
-        GR_CHECK(load[l] == s->load[l], GRACE_ERR_ARG, "pairs of layer %d: expected %lld, found %lld", l, (long long)s->load[l], (long long)load[l]);
-    GR_TRY(grace_comm_agree(s->comm, GRACE_OK));
+        GR_CHECK(load[l] == s->load[step % GR_FLIGHTS][l], GRACE_ERR_ARG, "pairs of step %d, layer %d: expected %lld, found %lld", step, l,
+                 (long long)s->load[step % GR_FLIGHTS][l], (long long)load[l]);
+done:
+    return st;
+}
+
+/* Where steps may be queued, each is landed behind the next, and nothing but its rows keeps ranks together. */
+static grace_status run_step(scene *s, int32_t step) {
+    grace_status st = GRACE_OK;
+    const gr_exchange_step end = {.n_layers = LAYERS, .flight = step % GR_FLIGHTS};
+    const bool queues = gr_exchange_queues(s->ex);
+    step_rows r = step_new(s, step);
+    const int32_t n_parts = gr_exchange_step_start(s->ex, r.n_most, GR_PARTS_MAX);
+    s->parts += n_parts, s->blocks += n_parts > 1 ? 2 * gr_part_rows_most(r.n_most) : r.n_most;
+    for (int32_t l = 0; l <= LAYERS; l++) GR_TRY(run_layer(s, &r, l, n_parts));
+    GR_TRY(gr_exchange_step_end(s->ex, &end));
+    if (queues && step > 0) GR_TRY(land(s, step - 1));
+    if (!queues || step == STEPS - 1) GR_TRY(land(s, step));
+    if (!queues) GR_TRY(grace_comm_agree(s->comm, GRACE_OK));
 done:
     step_free(&r);
     return st;
@@ -248,6 +264,27 @@ static grace_status check_rows(const scene *s) {
     for (int32_t r = 0; r < s->comm->n_ranks; r++)
         GR_CHECK(naive_pair_rows(&s->expected, s->comm->rank, r) == found->pair_rows[r], GRACE_ERR_ARG, "rows to rank %d: expected %lld, found %lld", r,
                  (long long)naive_pair_rows(&s->expected, s->comm->rank, r), (long long)found->pair_rows[r]);
+done:
+    return st;
+}
+
+static int64_t beside_rows(const grace_link_count *c) { return c->bytes_wire - c->bytes_payload; }
+
+/* In a node headers travel of whole blocks; over lines, unless rows are packed, those of rows, and a frame a message. */
+static grace_status check_bytes(const scene *s) {
+    grace_status st = GRACE_OK;
+    const gr_comm *c = s->comm;
+    const grace_link_count(*d)[GRACE_N_LINKS] = gr_exchange_counts_of(s->ex)->dispatch;
+    const int fan = s->opt.kind == GRACE_EXCHANGE_PER_EXPERT ? TOP_K : 1, n_wires = s->opt.kind == GRACE_EXCHANGE_HSC ? c->n_nodes - 1 : c->n_ranks - c->gpus_per_node;
+    const int64_t header = TOP_K / fan * (int64_t)(sizeof(int32_t) + sizeof(float));
+    const int stage = s->opt.kind == GRACE_EXCHANGE_HSC && c->n_nodes > 1 ? GRACE_STAGE_CROSS : GRACE_STAGE_NODE;
+    const int64_t node = beside_rows(&d[GRACE_STAGE_NODE][GRACE_LINK_SELF]) + beside_rows(&d[GRACE_STAGE_NODE][GRACE_LINK_INTRA]);
+    const int64_t node_expected = c->gpus_per_node * LAYERS * s->blocks * fan * (1 + n_wires) * header;
+    const int64_t cross = beside_rows(&d[stage][GRACE_LINK_CROSS]);
+    const int64_t cross_expected = d[stage][GRACE_LINK_CROSS].rows * header + n_wires * LAYERS * s->parts * GR_LINE_FRAME_BYTES;
+    GR_CHECK(node == node_expected, GRACE_ERR_ARG, "headers in the node: expected %lld bytes, found %lld", (long long)node_expected, (long long)node);
+    GR_CHECK(s->opt.compress || strcmp(s->opt.wire, "sockets") != 0 || cross == cross_expected, GRACE_ERR_ARG,
+             "headers and frames between nodes: expected %lld bytes, found %lld", (long long)cross_expected, (long long)cross);
 done:
     return st;
 }
@@ -280,6 +317,7 @@ static grace_status run_case(gr_comm *c, grace_exchange kind, bool exact, const 
     GR_TRY(check_memory(&s));
     for (int32_t i = 0; i < STEPS; i++) GR_TRY(run_step(&s, i));
     GR_TRY(check_rows(&s));
+    GR_TRY(check_bytes(&s));
 done:
     scene_free(&s);
     if (!st) st = check_left("closed");

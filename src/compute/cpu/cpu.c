@@ -78,7 +78,15 @@ static grace_status cpu_copy(gr_compute *c, void *to, const void *from, size_t b
 }
 
 /* ---- steps: nothing is queued, nothing padded ---- */
-static grace_status cpu_finish(gr_compute *c, void *host, const void *from, size_t n) { return cpu_copy(c, host, from, n); }
+static grace_status cpu_end(gr_compute *c, int32_t flight, const int32_t *from, int32_t n) {
+    gr_scratch *kept = &gr_cpu_of(c)->ids[flight];
+    const grace_status st = gr_scratch_reserve(kept, (size_t)n * sizeof *from, "ids of a step");
+    return st ? st : cpu_copy(c, kept->data, from, (size_t)n * sizeof *from);
+}
+
+static grace_status cpu_finish(gr_compute *c, int32_t flight, int32_t *host, int32_t n) {
+    return cpu_copy(c, host, gr_cpu_of(c)->ids[flight].data, (size_t)n * sizeof *host);
+}
 
 static void cpu_mark(gr_compute *c, double *us) { (void)c, (void)us; }
 
@@ -206,11 +214,12 @@ static const uint8_t *weight_row(const gr_weight *w, int64_t row) {
 }
 
 /* ---- entries that are one loop ---- */
-static grace_status cpu_embed(gr_compute *c, const gr_weight *table, const int32_t *ids, int32_t n_rows, void *out) {
+static grace_status cpu_embed(gr_compute *c, const gr_weight *table, const int32_t *ids, const int32_t *drawn, int32_t n_rows, void *out) {
     grace_status st = GRACE_OK;
     for (int32_t i = 0; i < n_rows; i++) {
-        GR_CHECK(ids[i] >= 0 && ids[i] < table->rows, GRACE_ERR_ARG, "row %d: id %d, the table has %d rows", i, ids[i], table->rows);
-        gr_cpu_of(c)->k->widen(table->dtype, weight_row(table, ids[i]), table->cols, (float *)out + (int64_t)i * table->cols);
+        const int32_t id = ids[i] < 0 && drawn ? drawn[-1 - ids[i]] : ids[i];
+        GR_CHECK(id >= 0 && id < table->rows, GRACE_ERR_ARG, "row %d: id %d, the table has %d rows", i, id, table->rows);
+        gr_cpu_of(c)->k->widen(table->dtype, weight_row(table, id), table->cols, (float *)out + (int64_t)i * table->cols);
     }
 done:
     return st;
@@ -271,7 +280,7 @@ static grace_status cpu_sum_rows(gr_compute *c, const float *in, const int32_t *
 static void cpu_free(gr_compute *c) {
     if (!c) return;
     gr_cpu *cpu = gr_cpu_of(c);
-    gr_scratch *all[] = {&cpu->tile, &cpu->hidden, &cpu->up, &cpu->tasks, &cpu->choices, &cpu->scores, &cpu->order, &cpu->sums};
+    gr_scratch *all[] = {&cpu->tile, &cpu->hidden, &cpu->up, &cpu->tasks, &cpu->choices, &cpu->scores, &cpu->order, &cpu->sums, &cpu->ids[0], &cpu->ids[1]};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) release(all[i]->data);
     gr_rope_free(&cpu->rope);
     free(cpu);
@@ -291,9 +300,9 @@ static grace_status cpu_recall(gr_compute *c, const gr_recorded *r, int32_t laye
 }
 
 static const gr_compute_ops cpu_ops = {
-    .name = "cpu", .element = sizeof(float), .alloc = cpu_alloc, .release = cpu_release, .upload = cpu_copy, .download = cpu_copy, .finish = cpu_finish,
-    .mark = cpu_mark, .weight_open = weight_open, .stack_open = stack_open, .weight_close = weight_close, .mlps_open = mlps_open, .mlps_close = mlps_close,
-    .padded = cpu_padded, .replay = cpu_replay, .record = cpu_record, .begin = cpu_begin,
+    .name = "cpu", .element = sizeof(float), .alloc = cpu_alloc, .release = cpu_release, .upload = cpu_copy, .download = cpu_copy,
+    .end = cpu_end, .finish = cpu_finish, .mark = cpu_mark, .weight_open = weight_open, .stack_open = stack_open, .weight_close = weight_close,
+    .mlps_open = mlps_open, .mlps_close = mlps_close, .padded = cpu_padded, .replay = cpu_replay, .record = cpu_record, .begin = cpu_begin,
     .embed = cpu_embed, .norm = gr_cpu_norm, .linear = gr_cpu_linear, .norm_linear = cpu_norm_linear, .linear_add = gr_cpu_linear_add, .logits = gr_cpu_logits,
     .linear_heads = gr_cpu_linear_heads, .attention = gr_cpu_attention, .gate = gr_cpu_gate, .recall = cpu_recall,
     .experts = gr_cpu_experts, .mlp = gr_cpu_mlp, .gather = cpu_gather, .sum_rows = cpu_sum_rows, .sample = gr_cpu_sample, .free = cpu_free,

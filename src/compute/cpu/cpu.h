@@ -30,6 +30,7 @@ typedef struct gr_cpu {
     gr_scratch scores;          /* attention: a workspace per thread; gate: logits; sample: probabilities */
     gr_scratch order;           /* sample: ids */
     gr_scratch sums;            /* linear_add: what is added */
+    gr_scratch ids[GR_FLIGHTS]; /* of steps that have ended */
     gr_rope_table rope;         /* of every position seen so far */
 } gr_cpu;
 

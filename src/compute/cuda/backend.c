@@ -72,8 +72,8 @@ done:
 
 /* ---- steps ---- */
 
-static grace_status flaw_of(gr_cuda *c) {
-    const int32_t gate = c->flaws_seen[GR_CUDA_FLAW_GATE], draw = c->flaws_seen[GR_CUDA_FLAW_DRAW];
+static grace_status flaw_of(gr_cuda *c, const int32_t *seen) {
+    const int32_t gate = seen[GR_CUDA_FLAW_GATE], draw = seen[GR_CUDA_FLAW_DRAW];
     if (!gate && !draw) return GRACE_OK;
     cudaMemsetAsync(c->flaws, 0, GR_CUDA_N_FLAWS * sizeof *c->flaws, c->stream);
     if (gate) return gr_fail(GRACE_ERR_NUMERIC, "a router logit of row %d is not finite", gate - 1);
@@ -110,16 +110,32 @@ static void cuda_mark(gr_compute *base, double *us) {
     if (!c->mark_error) c->mark_error = cudaEventRecord(m->event, c->stream);
 }
 
-/* Flaws first: a copy to pageable memory waits by itself, and one wait is enough. */
-static grace_status cuda_finish(gr_compute *base, void *host, const void *from, size_t n) {
+static grace_status keep(const gr_cuda *c, int32_t *seen, const int32_t *from, int32_t n) {
+    if (n == 0) return GRACE_OK;
+    return gr_cuda_status(cudaMemcpyAsync(seen, from, (size_t)n * sizeof *from, cudaMemcpyDeviceToHost, c->stream), "end of a step");
+}
+
+static grace_status cuda_end(gr_compute *base, int32_t flight, const int32_t *from, int32_t n) {
+    grace_status st = GRACE_OK;
+    const gr_cuda *c = gr_cuda_of(base);
+    const gr_cuda_end *end = &c->ends[flight];
+    GR_ASSERT(n <= c->opt.n_draws_max);
+    GR_TRY(keep(c, end->seen, c->flaws, GR_CUDA_N_FLAWS));
+    GR_TRY(keep(c, end->seen + GR_CUDA_N_FLAWS, from, n));
+    GR_TRY(gr_cuda_status(cudaEventRecord(end->event, c->stream), "end of a step"));
+done:
+    return st;
+}
+
+static grace_status cuda_finish(gr_compute *base, int32_t flight, int32_t *host, int32_t n) {
     grace_status st = GRACE_OK;
     gr_cuda *c = gr_cuda_of(base);
-    GR_TRY(gr_cuda_status(cudaMemcpyAsync(c->flaws_seen, c->flaws, GR_CUDA_N_FLAWS * sizeof *c->flaws, cudaMemcpyDeviceToHost, c->stream), "end of a step"));
-    GR_TRY(cuda_download(base, host, from, n));
-    GR_TRY(gr_cuda_status(cudaStreamSynchronize(c->stream), "end of a step"));
+    const gr_cuda_end *end = &c->ends[flight];
+    GR_TRY(gr_cuda_status(cudaEventSynchronize(end->event), "end of a step"));
     add_times(c);
     GR_TRY(gr_cuda_status(c->mark_error, "times of stages"));
-    GR_TRY(flaw_of(c));
+    GR_TRY(flaw_of(c, end->seen));
+    if (n) memcpy(host, end->seen + GR_CUDA_N_FLAWS, (size_t)n * sizeof *host);
 done:
     return st;
 }
@@ -192,8 +208,8 @@ static grace_status cuda_begin(gr_compute *base, const gr_step_rows *rows) {
 
 static gr_cuda_matrix matrix_of(const gr_weight *w) { return (gr_cuda_matrix){w->data, w->rows, w->cols, false}; }
 
-static grace_status cuda_embed(gr_compute *base, const gr_weight *table, const int32_t *ids, int32_t n_rows, void *out) {
-    return gr_cuda_embed(table->data, ids, n_rows, table->cols, out, gr_cuda_of(base)->stream);
+static grace_status cuda_embed(gr_compute *base, const gr_weight *table, const int32_t *ids, const int32_t *drawn, int32_t n_rows, void *out) {
+    return gr_cuda_embed(table->data, ids, drawn, n_rows, table->cols, out, gr_cuda_of(base)->stream);
 }
 
 static grace_status cuda_norm(gr_compute *base, const gr_weight *w, float eps, const void *x, int32_t n_rows, void *out) {
@@ -375,9 +391,23 @@ static grace_status cuda_combine(gr_compute *base, const gr_pairs *pairs, const 
 
 /* ---- opening ---- */
 
+static grace_status open_end(const gr_cuda *c, gr_cuda_end *end) {
+    grace_status st = GRACE_OK;
+    GR_TRY(gr_cuda_status(cudaEventCreateWithFlags(&end->event, cudaEventDisableTiming), "event"));
+    GR_TRY(gr_cuda_status(cudaMallocHost((void **)&end->seen, (size_t)(GR_CUDA_N_FLAWS + c->opt.n_draws_max) * sizeof *end->seen), "pinned memory"));
+done:
+    return st;
+}
+
+static void close_end(gr_cuda_end *end) {
+    if (end->event) cudaEventDestroy(end->event);
+    cudaFreeHost(end->seen);
+}
+
 static void cuda_free(gr_compute *base) {
     if (!base) return;
     gr_cuda *c = gr_cuda_of(base);
+    if (c->stream) cudaStreamSynchronize(c->stream);    /* a step may be under way */
     void *const all[] = {c->act, c->shared_act, c->gate_up, c->router_logits, c->router_done, c->sample_scratch, c->flaws, c->pairs.pairs.first_pair,
                          c->pairs.pairs.row_of_pair, c->pairs.pairs.pair_of_choice, c->pairs.pairs.scratch};
     gr_cuda_drop_replays(base);
@@ -387,14 +417,14 @@ static void cuda_free(gr_compute *base) {
     gr_cuda_stages_close(c);
     for (int32_t i = 0; i < GR_CUDA_MARKS; i++)
         if (c->marks[i].event) cudaEventDestroy(c->marks[i].event);
-    cudaFreeHost(c->flaws_seen);
+    for (int32_t i = 0; i < GR_FLIGHTS; i++) close_end(&c->ends[i]);
     if (c->stream) cudaStreamDestroy(c->stream);
     free(c);
 }
 
 static const gr_compute_ops cuda_ops = {
     .name = "cuda", .element = sizeof(uint16_t), .packs = true, .alloc = cuda_alloc, .release = cuda_release, .upload = cuda_upload,
-    .download = cuda_download, .finish = cuda_finish, .weight_open = gr_cuda_weight_open, .stack_open = gr_cuda_stack_open,
+    .download = cuda_download, .end = cuda_end, .finish = cuda_finish, .weight_open = gr_cuda_weight_open, .stack_open = gr_cuda_stack_open,
     .weight_close = gr_cuda_weight_close, .mlps_open = gr_cuda_mlps_open, .mlps_close = gr_cuda_mlps_close, .padded = cuda_padded,
     .replay = cuda_replay, .record = cuda_record, .mark = cuda_mark, .begin = cuda_begin, .embed = cuda_embed, .norm = cuda_norm, .linear = cuda_linear,
     .norm_linear = cuda_norm_linear, .linear_add = cuda_linear_add, .logits = cuda_logits, .linear_heads = cuda_linear_heads,
@@ -432,7 +462,7 @@ static grace_status alloc_scratch(gr_cuda *c) {
     GR_TRY(gr_cuda_alloc(&c->router_logits, (size_t)(rows * m->n_experts) * sizeof(float), "router logits"));
     GR_TRY(cuda_alloc(&c->base, (size_t)rows * sizeof(int32_t), (void **)&c->router_done));
     GR_TRY(cuda_alloc(&c->base, GR_CUDA_N_FLAWS * sizeof *c->flaws, (void **)&c->flaws));
-    GR_TRY(gr_cuda_status(cudaMallocHost((void **)&c->flaws_seen, GR_CUDA_N_FLAWS * sizeof *c->flaws_seen), "pinned memory"));
+    for (int32_t i = 0; i < GR_FLIGHTS; i++) GR_TRY(open_end(c, &c->ends[i]));
     GR_TRY(gr_cuda_alloc(&p->first_pair, (GR_CUDA_SLOTS_MAX + 1) * sizeof(int32_t), "pairs"));
     GR_TRY(gr_cuda_alloc(&p->row_of_pair, (size_t)choices * sizeof(int32_t), "pairs"));
     GR_TRY(gr_cuda_alloc(&p->pair_of_choice, (size_t)choices * sizeof(int32_t), "pairs"));

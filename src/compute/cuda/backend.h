@@ -40,6 +40,9 @@ typedef struct gr_cuda_stage { void *pinned; cudaEvent_t sent; } gr_cuda_stage;
 enum { GR_CUDA_REPLAYS_MAX = 1024 };
 enum { GR_CUDA_FLAW_GATE, GR_CUDA_FLAW_DRAW, GR_CUDA_N_FLAWS };
 
+/* The end of a step: what it leaves here, pinned, is whole when the event has come: flaws, then its ids. */
+typedef struct gr_cuda_end { cudaEvent_t event; int32_t *seen; } gr_cuda_end;
+
 /* Events between which times of stages are taken; made when first needed. */
 enum { GR_CUDA_MARKS = 2048 };
 typedef struct gr_cuda_mark { cudaEvent_t event; double *us; } gr_cuda_mark;
@@ -64,7 +67,8 @@ typedef struct gr_cuda {
     float *router_logits;               /* [n_rows_max, n_experts] */
     int32_t *router_done;               /* [n_rows_max] */
     void *sample_scratch;
-    int32_t *flaws, *flaws_seen;        /* [GR_CUDA_N_FLAWS] row + 1 of the first NaN; on the device, and pinned */
+    int32_t *flaws;                     /* device: [GR_CUDA_N_FLAWS] row + 1 of the first NaN */
+    gr_cuda_end ends[GR_FLIGHTS];
     int32_t width_told;                 /* of MLPs whose kernels were told last */
     int32_t product_rows;               /* an MLP of more than GR_CUDA_ONE_ROWS rows and at most so many is dense products (mlp.c) */
     float *gate_up;                     /* [product_rows, 2 * width] of the widest */

@@ -23,14 +23,17 @@ __device__ __forceinline__ place place_of(int r, int64_t n_vectors, int32_t per_
     return place_at((int64_t)blockIdx.x * (THREADS * RUN) + r * THREADS + threadIdx.x, n_vectors, per_row);
 }
 
-__global__ __launch_bounds__(THREADS) void copy_rows(const uint4 *from, const int32_t *index, int64_t n_vectors, int32_t per_row, uint4 *to) {
+// An index below 0: row others[-1 - index], or, without others, zeros.
+__global__ __launch_bounds__(THREADS) void copy_rows(const uint4 *from, const int32_t *index, const int32_t *others, int64_t n_vectors, int32_t per_row,
+                                                     uint4 *to) {
     uint4 v[RUN];
     pdl::release_next();
     pdl::wait();
 #pragma unroll
     for (int r = 0; r < RUN; r++) {
         const place p = place_of(r, n_vectors, per_row);
-        const int64_t row = p.valid ? index[p.row] : -1;
+        int64_t row = p.valid ? index[p.row] : -1;
+        if (p.valid && row < 0 && others) row = others[-1 - row];
         v[r] = row >= 0 ? from[row * per_row + p.at] : make_uint4(0, 0, 0, 0);
     }
 #pragma unroll
@@ -216,19 +219,24 @@ static grace_status check_step(const char *what, int32_t width, int64_t step) {
                    width);
 }
 
-extern "C" grace_status gr_cuda_gather(const void *in, const int32_t *index, int32_t n_rows, int32_t width, void *out, gr_cuda_stream stream) {
+static grace_status copy(const void *in, const int32_t *index, const int32_t *others, int32_t n_rows, int32_t width, void *out, gr_cuda_stream stream) {
     grace_status st = GRACE_OK;
     const int64_t n_vectors = (int64_t)n_rows * (width / 8);
     GR_TRY(check_width("copies", width, INT32_MAX));
     if (n_rows == 0) return GRACE_OK;
-    pdl::launch(copy_rows, runs_of(n_vectors), THREADS, 0, stream, true, (const uint4 *)in, index, n_vectors, width / 8, (uint4 *)out);
+    pdl::launch(copy_rows, runs_of(n_vectors), THREADS, 0, stream, true, (const uint4 *)in, index, others, n_vectors, width / 8, (uint4 *)out);
     st = gr_cuda_status(cudaGetLastError(), "copy_rows");
 done:
     return st;
 }
 
-extern "C" grace_status gr_cuda_embed(const void *table, const int32_t *id, int32_t n_rows, int32_t hidden, void *out, gr_cuda_stream stream) {
-    return gr_cuda_gather(table, id, n_rows, hidden, out, stream);
+extern "C" grace_status gr_cuda_gather(const void *in, const int32_t *index, int32_t n_rows, int32_t width, void *out, gr_cuda_stream stream) {
+    return copy(in, index, NULL, n_rows, width, out, stream);
+}
+
+extern "C" grace_status gr_cuda_embed(const void *table, const int32_t *id, const int32_t *drawn, int32_t n_rows, int32_t hidden, void *out,
+                                      gr_cuda_stream stream) {
+    return copy(table, id, drawn, n_rows, hidden, out, stream);
 }
 
 extern "C" grace_status gr_cuda_add(void *x, const void *y, int64_t n, gr_cuda_stream stream) {

@@ -14,8 +14,8 @@ typedef struct CUstream_st *gr_cuda_stream;
 
 enum { GR_CUDA_WIDTH_MAX = 16384 };     /* of norm and scale_rows */
 
-/* out[i] = table[id[i]], [n_rows, hidden]; a negative id gives zeros. */
-grace_status gr_cuda_embed(const void *table, const int32_t *id, int32_t n_rows, int32_t hidden, void *out, gr_cuda_stream stream);
+/* out[i] = table[id[i]], [n_rows, hidden]; a negative id stands for drawn[-1 - id], or, where drawn is NULL, gives zeros. */
+grace_status gr_cuda_embed(const void *table, const int32_t *id, const int32_t *drawn, int32_t n_rows, int32_t hidden, void *out, gr_cuda_stream stream);
 /* out[i] = in[index[i]], [n_rows, width]; a negative index gives zeros. */
 grace_status gr_cuda_gather(const void *in, const int32_t *index, int32_t n_rows, int32_t width, void *out, gr_cuda_stream stream);
 
