@@ -85,7 +85,7 @@ static gr_cuda_mail mail_of(gr_gpus *ex, int which, bool leaves) {
 
 static grace_status post(gr_gpus *ex, int which) {
     const gr_cuda_mail m = mail_of(ex, which, true);
-    return gr_cuda_post(&m, ex->stream);
+    return gr_cuda_post(&ex->lane->node, &m, ex->stream);
 }
 
 static grace_status fetch(gr_gpus *ex, int which) {

@@ -142,6 +142,28 @@ static bool goes_on_at_once(exchange_case *c) {
     return false;
 }
 
+/* The call whose flag rank 0's first block last raised at rank r in a stage. */
+static uint32_t flag_at(const exchange_case *c, int32_t r, int32_t stage) {
+    const gr_cuda_node *node = &c->rank[r].node;
+    const gr_cuda_area at = gr_cuda_area_of(&node->sizes);
+    uint32_t flag;
+    to_host(&flag, node->area[r] + at.flags + (size_t)stage * GR_CUDA_NODE_MAX * GR_CUDA_FLAGS * sizeof flag, sizeof flag);
+    return flag;
+}
+
+/* In the third call it dispatched, and gave back only where it was not late before. */
+static bool told_no_garbage(const exchange_case *c, int32_t stage) {
+    bool right = true;
+    for (int32_t r = 1; r < c->n_local; r++) {
+        const uint32_t sent = flag_at(c, r, GR_CUDA_STAGE_DISPATCH), given = flag_at(c, r, GR_CUDA_STAGE_COMBINE);
+        const uint32_t expected = stage == GR_CUDA_STAGE_DISPATCH ? 2 : 3;
+        if (sent == 3 && given == expected) continue;
+        printf("       rank %d: flags of rank 0: expected 3 and %u, found %u and %u\n", r, expected, sent, given);
+        right = false;
+    }
+    return right;
+}
+
 static void check_late(exchange_case c, int32_t stage) {
     const int32_t absent = c.n_local - 1;
     layer_data l = {0};
@@ -158,6 +180,7 @@ static void check_late(exchange_case c, int32_t stage) {
     for (int32_t r = 0; r < absent; r++) named = watch_names(&c, r, stage, 2, absent) && named;
     claim(named, stage == GR_CUDA_STAGE_DISPATCH ? "a rank that does not dispatch is named" : "a rank that gives nothing back is named", &c);
     claim(goes_on_at_once(&c), "no wait goes on after that", &c);
+    claim(told_no_garbage(&c, stage), "nobody is told of what is garbage", &c);
     claim(watch_names(&c, 0, stage, 2, absent), "the first who was late stays named", &c);
     layer_free(&l), case_close(&c);
 }

@@ -218,7 +218,7 @@ static void check_come(const char *what, const office *o) {
 }
 
 static void queue(office *o) {
-    must(!gr_cuda_post(&o->out, o->stream), "post");
+    must(!gr_cuda_post(&o->node, &o->out, o->stream), "post");
     must(!gr_cuda_fetch(&o->node, &o->in, GR_CUDA_STAGE_DISPATCH, LAYER, o->stream), "fetch");
 }
 
@@ -309,7 +309,7 @@ static void a_wait_that_is_late_or_stopped_says_where_and_ends(void **state) {
         office *o = office_open(&s, stopped ? patient_ns : hasty_ns);
         int32_t n[4];
         write_letters(o, &rng), write_letters(o, &rng);
-        must(!gr_cuda_post(&o->out, o->stream) && cudaStreamSynchronize(o->stream) == cudaSuccess, "post");
+        must(!gr_cuda_post(&o->node, &o->out, o->stream) && cudaStreamSynchronize(o->stream) == cudaSuccess, "post");
         deliver(o, 0, 1);
         o->watch->stop = stopped;
         must(!gr_cuda_fetch(&o->node, &o->in, GR_CUDA_STAGE_COMBINE, LAYER, o->stream), "fetch");
@@ -325,6 +325,9 @@ static void a_wait_that_is_late_or_stopped_says_where_and_ends(void **state) {
         to_host(come, o->d_come, (size_t)all_bytes(o));
         same_bytes("late", 0, "rows", o->rows, come, o->letter[0].bytes);
         is_untouched("late", 1, "nothing", come + o->row_step, o->row_step);
+        const uint32_t told = number_in(box_of(o, false, 0));    /* what would come of it is garbage: nobody is told */
+        must(!gr_cuda_post(&o->node, &o->out, o->stream) && cudaStreamSynchronize(o->stream) == cudaSuccess, "post after a late wait");
+        assert_int_equal(number_in(box_of(o, false, 0)), told);
         free(come);
         office_close(o);
     }
@@ -362,13 +365,13 @@ static void mail_that_does_not_fit_is_refused(void **state) {
     gr_cuda_mail m = {.n_wires = GR_CUDA_WIRES_MAX + 1, .row_bytes = 16};
     const gr_cuda_node node = {.deadline_ns = 1};
     (void)state;
-    assert_int_equal(gr_cuda_post(&m, NULL), GRACE_ERR_LIMIT);
+    assert_int_equal(gr_cuda_post(&node, &m, NULL), GRACE_ERR_LIMIT);
     assert_non_null(strstr(grace_last_error(), "mail over 64 wires, expected at most 63"));
     m.n_wires = 1, m.row_bytes = 20;
     assert_int_equal(gr_cuda_fetch(&node, &m, 0, 0, NULL), GRACE_ERR_LIMIT);
     assert_non_null(strstr(grace_last_error(), "rows of 20 bytes"));
     m.n_wires = 0, m.row_bytes = 16;
-    assert_int_equal(gr_cuda_post(&m, NULL), GRACE_OK);
+    assert_int_equal(gr_cuda_post(&node, &m, NULL), GRACE_OK);
 }
 
 int main(int argc, char **argv) {

@@ -96,7 +96,7 @@ grace_status gr_cuda_dispatch(const gr_cuda_node *node, const gr_cuda_layer *lay
             if (entries && rank != c.me) memcpy(row_at(&c, rank, c.at.row, at), row_at(&c, c.me, c.at.row, at), (size_t)c.h * 2);
             add_counts(&c, 0, rank, entries);
         }
-        atomic_store(flag_of(&c, rank, GR_CUDA_STAGE_DISPATCH, c.me), node->epoch[GIVEN] + 1);
+        if (!fake.gave_up) atomic_store(flag_of(&c, rank, GR_CUDA_STAGE_DISPATCH, c.me), node->epoch[GIVEN] + 1);
     }
     return GRACE_OK;
 }
@@ -159,7 +159,7 @@ grace_status gr_cuda_give_back(const gr_cuda_node *node, const gr_cuda_layer *la
     (void)stream;
     for (int32_t source = 0; source < c.n; source++) {
         for (int32_t row = 0; row < c.s; row++) give_row(&c, pairs, results, source, row);
-        atomic_store(flag_of(&c, source, GR_CUDA_STAGE_COMBINE, c.me), node->epoch[CALL]);
+        if (!fake.gave_up) atomic_store(flag_of(&c, source, GR_CUDA_STAGE_COMBINE, c.me), node->epoch[CALL]);
     }
     node->epoch[GIVEN] = node->epoch[CALL];
     *layer->n_pairs = pairs->first_pair[pairs->n_slots];
@@ -309,9 +309,9 @@ static void count_mail(const gr_cuda_mail *m, int32_t wire, int32_t rows, int32_
     m->count[3 * wire] += rows, m->count[3 * wire + 1] += entries, m->count[3 * wire + 2] += bytes;
 }
 
-grace_status gr_cuda_post(const gr_cuda_mail *m, gr_cuda_stream stream) {
-    (void)stream;
-    for (int32_t w = 0; w < m->n_wires; w++) {
+grace_status gr_cuda_post(const gr_cuda_node *node, const gr_cuda_mail *m, gr_cuda_stream stream) {
+    (void)node, (void)stream;
+    for (int32_t w = 0; w < m->n_wires && !fake.gave_up; w++) {
         gr_line_head *head = (gr_line_head *)(void *)m->box[w];
         char *bytes = m->box[w] + GR_LINE_HEAD_BYTES;
         const int32_t rows = m->n[2 * w], entries = m->n[2 * w + 1];

@@ -73,10 +73,11 @@ __global__ __launch_bounds__(THREADS, 1) void dispatch(const __grid_constant__ c
     pdl::wait();
     pdl::release_next();
     const uint32_t due = epoch_of(c, GIVEN) + 1;
+    const bool garbage = gave_up(c.node.epoch);
     send_headers(c);
     for (uint32_t unit = first_unit(), n = c.layer.n_rows * work.parts; unit < n; unit += unit_step())
         send_row(c, unit / work.parts, unit % work.parts, work, sent);
-    publish(c, GR_CUDA_STAGE_DISPATCH, 0, c.node.sizes.n_ranks, blockIdx.x, due);
+    publish(c, GR_CUDA_STAGE_DISPATCH, 0, c.node.sizes.n_ranks, blockIdx.x, due, garbage);
     end_tally(sent, c.node.count);
 }
 
@@ -155,6 +156,7 @@ template <int V> __global__ __launch_bounds__(THREADS, 1) void give_back(const _
     const int32_t n_ranks = c.node.sizes.n_ranks, top_k = c.node.sizes.top_k, lane = lane_of_thread();
     const int32_t source = ((int32_t)blockIdx.x + c.node.me + 1) % n_ranks, block = (int32_t)blockIdx.x / n_ranks;
     const uint32_t due = epoch_of(c, CALL);
+    const bool garbage = gave_up(c.node.epoch);
     for (uint32_t unit = block * WARPS + threadIdx.x / 32, n = work.n_rows * work.parts; unit < n; unit += work.blocks * WARPS) {
         const int32_t row = unit / work.parts, part = unit % work.parts;
         const int64_t choice = (int64_t)row * top_k + lane;
@@ -165,7 +167,7 @@ template <int V> __global__ __launch_bounds__(THREADS, 1) void give_back(const _
         if (part == 0 && lane == 0) add_to_tally(given, source, entries);
         give_row<V>(c, source, row, pair, weight, results, part, work);
     }
-    publish(c, GR_CUDA_STAGE_COMBINE, source, 1, block, due);
+    publish(c, GR_CUDA_STAGE_COMBINE, source, 1, block, due, garbage);
     end_tally(given, c.node.count + 2 * GR_CUDA_NODE_MAX);
     if (blockIdx.x > 0 || threadIdx.x > 0) return;
     c.node.epoch[GIVEN] = due;

@@ -27,7 +27,7 @@ enum { SENDERS = 32, COPIERS = 128, ADDERS = 128 };
 
 // Words of node.epoch. dispatch and arrive read the first, give_back and settle the second; each is written while nobody reads it.
 enum { GIVEN = 0 /* the last call whose results this rank gave back */, CALL = 32 /* the call under way, from arrive on */ };
-enum { LATE = 64 /* somebody said who was late */, OVER = 96 /* nobody waits any longer */ };
+enum { LATE = 64 /* somebody said who was late */, OVER = 96 /* nobody waits any longer, and nobody is told of what is sent */ };
 
 struct call {
     gr_cuda_node node;
@@ -156,10 +156,13 @@ __device__ inline void wait_for_all(const call &c, int32_t stage, int32_t n_bloc
     }
 }
 
-// Behind all that a block sends: each of these ranks learns that this block's part of the stage is complete.
-__device__ __forceinline__ void publish(const call &c, int32_t stage, int32_t first_rank, int32_t n_ranks, int32_t block, uint32_t due) {
+// Whether a wait of this GPU ended without what it waited for: what comes of it is garbage. As of the kernels before; read early, it takes no time.
+__device__ __forceinline__ bool gave_up(const uint32_t *epoch) { return *(const volatile uint32_t *)&epoch[OVER]; }
+
+// Behind all that a block sends: each of these ranks learns that this block's part of the stage is complete, unless it is garbage.
+__device__ __forceinline__ void publish(const call &c, int32_t stage, int32_t first_rank, int32_t n_ranks, int32_t block, uint32_t due, bool garbage) {
     __syncthreads();        // all of this block's stores come before its flags
-    if (threadIdx.x < n_ranks) release(flag_of(c, first_rank + threadIdx.x, stage, c.node.me, block), due);
+    if (threadIdx.x < n_ranks && !garbage) release(flag_of(c, first_rank + threadIdx.x, stage, c.node.me, block), due);
 }
 
 // ---- choices: lane j of a warp has choice j ----

@@ -86,9 +86,10 @@ __device__ __forceinline__ void tell(gr_line_head *head, int32_t rows, int32_t e
     told->number = number;
 }
 
-__global__ __launch_bounds__(THREADS, 1) void post(const __grid_constant__ gr_cuda_mail m) {
+__global__ __launch_bounds__(THREADS, 1) void post(const __grid_constant__ gr_cuda_mail m, const uint32_t *epoch) {
     pdl::wait();
     pdl::release_next();
+    const bool garbage = gave_up(epoch);
     const int32_t wire = blockIdx.y, rows = m.n[2 * wire], entries = m.n[2 * wire + 1];
     const uint32_t number = number_of_message(m, wire);
     const int64_t bytes = m.n_bytes ? m.n_bytes[wire] : (int64_t)(m.by_entry ? entries : rows) * m.row_bytes;
@@ -98,7 +99,7 @@ __global__ __launch_bounds__(THREADS, 1) void post(const __grid_constant__ gr_cu
         __syncthreads();        // all of this block's stores are there, before its count, as the system sees it
         if (threadIdx.x == 0) __threadfence_system();
     }
-    if (!is_last(m, wire)) return;
+    if (!is_last(m, wire) || garbage) return;      // nobody is told, and so nothing is sent
     tell(reinterpret_cast<gr_line_head *>(m.box[wire]), rows, entries, at.rows + bytes, number);
     set_number(m, wire, number);
     add_counts(m, wire, rows, entries, bytes);
@@ -113,6 +114,7 @@ __device__ __forceinline__ bool await(const gr_cuda_node &node, const uint32_t *
         const uint64_t now = nanoseconds();
         if (start == 0) start = now;
         if (now - start < node.deadline_ns && !((volatile gr_cuda_watch *)node.watch)->stop) continue;
+        node.epoch[OVER] = 1;
         report_late(node, stage, layer, GR_CUDA_NODE_MAX + wire);
         return false;
     }
@@ -197,10 +199,10 @@ dim3 grid_of(const gr_cuda_mail *m) {
 
 extern "C" int64_t gr_cuda_mail_bytes(int64_t rows, int32_t top_k, int64_t bytes_of_rows) { return layout(rows, top_k).rows + on_16(bytes_of_rows); }
 
-extern "C" grace_status gr_cuda_post(const gr_cuda_mail *mail, gr_cuda_stream stream) {
+extern "C" grace_status gr_cuda_post(const gr_cuda_node *node, const gr_cuda_mail *mail, gr_cuda_stream stream) {
     const grace_status st = check(mail);
     if (st || mail->n_wires == 0) return st;
-    pdl::launch(post, grid_of(mail), THREADS, 0, stream, true, *mail);
+    pdl::launch(post, grid_of(mail), THREADS, 0, stream, true, *mail, node->epoch);
     return gr_cuda_status(cudaGetLastError(), "post");
 }
 

@@ -28,8 +28,9 @@ typedef struct gr_cuda_mail {
 /* Bytes behind the head for so many rows and bytes of them. */
 int64_t gr_cuda_mail_bytes(int64_t rows, int32_t top_k, int64_t bytes_of_rows);
 
-/* node: its watch and deadline bound the waits. One that is late says stage, layer and, as source, GR_CUDA_NODE_MAX + the wire. */
-grace_status gr_cuda_post(const gr_cuda_mail *mail, gr_cuda_stream stream);
+/* node: its watch and deadline bound the waits. One that is late says stage, layer and, as source, GR_CUDA_NODE_MAX + the wire. After any late wait of the
+ * node's kernels, or of fetch, nothing more is posted. */
+grace_status gr_cuda_post(const gr_cuda_node *node, const gr_cuda_mail *mail, gr_cuda_stream stream);
 grace_status gr_cuda_fetch(const gr_cuda_node *node, const gr_cuda_mail *mail, int32_t stage, int32_t layer, gr_cuda_stream stream);
 
 #ifdef __cplusplus
