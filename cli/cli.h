@@ -32,7 +32,7 @@ typedef struct gr_run_options {
     bool random;                    /* --random-weights: model is a folder with a config.json only */
     uint64_t random_seed;
     const char *route_trace, *route_tokens;     /* --route-trace, --route-tokens as they were written; NULL: not given */
-    const char *for_cuda;           /* an option that was given and means something on cuda only; NULL: none */
+    const char *for_cuda, *for_cpu; /* an option that was given and means something on cuda only, on cpu only; NULL: none */
     grace_engine_options engine;    /* exchange, route, exact, sizes, threads, simd */
 } gr_run_options;
 

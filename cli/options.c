@@ -39,7 +39,7 @@ static const struct argp_option options[] = {
     {"plain-wire", KEY_PLAIN, 0, 0, "with --device cuda: rows between nodes as they are, not packed bit for bit", 3},
     {"turns-from", KEY_TURNS, "N", 0, "with --device cuda, several ranks: rows of a rank in a step from which two halves of them take turns, one travels while "
                                       "the other is computed; in one node from 8 times as many (default 1024; 0: never)", 3},
-    {"simd", KEY_SIMD, "LEVEL", 0, "auto (default), portable, avx2 or avx512; the bits are the same", 3},
+    {"simd", KEY_SIMD, "LEVEL", 0, "on the cpu: auto (default), portable, avx2 or avx512; the bits are the same", 3},
     {0, 0, 0, 0, "Output:", 4},
     {"json", KEY_JSON, 0, 0, "print one JSON object", 4},
     {"verbose", 'v', 0, 0, "log what happens", 4},
@@ -130,6 +130,7 @@ static error_t parse_for_cuda(int key, char *arg, struct argp_state *state) {
 
 static error_t parse(int key, char *arg, struct argp_state *state) {
     gr_run_options *o = state->input;
+    bool is_on_cuda;
     switch (key) {
     case 'm': o->model = arg; break;
     case 'v': o->verbose = true; break;
@@ -138,7 +139,7 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case KEY_WIRE: o->wire = arg; break;
     case KEY_EXACT: o->engine.exact = true; break;
     case KEY_JSON: o->json = true; break;
-    case KEY_SIMD: o->engine.simd = arg; break;
+    case KEY_SIMD: o->engine.simd = arg, o->for_cpu = "simd"; break;
     case KEY_DEVICE: o->engine.device = gr_device_names[gr_arg_choice(state, "device", arg, gr_device_names, 2)]; break;
     case KEY_EXCHANGE: o->engine.exchange = (grace_exchange)gr_arg_choice(state, "exchange", arg, exchange_names, 3); break;
     case KEY_ROUTE: o->engine.route = (grace_route)gr_arg_choice(state, "route", arg, route_names, GRACE_N_ROUTES); break;
@@ -150,10 +151,12 @@ static error_t parse(int key, char *arg, struct argp_state *state) {
     case KEY_BATCH: o->engine.n_tokens_max = (int32_t)gr_arg_int(state, "batch-tokens", arg, 1, 1 << 20); break;
     case KEY_DEADLINE: o->deadline_s = gr_arg_number(state, "deadline", arg, 0.1, 86400); break;
     case ARGP_KEY_END:
+        is_on_cuda = o->engine.device && strcmp(o->engine.device, "cuda") == 0;
         if (o->verbose) gr_log_set_level(GR_INFO);
         if (!o->model) argp_error(state, "expected -m, the model's folder");
         if (o->wire && !o->ranks) argp_error(state, "--wire needs --ranks");
-        if (o->for_cuda && (!o->engine.device || strcmp(o->engine.device, "cuda") != 0)) argp_error(state, "--%s needs --device cuda", o->for_cuda);
+        if (o->for_cuda && !is_on_cuda) argp_error(state, "--%s needs --device cuda", o->for_cuda);
+        if (o->for_cpu && is_on_cuda) argp_error(state, "--%s needs --device cpu", o->for_cpu);
         break;
     default: return parse_for_cuda(key, arg, state);
     }

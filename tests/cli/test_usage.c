@@ -175,6 +175,14 @@ static void what_only_gpus_look_at_is_refused_without_them(void **state) {
     }
 }
 
+static void what_only_the_cpu_looks_at_is_refused_on_gpus(void **state) {
+    (void)state;
+    GRACE(64, "run", "-m", MODEL, "-p", "x", "--simd", "avx2", "--device", "cuda");
+    complains_of_usage("grace run: --simd needs --device cpu");
+    GRACE(1, "run", "-m", "nothing", "-p", "x", "--device", "cpu", "--simd", "auto");
+    complains("nothing/config.json: No such file");
+}
+
 static void ranks_that_cannot_be_started_are_refused_before_anything_starts(void **state) {
     (void)state;
     GRACE(1, "run", "-m", MODEL, "-p", "x", "--ranks", "0x2");
@@ -212,6 +220,7 @@ int main(void) {
         cmocka_unit_test(missing_words_are_named),
         cmocka_unit_test(values_out_of_bounds_say_what_was_expected_and_found),
         cmocka_unit_test(what_only_gpus_look_at_is_refused_without_them),
+        cmocka_unit_test(what_only_the_cpu_looks_at_is_refused_on_gpus),
         cmocka_unit_test(ranks_that_cannot_be_started_are_refused_before_anything_starts),
     };
     return cmocka_run_group_tests(tests, folder_enter, folder_leave);
