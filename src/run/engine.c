@@ -52,7 +52,8 @@ grace_request grace_request_defaults(void) {
 static uint64_t hash_setup(const grace_model_info *m, const grace_plan *plan, const grace_engine_options *opt) {
     int64_t facts[] = {plan->cluster.n_nodes, plan->cluster.gpus_per_node, plan->n_layers, plan->n_experts, plan->top_k,
                        opt->route, opt->exchange, opt->homes, opt->exact, opt->plain_wire, opt->step_by_step, opt->turns_from, opt->n_tokens_max,
-                       opt->kv_tokens, opt->trace_path != NULL, opt->n_trace_domains, opt->trace_weights, opt->route_trace ? grace_trace_n_tokens(opt->route_trace) : 0,
+                       opt->kv_tokens, opt->trace_path != NULL, opt->n_trace_domains, opt->trace_weights,
+                       opt->route_trace ? grace_trace_n_tokens(opt->route_trace) : 0,
                        opt->route_tokens.sequences, (int64_t)m->fingerprint, m->context_max, m->n_bytes};
     const char *const names[] = {opt->device ? opt->device : "cpu", opt->kernels ? opt->kernels : "auto", opt->wire ? opt->wire : "auto"};
     uint64_t h = gr_hash64(facts, sizeof facts, plan->fingerprint);

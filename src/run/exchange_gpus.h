@@ -86,7 +86,7 @@ typedef struct gr_gpus {
     gr_wire *wire;
     bool shares;                        /* ranks share GPUs */
     int64_t *line_count, *line_counted; /* [4][n_wires][3] of gr_cuda_mail: posted there, back, fetched there, back; device, counted before */
-    bool padded;                        /* the step's wires carry whole blocks, and, as of every step over a wire, no other is under way: no size is told, a step can be recorded */
+    bool padded;                        /* the step's wires carry whole blocks: no size is told, a step can be recorded. Over wires no other is under way */
     struct gr_gpus_told *told_out, *told_in;            /* [n_ranks] scratch of what ranks tell each other */
     int32_t *one_each;                  /* [n_ranks] 1: a rank of a wire */
     gr_wire_piece *pieces;              /* [3 * n_wires] */

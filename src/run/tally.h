@@ -33,8 +33,8 @@ typedef struct gr_tally {
 grace_status gr_tally_init(gr_tally *t, int32_t n_ranks, int32_t n_layers);
 void gr_tally_free(gr_tally *t);
 
-/* Before every step, and where one was filled and dropped: adds up over the ranks the loads of the last one that was counted, and how many rows of each kind and new requests come now, and
- * whether any rank's host looks at them. Collective. */
+/* Before every step, and where one was filled and dropped: adds up over the ranks the loads of the last one that was counted, how many rows of each kind and
+ * new requests come now, and whether any rank's host looks at them. Collective. */
 grace_status gr_tally_sync(gr_tally *t, gr_network *net, const gr_fill *now, bool looks, gr_agreed *out);
 /* Counts a step that has landed: a mixed step's time is shared between prefill and decode by their rows. Its loads are kept until the next sync. */
 void gr_tally_step(gr_tally *t, const gr_agreed *step, const gr_landed *landed, double wall_us);

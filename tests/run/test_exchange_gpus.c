@@ -275,7 +275,8 @@ static grace_status check_bytes(const scene *s) {
     grace_status st = GRACE_OK;
     const gr_comm *c = s->comm;
     const grace_link_count(*d)[GRACE_N_LINKS] = gr_exchange_counts_of(s->ex)->dispatch;
-    const int fan = s->opt.kind == GRACE_EXCHANGE_PER_EXPERT ? TOP_K : 1, n_wires = s->opt.kind == GRACE_EXCHANGE_HSC ? c->n_nodes - 1 : c->n_ranks - c->gpus_per_node;
+    const int fan = s->opt.kind == GRACE_EXCHANGE_PER_EXPERT ? TOP_K : 1;
+    const int n_wires = s->opt.kind == GRACE_EXCHANGE_HSC ? c->n_nodes - 1 : c->n_ranks - c->gpus_per_node;
     const int64_t header = TOP_K / fan * (int64_t)(sizeof(int32_t) + sizeof(float));
     const int stage = s->opt.kind == GRACE_EXCHANGE_HSC && c->n_nodes > 1 ? GRACE_STAGE_CROSS : GRACE_STAGE_NODE;
     const int64_t node = beside_rows(&d[GRACE_STAGE_NODE][GRACE_LINK_SELF]) + beside_rows(&d[GRACE_STAGE_NODE][GRACE_LINK_INTRA]);
