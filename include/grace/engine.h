@@ -54,8 +54,8 @@ typedef struct grace_engine_options {
     const char *kernels;            /* cuda: "auto" (NULL too), "hopper", "mma", "plain" */
     const char *wire;               /* cuda, rows between nodes: "auto" (NULL too), "sockets", "nccl", "staged": through the transport */
     bool plain_wire;                /* cuda: rows between nodes travel as they are, not packed bit for bit */
-    int32_t turns_from;             /* cuda, several ranks: rows of a rank in a step from which halves of it take turns, in one node 8 times as many; 0: never;
-                                     * 1024 */
+    int32_t turns_from;             /* cuda, several ranks: rows of a rank in a step from which halves of it take turns, in one node 8 times as many; 0: never.
+                                     * -1: where they were seen to pay, as if 1024, and never in one node of two */
     bool step_by_step;              /* cuda: a step begins when the ids of the one before are known; else steps of generated tokens are launched ahead */
     const char *trace_path;         /* record routing there (written by rank 0), unless homes is HISTOGRAM; NULL: do not */
     const char *const *trace_domains;   /* names requests' domains refer to */

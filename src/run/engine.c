@@ -41,7 +41,7 @@ struct grace_engine {
 
 grace_engine_options grace_engine_defaults(void) {
     return (grace_engine_options){.route = GRACE_ROUTE_TAR, .exchange = GRACE_EXCHANGE_HSC, .n_tokens_max = 512, .kv_tokens = 16384, .simd = "auto",
-                                  .turns_from = 1024};
+                                  .turns_from = -1};
 }
 
 grace_request grace_request_defaults(void) {
@@ -80,7 +80,8 @@ static grace_status check_same(gr_comm *comm, uint64_t mine, const char *what) {
 static grace_status check_options(const grace_engine_options *opt) {
     grace_status st = GRACE_OK;
     GR_CHECK(opt->n_tokens_max >= 1 && opt->n_tokens_max <= 1 << 20, GRACE_ERR_ARG, "rows a step: expected 1 to %d, found %d", 1 << 20, opt->n_tokens_max);
-    GR_CHECK(opt->turns_from >= 0, GRACE_ERR_ARG, "rows from which halves take turns: expected 0 (never) or more, found %d", opt->turns_from);
+    GR_CHECK(opt->turns_from >= -1, GRACE_ERR_ARG, "rows from which halves take turns: expected 0 (never) or more, or -1 (automatic), found %d",
+             opt->turns_from);
     GR_CHECK(opt->kv_tokens >= 1, GRACE_ERR_ARG, "KV cache: expected at least 1 token, found %lld", (long long)opt->kv_tokens);
     GR_CHECK(!opt->route_trace || !opt->trace_path, GRACE_ERR_ARG, "%s: a run whose routing is replayed cannot record it", opt->trace_path);
     GR_CHECK(!opt->trace_path || opt->homes != GRACE_HOMES_HISTOGRAM, GRACE_ERR_ARG,

@@ -24,7 +24,7 @@ typedef struct gr_exchange_options {
     const grace_plan *plan;         /* borrowed; only of ranks on devices: where slots are */
     const char *wire;               /* between nodes, there: "auto", "nccl", "staged" (comm/wire.h) */
     bool compress;                  /* rows between nodes travel packed, bit for bit */
-    int32_t turns_from;             /* rows of a step from which they go in two parts, on GPUs; 0: never */
+    int32_t turns_from;             /* rows of a step from which they go in two parts, on GPUs; 0: never, -1: where that pays (grace_engine_options) */
 } gr_exchange_options;
 
 /* The rows of one layer on this rank, placed. */

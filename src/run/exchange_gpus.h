@@ -107,8 +107,13 @@ static inline char *gr_gpus_source(const gr_gpus *ex, int32_t source_row) {
     return l->node.area[l->node.me] + l->at.row + ((int64_t)l->node.me * gr_gpus_sources(ex) + source_row) * (int64_t)gr_gpus_row_bytes(ex);
 }
 
-/* Rows of a step from which it goes in two parts. In a node rows are quick: halves pay from 8 times as many (docs/performance.md). */
-static inline int64_t gr_gpus_turns_from(const gr_gpus *ex) { return (int64_t)ex->base.opt.turns_from * (ex->n_wires ? 1 : 8); }
+/* Rows of a step from which it goes in two parts. In a node rows are quick: halves pay from 8 times as many, and not where only every second row leaves
+ * (docs/performance.md). */
+static inline int64_t gr_gpus_turns_from(const gr_gpus *ex) {
+    const int32_t asked = ex->base.opt.turns_from, rows = asked < 0 ? 1024 : asked;
+    const bool never = asked == 0 || (asked < 0 && ex->n_wires == 0 && ex->base.world->n_ranks == 2);
+    return never ? INT64_MAX : (int64_t)rows * (ex->n_wires ? 1 : 8);
+}
 
 /* exchange_gpus_open.c */
 grace_status gr_gpus_memory(gr_comm *world, const gr_exchange_options *opt, int64_t *bytes);

@@ -31,7 +31,7 @@ static grace_status set_shape(gr_gpus *ex) {
     ex->fan = copies ? o->top_k : 1;
     ex->top_k = copies ? 1 : o->top_k;
     ex->n_wires = n_wires_of(&ex->base);
-    ex->n_lanes = w->n_ranks > 1 && o->turns_from > 0 && o->n_rows_max >= gr_gpus_turns_from(ex) ? GR_PARTS_MAX : 1;
+    ex->n_lanes = w->n_ranks > 1 && o->n_rows_max >= gr_gpus_turns_from(ex) ? GR_PARTS_MAX : 1;
     ex->lane = &ex->lanes[0];
     for (int32_t l = 0; l < o->plan->n_layers; l++) ex->n_slots_all += o->plan->layers[l].n_slots;
     GR_CHECK(ex->n_wires <= GR_CUDA_WIRES_MAX, GRACE_ERR_LIMIT, "an exchange with %d ranks of other nodes: at most %d", ex->n_wires, GR_CUDA_WIRES_MAX);

@@ -55,6 +55,17 @@ static void turns_in_a_node_take_their_part_of_everything_again(void **state) {
     assert_int_equal(bytes_of(ranks(1, 4), &few), bytes_of(ranks(1, 4), &few_in_one));
 }
 
+/* Unless rows are named: as if 1024 were, but a node of two has no halves. */
+static void a_node_of_two_keeps_steps_whole_unless_told(void **state) {
+    (void)state;
+    gr_exchange_options named = options(GRACE_EXCHANGE_HSC), never = named, automatic = named;
+    never.turns_from = 0, automatic.turns_from = -1;
+    assert_int_equal(bytes_of(ranks(1, 4), &automatic), bytes_of(ranks(1, 4), &named));
+    assert_int_equal(bytes_of(ranks(2, 1), &automatic), bytes_of(ranks(2, 1), &named));
+    assert_int_equal(bytes_of(ranks(1, 2), &automatic), bytes_of(ranks(1, 2), &never));
+    assert_true(bytes_of(ranks(1, 2), &named) > bytes_of(ranks(1, 2), &never));
+}
+
 static void alone_it_is_rows_and_results(void **state) {
     (void)state;
     gr_exchange_options opt = options(GRACE_EXCHANGE_HSC);
@@ -87,6 +98,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(in_a_node_it_is_areas_and_results),
         cmocka_unit_test(turns_in_a_node_take_their_part_of_everything_again),
+        cmocka_unit_test(a_node_of_two_keeps_steps_whole_unless_told),
         cmocka_unit_test(alone_it_is_rows_and_results),
         cmocka_unit_test(what_crosses_nodes_and_its_turns_and_packing_come_on_top),
         cmocka_unit_test(more_rows_than_its_lists_can_count_are_refused_at_once),
