@@ -442,14 +442,14 @@ done:
 }
 
 /* Remembers that it failed. */
-static grace_status mind(grace_engine *e, grace_status st) {
+static grace_status noted(grace_engine *e, grace_status st) {
     if (!e->failed) e->failed = st;
     return st;
 }
 
 grace_status grace_engine_step(grace_engine *e, bool *more) {
     if (e->failed) return gr_fail(GRACE_ERR_ARG, "a step of this engine failed before: it takes no more");
-    return mind(e, step(e, more));
+    return noted(e, step(e, more));
 }
 
 grace_status grace_engine_run(grace_engine *e) {
@@ -496,7 +496,7 @@ grace_status grace_engine_collect(grace_engine *e) {
 done:
     free(packed);
     free(all);
-    return mind(e, st);
+    return noted(e, st);
 }
 
 uint64_t grace_engine_logits_hash(const grace_engine *e) {
@@ -507,4 +507,4 @@ uint64_t grace_engine_logits_hash(const grace_engine *e) {
 
 void grace_engine_time_stages(grace_engine *e, bool on) { e->net->times_stages = on && e->net->compute->ops->packs; }
 
-grace_status grace_engine_stats(grace_engine *e, grace_stats *out) { return mind(e, gr_tally_stats(&e->tally, e->net, out)); }
+grace_status grace_engine_stats(grace_engine *e, grace_stats *out) { return noted(e, gr_tally_stats(&e->tally, e->net, out)); }
