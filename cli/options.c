@@ -38,7 +38,8 @@ static const struct argp_option options[] = {
     {"step-by-step", KEY_STEP_BY_STEP, 0, 0, "with --device cuda: no step is launched before the ids of the one before are known", 3},
     {"plain-wire", KEY_PLAIN, 0, 0, "with --device cuda: rows between nodes as they are, not packed bit for bit", 3},
     {"turns-from", KEY_TURNS, "N", 0, "with --device cuda, several ranks: rows of a rank in a step from which two halves of them take turns, one travels while "
-                                      "the other is computed; in one node from 8 times as many (default: 1024, but in one node of two GPUs never; 0: never)", 3},
+                                      "the other is computed; in one node from 8 times as many (default: 1024, but in one node of two "
+                                      "GPUs never; 0: never)", 3},
     {"simd", KEY_SIMD, "LEVEL", 0, "on the cpu: auto (default), portable, avx2 or avx512; the bits are the same", 3},
     {0, 0, 0, 0, "Output:", 4},
     {"json", KEY_JSON, 0, 0, "print one JSON object", 4},

@@ -174,8 +174,8 @@ typedef struct grace_stats {
     int64_t kv_tokens_displaced;    /* replica_bytes_max / KV bytes of a token */
 } grace_stats;
 
-/* From the next step that is launched on cuda takes time_us too, which cpu always does: by events on the GPU at the borders of stages, over which nothing overlaps, and
- * without replays, so that steps take longer. On every rank alike. */
+/* From the next step that is launched on cuda takes time_us too, which cpu always does: by events on the GPU at the borders of stages, over which nothing
+ * overlaps, and without replays, so that steps take longer. On every rank alike. */
 void grace_engine_time_stages(grace_engine *engine, bool on);
 
 /* Collective; the same numbers on every rank. Arrays belong to the engine until close or the next call. */
