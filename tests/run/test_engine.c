@@ -746,7 +746,9 @@ static void nan_in_a_routers_logits_ends_the_run_and_names_the_layer(void **stat
     grace_request req = grace_request_defaults();
     req.prompt = prompt, req.n_prompt = 2;
     assert_ok(grace_engine_submit(engine, &req));
+    bool more;
     assert_fails(grace_engine_run(engine), GRACE_ERR_NUMERIC, "layer 1: router logit of row 0, expert 3 is");
+    assert_fails(grace_engine_step(engine, &more), GRACE_ERR_ARG, "a step of this engine failed before");
     grace_engine_close(engine);
 }
 
