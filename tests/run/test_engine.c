@@ -1,5 +1,5 @@
 /* The engine in one process (run/engine.c, run/network.c, run/tally.c, run/record.c): what a request gives depends on that request alone; limits
- * and bad input end in a sentence. tests/ranks/test_engine.c has several ranks. */
+ * and bad input end in a sentence. test_look_ahead.c has steps that are launched ahead, tests/ranks/test_engine.c several ranks. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
@@ -17,56 +17,7 @@
 #include "run/engine_internal.h"
 #include "support/asserts.h"
 #include "support/random_plan.h"
-#include "support/random_requests.h"
-#include "support/tiny_model.h"
-
-static char dir[64];
-static grace_model *model;
-
-static void open_model(const gr_tiny_model_options *opt) {
-    strcpy(dir, "/tmp/grace-engine-XXXXXX");
-    assert_non_null(mkdtemp(dir));
-    assert_int_equal(gr_tiny_model_write(dir, opt), 0);
-    assert_ok(grace_model_open(dir, &model));
-}
-
-static int close_model(void **state) {
-    (void)state;
-    grace_model_close(model);
-    model = NULL;
-    gr_tiny_model_remove(dir);
-    return 0;
-}
-
-static int open_default(void **state) {
-    (void)state;
-    gr_tiny_model_options opt = gr_tiny_model_defaults();
-    open_model(&opt);
-    return 0;
-}
-
-static grace_engine_options small(void) {
-    grace_engine_options opt = grace_engine_defaults();
-    opt.kv_tokens = 1024, opt.n_threads = 1;
-    return opt;
-}
-
-static grace_engine *open_engine(const grace_engine_options *opt) {
-    grace_engine *engine = NULL;
-    assert_ok(grace_engine_open(model, opt, &engine));
-    return engine;
-}
-
-/* ---- what a run gave ---- */
-
-typedef struct outcome { uint64_t hash[16]; int32_t n_ids[16], ids[16][64]; } outcome;
-
-static void take_result(const grace_engine *engine, int32_t request, outcome *out, int32_t at) {
-    const grace_result *r = grace_engine_result(engine, request);
-    out->hash[at] = r->logits_hash;
-    out->n_ids[at] = r->n_ids;
-    memcpy(out->ids[at], r->ids, (size_t)r->n_ids * sizeof(int32_t));
-}
+#include "support/one_engine.h"
 
 static void run_together(const grace_engine_options *opt, const gr_random_requests *all, outcome *out) {
     grace_engine *engine = open_engine(opt);
@@ -87,8 +38,6 @@ static void run_alone(const grace_engine_options *opt, const gr_random_requests 
         grace_engine_close(engine);
     }
 }
-
-static void assert_same(const outcome *a, const outcome *b) { assert_memory_equal(a, b, sizeof *a); }
 
 /* ---- a request's result depends on the request alone ---- */
 
@@ -250,140 +199,6 @@ static void end_of_text_ends_a_request_unless_told_otherwise(void **state) {
     assert_int_equal(full->n_ids, 100);
     assert_memory_equal(full->ids, stopped->ids, (size_t)stopped->n_ids * sizeof(int32_t));
     grace_engine_close(engine);
-}
-
-/* ---- steps launched ahead (here the CPU's, which queues nothing: what counts is the order of things) ---- */
-
-/* Some stop at the end of text, some go on; some are scored, which must be seen step by step. */
-static gr_random_requests mixed_requests(gr_rng *rng, int32_t n, int32_t scored_of_8, bool ends) {
-    gr_random_requests all = gr_random_requests_new(rng, n, 8, 40, 24);
-    for (int32_t i = 0; i < n; i++) {
-        all.requests[i].score = (int32_t)gr_rng_below(rng, 8) < scored_of_8;
-        all.requests[i].ignore_eos = !ends || gr_rng_below(rng, 2);
-    }
-    return all;
-}
-
-/* Submits half, runs some steps, submits the others. Whether a step was launched ahead is seen by which of its two sides the network works for. */
-typedef struct numbers { grace_stats stats; int64_t load[8]; } numbers;     /* by layer, of one rank */
-
-static bool run_in_halves(const grace_engine_options *opt, const gr_random_requests *all, bool ahead, int32_t n_steps, outcome *out, numbers *n) {
-    grace_engine *engine = open_engine(opt);
-    const gr_network *net = gr_engine_network(engine);
-    bool more, was_ahead = false;
-    memset(out, 0, sizeof *out);
-    gr_engine_drop_hashes(engine);
-    gr_engine_look_ahead(engine, ahead);
-    for (int32_t i = 0; i < all->n; i++) {
-        if (i == all->n / 2)
-            for (int32_t step = 0; step < n_steps; step++) assert_ok(grace_engine_step(engine, &more));
-        assert_ok(grace_engine_submit(engine, &all->requests[i]));
-    }
-    do {
-        assert_ok(grace_engine_step(engine, &more));
-        was_ahead = was_ahead || net->flight == &net->landed[1];
-    } while (more);
-    for (int32_t i = 0; i < all->n; i++) take_result(engine, i, out, i);
-    memset(out->hash, 0, sizeof out->hash);     /* of the rows that happened to be drawn with scored ones */
-    assert_ok(grace_engine_stats(engine, &n->stats));
-    memset(n->load, 0, sizeof n->load);
-    for (int32_t l = 0; l < n->stats.n_layers; l++) n->load[l] = n->stats.load[l];
-    grace_engine_close(engine);
-    return was_ahead;
-}
-
-static void steps_launched_ahead_give_the_same_ids(void **state) {
-    (void)state;
-    gr_tiny_model_options shape = gr_tiny_model_defaults();
-    shape.vocab = 8;                    /* the end of text is met soon */
-    open_model(&shape);
-    int32_t n_ahead = 0;
-    for (uint64_t seed = 0; seed < 40; seed++) {
-        gr_rng rng = gr_rng_seed(seed);
-        const bool ends = seed % 2;
-        gr_random_requests all = mixed_requests(&rng, 2 + (int32_t)gr_rng_below(&rng, 14), seed % 4 < 2 ? 0 : 1, ends);
-        grace_engine_options opt = small();
-        outcome plain, ahead;
-        numbers counts, counts_ahead;
-        opt.n_tokens_max = 4 + (int32_t)gr_rng_below(&rng, 60);
-        opt.kv_tokens = gr_rng_below(&rng, 2) ? 1024 : 128;     /* often requests wait for memory */
-        const int32_t n_steps = (int32_t)gr_rng_below(&rng, 9);
-        assert_false(run_in_halves(&opt, &all, false, n_steps, &plain, &counts));
-        n_ahead += run_in_halves(&opt, &all, true, n_steps, &ahead, &counts_ahead);
-        if (memcmp(&plain, &ahead, sizeof plain) != 0) fail_msg("seed %llu: other ids", (unsigned long long)seed);
-        assert_int_equal(counts.stats.n_prefill, counts_ahead.stats.n_prefill);
-        if (!ends) assert_int_equal(counts.stats.n_decode, counts_ahead.stats.n_decode);
-        /* at most a row behind each end of text */
-        assert_in_range(counts_ahead.stats.n_decode - counts.stats.n_decode, 0, all.n);
-        gr_random_requests_free(&all);
-    }
-    assert_in_range(n_ahead, 20, 40);
-}
-
-/* Without an end of text no row is computed in vain: rows and loads are those of one step after the other. */
-static void steps_launched_ahead_count_as_they_would_one_by_one(void **state) {
-    (void)state;
-    gr_rng rng = gr_rng_seed(77);
-    gr_random_requests all = mixed_requests(&rng, 9, 0, false);
-    grace_engine_options opt = small();
-    outcome plain, ahead;
-    numbers a, b;
-    assert_false(run_in_halves(&opt, &all, false, 0, &plain, &a));
-    assert_true(run_in_halves(&opt, &all, true, 0, &ahead, &b));
-    assert_same(&plain, &ahead);
-    assert_int_equal(a.stats.n_steps, b.stats.n_steps);
-    assert_int_equal(a.stats.n_tokens, b.stats.n_tokens);
-    assert_memory_equal(a.load, b.load, sizeof a.load);
-    assert_true(a.load[0] > 0);
-    assert_memory_equal(a.stats.dispatch, b.stats.dispatch, sizeof a.stats.dispatch);
-    assert_memory_equal(a.stats.combine, b.stats.combine, sizeof a.stats.combine);
-    gr_random_requests_free(&all);
-}
-
-static void an_engine_is_closed_and_asked_while_a_step_is_under_way(void **state) {
-    (void)state;
-    static const int32_t prompt[] = {3, 1};
-    grace_engine_options opt = small();
-    grace_engine *engine = open_engine(&opt);
-    const gr_network *net = gr_engine_network(engine);
-    grace_request req = grace_request_defaults();
-    grace_stats stats;
-    bool more;
-    req.prompt = prompt, req.n_prompt = 2, req.n_generate = 20, req.ignore_eos = true;
-    gr_engine_drop_hashes(engine);
-    gr_engine_look_ahead(engine, true);
-    assert_ok(grace_engine_submit(engine, &req));
-    for (int i = 0; i < 4; i++) assert_ok(grace_engine_step(engine, &more));
-    assert_ptr_equal(net->flight, &net->landed[1]);
-    assert_ok(grace_engine_stats(engine, &stats));
-    assert_int_equal(stats.n_steps, 4);
-    assert_int_equal(stats.n_decode, 3);
-    assert_int_equal(grace_engine_n_rows(engine), 5);
-    assert_int_equal(grace_engine_result(engine, 0)->n_ids, 4);
-    grace_engine_close(engine);
-}
-
-/* Its trace cannot be of routing that the step had not yet: nothing is launched ahead. */
-static void what_is_recorded_goes_step_by_step(void **state) {
-    (void)state;
-    static const int32_t prompt[] = {3, 1};
-    grace_engine_options opt = small();
-    char path[96];
-    snprintf(path, sizeof path, "%s/ahead.trace", dir);
-    opt.trace_path = path;
-    grace_engine *engine = open_engine(&opt);
-    const gr_network *net = gr_engine_network(engine);
-    grace_request req = grace_request_defaults();
-    req.prompt = prompt, req.n_prompt = 2, req.n_generate = 20, req.ignore_eos = true;
-    gr_engine_drop_hashes(engine);
-    gr_engine_look_ahead(engine, true);
-    assert_ok(grace_engine_submit(engine, &req));
-    for (bool more = true; more;) {
-        assert_ok(grace_engine_step(engine, &more));
-        assert_ptr_equal(net->flight, net->landed);
-    }
-    grace_engine_close(engine);
-    remove(path);
 }
 
 typedef struct heard { int32_t n, ids[64], request; } heard;
@@ -757,8 +572,6 @@ static void closing_nothing_is_fine(void **state) {
     grace_engine_close(NULL);
 }
 
-#define with_model(f) cmocka_unit_test_setup_teardown(f, open_default, close_model)
-
 int main(void) {
     const struct CMUnitTest tests[] = {
         with_model(requests_together_are_bit_for_bit_as_each_alone),
@@ -769,10 +582,6 @@ int main(void) {
         with_model(more_requests_than_the_cache_holds_wait_and_finish),
         with_model(a_seed_gives_the_same_text_again_and_another_seed_another),
         cmocka_unit_test_teardown(end_of_text_ends_a_request_unless_told_otherwise, close_model),
-        cmocka_unit_test_teardown(steps_launched_ahead_give_the_same_ids, close_model),
-        with_model(steps_launched_ahead_count_as_they_would_one_by_one),
-        with_model(an_engine_is_closed_and_asked_while_a_step_is_under_way),
-        with_model(what_is_recorded_goes_step_by_step),
         with_model(tokens_are_told_as_they_come),
         with_model(a_prompts_score_is_the_sum_over_its_rows_and_the_token_after),
         with_model(one_rank_moves_nothing_and_is_never_idle),
