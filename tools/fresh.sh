@@ -67,10 +67,12 @@ use_apt_proxy() {  # debootstrap downloads by itself, through http_proxy
 
 # ---- steps ----
 
+show_failures() { grep -E -A 30 '^ *[0-9]+/[0-9]+ Test .*\*\*\*(Failed|Timeout|Exception)' "$log" | head -n 300 || true; }   # of tests, which stand further up
+
 timed() {  # LABEL COMMAND...: output to the log, one line with the seconds
     local label=$1 start=$SECONDS
     shift
-    "$@" >>"$log" 2>&1 || { tail -n 30 "$log"; die "$label failed after $((SECONDS - start)) s"; }
+    "$@" >>"$log" 2>&1 || { tail -n 30 "$log"; show_failures; die "$label failed after $((SECONDS - start)) s"; }
     say "$(printf '%-28s %5d s %7d MB' "$label" $((SECONDS - start)) "$(du -sxm "$root" 2>/dev/null | cut -f1)")"
 }
 
